@@ -1,0 +1,88 @@
+# Two commands from nothing but Python 3.11 or newer: `make demo` and `make test`.
+# Everything is installed into .venv; a second run installs nothing.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check fix bench bench-quick clean
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?=
+PYTEST ?= -n auto --maxprocesses 4 --dist worksteal
+
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 make demo      choose the interpreter (3.11 or newer)"
+	@echo "  make test PYTEST='-k append'     choose the tests"
+
+demo: $(VENV)/.demo ## store real arrays, slice them, train from them: under a minute
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test ## run every test
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev ## format, lint, types, import rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy tests/typed_surface.py
+	@$(BIN)/lint-imports
+
+check: lint test ## lint, then every test: README and docs blocks, examples, wheel
+
+fix: $(VENV)/.dev ## format and repair what ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.bench ## measure against the peers (long)
+	@$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.bench ## the same, small: under two minutes
+	@$(BIN)/python -m benchmarks --quick
+
+clean: ## remove .venv, caches and what the demo wrote
+	rm -rf $(VENV) build dist demo-data *.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment, filled step by step: each stamp names what is installed in it.
+
+$(VENV)/pyvenv.cfg:
+	@found=""; \
+	for candidate in $(or $(PYTHON),python3 python python3.14 python3.13 python3.12 python3.11); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    found="$$candidate"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "tensorstash needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.12 ..." >&2; \
+	  exit 1; \
+	fi; \
+	echo "==> creating $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv --clear $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "could not create $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; \
+	}
+
+$(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	@echo "==> installing what the demo needs into $(VENV) (the first time: minutes, torch is large)"
+	@$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	@echo "==> installing what the tests need into $(VENV) (the first time: minutes, torch is large)"
+	@$(PIP_INSTALL) --editable '.[test]'
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	@echo "==> installing what developers need into $(VENV) (the first time: minutes, torch is large)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.demo $(VENV)/.test $@
+
+$(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	@echo "==> installing the peers to measure against into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[bench]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""tensorstash beside its peers: ``python -m benchmarks --help``."""

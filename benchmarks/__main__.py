@@ -1,0 +1,88 @@
+"""``python -m benchmarks [--quick] [--only S1,S4] [--out docs]``, and ``... codecs``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from . import gathers, machine, report, shards, slices, startup, writes
+from .cases import Workload
+from .peers import everyone
+from .setting import Setting
+
+WORKLOADS: dict[str, Callable[[Setting], Workload]] = {
+    "S1": slices.full,
+    "S2": slices.planes,
+    "S3": slices.points,
+    "S4": gathers.rows,
+    "S5": shards.patches,
+    "S6": shards.small,
+    "S7": writes.writes,
+    "S8": startup.startup,
+}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("peers", "codecs"), default="peers")
+    parser.add_argument("--quick", action="store_true", help="small data, 3 rounds")
+    parser.add_argument("--only", default="", help="some of S1 to S8, with commas between")
+    parser.add_argument("--rounds", type=int, help="5 (3 with --quick) unless given")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the report")
+    parser.add_argument("--where", help="folder for the data; the system's for temporary files")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, write the report, say where it is."""
+    chosen = parse(arguments)
+    only = [name.strip().upper() for name in chosen.only.split(",") if name.strip()]
+    if unknown := set(only) - set(WORKLOADS):
+        print(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+        return 2
+    rounds = chosen.rounds or (3 if chosen.quick else 5)
+    kept = report.load(chosen.out)
+    if chosen.what == "codecs":
+        from . import chains
+
+        kept["codecs"] = chains.measure(rounds)
+    else:
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
+            peers = [peer for peer in everyone() if not peer.missing()]
+            setting = Setting(chosen.quick, rounds, Path(folder), peers)
+            done = {}
+            for name, run in WORKLOADS.items():
+                if not only or name in only:
+                    start = time.monotonic()
+                    done[name] = report.as_json(run(setting))
+                    setting.say(f"{name}: {time.monotonic() - start:.0f} s")
+        kept["workloads"] = done
+        kept["run"] = {
+            "command": " ".join(["python -m benchmarks", *_shown(chosen)]),
+            "rounds": rounds,
+            "minutes": (time.monotonic() - begin) / 60,
+            "hardware": machine.hardware(),
+            "versions": machine.versions(everyone()),
+        }
+    report.write(chosen.out, kept)
+    print(f"written: {chosen.out / report.NAME}.md, .json, .png")
+    return 0
+
+
+def _shown(chosen: argparse.Namespace) -> list[str]:
+    """The options that shape the figures; folders are the reader's own."""
+    words = ["--quick"] if chosen.quick else []
+    words += ["--only", chosen.only] if chosen.only else []
+    return [*words, "--rounds", str(chosen.rounds)] if chosen.rounds else words
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="zarr")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,250 @@
+"""Which compressor, which level, which chunk size: the table behind the defaults.
+
+Every chain is ``bytes``, one compressor or none, ``crc32c``: what zarr-python and TensorStore
+both open. One thread, chunks of 1 MiB, decoded into memory that is already there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numcodecs
+import numpy as np
+from numcodecs import blosc
+
+from . import samples
+from .samples import Array
+from .timing import Contestant, interleave
+
+CHUNK = 1 << 20
+SIZES = {  # chunk of the uint16 volume -> its shape
+    "16 KiB": (16, 16, 32),
+    "32 KiB": (16, 32, 32),
+    "64 KiB": (32, 32, 32),
+    "128 KiB": (32, 32, 64),
+    "256 KiB": (32, 64, 64),
+    "512 KiB": (64, 64, 64),
+    "1 MiB": (64, 64, 128),
+    "2 MiB": (64, 128, 128),
+    "4 MiB": (128, 128, 128),
+    "8 MiB": (128, 128, 256),
+}
+
+
+CHOSEN = "blosc lz4 5 shuffle"
+WORDS = """\
+The default for new arrays is `bytes`, `blosc` (lz4, level 5; shuffle, but bitshuffle for one-byte
+types, where shuffle does nothing) and `crc32c`, in chunks of about 512 KiB: zarr-python and
+TensorStore open it. It keeps most of what zstd saves and decodes about three times as fast;
+bitshuffle for wider types would save a tenth more bytes at two thirds of the decode speed, and
+relies on instructions that not every processor's c-blosc uses. Where bytes cost more than time (a
+slow network), `blosc` with zstd, level 3 and bitshuffle, is the better choice, and beats plain
+zstd on almost everything. Chunks below 128 KiB slow bulk reads, chunks above 1 MiB slow random
+access without helping bulk reads; for random access put 16 to 64 KiB inner chunks in shards.
+
+One thread, pieces of 1 MiB, each chain with crc32c, decoded into memory that is already there;
+the best of interleaved rounds. Photographs and digits: scikit-learn's samples. Photo volume: the
+photographs resampled to a volume, with shot noise. Reanalysis: ERA-Interim u, v and z, as packed
+and unpacked. Random walk, token ids (Zipf) and noise: made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """bytes, ``codec`` (or none), crc32c, over one thread."""
+
+    name: str
+    codec: Any = None
+
+    def encode(self, chunk: Array) -> bytes:
+        """The stored bytes of a C-contiguous chunk."""
+        data = chunk.tobytes() if self.codec is None else bytes(self.codec.encode(chunk))
+        return data + google_crc32c.value(data).to_bytes(4, "little")
+
+    def decode(self, data: bytes, out: Array) -> None:
+        """Check and decode into ``out``."""
+        body = data[:-4]
+        if google_crc32c.value(body) != int.from_bytes(data[-4:], "little"):
+            raise ValueError("checksum")
+        if self.codec is None:
+            out.view("u1")[:] = np.frombuffer(body, "u1")
+        else:
+            self.codec.decode(body, out=out)
+
+
+def chains() -> list[Chain]:
+    """The chains compared."""
+    found = [Chain("none")]
+    found += [Chain(f"zstd {level}", numcodecs.Zstd(level)) for level in (-5, 1, 3, 5)]
+    for cname, levels in (("lz4", (1, 5)), ("zstd", (1, 3, 5))):
+        for level in levels:
+            for shuffle, word in ((blosc.SHUFFLE, "shuffle"), (blosc.BITSHUFFLE, "bitshuffle")):
+                codec = numcodecs.Blosc(cname, level, shuffle)
+                found.append(Chain(f"blosc {cname} {level} {word}", codec))
+    return [*found, Chain("gzip 5", numcodecs.GZip(5))]
+
+
+def chunks(array: Array) -> list[Array]:
+    """``array`` in pieces of at most :data:`CHUNK` bytes along its first axis, flat."""
+    row = max(1, array[:1].nbytes)
+    step = max(1, CHUNK // row)
+    return [np.ascontiguousarray(array[i : i + step]).ravel() for i in range(0, len(array), step)]
+
+
+def compare(array: Array, rounds: int) -> list[tuple[str, float, float, float]]:
+    """Chain, ratio (raw / stored), encode and decode speed in MB/s, one row a chain."""
+    parts = chunks(array)
+    outs = [np.empty_like(part) for part in parts]
+    stored: dict[str, list[bytes]] = {}
+    work: list[Contestant] = []
+    for chain in chains():
+        stored[chain.name] = [chain.encode(part) for part in parts]
+        work.append(Contestant(f"e {chain.name}", _encode(chain, parts)))
+        work.append(Contestant(f"d {chain.name}", _decode(chain, stored[chain.name], outs)))
+    times = {result.name: result.best for result in interleave(work, rounds)}
+    size = sum(part.nbytes for part in parts)
+    table = []
+    for chain in chains():
+        for data, out, part in zip(stored[chain.name], outs, parts, strict=True):
+            chain.decode(data, out)
+            if out.tobytes() != part.tobytes():
+                raise AssertionError(chain.name)
+        ratio = size / sum(map(len, stored[chain.name]))
+        speeds = (size / times[f"{way} {chain.name}"] / 1e6 for way in "ed")
+        table.append((chain.name, ratio, *speeds))
+    return table
+
+
+def _encode(chain: Chain, parts: Sequence[Array]) -> Callable[[Any], object]:
+    return lambda _: [chain.encode(part) for part in parts]
+
+
+def _decode(chain: Chain, data: Sequence[bytes], outs: Sequence[Array]) -> Callable[[Any], object]:
+    return lambda _: [chain.decode(d, out) for d, out in zip(data, outs, strict=True)]
+
+
+class Bare:
+    """A volume in one file a chunk, read by a plain loop: what a chunk size costs by itself."""
+
+    def __init__(self, folder: Path, array: Array, shape: tuple[int, ...], chain: Chain) -> None:
+        self.folder, self.shape, self.chain = folder, shape, chain
+        self.array_shape, self.dtype = array.shape, array.dtype
+        self.stored = 0
+        for at in np.ndindex(*self.grid):
+            data = chain.encode(np.ascontiguousarray(array[self.box(at)]).ravel())
+            self.path(at).write_bytes(data)
+            self.stored += len(data)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Chunks along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.array_shape, self.shape, strict=True))
+
+    def path(self, at: tuple[int, ...]) -> Path:
+        """Where chunk ``at`` lies."""
+        return self.folder / ".".join(map(str, at))
+
+    def box(self, at: tuple[int, ...]) -> tuple[slice, ...]:
+        """The part of the array that chunk ``at`` holds."""
+        return tuple(slice(i * c, (i + 1) * c) for i, c in zip(at, self.shape, strict=True))
+
+    def chunk(self, at: tuple[int, ...]) -> Array:
+        """Chunk ``at``, decoded."""
+        out = np.empty(self.shape, self.dtype)
+        with open(self.path(at), "rb", buffering=0) as file:
+            self.chain.decode(file.read(), out.ravel())
+        return out
+
+    def full(self, pool: ThreadPoolExecutor | None) -> Array:
+        """The whole array."""
+        out = np.empty(self.array_shape, self.dtype)
+
+        def take(part: Sequence[tuple[int, ...]]) -> None:
+            for at in part:
+                out[self.box(at)] = self.chunk(at)
+
+        every = list(np.ndindex(*self.grid))
+        if pool is None:
+            take(every)
+        else:
+            list(pool.map(take, [every[i::8] for i in range(8)]))
+        return out
+
+    def plane(self, axis: int, where: int) -> Array:
+        """One plane across ``axis``."""
+        grid = list(self.grid)
+        grid[axis] = 1
+        out = np.empty(self.array_shape, self.dtype).take(0, axis)
+        for at in np.ndindex(*grid):
+            block = (*at[:axis], where // self.shape[axis], *at[axis + 1 :])
+            box = self.box(block)
+            out[box[:axis] + box[axis + 1 :]] = self.chunk(block).take(
+                where % self.shape[axis], axis
+            )
+        return out
+
+    def element(self, where: tuple[int, ...]) -> Any:
+        """One element."""
+        at = tuple(i // c for i, c in zip(where, self.shape, strict=True))
+        return self.chunk(at)[tuple(i % c for i, c in zip(where, self.shape, strict=True))]
+
+
+def compare_sizes(edge: int, chain: Chain, rounds: int) -> list[tuple[str, float, float, ...]]:
+    """Chunk size, ratio, full read MB/s with one thread and with one a core, plane ms (slowest
+    axis), element us."""
+    array = samples.volume(edge)
+    middle = edge // 2 + 1
+    places = [tuple(p) for p in np.random.default_rng(4).integers(0, edge, (20, 3)).tolist()]
+    stores: dict[str, Bare] = {}
+    work: list[Contestant] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        for size, shape in SIZES.items():
+            home = Path(folder, size)
+            home.mkdir()
+            stores[size] = store = Bare(home, array, shape, chain)
+            if not np.array_equal(store.full(None), array):
+                raise AssertionError(size)
+            work.append(Contestant(f"one {size}", lambda _, s=store: s.full(None)))
+            work.append(Contestant(f"all {size}", lambda _, s=store: s.full(pool)))
+            for axis in range(3):
+                run = lambda _, s=store, x=axis: s.plane(x, middle)  # noqa: E731
+                work.append(Contestant(f"plane{axis} {size}", run))
+            run = lambda _, s=store: [s.element(p) for p in places]  # noqa: E731
+            work.append(Contestant(f"element {size}", run))
+        times = {result.name: result.best for result in interleave(work, rounds)}
+    return [
+        (
+            size,
+            array.nbytes / store.stored,
+            array.nbytes / times[f"one {size}"] / 1e6,
+            array.nbytes / times[f"all {size}"] / 1e6,
+            max(times[f"plane{axis} {size}"] for axis in range(3)) * 1e3,
+            times[f"element {size}"] / len(places) * 1e6,
+        )
+        for size, store in stores.items()
+    ]
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Both tables, as ``performance.json`` keeps them."""
+    blosc.use_threads = False
+    data = {}
+    for kind, array in samples.kinds():
+        print(f"codecs: {kind}", flush=True)
+        data[kind] = compare(array, rounds)
+    edge = 256
+    sizes = {}
+    for chain in chains():
+        if chain.name in ("none", CHOSEN):
+            print(f"chunk sizes: {chain.name}", flush=True)
+            sizes[chain.name] = compare_sizes(edge, chain, rounds)
+    return {"words": WORDS, "data": data, "sizes": sizes, "edge": edge}

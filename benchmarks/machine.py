@@ -1,0 +1,37 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from .peers import Peer
+from .setting import cores
+
+
+def hardware() -> dict[str, str]:
+    """CPU, cores, memory, kernel."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "CPU": f"{model}, {cores()} cores",
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "Python": sys.version.split()[0],
+    }
+
+
+def versions(peers: list[Peer]) -> dict[str, str]:
+    """Of every contestant; why where one is missing."""
+    import numcodecs
+
+    found = {peer.name: peer.missing() or peer.version() for peer in peers}
+    return {**found, "numcodecs": numcodecs.__version__}

@@ -1,0 +1,130 @@
+"""Codec ``blosc``."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numcodecs import blosc
+
+from tensorstash.codec import Buffer, BytesCodec, ChunkSpec, Codec, take
+from tensorstash.codecs.streams import check_claim
+from tensorstash.errors import Invalid, Unsupported
+
+# The engine runs codecs in threads of its own; zarr-python sets the same.
+blosc.use_threads = False
+
+_NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
+_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+_HEADER = struct.Struct("<4B3I")  # version, versionlz, flags, typesize; nbytes, blocksize, cbytes
+_MOST = 2**31 - 1 - blosc.MAX_OVERHEAD
+
+
+def make(name: str, configuration: Mapping[str, Any]) -> Codec:
+    """The codec that a metadata document describes; v2's numbers for ``shuffle`` are read too."""
+    return Blosc(
+        **take(
+            name,
+            configuration,
+            cname=str,
+            clevel=int,
+            shuffle=(str, int, type(None)),
+            typesize=(int, type(None)),
+            blocksize=int,
+        )
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Blosc(BytesCodec):
+    """Shuffles and compresses with Blosc 1 (Zarr v3 codec ``blosc``).
+
+    ``cname`` is the compressor (``"blosclz"``, ``"lz4"``, ``"lz4hc"``, ``"zlib"``, ``"zstd"``),
+    ``clevel`` 0 to 9, ``shuffle`` ``"noshuffle"``, ``"shuffle"`` or ``"bitshuffle"`` (or v2's
+    0, 1, 2), ``blocksize`` in bytes with 0 for automatic. A missing ``typesize`` becomes the
+    element's size when bound, and a missing ``shuffle`` (or -1) bits for one-byte elements and
+    bytes for others, as zarr-python has it.
+    """
+
+    name: ClassVar[str] = "blosc"
+    cname: str = "lz4"
+    clevel: int = 5
+    shuffle: str | int | None = None
+    typesize: int | None = None
+    blocksize: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cname not in _NAMES:
+            raise Invalid(f"codec 'blosc' cname {self.cname!r} is none of {', '.join(_NAMES)}")
+        if type(self.clevel) is not int or not 0 <= self.clevel <= 9:
+            raise Invalid(f"codec 'blosc' clevel is an integer from 0 to 9, not {self.clevel!r}")
+        if type(self.blocksize) is not int or not 0 <= self.blocksize <= _MOST:
+            raise Invalid(f"codec 'blosc' blocksize cannot be {self.blocksize!r} bytes")
+        if self.typesize is not None and (type(self.typesize) is not int or self.typesize < 1):
+            raise Invalid(f"codec 'blosc' typesize is a positive integer, not {self.typesize!r}")
+        if type(self.shuffle) is int and -1 <= self.shuffle <= 2:
+            object.__setattr__(self, "shuffle", (*_SHUFFLES, None)[self.shuffle])
+        if self.shuffle is not None and self.shuffle not in _SHUFFLES:
+            raise Invalid(
+                f"codec 'blosc' shuffle {self.shuffle!r} is none of {', '.join(_SHUFFLES)}"
+            )
+
+    def configuration(self) -> dict[str, Any]:
+        """Every option that is known; all of them once bound."""
+        options = {
+            "cname": self.cname,
+            "clevel": self.clevel,
+            "shuffle": self.shuffle,
+            "typesize": self.typesize,
+            "blocksize": self.blocksize,
+        }
+        return {key: value for key, value in options.items() if value is not None}
+
+    def bind(self, spec: ChunkSpec) -> Blosc:
+        """With ``typesize`` and ``shuffle`` filled in for elements of ``spec.dtype``."""
+        if self.cname not in blosc.list_compressors():
+            raise Unsupported(
+                f"codec 'blosc' cname {self.cname!r} is not in this build of numcodecs, which has "
+                f"{', '.join(blosc.list_compressors())}"
+            )
+        sized = not spec.dtype.hasobject and spec.dtype.kind != "T"
+        # Blosc's header has one byte for it, and Blosc treats larger elements as bytes.
+        natural = spec.dtype.itemsize if sized and 1 <= spec.dtype.itemsize <= 255 else 1
+        size = self.typesize or natural
+        shuffle = ("bitshuffle" if size == 1 else "shuffle") if self.shuffle is None else None
+        return replace(self, typesize=size, shuffle=shuffle or self.shuffle)
+
+    def encode(self, data: Buffer) -> Buffer:
+        """One Blosc buffer."""
+        if len(data) > _MOST:
+            raise Invalid(f"codec 'blosc' holds at most {_MOST} bytes, not {len(data)}")
+        shuffle = blosc.AUTOSHUFFLE if self.shuffle is None else _SHUFFLES.index(str(self.shuffle))
+        return blosc.compress(  # type: ignore[no-any-return]
+            data, self.cname.encode(), self.clevel, shuffle, self.blocksize, self.typesize or 1
+        )
+
+    def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
+        """What the buffer holds; its header is checked first, whatever the configuration."""
+        if len(data) < _HEADER.size:
+            raise ValueError(f"{len(data)} bytes are too few for a blosc header")
+        size, _, stored = _HEADER.unpack_from(data)[4:]
+        if stored != len(data):
+            raise ValueError(
+                f"its blosc header claims {stored} stored bytes, there are {len(data)}"
+            )
+        check_claim(size, len(data), limit, out)
+        if not size:
+            return b"" if out is None else out
+        target = np.empty(size, np.uint8).data if out is None else out
+        try:
+            blosc.decompress(data, target)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        return target
+
+    def encoded_limit(self, nbytes: int) -> int:
+        """A header more."""
+        return nbytes + int(blosc.MAX_OVERHEAD)

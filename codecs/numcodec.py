@@ -1,0 +1,296 @@
+"""Codecs of the ``numcodecs`` package behind our contracts; not a Zarr name itself.
+
+What each one is (array -> array, array -> bytes, bytes -> bytes) follows zarr-python's
+``zarr.codecs.numcodecs``. Decoders whose format allows it are bounded.
+"""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import lzma
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numcodecs import lz4, registry
+from numpy.typing import NDArray
+
+from tensorstash.codec import ArrayCodec, Buffer, BytesCodec, ChunkSpec, Codec
+from tensorstash.codecs import blosc, gzip, zstd
+from tensorstash.codecs.streams import check_claim, expand, inflate, pour
+from tensorstash.errors import Invalid, StashError, Unsupported
+
+ARRAY_TO_ARRAY = frozenset(
+    ("astype", "bitround", "delta", "fixedscaleoffset", "packbits", "quantize")
+)
+ARRAY_TO_BYTES = frozenset(("pcodec", "zfpy"))
+OBJECTS = frozenset(
+    ("categorize", "json2", "msgpack2", "pickle", "vlen-array", "vlen-bytes", "vlen-utf8")
+)
+"""Filters of Zarr v2 that take objects."""
+
+_OURS = {"blosc": blosc.make, "gzip": gzip.make, "zstd": zstd.make}
+# numcodecs' defaults, where they differ from ours.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "blosc": {"shuffle": 1},
+    "gzip": {"level": 1},
+    "zstd": {"level": 0},
+}
+_CHECKSUMS = frozenset(("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"))
+_XZ_MEMORY = 1 << 28
+"""Bytes an xz decoder may use: a header can ask for a dictionary of 4 GiB."""
+
+
+def load(identifier: str, options: Mapping[str, Any]) -> Any:
+    """The numcodecs object; :class:`~tensorstash.errors.Unsupported` when there is none."""
+    try:
+        return registry.get_codec({**options, "id": identifier})
+    except ValueError as error:
+        if identifier in registry.codec_registry:
+            raise Invalid(f"codec {identifier!r} cannot have {dict(options)}: {error}") from error
+        needs = {"msgpack2": "msgpack"}.get(identifier, identifier)
+        known = identifier in ARRAY_TO_BYTES | {"msgpack2"}
+        hint = f"; it needs the package {needs!r}: pip install {needs}" if known else ""
+        raise Unsupported(f"numcodecs has no codec {identifier!r}{hint}") from error
+    except (TypeError, ImportError) as error:
+        raise Invalid(f"codec {identifier!r} cannot have {dict(options)}: {error}") from error
+
+
+def wrap(config: Mapping[str, Any]) -> BytesCodec:
+    """The bytes -> bytes codec of a numcodecs config such as ``{"id": "zlib", "level": 1}``.
+
+    Blosc, gzip and zstd are our own, so a v2 array gains their speed and checks.
+    """
+    identifier, options = identify(config)
+    if identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:
+        raise Unsupported(f"codec {identifier!r} takes arrays, not bytes; use it as a filter")
+    inner = None
+    if identifier in _OURS:
+        made = _OURS[identifier](identifier, {**_DEFAULTS[identifier], **options})
+        assert isinstance(made, BytesCodec)
+        inner = made
+    wrapped = NumcodecBytes(f"numcodecs.{identifier}", options, inner)
+    if inner is None:
+        load(identifier, options)
+    return wrapped
+
+
+def identify(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The ``id`` of a numcodecs config, and its options."""
+    options = dict(config)
+    identifier = options.pop("id", None)
+    if not isinstance(identifier, str):
+        raise Invalid(f"{dict(config)} is no numcodecs config: it has no 'id'")
+    return identifier, options
+
+
+class Named(Codec):
+    """A codec whose name is known when it is made, and whose options stay as they were given."""
+
+    options: Mapping[str, Any]
+
+    def configuration(self) -> dict[str, Any]:
+        """The options in numcodecs' own words."""
+        return dict(self.options)
+
+    def document(self) -> dict[str, Any]:
+        """With ``configuration`` even when empty: zarr-python refuses it otherwise."""
+        return {"name": self.name, "configuration": self.configuration()}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {dict(self.options)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "codec"}
+
+    @property
+    def identifier(self) -> str:
+        """The name without its prefix."""
+        return self.name.removeprefix("numcodecs.")
+
+    @cached_property
+    def codec(self) -> Any:
+        """The numcodecs object."""
+        return load(self.identifier, self.options)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NumcodecBytes(Named, BytesCodec):
+    """A bytes -> bytes codec of numcodecs; ``inner`` is ours where we have one."""
+
+    # The contract has a name per class; here there is one per object.
+    name: str = ""  # type: ignore[misc]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    inner: BytesCodec | None = None
+
+    def bind(self, spec: ChunkSpec) -> NumcodecBytes:
+        """With ``elementsize`` filled in for ``shuffle``, as zarr-python does."""
+        if self.inner is not None:
+            inner = self.inner.bind(spec)
+            assert isinstance(inner, BytesCodec)
+            return replace(self, inner=inner)
+        if self.identifier == "shuffle" and self.options.get("elementsize") is None:
+            return replace(self, options={**self.options, "elementsize": spec.dtype.itemsize})
+        assert self.codec is not None
+        return self
+
+    def encode(self, data: Buffer) -> Buffer:
+        """What numcodecs makes of ``data``."""
+        if self.inner is not None:
+            return self.inner.encode(data)
+        if self.identifier == "fletcher32" and not data:
+            return b"\0\0\0\0"  # numcodecs indexes the first byte; the sum of nothing is 0
+        return flat(attempt(self.name, self.codec.encode, data))
+
+    def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
+        """The inverse; by streams of bounded size where the format has them."""
+        if self.inner is not None:
+            return self.inner.decode(data, limit, out)
+        identifier = self.identifier
+        try:
+            if identifier == "lz4":
+                return _unlz4(data, limit, out)
+            if identifier == "zlib":
+                return pour(inflate(data, 15), limit, out)
+            if identifier == "bz2":
+                return pour(expand(bz2.BZ2Decompressor, data), limit, out)
+            if identifier == "lzma":
+                return pour(expand(self._xz, data), limit, out)
+            if identifier == "base64":
+                # numcodecs skips over what is not base64.
+                return pour((base64.b64decode(data, validate=True),), limit, out)
+            if identifier in _CHECKSUMS and len(data) <= 4:
+                if data == b"\0\0\0\0" and identifier == "fletcher32":
+                    return pour((), limit, out)
+                if len(data) < 4:
+                    raise ValueError(f"{len(data)} bytes are too few for a checksum")
+            return pour((flat(self.codec.decode(data)),), limit, out)
+        except (StashError, MemoryError):
+            raise
+        except Exception as error:
+            raise ValueError(str(error).partition("\n")[0]) from error
+
+    def encoded_limit(self, nbytes: int) -> int:
+        """A generous bound: base64 makes a third more."""
+        return super().encoded_limit(nbytes) + nbytes // 2
+
+    def _xz(self) -> lzma.LZMADecompressor:
+        form = self.codec.format
+        memory = None if form == lzma.FORMAT_RAW else _XZ_MEMORY
+        return lzma.LZMADecompressor(form, memory, self.codec.filters)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NumcodecArray(Named, ArrayCodec):
+    """An array -> array codec of numcodecs. Chunks pass through it flat, in C order."""
+
+    name: str = ""  # type: ignore[misc]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    spec: ChunkSpec | None = field(default=None, compare=False)
+
+    def bind(self, spec: ChunkSpec) -> NumcodecArray:
+        """With the element type filled in, as zarr-python does, and checked."""
+        options = dict(self.options)
+        key = {"astype": "decode_dtype", "bitround": "", "packbits": ""}.get(
+            self.identifier, "dtype"
+        )
+        if key:
+            if options.get(key) is None:
+                options[key] = spec.dtype.str
+            told = number(self.name, options[key])
+            if told.itemsize != spec.dtype.itemsize or not told.isnative or spec.dtype.hasobject:
+                raise Invalid(
+                    f"codec {self.name!r} is set up for {key} {told.str!r}, the chunk has "
+                    f"{spec.dtype.str!r}"
+                )
+        elif self.identifier == "packbits" and spec.dtype != np.bool_:
+            raise Invalid(f"codec {self.name!r} packs bool, not {spec.dtype}")
+        elif self.identifier == "bitround" and spec.dtype.str[1:] not in ("f2", "f4", "f8"):
+            raise Invalid(f"codec {self.name!r} rounds floats of 16 to 64 bits, not {spec.dtype}")
+        bound = replace(self, options=options, spec=spec)
+        bound.encoded(spec)
+        assert bound.codec is not None
+        return bound
+
+    def encoded(self, spec: ChunkSpec) -> ChunkSpec:
+        """``spec`` with the stored element type; packed bits are one axis of bytes."""
+        options = self.options
+        if self.identifier == "packbits":
+            zero = np.zeros((), np.uint8)
+            return ChunkSpec((1 + -(-spec.count // 8),), zero.dtype, zero)
+        if self.identifier == "bitround":
+            return spec
+        key = "encode_dtype" if self.identifier == "astype" else "astype"
+        told = options.get(key)
+        dtype = (
+            number(self.name, told)
+            if told is not None
+            else number(self.name, options.get("dtype", spec.dtype.str))
+        )
+        if dtype == spec.dtype:
+            return spec
+        with np.errstate(all="ignore"):
+            return ChunkSpec(spec.shape, dtype, spec.fill.astype(dtype))
+
+    def encode(self, chunk: NDArray[Any]) -> NDArray[Any]:
+        """The filtered chunk."""
+        spec = self.spec or ChunkSpec(chunk.shape, chunk.dtype, np.zeros((), chunk.dtype))
+        target = self.encoded(spec)
+        if not spec.count and self.identifier != "packbits":
+            return np.empty(target.shape, target.dtype)
+        plain = np.asarray(chunk, spec.dtype, order="C")
+        result = np.asarray(attempt(self.name, self.codec.encode, plain))
+        return result.reshape(target.shape).view(target.dtype)
+
+    def decode(self, chunk: NDArray[Any], spec: ChunkSpec) -> NDArray[Any]:
+        """The inverse; lossy filters give back what they kept."""
+        if not spec.count:
+            return np.empty(spec.shape, spec.dtype)
+        plain = np.asarray(chunk, self.encoded(spec).dtype, order="C")
+        result = np.asarray(self.codec.decode(plain))
+        return result.reshape(spec.shape).view(spec.dtype)
+
+
+def attempt(name: str, encode: Any, value: Any) -> Any:
+    """``encode(value)`` with numcodecs' errors as :class:`~tensorstash.errors.Invalid`."""
+    try:
+        return encode(value)
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+        raise Invalid(f"codec {name!r} cannot encode this chunk: {error}") from error
+
+
+def number(name: str, value: Any) -> np.dtype[Any]:
+    """The dtype of an option, which must be of numbers, bool or time."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(value)
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"codec {name!r} names a dtype {value!r} that NumPy does not know") from error
+    if dtype.kind not in "biufcmM":
+        raise Invalid(f"codec {name!r} does not take dtype {value!r}; numbers only")
+    return dtype
+
+
+def flat(value: Any) -> Buffer:
+    """What numcodecs answers (bytes, an array, a typed view) as plain bytes."""
+    if isinstance(value, bytes | bytearray):
+        return value
+    array = np.asarray(value)
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _unlz4(data: Buffer, limit: int, out: memoryview | None) -> Buffer:
+    if len(data) < 4:
+        raise ValueError(f"{len(data)} bytes are too few for an lz4 size")
+    size = int.from_bytes(data[:4], "little")
+    check_claim(size, len(data), limit, out)
+    if not size:
+        # LZ4 encodes nothing as one zero byte.
+        if bytes(data) not in (b"\0\0\0\0", b"\0\0\0\0\0"):
+            raise ValueError("bytes follow an empty lz4 block")
+        return b"" if out is None else out
+    target = np.empty(size, np.uint8).data if out is None else out
+    lz4.decompress(data, target)
+    return target

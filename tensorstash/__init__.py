@@ -1,0 +1,56 @@
+"""tensorstash: chunked N-dimensional arrays on disk, in memory and in the cloud, as plain Zarr.
+
+``create``, ``open``, ``save``, ``load`` and ``copy`` work on arrays; ``create_group`` and
+``open_group`` on groups. Errors are in ``tensorstash.errors``, tensors in
+``tensorstash.torch``, contract suites for drivers and codecs in ``tensorstash.testing``.
+"""
+
+from .array import Array
+from .create import copy, create, load, open, save
+from .driver import Driver
+from .errors import (
+    AlreadyExists,
+    Closed,
+    Conflict,
+    Corrupt,
+    DriverError,
+    Invalid,
+    InvalidSelection,
+    NotFound,
+    ReadOnly,
+    StashError,
+    Unsupported,
+)
+from .explain import Explanation
+from .group import Group, create_group, open_group
+from .info import Info
+from .lazy import View
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExists",
+    "Array",
+    "Closed",
+    "Conflict",
+    "Corrupt",
+    "Driver",
+    "DriverError",
+    "Explanation",
+    "Group",
+    "Info",
+    "Invalid",
+    "InvalidSelection",
+    "NotFound",
+    "ReadOnly",
+    "StashError",
+    "Unsupported",
+    "View",
+    "copy",
+    "create",
+    "create_group",
+    "load",
+    "open",
+    "open_group",
+    "save",
+]

@@ -1,0 +1,360 @@
+"""Arrays: chunked, stored, indexed like NumPy's."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import resize as sizes
+from .attributes import Attributes
+from .buffer import BufferedWriter
+from .cache import Cache
+from .chunks import Chunks
+from .codec import Codec
+from .driver import Driver
+from .errors import Closed, Invalid, ReadOnly
+from .explain import Explanation, explain
+from .grid import cut
+from .index import Transform, has_ellipsis, identity, outer, point, select, spans
+from .info import Info, info
+from .lazy import Indexer, Lazy
+from .node import require
+from .read import Reader
+from .spec import ArraySpec
+from .values import as_array, as_out, broadcast, parse_bytes
+from .write import Writer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a handle reads and writes; see ``tensorstash.open`` for each."""
+
+    mode: str = "r"
+    cache_bytes: int = 0
+    threads: int | None = None
+    missing: str = "fill"
+    write_fill: bool = False
+    allow_pickle: bool = False
+
+
+class Array:
+    """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
+
+    Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
+    must be closed, may be used by several threads, works in forked processes, and pickles
+    small. It knows the shape from when it was opened (or last changed the shape itself);
+    :meth:`refresh` looks again.
+    """
+
+    def __init__(
+        self, driver: Driver, path: str, settings: Settings, spec: ArraySpec | None = None
+    ) -> None:
+        """Made by ``tensorstash.open`` and ``create``. Without ``spec`` it is read on first use."""
+        self.driver = driver
+        self.path = path
+        self.settings = settings
+        self._spec = spec
+        self._reader: Reader | None = None
+        self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
+        self._closed = False
+
+    # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> ArraySpec:
+        """The metadata, as this handle knows it."""
+        if self._spec is None:
+            self.refresh()
+        assert self._spec is not None
+        return self._spec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type in memory, in native byte order."""
+        return self.spec.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.spec.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.spec.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array in memory."""
+        return self.spec.size * self.spec.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Shape of what is decoded at once (inner chunks, where there are shards); ``None``
+        when chunks differ."""
+        return self._read.chunks.grid.chunks
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        """Shape of a stored shard, or ``None`` when the array is not sharded."""
+        return self.spec.grid.chunks if self._read.chunks.sharding is not None else None
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codec chain."""
+        return self.spec.codecs
+
+    @property
+    def fill_value(self) -> Any:
+        """What absent chunks read as, as a NumPy scalar."""
+        return self.spec.fill[()]
+
+    @property
+    def dimension_names(self) -> tuple[str | None, ...] | None:
+        """Names of the axes, where they have any."""
+        return self.spec.dimension_names
+
+    @property
+    def attrs(self) -> Attributes:
+        """The user's attributes: a mapping whose changes are stored at once."""
+        return Attributes(self)
+
+    @property
+    def writable(self) -> bool:
+        """Whether this handle may write."""
+        return self.settings.mode != "r"
+
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes as they stand in the metadata; ``attrs`` changes them."""
+        return self.spec.attributes
+
+    def info(self) -> Info:
+        """What it is and what is stored of it (lists the stored chunks)."""
+        self._open()
+        return info(self.driver, self.path, self.spec, self._read.chunks)
+
+    def __len__(self) -> int:
+        if not self.spec.shape:
+            raise TypeError("len() of a 0-d array")
+        return self.spec.shape[0]
+
+    def __repr__(self) -> str:
+        where = f"{self.driver.url}/{self.path}".rstrip("/")
+        if self._spec is None:
+            return f"<tensorstash.Array at {where}>"
+        shape, dtype = self._spec.shape, self._spec.dtype
+        return f"<tensorstash.Array {shape} {dtype} chunks={self.chunks} at {where}>"
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def __getitem__(self, selection: Any) -> Any:
+        """``numpy_array[selection]``, read from storage into memory that is yours."""
+        result = self.read_transform(select(selection, self.spec.shape), None)
+        if result.ndim == 0 and not has_ellipsis(selection):
+            return result[()]
+        return result
+
+    def read(self, selection: Any = ..., *, out: Any = None) -> NDArray[Any]:
+        """As ``a[selection]``, but always an array. With ``out`` (an array or a torch tensor,
+        pinned too, of the result's shape and dtype) chunks are decoded straight into it, and
+        its array is the answer."""
+        return self.read_transform(select(selection, self.spec.shape), out)
+
+    @property
+    def oindex(self) -> Indexer[Any]:
+        """Orthogonal selection: every integer array or mask acts on its own axis."""
+        return Indexer(self._result, self.write_transform, outer, identity(self.shape))
+
+    @property
+    def vindex(self) -> Indexer[Any]:
+        """Pointwise selection: index arrays broadcast together, their dimensions come first."""
+        return Indexer(self._result, self.write_transform, point, identity(self.shape))
+
+    @property
+    def blocks(self) -> Indexer[Any]:
+        """Selection in whole chunks (shards, where there are shards): ``a.blocks[0, 2:4]``."""
+        return Indexer(self._result, self.write_transform, self._blocks, identity(self.shape))
+
+    @property
+    def lazy(self) -> Lazy:
+        """Selections that compose and read nothing until asked: ``a.lazy[10:20][..., 3]``."""
+        return Lazy(self)
+
+    @property
+    def torch(self) -> Any:
+        """The same selections as torch tensors: ``a.torch[10:20]``."""
+        return importlib.import_module("tensorstash.torch").Tensors(self)
+
+    def iter_blocks(self, selection: Any = ...) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+        """``(where, block)`` for every stored chunk that a basic, forward selection touches,
+        clipped to it: ``a[where]`` equals ``block``. One block is in memory at a time."""
+        bounds = spans(select(selection, self.shape))
+        cuts = [list(cut(axis, *b)) for axis, b in zip(self.spec.grid.axes, bounds, strict=True)]
+        for where in product(*cuts):
+            yield where, self.read(where)
+
+    def explain(self, selection: Any = ...) -> Explanation:
+        """What reading a selection costs: chunks, objects, requests, bytes. Reads nothing."""
+        return explain(self._read.chunks, select(selection, self.spec.shape))
+
+    def read_transform(self, transform: Transform, out: Any) -> NDArray[Any]:
+        """Read a prepared transform; for views and adapters."""
+        self._open()
+        if out is None:
+            result = np.empty(transform.shape, self.spec.dtype)
+        else:
+            result = as_out(out, transform.shape, self.spec.dtype)
+        self._read.read(transform, result)
+        return result
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a stored array has no memory of its own: copy=False cannot be had")
+        return self.read().astype(dtype or self.dtype, copy=False)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Rows along the first axis; each chunk is read once."""
+        if not self.shape:
+            raise TypeError("iteration over a 0-d array")
+        for rows in cut(self.spec.grid.axes[0], 0, self.shape[0]):
+            yield from self[rows]
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def __setitem__(self, selection: Any, value: Any) -> None:
+        """``numpy_array[selection] = value``, stored. Bytes of other writers are never lost;
+        whole chunks are replaced without being read."""
+        self.write_transform(select(selection, self.spec.shape), value)
+
+    def write_transform(self, transform: Transform, value: Any) -> None:
+        """Store ``value`` at a prepared transform; for views and adapters."""
+        self._open(write=True)
+        source = self.as_value(value, transform.shape)
+        self.make_writer(self.spec).write(transform, source)
+
+    def append(self, rows: Any, axis: int = 0) -> int:
+        """Grow the array along ``axis`` by ``rows``; answers the index of the first of them.
+
+        Atomic: readers see all rows or none, concurrent appends from any number of processes
+        all land, one that fails changes nothing.
+        """
+        self._open(write=True)
+        axis = self._axis(axis)
+        value = self.as_rows(rows, axis)
+        self._spec, start = sizes.append(
+            self.driver, self.path, self.spec, value, axis, self.make_writer
+        )
+        self._reader = None
+        return start
+
+    def resize(self, shape: Sequence[int] | int) -> None:
+        """Give the array a new shape, in one step for every reader. New cells show the fill
+        value, also where the array once was larger."""
+        self._open(write=True)
+        wanted = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+        self._spec = sizes.resize(self.driver, self.path, self.spec, wanted, self.make_writer)
+        self._reader = None
+
+    def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
+        """A context manager that gathers small writes into whole chunks, holding at most
+        ``budget`` bytes: ``with a.writer() as w: w[i] = row; w.append(rows)``."""
+        self._open(write=True)
+        return BufferedWriter(self, parse_bytes(budget))
+
+    # -- the handle -------------------------------------------------------------------------
+
+    def refresh(self) -> Array:
+        """Look at the stored metadata again: another handle may have changed the shape."""
+        self._open()
+        content = require(
+            self.driver, self.path, allow_pickle=self.settings.allow_pickle
+        ).content
+        if not isinstance(content, ArraySpec):
+            where = f"{self.driver.url}/{self.path}".rstrip("/")
+            raise Invalid(f"{where} is a group; open it with open_group()")
+        self._spec = content
+        self._reader = None
+        return self
+
+    def close(self) -> None:
+        """Refuse further use. Nothing else needs closing."""
+        self._closed = True
+        self._cache = self._reader = None
+
+    def __enter__(self) -> Array:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Metadata is read again on the other side: it may be large, and may have changed.
+        return Array, (self.driver, self.path, self.settings)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    @property
+    def _read(self) -> Reader:
+        reader = self._reader
+        if reader is None:
+            chunks = Chunks(self.driver, self.path, self.spec, self.settings.missing)
+            reader = self._reader = Reader(chunks, self._cache, self.settings.threads)
+        return reader
+
+    def make_writer(self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None) -> Writer:
+        """The writer for this array as ``spec`` has it."""
+        chunks = Chunks(self.driver, self.path, spec)
+        return Writer(chunks, self.settings.threads, self.settings.write_fill, grown_from)
+
+    def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""
+        return broadcast(as_array(value, self.dtype), shape)
+
+    def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
+        """Rows for :meth:`append`, their shape checked."""
+        axis = self._axis(axis)
+        value = as_array(rows, self.dtype)
+        expected = (*self.shape[:axis], *self.shape[axis + 1 :])
+        if value.ndim != self.ndim or (*value.shape[:axis], *value.shape[axis + 1 :]) != expected:
+            raise Invalid(
+                f"rows of shape {value.shape} cannot be appended along axis {axis} of an array of "
+                f"shape {self.shape}; all other axes must agree"
+            )
+        return value
+
+    def _axis(self, axis: int) -> int:
+        if not -self.ndim <= axis < self.ndim:
+            raise Invalid(f"axis {axis} is out of bounds for an array of {self.ndim} dimensions")
+        return axis % self.ndim
+
+    def _result(self, transform: Transform) -> Any:
+        result = self.read_transform(transform, None)
+        return result[()] if result.ndim == 0 else result
+
+    def _blocks(self, selection: Any, shape: Sequence[int]) -> Transform:
+        grid = self.spec.grid
+        bounds = spans(select(selection, grid.counts(shape)))
+        slices = []
+        for (start, stop), axis in zip(bounds, grid.axes, strict=True):
+            end = axis.start(stop - 1) + axis.size(stop - 1) if stop > start else 0
+            slices.append(slice(axis.start(start) if stop > start else 0, end))
+        return select(tuple(slices), shape)
+
+    def _open(self, write: bool = False) -> None:
+        if self._closed:
+            raise Closed(f"this handle on {self.driver.url} is closed; open it again")
+        if write and not self.writable:
+            raise ReadOnly(
+                f'{self.driver.url} was opened for reading; open it with mode="r+" to write'
+            )

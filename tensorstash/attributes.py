@@ -1,0 +1,65 @@
+"""User attributes: a mapping whose changes are stored at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol
+
+from .driver import Driver
+from .errors import NotFound
+from .node import update_attributes
+
+
+class _Handle(Protocol):
+    driver: Driver
+    path: str
+
+    def attributes(self) -> Mapping[str, Any]: ...
+    def _open(self, write: bool = ...) -> None: ...
+    def refresh(self) -> Any: ...
+
+
+class Attributes(MutableMapping[str, Any]):
+    """The attributes of an array or group, as its handle knows them.
+
+    Assigning and deleting store the new document in one step, keeping what other writers
+    change meanwhile. A list or dict that you get is a copy: assign it back to store a change.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        """Attributes of ``handle``, an array or a group."""
+        self._handle: _Handle = handle
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return self._handle.attributes()[key]
+        except KeyError:
+            raise NotFound(f"no attribute {key!r}; there are: {', '.join(self) or 'none'}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handle.attributes())
+
+    def __len__(self) -> int:
+        return len(self._handle.attributes())
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._change(lambda old: {**old, key: value})
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self:
+            raise NotFound(f"no attribute {key!r}; there are: {', '.join(self) or 'none'}")
+        self._change(lambda old: {k: v for k, v in old.items() if k != key})
+
+    def update(self, *others: Any, **more: Any) -> None:
+        """Store several attributes in one step."""
+        new = dict(*others, **more)
+        self._change(lambda old: {**old, **new})
+
+    def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        handle = self._handle
+        handle._open(write=True)
+        update_attributes(handle.driver, handle.path, change)
+        handle.refresh()
+
+    def __repr__(self) -> str:
+        return repr(dict(self))

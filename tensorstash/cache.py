@@ -1,0 +1,100 @@
+"""A byte-bounded cache of versioned values: decoded chunks, shard indices."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .driver import Tag
+
+
+class Cache:
+    """The most recently used values, together at most ``limit`` bytes. A value is kept with the
+    tag of the stored version it came from and answered for that version only, so writers in
+    other processes are noticed. Safe in threads; a forked child starts with an empty one.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Hashable, tuple[Tag, Any, int]] = OrderedDict()
+        self._flights: dict[Hashable, tuple[threading.Lock, int]] = {}
+        self.nbytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def peek(self, key: Hashable) -> tuple[Tag, Any] | None:
+        """The kept tag and value, whatever version they are of."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                return None
+            self._entries.move_to_end(key)
+            return found[0], found[1]
+
+    def get(self, key: Hashable, tag: Tag) -> Any | None:
+        """The value kept for version ``tag`` of ``key``."""
+        found = self.peek(key)
+        if found is not None and found[0] == tag:
+            self.hits += 1
+            return found[1]
+        self.misses += 1
+        return None
+
+    def put(self, key: Hashable, tag: Tag, value: Any, nbytes: int) -> None:
+        """Keep ``value``, dropping the least recently used; one above the limit is not kept."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            old = self._entries.pop(key, None)
+            if old is not None:
+                self.nbytes -= old[2]
+            if nbytes > self.limit:
+                return
+            self._entries[key] = (tag, value, nbytes)
+            self.nbytes += nbytes
+            while self.nbytes > self.limit:
+                _, (_, _, size) = self._entries.popitem(last=False)
+                self.nbytes -= size
+
+    def drop(self, key: Hashable) -> None:
+        """Forget one value."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            old = self._entries.pop(key, None)
+            if old is not None:
+                self.nbytes -= old[2]
+
+    @contextmanager
+    def flight(self, key: Hashable) -> Iterator[None]:
+        """One thread at a time fetches ``key``; the others find it kept when they get in."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            lock, waiting = self._flights.get(key, (None, 0))
+            lock = lock or threading.Lock()
+            self._flights[key] = (lock, waiting + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                waiting = self._flights[key][1] - 1
+                if waiting:
+                    self._flights[key] = (lock, waiting)
+                else:
+                    del self._flights[key]
+
+    def __reduce__(self) -> tuple[type[Cache], tuple[int]]:
+        return Cache, (self.limit,)

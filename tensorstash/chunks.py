@@ -1,0 +1,126 @@
+"""An array's chunks as stored: where each one is, and the pipeline that encodes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .codec import ChunkSpec, Pipeline
+from .driver import Driver
+from .errors import Corrupt, NotFound
+from .grid import Grid
+from .shard import Sharding
+from .spec import ArraySpec
+
+_SCRATCH_KEPT = 32 << 20
+_local = threading.local()
+
+
+class Chunks:
+    """Binds an array's spec to the driver and path it lives at. Immutable.
+
+    ``grid`` is the grid of what is decoded at once: inner chunks where the array is sharded
+    and its shards can be read in part, else the stored chunks.
+    """
+
+    def __init__(self, driver: Driver, path: str, spec: ArraySpec, missing: str = "fill") -> None:
+        self.driver = driver
+        self.path = path
+        self.spec = spec
+        self.missing = missing
+        self.prefix = path + spec.keys.prefix
+        self._pipelines: dict[tuple[int, ...], Pipeline] = {}
+
+    @cached_property
+    def sharding(self) -> Sharding | None:
+        """The shard layout, when inner chunks can be reached without decoding whole shards:
+        sharding is the only codec (codecs around it would hide the index)."""
+        chunks = self.spec.grid.chunks
+        if chunks is None or len(self.spec.codecs) != 1:
+            return None
+        (codec,) = self.spec.codecs
+        if not isinstance(codec, Sharding):
+            return None
+        return codec.bind(self.spec.chunk_spec(chunks))
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of what is decoded at once."""
+        sharding = self.sharding
+        return self.spec.grid if sharding is None else Grid.regular(sharding.chunk_shape)
+
+    @cached_property
+    def pipeline(self) -> Pipeline | None:
+        """The one pipeline of every chunk of :attr:`grid`; ``None`` when chunks differ."""
+        if self.sharding is not None:
+            return self.sharding.inner
+        chunks = self.spec.grid.chunks
+        return None if chunks is None else self._pipeline(chunks)
+
+    def pipeline_of(self, index: Sequence[int]) -> Pipeline:
+        """The pipeline of one chunk of :attr:`grid`."""
+        return self.pipeline or self._pipeline(self.grid.chunk_shape(index))
+
+    def _pipeline(self, shape: tuple[int, ...]) -> Pipeline:
+        found = self._pipelines.get(shape)
+        if found is None:
+            found = self._pipelines[shape] = Pipeline(self.spec.codecs, self.spec.chunk_spec(shape))
+        return found
+
+    @cached_property
+    def key(self) -> Callable[[tuple[int, ...]], str]:
+        """The key of a stored object (a chunk, or a shard) by its grid index."""
+        prefix, separator, ndim = self.prefix, self.spec.keys.separator, self.spec.ndim
+        if ndim == 0:
+            only = self.path + self.spec.keys.key(())
+            return lambda index: only
+        return lambda index: prefix + separator.join(map(str, index))
+
+    def absent(self, key: str, index: tuple[int, ...]) -> None:
+        """What an absent chunk means: the fill value, unless the reader asked to be told."""
+        if self.missing == "raise":
+            raise NotFound(
+                f"chunk {index} is not stored (key {key!r} in {self.driver.url}); "
+                'open with missing="fill" to read it as the fill value'
+            )
+
+    def damaged(self, error: Corrupt, key: str, index: tuple[int, ...]) -> Corrupt:
+        """``error`` with the place of the damage, which codecs do not know."""
+        located = Corrupt(
+            f"chunk {index} at key {key!r} is damaged: {error}; restore it, or overwrite it whole",
+            key=key,
+            chunk=index,
+            codec=error.codec,
+        )
+        located.__cause__ = error.__cause__ or error
+        return located
+
+    @property
+    def plain(self) -> bool:
+        """Whether elements are plain memory, which threads may copy without the GIL."""
+        return self.spec.dtype.kind not in "OT"
+
+
+def blank(spec: ChunkSpec) -> NDArray[Any]:
+    """A new chunk of nothing but fill."""
+    chunk = np.empty(spec.shape, spec.dtype)
+    chunk[...] = spec.fill
+    return chunk
+
+
+def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
+    """This thread's reusable chunk buffer, and its bytes: fresh memory for every large chunk
+    would cost a page fault each 4 KiB. Valid until the thread's next call."""
+    kept = getattr(_local, "kept", None)
+    if kept is not None and kept[0] == (spec.shape, spec.dtype):
+        return kept[1], kept[2]
+    array = np.empty(spec.shape, spec.dtype)
+    view = memoryview(array.reshape(-1).view(np.uint8))  # memoryview cannot cast every dtype
+    if array.nbytes <= _SCRATCH_KEPT:
+        _local.kept = ((spec.shape, spec.dtype), array, view)
+    return array, view

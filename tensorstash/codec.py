@@ -1,0 +1,267 @@
+"""The codec contract, and the pipeline that runs a chain of codecs over one chunk.
+
+A Zarr chain is array -> array codecs, exactly one array -> bytes codec, then
+bytes -> bytes codecs (Zarr v3 core, "Codecs"). Codecs are pure: they see one chunk,
+never a driver.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .driver import Buffer as Buffer
+from .errors import Corrupt, Invalid, StashError
+
+UNSIZED_LIMIT = 4 << 30
+"""Bytes a decoder may produce where the chain does not fix the size (strings, say)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpec:
+    """What a chunk is at one point of a chain: its shape, dtype and fill value.
+
+    ``fill`` is a 0-d array of ``dtype``, so that NaN payloads and -0.0 keep their bits.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fill: NDArray[Any] = field(compare=False)
+
+    @property
+    def count(self) -> int:
+        """Elements in the chunk."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the chunk in memory (for strings: of their references)."""
+        return self.count * self.dtype.itemsize
+
+
+class Codec(ABC):
+    """One step of a chain. Immutable, hashable by configuration, safe in several threads."""
+
+    name: ClassVar[str] = ""
+
+    def configuration(self) -> dict[str, Any]:
+        """The ``configuration`` object of the metadata document; empty when there is none."""
+        return {}
+
+    def bind(self, spec: ChunkSpec) -> Codec:
+        """This codec made ready for chunks like ``spec`` (a missing blosc typesize filled in,
+        say). Raises :class:`~tensorstash.errors.Invalid` when it cannot encode them."""
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """The codec as an element of ``"codecs"`` in ``zarr.json``, in the v3.0 object form."""
+        configuration = self.configuration()
+        named = {"name": self.name}
+        return {**named, "configuration": configuration} if configuration else named
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{k}={v!r}" for k, v in self.configuration().items())
+        return f"{type(self).__name__}({inner})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Codec) and self.document() == other.document()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+class ArrayCodec(Codec):
+    """array -> array."""
+
+    @abstractmethod
+    def encoded(self, spec: ChunkSpec) -> ChunkSpec:
+        """What :meth:`encode` turns a chunk like ``spec`` into."""
+
+    @abstractmethod
+    def encode(self, chunk: NDArray[Any]) -> NDArray[Any]:
+        """The chunk as the next codec sees it. May be a view."""
+
+    @abstractmethod
+    def decode(self, chunk: NDArray[Any], spec: ChunkSpec) -> NDArray[Any]:
+        """The inverse; ``spec`` is what the result must be. May be a view."""
+
+
+class Serializer(Codec):
+    """array -> bytes. A chain has exactly one."""
+
+    @abstractmethod
+    def encode(self, chunk: NDArray[Any]) -> Buffer:
+        """The chunk's bytes. ``chunk`` may have any strides and byte order."""
+
+    @abstractmethod
+    def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
+        """An array of ``spec.shape`` and ``spec.dtype``; may be a read-only view of ``data``.
+        ``ValueError`` when ``data`` cannot be such a chunk."""
+
+    def encoded_nbytes(self, spec: ChunkSpec) -> int | None:
+        """The exact size of an encoded chunk, or ``None`` when it varies."""
+        return None
+
+    def is_memory(self, spec: ChunkSpec) -> bool:
+        """Whether the encoded bytes are the C-ordered memory of the chunk, so that a
+        decompressor may write them straight into an array."""
+        return False
+
+
+class BytesCodec(Codec):
+    """bytes -> bytes."""
+
+    @abstractmethod
+    def encode(self, data: Buffer) -> Buffer:
+        """Encoded bytes. Deterministic: equal input gives equal output."""
+
+    @abstractmethod
+    def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
+        """Decoded bytes, at most ``limit`` of them. With ``out`` the result must fill ``out``
+        exactly, is written there, and ``out`` is answered. Sizes claimed by ``data`` are
+        checked against ``limit`` *before* anything is allocated. ``ValueError`` (or the
+        library's own error) when ``data`` is damaged."""
+
+    def encoded_limit(self, nbytes: int) -> int:
+        """The most bytes that ``nbytes`` can become when encoded."""
+        return nbytes + nbytes // 8 + 1024
+
+
+class Pipeline:
+    """A chain of codecs bound to one kind of chunk: ``encode`` and ``decode`` are inverses.
+
+    ``stored`` is the chunk as the serializer sees it (after array -> array codecs);
+    ``limit`` the most bytes an encoded chunk can have, ``None`` where that is unknown;
+    ``direct`` says that :meth:`decode` can write into memory given to it; ``ordered`` that this
+    memory is the chunk itself, for no array -> array codec rearranges it.
+    """
+
+    def __init__(self, codecs: Sequence[Codec], spec: ChunkSpec) -> None:
+        arrays, serializer, tail = split(codecs)
+        self.spec = spec
+        self._arrays: list[tuple[ArrayCodec, ChunkSpec]] = []
+        for codec in arrays:
+            bound = codec.bind(spec)
+            assert isinstance(bound, ArrayCodec)
+            self._arrays.append((bound, spec))
+            spec = bound.encoded(spec)
+        self.stored = spec
+        self.ordered = not self._arrays
+        ready = serializer.bind(spec)
+        assert isinstance(ready, Serializer)
+        self.serializer = ready
+        size = ready.encoded_nbytes(spec)
+        self.direct = ready.is_memory(spec)
+        limit = size
+        self._tail: list[tuple[BytesCodec, int]] = []  # with what each may decode to
+        for step in tail:
+            bound_step = step.bind(spec)
+            assert isinstance(bound_step, BytesCodec)
+            self._tail.append((bound_step, UNSIZED_LIMIT if limit is None else limit))
+            limit = None if limit is None else bound_step.encoded_limit(limit)
+        self.limit = limit
+        self.nbytes = size
+        self.raw = self.direct and self.ordered and not self._tail
+        self._outer = self._tail[:0:-1]  # outermost first, without the one next to the chunk
+        self._inner = self._tail[0][0] if self._tail else None
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The chain, bound: as it stands in the metadata document."""
+        arrays = [codec for codec, _ in self._arrays]
+        return (*arrays, self.serializer, *(codec for codec, _ in self._tail))
+
+    def encode(self, chunk: NDArray[Any]) -> Buffer:
+        """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``."""
+        for codec, _ in self._arrays:
+            chunk = codec.encode(chunk)
+        data = self.serializer.encode(chunk)
+        for step, _ in self._tail:
+            data = step.encode(data)
+        return data
+
+    def decode(
+        self, data: Buffer, into: NDArray[Any] | None = None, view: memoryview | None = None
+    ) -> NDArray[Any]:
+        """The chunk that ``data`` holds, as an array of ``spec.shape``.
+
+        Where the chain is ``direct`` and ``into`` (C-contiguous, of ``stored`` shape and
+        dtype, ``view`` its bytes) is given, the chunk is written there and the result is
+        ``into`` or a view of it. Otherwise the result may be a read-only view of ``data``.
+        :class:`~tensorstash.errors.Corrupt` when the bytes cannot be such a chunk.
+        """
+        step: Codec = self.serializer
+        try:
+            for codec, limit in self._outer:
+                step = codec
+                data = codec.decode(data, limit)
+            inner = self._inner
+            if self.direct and into is not None and inner is not None:
+                step = inner
+                inner.decode(data, self.nbytes or 0, view)
+                chunk = into
+            else:
+                if inner is not None:
+                    step = inner
+                    data = inner.decode(data, self._tail[0][1])
+                step = self.serializer
+                chunk = self.serializer.decode(data, self.stored)
+            for before, spec in reversed(self._arrays):
+                step = before
+                chunk = before.decode(chunk, spec)
+        except (StashError, MemoryError) as error:
+            if isinstance(error, Corrupt):
+                error.codec = error.codec or step.name
+            raise
+        except Exception as error:
+            raise Corrupt(
+                f"{len(data)} bytes do not decode with codec {step.name!r}: {error}",
+                codec=step.name,
+            ) from error
+        return chunk
+
+
+def split(
+    codecs: Sequence[Codec],
+) -> tuple[list[ArrayCodec], Serializer, list[BytesCodec]]:
+    """A chain in its three parts; :class:`~tensorstash.errors.Invalid` when out of order."""
+    arrays: list[ArrayCodec] = []
+    serializer: Serializer | None = None
+    tail: list[BytesCodec] = []
+    for codec in codecs:
+        if isinstance(codec, ArrayCodec) and serializer is None:
+            arrays.append(codec)
+        elif isinstance(codec, Serializer) and serializer is None:
+            serializer = codec
+        elif isinstance(codec, BytesCodec) and serializer is not None:
+            tail.append(codec)
+        else:
+            raise Invalid(
+                f"codec {codec.name!r} is out of place: a chain is array -> array codecs, "
+                "one array -> bytes codec, then bytes -> bytes codecs"
+            )
+    if serializer is None:
+        raise Invalid("the codec chain has no array -> bytes codec; add 'bytes'")
+    return arrays, serializer, tail
+
+
+def take(
+    name: str, configuration: Mapping[str, Any], **known: type | tuple[type, ...]
+) -> dict[str, Any]:
+    """``configuration`` checked against the ``known`` keys and types of codec ``name``."""
+    for key, value in configuration.items():
+        if key not in known:
+            raise Invalid(
+                f"codec {name!r} has no option {key!r}; it takes {', '.join(known) or 'none'}"
+            )
+        kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
+        right = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+        if not right:
+            raise Invalid(f"codec {name!r} option {key!r} cannot be {value!r}")
+    return dict(configuration)

@@ -1,0 +1,222 @@
+"""The driver contract: keys to bytes.
+
+A driver stores immutable values under keys (``"c/0/1"``, ``"zarr.json"``). Five methods
+are required; the others have defaults that real backends override to save round trips.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from .errors import Corrupt, Invalid, Unsupported
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Bytes a driver or codec hands over. Treat as read-only."""
+
+Tag: TypeAlias = Hashable
+"""Names one version of one value (an ETag, an inode and time, ...). Compare with ``==`` only."""
+
+
+class Span(NamedTuple):
+    """Bytes ``start:stop`` of a value, clipped to it. A negative start counts from the end
+    (``Span(-16)`` is the last 16 bytes, or the whole value when it is shorter)."""
+
+    start: int
+    stop: int | None = None
+
+    def resolve(self, nbytes: int) -> tuple[int, int]:
+        """The absolute ``(start, stop)`` within a value of ``nbytes``; ``start <= stop``."""
+        start = max(nbytes + self.start, 0) if self.start < 0 else min(self.start, nbytes)
+        stop = nbytes if self.stop is None else min(self.stop, nbytes)
+        return start, max(start, stop)
+
+
+class Request(NamedTuple):
+    """One value, or bytes of one value, wanted from :meth:`Driver.get_many`."""
+
+    key: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a driver guarantees. Every claim is checked by the contract suite."""
+
+    writable: bool = True
+    conditional_put: bool = True
+    """``put(if_absent=...)`` and ``put(if_tag=...)`` hold against every other writer."""
+    locks: bool = True
+    """``lock`` excludes every other process that can reach the data."""
+    shared: bool = True
+    """Other processes that connect with the same URL see the same values."""
+    local: bool = False
+    """A request costs no round trip: loop over keys rather than batching them."""
+    gap_bytes: int = 65536
+    """Ranges of one value closer than this are fetched as one."""
+
+
+class Changed(Exception):
+    """A value no longer carries the tag it was expected to. Internal: callers read again."""
+
+
+class Driver(ABC):
+    """Keys to bytes. A put is atomic; an absent value reads as ``None``; a failure raises
+    :class:`~tensorstash.errors.DriverError` and is never taken for absence.
+
+    Keys are ``/``-separated, non-empty, without ``.``/``..`` segments or a leading slash
+    (:func:`check_key`). A driver must be safe to use from several threads, must work in a
+    forked child, and must pickle without secrets.
+    """
+
+    scheme: str = ""
+    capabilities: Capabilities = Capabilities()
+
+    # -- required ---------------------------------------------------------------
+
+    @abstractmethod
+    def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
+        """The value (or bytes ``span`` of it) together with the tag of that version."""
+
+    @abstractmethod
+    def put(
+        self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
+    ) -> Tag:
+        """Store ``value`` atomically and answer its tag: a reader sees the old value or the
+        new one, whole. With ``if_absent`` or ``if_tag`` the check and the store are one step;
+        when the condition does not hold, :class:`~tensorstash.errors.Conflict` is raised and
+        nothing is changed."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the value. Deleting what is absent is no error."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Every key that starts with ``prefix``, which is empty or ends in ``/``. Any order."""
+
+    @abstractmethod
+    def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
+        """Names directly below ``prefix`` (empty or ending in ``/``): ``(keys, folders)``,
+        both sorted and without the prefix. Must not walk the whole tree."""
+
+    # -- defaults, to override where the backend does better ----------------------
+
+    def get(self, key: str, span: Span | None = None) -> Buffer | None:
+        """The value, or bytes ``span`` of it, or ``None`` when nothing is stored."""
+        found = self.get_tagged(key, span)
+        return None if found is None else found[0]
+
+    def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
+        """``(i, value)`` for the i-th request, in the order of arrival. A yielded buffer is
+        valid only until the next one is asked for: drivers may reuse its memory."""
+        for i, request in enumerate(requests):
+            yield i, self.get(request.key, request.span)
+
+    def get_into(self, key: str, out: memoryview) -> int | None:
+        """Read a whole value straight into ``out`` (writable bytes). Answers the value's size,
+        or ``None`` when absent; a value larger than ``out`` answers any size above
+        ``len(out)`` and leaves ``out`` undefined."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if len(value) <= len(out):
+            out[: len(value)] = value
+        return len(value)
+
+    def get_ranges(
+        self, key: str, spans: Sequence[Span], tag: Tag | None = None
+    ) -> tuple[Sequence[Buffer], Tag] | None:
+        """Several parts of *one version* of a value, with its tag. :class:`Changed` when
+        ``tag`` is given and the value is not of that version, or when it changed midway."""
+        parts = []
+        for span in spans:
+            found = self.get_tagged(key, span)
+            if found is None:
+                if tag is not None or parts:
+                    raise Changed(key)
+                return None
+            if tag is not None and found[1] != tag:
+                raise Changed(key)
+            tag = found[1]
+            parts.append(found[0])
+        if tag is None:
+            raise Invalid(f"get_ranges of {key!r} without spans")
+        return parts, tag
+
+    def tag(self, key: str) -> Tag | None:
+        """The tag of the stored version without its bytes; ``None`` when absent."""
+        found = self.get_tagged(key)
+        return None if found is None else found[1]
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """``(key, bytes stored)`` for every key that starts with ``prefix``."""
+        for key in self.list(prefix):
+            value = self.get(key)
+            if value is not None:
+                yield key, len(value)
+
+    def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
+        """Unconditional puts, each atomic; together they are not."""
+        for key, value in items:
+            self.put(key, value)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete each key."""
+        for key in keys:
+            self.delete(key)
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete every key that starts with ``prefix`` (empty or ending in ``/``)."""
+        self.delete_many(list(self.list(prefix)))
+
+    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[None]:
+        """Hold the name ``key`` alone, among all processes that can reach the data. Released
+        when its holder dies. Raises :class:`~tensorstash.errors.Conflict` after ``timeout``
+        seconds; not reentrant."""
+        raise Unsupported(
+            f"driver {self.scheme!r} offers no lock, which append and resize need; "
+            "write from one process, or use a driver that locks"
+        )
+
+    def close(self) -> None:
+        """Let go of connections. The driver may be used again and then reconnects."""
+
+    @property
+    def url(self) -> str:
+        """Where this driver points, without secrets: for messages and ``repr``."""
+        return f"{self.scheme}://"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"
+
+
+def check_key(key: str) -> str:
+    """``key`` itself when it stays below its root; :class:`~tensorstash.errors.Invalid` when
+    it is empty, absolute, or has an empty, ``.`` or ``..`` segment, a backslash or a NUL."""
+    if not key or "\\" in key or "\0" in key or key[0] == "/":
+        raise Invalid(f"key {key!r} is not a relative path of plain names")
+    if "." in key or "//" in key or key[-1] == "/":
+        for name in key.split("/"):
+            if name in ("", ".", ".."):
+                raise Invalid(f"key {key!r} has the segment {name!r}, which could leave its root")
+    return key
+
+
+def pick(value: Buffer, span: Span | None) -> Buffer:
+    """Bytes ``span`` of a value already in memory, without copying."""
+    if span is None:
+        return value
+    start, stop = span.resolve(len(value))
+    return memoryview(value)[start:stop]
+
+
+def as_bytes(value: Any) -> bytes:
+    """``value`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` when it is no buffer."""
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        raise Corrupt(f"a stored value is {type(value).__name__}, not bytes") from None

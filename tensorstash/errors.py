@@ -1,0 +1,124 @@
+"""Every error tensorstash raises, grouped by what the caller would do about it.
+
+::
+
+    StashError
+    ├── NotFound          (KeyError, FileNotFoundError)  nothing is stored there
+    ├── AlreadyExists     (FileExistsError)              something is stored there
+    ├── Invalid           (ValueError)                   fix the call
+    │   └── InvalidSelection (IndexError)                fix the index
+    ├── Unsupported       (NotImplementedError)          right, but not here: another driver, codec, format
+    ├── ReadOnly          (PermissionError)              open with a mode that writes
+    ├── Closed            (ValueError)                   open again
+    ├── Conflict                                         someone else wrote first: read again, retry
+    ├── Corrupt                                          stored bytes are damaged; carries key, chunk, codec
+    └── DriverError       (OSError)                      the backend failed; ``from`` the client's own error
+
+Every message is one line, names the thing and says what to do next. Each class is
+also a builtin where one fits, so ordinary ``except KeyError`` works.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyExists",
+    "Closed",
+    "Conflict",
+    "Corrupt",
+    "DriverError",
+    "Invalid",
+    "InvalidSelection",
+    "NotFound",
+    "ReadOnly",
+    "StashError",
+    "Unsupported",
+]
+
+
+class StashError(Exception):
+    """Base of every error raised by tensorstash."""
+
+    def __str__(self) -> str:
+        # KeyError and OSError format their arguments in ways that hide a plain sentence.
+        return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+class NotFound(StashError, KeyError, FileNotFoundError):
+    """Nothing is stored under that name."""
+
+
+class AlreadyExists(StashError, FileExistsError):
+    """Something is stored under that name already."""
+
+
+class Invalid(StashError, ValueError):
+    """An argument or a metadata document is wrong; the message names it and what would be right."""
+
+
+class InvalidSelection(Invalid, IndexError):
+    """An index does not fit the array; raised wherever NumPy would raise ``IndexError``."""
+
+
+class Unsupported(StashError, NotImplementedError):
+    """Valid, but not offered by this driver, codec or format."""
+
+
+class ReadOnly(StashError, PermissionError):
+    """A write was asked of something opened for reading."""
+
+
+class Closed(StashError, ValueError):
+    """The handle was closed."""
+
+
+class Conflict(StashError):
+    """The stored value is not the one the condition named: another writer was first."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), str(self), {"key": self.key})
+
+
+class Corrupt(StashError):
+    """Stored bytes are not what was written.
+
+    ``key`` names the stored object, ``chunk`` the chunk's index in the grid (``None``
+    for metadata), ``codec`` the codec that noticed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str = "",
+        chunk: tuple[int, ...] | None = None,
+        codec: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.chunk = chunk
+        self.codec = codec
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = {"key": self.key, "chunk": self.chunk, "codec": self.codec}
+        return _rebuild, (type(self), str(self), fields)
+
+
+class DriverError(StashError, OSError):
+    """The backend failed. Never means "absent": absence is ``None`` from a driver."""
+
+    def __init__(self, message: str, *, key: str = "", driver: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.driver = driver
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), str(self), {"key": self.key, "driver": self.driver})
+
+
+def _rebuild(cls: type[StashError], message: str, fields: dict[str, object]) -> StashError:
+    """Errors cross process borders (DataLoader workers): keep their fields when unpickled."""
+    return cls(message, **fields)

@@ -1,0 +1,72 @@
+"""What a selection costs, worked out without reading it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .chunks import Chunks
+from .index import Transform
+from .plan import plan
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The I/O of one read, before caches.
+
+    ``chunks`` are decoded, each once, and come from ``objects`` stored objects (fewer where
+    shards hold several). ``requests`` is the most that are sent: one an object, and for shards
+    one more an object until its index is known. Bytes are decoded bytes; ``amplification`` is
+    how many are decoded for each one wanted.
+    """
+
+    shape: tuple[int, ...]
+    chunks: int
+    objects: int
+    requests: int
+    wanted_bytes: int
+    decoded_bytes: int
+
+    @property
+    def amplification(self) -> float:
+        """Bytes decoded for each byte wanted."""
+        return self.decoded_bytes / self.wanted_bytes if self.wanted_bytes else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"result {self.shape}: {self.chunks} chunks from {self.objects} objects, "
+            f"{self.requests} requests, {readable(self.decoded_bytes)} decoded for "
+            f"{readable(self.wanted_bytes)} wanted ({self.amplification:.1f}x)"
+        )
+
+
+def explain(chunks: Chunks, transform: Transform) -> Explanation:
+    """What reading ``transform`` costs."""
+    spec = chunks.spec
+    wanted = math.prod(transform.shape) * spec.dtype.itemsize
+    if 0 in transform.shape:
+        return Explanation(transform.shape, 0, 0, 0, 0, 0)
+    todo = plan(transform, chunks.grid, spec.shape)
+    if chunks.pipeline is not None:
+        decoded = len(todo) * chunks.pipeline.spec.nbytes
+    else:
+        decoded = sum(
+            math.prod(chunks.grid.chunk_shape(part.chunk)) * spec.dtype.itemsize
+            for part in todo.parts()
+        )
+    if chunks.sharding is None:
+        return Explanation(
+            transform.shape, len(todo), len(todo), len(todo), wanted, decoded
+        )
+    objects = sum(1 for _ in todo.shards(chunks.sharding.grid))
+    return Explanation(transform.shape, len(todo), objects, 2 * objects, wanted, decoded)
+
+
+def readable(nbytes: int) -> str:
+    """A number of bytes for people."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,283 @@
+"""From stored bytes to decoded chunks: one fetcher for plain chunks, one for shards."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cache import Cache
+from .chunks import Chunks
+from .codec import Pipeline
+from .driver import Buffer, Changed, Request, Span, Tag
+from .errors import Conflict, Corrupt
+from .plan import Part, Plan
+from .shard import BoundSharding
+
+Target: TypeAlias = Callable[[Part], tuple[NDArray[Any] | None, memoryview | None]]
+"""Memory for a part's decoded chunk, and its bytes; ``(None, None)`` to let the codec choose."""
+
+Fetched: TypeAlias = tuple[Part, NDArray[Any] | None]
+"""A part with its decoded chunk, which is valid until the next one is asked for."""
+
+_RUN_BYTES = 16 << 20  # the most bytes of one shard held at once
+_RETRIES = 100
+
+
+class Fetcher(ABC):
+    """Decoded chunks for the parts of a plan, each fetched and decoded once."""
+
+    def __init__(self, chunks: Chunks, cache: Cache | None) -> None:
+        self.chunks = chunks
+        self.cache = cache
+
+    @abstractmethod
+    def blocks(self, plan: Plan, pieces: int) -> Iterator[Any]:
+        """The plan's parts in blocks that threads may take, about ``pieces`` or more."""
+
+    @abstractmethod
+    def fetch(self, block: Any, target: Target) -> Iterator[Fetched]:
+        """Every part of a block with its chunk; ``None`` where nothing is stored."""
+
+    def _kept(self, pipeline: Pipeline, data: Buffer) -> NDArray[Any]:
+        """A decoded chunk that owns its memory, for the cache."""
+        chunk = pipeline.decode(data)
+        if chunk.base is not None:
+            chunk = chunk.copy()
+        chunk.flags.writeable = False
+        return chunk
+
+
+class ChunkFetcher(Fetcher):
+    """Chunks that are stored one an object."""
+
+    def blocks(self, plan: Plan, pieces: int) -> Iterator[list[Part]]:
+        """Runs of parts."""
+        parts = plan.parts()
+        size = max(1, min(-(-len(plan) // pieces), 1024))
+        while block := list(islice(parts, size)):
+            yield block
+
+    def fetch(self, block: list[Part], target: Target) -> Iterator[Fetched]:
+        """See :meth:`Fetcher.fetch`."""
+        if self.cache is not None:
+            return self._fetch_cached(block, self.cache)
+        pipeline = self.chunks.pipeline
+        if pipeline is not None and pipeline.raw and self.chunks.driver.capabilities.local:
+            return self._fetch_raw(block, target, pipeline.nbytes or 0)
+        return self._fetch_encoded(block, target)
+
+    def _fetch_encoded(self, block: list[Part], target: Target) -> Iterator[Fetched]:
+        chunks = self.chunks
+        key, one = chunks.key, chunks.pipeline
+        requests = [Request(key(part.chunk)) for part in block]
+        for i, data in chunks.driver.get_many(requests):
+            part = block[i]
+            if data is None:
+                chunks.absent(requests[i].key, part.chunk)
+                yield part, None
+                continue
+            pipeline = one or chunks.pipeline_of(part.chunk)
+            try:
+                chunk = pipeline.decode(data, *target(part))
+            except Corrupt as error:
+                raise chunks.damaged(error, requests[i].key, part.chunk) from error.__cause__
+            yield part, chunk
+
+    def _fetch_raw(self, block: list[Part], target: Target, nbytes: int) -> Iterator[Fetched]:
+        """Uncompressed chunks are read straight to where they are wanted."""
+        chunks = self.chunks
+        key, get_into = chunks.key, chunks.driver.get_into
+        for part in block:
+            name = key(part.chunk)
+            array, view = target(part)
+            assert view is not None
+            found = get_into(name, view)
+            if found is None:
+                chunks.absent(name, part.chunk)
+                yield part, None
+            elif found != nbytes:
+                error = Corrupt(f"{found} bytes are stored, {nbytes} make a chunk", codec="bytes")
+                raise chunks.damaged(error, name, part.chunk)
+            else:
+                yield part, array
+
+    def _fetch_cached(self, block: list[Part], cache: Cache) -> Iterator[Fetched]:
+        chunks = self.chunks
+        driver = chunks.driver
+        for part in block:
+            key = chunks.key(part.chunk)
+            tag = driver.tag(key)
+            if tag is None:
+                chunks.absent(key, part.chunk)
+                yield part, None
+                continue
+            chunk = cache.get(key, tag)
+            if chunk is None:
+                with cache.flight(key):
+                    found = cache.peek(key)
+                    chunk = found[1] if found and found[0] == tag else self._load(key, part, cache)
+            yield part, chunk
+
+    def _load(self, key: str, part: Part, cache: Cache) -> NDArray[Any] | None:
+        found = self.chunks.driver.get_tagged(key)
+        if found is None:
+            self.chunks.absent(key, part.chunk)
+            return None
+        try:
+            chunk = self._kept(self.chunks.pipeline_of(part.chunk), found[0])
+        except Corrupt as error:
+            raise self.chunks.damaged(error, key, part.chunk) from error.__cause__
+        cache.put(key, found[1], chunk, chunk.nbytes)
+        return chunk
+
+
+class ShardFetcher(Fetcher):
+    """Inner chunks of shards: the index first (kept, and checked against the shard's version),
+    then only the bytes wanted, neighbours in one request."""
+
+    def __init__(
+        self, chunks: Chunks, cache: Cache | None, sharding: BoundSharding, indices: Cache
+    ) -> None:
+        super().__init__(chunks, cache)
+        self.sharding = sharding
+        self.indices = indices
+
+    def blocks(self, plan: Plan, pieces: int) -> Iterator[tuple[tuple[int, ...], list[Part]]]:
+        """Parts of one shard, or runs of them where the shards are few."""
+        size = max(1, -(-len(plan) // pieces))
+        for shard, parts in plan.shards(self.sharding.grid):
+            while block := list(islice(parts, size)):
+                yield shard, block
+
+    def fetch(self, block: tuple[tuple[int, ...], list[Part]], target: Target) -> Iterator[Fetched]:
+        """See :meth:`Fetcher.fetch`."""
+        shard, parts = block
+        key = self.chunks.key(shard)
+        for _ in range(_RETRIES):
+            try:
+                yield from self._fetch_version(key, shard, parts, target)
+                return
+            except Changed:  # replaced while we read: take every part from the new version
+                self.indices.drop(key)
+        raise Conflict(f"shard {shard} at key {key!r} changes faster than it can be read", key=key)
+
+    def _fetch_version(
+        self, key: str, shard: tuple[int, ...], parts: list[Part], target: Target
+    ) -> Iterator[Fetched]:
+        version = self.index(key, shard)
+        if version is None:
+            for part in parts:
+                self.chunks.absent(key, self._place(shard, part))
+                yield part, None
+            return
+        tag, index = version
+        strides = self.sharding.strides
+        ids = [sum(map(int.__mul__, part.chunk, strides)) for part in parts]
+        entries = index[ids]
+        cache = self.cache
+        wanted: list[int] = []
+        checked = False
+        for k, (_, size) in enumerate(entries.tolist()):
+            if size < 0:
+                if not checked:  # nothing else may compare this version with the stored one
+                    self._check(key, tag)
+                    checked = True
+                self.chunks.absent(key, self._place(shard, parts[k]))
+                yield parts[k], None
+            elif cache is not None:
+                if not checked:
+                    self._check(key, tag)
+                    checked = True
+                chunk = cache.get((key, ids[k]), tag)
+                if chunk is None:
+                    wanted.append(k)
+                else:
+                    yield parts[k], chunk
+            else:
+                wanted.append(k)
+        for k, data in self._bytes(key, tag, entries, wanted):
+            part = parts[k]
+            try:
+                if cache is None:
+                    chunk = self.sharding.inner.decode(data, *target(part))
+                else:
+                    chunk = self._kept(self.sharding.inner, data)
+                    cache.put((key, ids[k]), tag, chunk, chunk.nbytes)
+            except Corrupt as error:
+                place = self._place(shard, part)
+                raise self.chunks.damaged(error, key, place) from error.__cause__
+            yield part, chunk
+
+    def index(self, key: str, shard: tuple[int, ...]) -> tuple[Tag, NDArray[np.int64]] | None:
+        """The shard's tag and decoded index, kept from an earlier read where there was one."""
+        kept = self.indices.peek(key)
+        if kept is not None:
+            return kept
+        found = self.chunks.driver.get_ranges(key, [self.sharding.index_span])
+        if found is None:
+            return None
+        (data,), tag = found
+        try:
+            index = self.sharding.decode_index(data)
+        except Corrupt as error:
+            raise self.chunks.damaged(error, key, shard) from error.__cause__
+        self.indices.put(key, tag, index, index.nbytes)
+        return tag, index
+
+    def _check(self, key: str, tag: Tag) -> None:
+        if self.chunks.driver.tag(key) != tag:
+            raise Changed(key)
+
+    def _bytes(
+        self, key: str, tag: Tag, entries: NDArray[np.int64], wanted: Sequence[int]
+    ) -> Iterator[tuple[int, Buffer]]:
+        """The bytes of the wanted entries, nearby ones fetched together."""
+        driver = self.chunks.driver
+        for spans, members in runs(entries, wanted, driver.capabilities.gap_bytes):
+            found = driver.get_ranges(key, spans, tag)
+            if found is None:
+                raise Changed(key)
+            for data, span, inside in zip(found[0], spans, members, strict=True):
+                view = memoryview(data)
+                for k in inside:
+                    offset, size = entries[k].tolist()
+                    at = offset - span.start
+                    yield k, view[at : at + size]
+
+    def _place(self, shard: tuple[int, ...], part: Part) -> tuple[int, ...]:
+        """The inner chunk's index in the whole array."""
+        grid = self.sharding.grid
+        return tuple(s * g + c for s, g, c in zip(shard, grid, part.chunk, strict=True))
+
+
+def runs(
+    entries: NDArray[np.int64], wanted: Sequence[int], gap: int
+) -> Iterator[tuple[list[Span], list[list[int]]]]:
+    """``wanted`` rows of ``(offset, size)`` as spans that bridge gaps of up to ``gap`` bytes,
+    with the rows that lie in each; spans are answered in groups of bounded size."""
+    spans: list[Span] = []
+    members: list[list[int]] = []
+    held = 0
+    for k in sorted(wanted, key=lambda k: int(entries[k, 0])):
+        offset, size = int(entries[k, 0]), int(entries[k, 1])
+        end = offset + size
+        if spans and offset - (spans[-1].stop or 0) <= gap and held < _RUN_BYTES:
+            last = spans[-1]
+            stop = max(last.stop or 0, end)
+            held += stop - (last.stop or 0)
+            spans[-1] = Span(last.start, stop)
+            members[-1].append(k)
+            continue
+        if held >= _RUN_BYTES:
+            yield spans, members
+            spans, members, held = [], [], 0
+        spans.append(Span(offset, end))
+        members.append([k])
+        held += size
+    if spans:
+        yield spans, members

@@ -1,0 +1,297 @@
+"""Fill values: what absent chunks hold, in JSON and in memory, bit for bit.
+
+In memory a fill value is a read-only 0-d array of the array's dtype, so that NaN payloads
+and -0.0 keep their bits. JSON forms: Zarr v3 core, "Fill value"; Zarr v2, "Fill value
+encoding"; the registered extension data types.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import dtype as dtypes
+from .bitwise import is_fill
+from .dtype import short
+from .errors import Invalid
+
+__all__ = ["default", "from_json", "is_fill", "parse", "to_json"]
+
+
+def default(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The fill value of an array created without one: what ``numpy.zeros`` holds, and empty
+    text or bytes."""
+    if dtype.kind == "O":
+        return _frozen(b"", dtype)
+    return _frozen("", dtype) if dtype.kind == "T" else _seal(np.zeros((), dtype))
+
+
+def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The fill value that a caller's ``value`` asks for, exactly.
+
+    A value of ``dtype`` keeps its bits; ``None`` asks for :func:`default`; text is read as in
+    a metadata document (``"NaN"``, ``"0x7fc00001"``). :class:`~tensorstash.errors.Invalid`
+    when ``dtype`` cannot hold it (300 in ``uint8``, NaN in integers, text that is too long).
+    """
+    if value is None:
+        return default(dtype)
+    if isinstance(value, np.ndarray):
+        if value.ndim:
+            raise Invalid(f"fill_value has shape {value.shape}; give one element")
+        if value.dtype == dtype and dtype.kind not in "OT":
+            return _seal(value.astype(dtype))
+        value = value[()]
+    try:
+        return _parse(value, dtype)
+    except Invalid:
+        raise
+    except (TypeError, ValueError, OverflowError, UnicodeError) as error:
+        raise _unfit(value, dtype) from error
+
+
+def _parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(value, np.generic) and value.dtype == dtype:
+        return _seal(np.asarray(value).astype(dtype))
+    kind = dtype.kind
+    if dtype.names is not None:
+        return _parse_record(value, dtype)
+    if kind == "b":
+        if value not in (0, 1):
+            raise _unfit(value, dtype)
+        return _frozen(bool(value), dtype)
+    if kind in "iu":
+        whole = int(value)
+        if isinstance(value, str | bytes) or whole != value:
+            raise _unfit(value, dtype)
+        return _frozen(whole, dtype)
+    if kind == "c" or dtypes.is_float(dtype):
+        if isinstance(value, str | list):
+            return from_json(value, dtype, 3)
+        made = _frozen(value, dtype)
+        if np.all(np.isfinite(value)) and not np.isfinite(made):
+            raise _unfit(value, dtype)
+        return made
+    if kind in "mM":
+        made = _frozen(value, dtype)
+        timed = isinstance(value, np.datetime64 | np.timedelta64)
+        if timed and not np.isnat(value) and made[()] != value:
+            raise _unfit(value, dtype)
+        return made
+    if kind in "TU" and not isinstance(value, str):
+        raise _unfit(value, dtype)
+    if kind == "U" and len(value) > dtype.itemsize // 4:
+        raise _unfit(value, dtype)
+    if kind in "TU":
+        return _frozen(str(value), dtype)
+    if isinstance(value, list) and kind != "U":
+        value = bytes(value)
+    data = value.tobytes() if isinstance(value, np.void) else value
+    if not isinstance(data, bytes | bytearray):
+        raise _unfit(value, dtype)
+    return _of_bytes(bytes(data), dtype)
+
+
+def _parse_record(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(value, np.void):
+        value = value.item()
+    if isinstance(value, int | float) and value == 0:
+        return default(dtype)
+    made = np.zeros((), dtype)
+    fields = dtypes.parts(dtype)
+    if isinstance(value, Mapping):
+        if set(value) != {name for name, _ in fields}:
+            raise Invalid(f"fill_value must name every field of {dtype}, got {sorted(value)}")
+        items = [value[name] for name, _ in fields]
+    elif isinstance(value, tuple | list) and len(value) == len(fields):
+        items = list(value)
+    else:
+        raise _unfit(value, dtype)
+    for (name, part), item in zip(fields, items, strict=True):
+        if part.subdtype is None:
+            made[name] = parse(item, part)
+        else:
+            made[name] = np.asarray(item, part.subdtype[0])
+    return _seal(made)
+
+
+def to_json(fill: NDArray[Any], dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> Any:
+    """``fill`` as it stands in a metadata document; :func:`from_json` gives the same bits.
+
+    Zarr v2 can spell only the one NaN that ``numpy.nan`` is:
+    :class:`~tensorstash.errors.Invalid` for others.
+    """
+    kind = dtype.kind
+    if dtype.names is not None and zarr_format == 3:
+        return {
+            name: to_json(np.asarray(fill[name]), part, 3) for name, part in dtypes.parts(dtype)
+        }
+    if kind == "c":
+        half = np.dtype(f"f{dtype.itemsize // 2}")
+        return [
+            _float_to_json(fill.real, half, zarr_format),
+            _float_to_json(fill.imag, half, zarr_format),
+        ]
+    if dtypes.is_float(dtype):
+        return _float_to_json(fill, dtype, zarr_format)
+    if kind in "mM":
+        return "NaT" if np.isnat(fill) else int(fill.astype("i8"))
+    if kind == "O":
+        value = fill[()]
+        return _base64(value) if isinstance(value, bytes) else value
+    if kind == "V" and dtype.names is None and zarr_format == 3:
+        return list(fill.tobytes())
+    if kind in "SV":
+        return _base64(fill.tobytes())
+    return fill.item() if kind != "T" else str(fill[()])
+
+
+def from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> NDArray[Any]:
+    """The fill value that a metadata document spells as ``value``, bit for bit.
+
+    Also reads what others write against the rules: integers as ``0.0``, bare NaN tokens,
+    base64 where a list is due and the reverse. :class:`~tensorstash.errors.Invalid` when
+    ``value`` is not a fill value of ``dtype``.
+    """
+    try:
+        return _from_json(value, dtype, zarr_format)
+    except Invalid:
+        raise
+    except (TypeError, ValueError, OverflowError, UnicodeError) as error:
+        raise _unfit(value, dtype) from error
+
+
+def _from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> NDArray[Any]:
+    kind = dtype.kind
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if dtype.names is not None:
+        return _record_from_json(value, dtype, zarr_format)
+    if kind == "b":
+        if isinstance(value, bool) or (number and value in (0, 1)):
+            return _frozen(bool(value), dtype)
+    elif kind in "iu":
+        if number and int(value) == value:
+            return _frozen(int(value), dtype)
+    elif kind == "c":
+        half = np.dtype(f"f{dtype.itemsize // 2}")
+        if isinstance(value, list) and len(value) == 2:
+            made = np.zeros(2, half)
+            made[0], made[1] = (_float_from_json(part, half) for part in value)
+            return _seal(made.view(dtype).reshape(()))
+        if number or isinstance(value, str):  # Zarr v2 documents with a real fill value
+            made = np.zeros(2, half)
+            made[0] = _float_from_json(value, half)
+            return _seal(made.view(dtype).reshape(()))
+    elif dtypes.is_float(dtype):
+        return _seal(_float_from_json(value, dtype))
+    elif kind in "mM":
+        if value == "NaT":
+            return _frozen("NaT", dtype)
+        if number and int(value) == value:
+            return _seal(np.array(int(value), "i8").view(dtype))
+    elif kind in "TU" and isinstance(value, str):
+        if kind == "T" or len(value) <= dtype.itemsize // 4:
+            return _frozen(value, dtype)
+    elif kind in "TU" and zarr_format == 2 and number:
+        # zarr-python 2 wrote its default fill value, 0, for text as well.
+        return _frozen("" if value == 0 else str(value), dtype)
+    elif kind in "SVO":
+        if kind in "SV" and zarr_format == 2 and number and value == 0:
+            return default(dtype)
+        return _of_bytes(_bytes_from_json(value), dtype)
+    raise _unfit(value, dtype)
+
+
+def _record_from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> NDArray[Any]:
+    if isinstance(value, dict) and zarr_format == 3:
+        made = np.zeros((), dtype)
+        if set(value) != set(dtype.names or ()):
+            raise Invalid(f"fill_value must name exactly the fields {list(dtype.names or ())}")
+        for name, part in dtypes.parts(dtype):
+            made[name] = _from_json(value[name], part, 3)
+        return _seal(made)
+    if isinstance(value, int | float) and value == 0:
+        return default(dtype)
+    # Zarr v2, and the `structured` type that zarr-python wrote in v3: the packed bytes.
+    stored = dtype.newbyteorder("<") if zarr_format == 3 else dtype
+    return _seal(_of_bytes(_bytes_from_json(value), stored).astype(dtype))
+
+
+def _float_to_json(
+    value: NDArray[Any], dtype: np.dtype[Any], zarr_format: Literal[2, 3]
+) -> float | str:
+    value = np.asarray(value, dtype)
+    number = float(value)
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    if not math.isnan(number):
+        return number
+    if value.tobytes() == np.array(math.nan, dtype).tobytes():
+        return "NaN"
+    bits = f"0x{int(_bits(value)):0{2 * dtype.itemsize}x}"
+    if zarr_format == 2:
+        raise Invalid(f"Zarr v2 cannot spell the NaN {bits}; use fill_value=numpy.nan")
+    return bits
+
+
+def _float_from_json(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(value, str):
+        if value in ("NaN", "Infinity", "-Infinity"):
+            return np.array(float(value), dtype)
+        if re.fullmatch(f"0x[0-9a-fA-F]{{1,{2 * dtype.itemsize}}}", value):
+            return np.array(int(value, 16), f"u{dtype.itemsize}").view(dtype)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        with np.errstate(over="ignore"):
+            made = np.array(float(value), dtype)
+        if np.isfinite(made) or not math.isfinite(value):
+            return made
+    raise _unfit(value, dtype)
+
+
+def _bytes_from_json(value: Any) -> bytes:
+    if isinstance(value, str):
+        return base64.b64decode(value.encode("ascii"), validate=True)
+    if isinstance(value, list) and all(type(item) is int for item in value):
+        return bytes(value)
+    if value is None or value == 0:
+        return b""
+    raise ValueError("neither base64 nor a list of bytes")
+
+
+def _of_bytes(data: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind == "O":
+        return _frozen(data, dtype)
+    if dtype.kind == "S":
+        data = data.ljust(dtype.itemsize, b"\0")
+    if len(data) != dtype.itemsize:
+        raise Invalid(f"fill_value has {len(data)} bytes; {dtype} has {dtype.itemsize}")
+    return _seal(np.frombuffer(data, dtype).reshape(()).copy())
+
+
+def _bits(value: NDArray[Any]) -> NDArray[Any]:
+    return np.atleast_1d(value).view(f"u{value.dtype.itemsize}")[0]  # type: ignore[no-any-return]
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _frozen(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    made = np.empty((), dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result
+        made[()] = value
+    return _seal(made)
+
+
+def _seal(fill: NDArray[Any]) -> NDArray[Any]:
+    fill.setflags(write=False)
+    return fill
+
+
+def _unfit(value: Any, dtype: np.dtype[Any]) -> Invalid:
+    return Invalid(f"fill_value {short(value)} does not fit dtype {dtype}")

@@ -1,0 +1,1 @@
+"""Metadata documents and the specs they describe. Pure: no driver is touched here."""

@@ -1,0 +1,142 @@
+"""What the metadata documents of Zarr v3 and v2 have in common."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from ..dtype import short
+from ..errors import Corrupt, Invalid, Unsupported
+
+MAX_NDIM: Final = 64
+"""Axes that NumPy can hold."""
+
+MAX_LENGTH: Final = (1 << 63) - 1
+"""The longest axis that NumPy can index."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class GroupDocument:
+    """A group's metadata.
+
+    ``consolidated`` maps each descendant's path relative to the group to its document (for
+    v2: to its documents by file name), ``None`` where the group is not consolidated.
+    ``document`` is the document as stored.
+    """
+
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    consolidated: Mapping[str, Mapping[str, Any]] | None = None
+    zarr_format: Literal[2, 3] = 3
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+def decode(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
+    """The JSON object that ``data`` holds; :class:`~tensorstash.errors.Corrupt` when it holds
+    none. NaN and Infinity tokens, which are not JSON but are found, are read as floats."""
+    try:
+        document = json.loads(bytes(data).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        detail = str(error) if len(str(error)) < 120 else type(error).__name__
+        raise Corrupt(
+            f"{name} ({len(data)} bytes) is not JSON: {detail}; restore or recreate it", key=name
+        ) from error
+    if not isinstance(document, dict):
+        raise Corrupt(f"{name} holds {short(document)}, not a JSON object", key=name)
+    return document
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """``document`` as UTF-8 JSON.
+
+    Floats that are not finite become the bare tokens ``NaN``, ``Infinity``, which zarr-python
+    writes and reads in attributes. :class:`~tensorstash.errors.Invalid`, naming the key, when
+    a value has no JSON form.
+    """
+    try:
+        _check_json(document, "")
+        return json.dumps(document, indent=2).encode()
+    except RecursionError as error:
+        raise Invalid("attributes nest too deeply, or contain themselves") from error
+
+
+def _check_json(value: Any, where: str) -> None:
+    if value is None or isinstance(value, str | int | float):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise Invalid(f"key {short(key)} of {where or 'the document'} is not text")
+            _check_json(item, f"{where}.{key}" if where else key)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_json(item, f"{where}[{index}]")
+    else:
+        raise Invalid(
+            f"{where} is a {type(value).__name__}, which JSON cannot hold; "
+            "convert it with .tolist(), .item() or str()"
+        )
+
+
+def guarded(name: str, read: Callable[[], Result]) -> Result:
+    """``read()``, with a document too deep for the interpreter reported as what it is."""
+    try:
+        return read()
+    except RecursionError as error:
+        raise Unsupported(f"{name} nests too deeply to be read") from error
+
+
+def attributes(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The attributes in a document; absent and null are none."""
+    found = document.get("attributes")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise Invalid(f"{name}: attributes are {short(found)}, not an object")
+    return found
+
+
+def lengths(value: Any, what: str, least: int) -> tuple[int, ...]:
+    """``value`` checked as a list of axis lengths, each at least ``least``."""
+    if not isinstance(value, list):
+        raise Invalid(f"{what} is {short(value)}, not a list of integers")
+    if len(value) > MAX_NDIM:
+        raise Unsupported(f"{what} has {len(value)} axes; the most is {MAX_NDIM}")
+    for item in value:
+        if type(item) is not int or not least <= item <= MAX_LENGTH:
+            raise Invalid(f"{what} has {short(item)}; each must be an integer of at least {least}")
+    return tuple(value)
+
+
+def edges(value: Any, what: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """``value`` checked as the chunk shape of an array of ``shape``.
+
+    Zero is read as one along an axis of no elements: zarr-python writes it there.
+    """
+    found = lengths(value, what, 0)
+    if len(found) != len(shape):
+        raise Invalid(f"{what} {list(found)} has not the {len(shape)} axes of the shape")
+    if any(edge == 0 and length for edge, length in zip(found, shape, strict=True)):
+        raise Invalid(f"{what} {list(found)} has an edge below 1")
+    return tuple(max(1, edge) for edge in found)
+
+
+def refuse_unknown(document: Mapping[str, Any], known: Iterable[str], name: str) -> None:
+    """Raise for keys of ``document`` that are neither ``known`` nor marked as optional
+    (Zarr v3 core, "Extension points": ``must_understand``)."""
+    known = tuple(known)
+    for key, value in document.items():
+        optional = isinstance(value, dict) and value.get("must_understand") is False
+        if key in known or optional:
+            continue
+        close = difflib.get_close_matches(key, [k for k in known if k not in document], 1)
+        if close:
+            raise Invalid(f"{name} has an unknown key {short(key)}; did you mean {close[0]!r}?")
+        raise Unsupported(
+            f"{name} has a key {short(key)} that we do not know and that is not marked "
+            '"must_understand": false; open it with the software that wrote it'
+        )

@@ -1,0 +1,337 @@
+"""Groups: named children below a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from . import node
+from .array import Array, Settings
+from .attributes import Attributes
+from .create import create_at, make_spec
+from .driver import Driver
+from .errors import AlreadyExists, Closed, Invalid, NotFound, ReadOnly
+from .formats import zarr2, zarr3
+from .formats.document import GroupDocument
+from .location import Location, resolve
+from .spec import ArraySpec
+
+GroupMode = Literal["r", "r+", "a", "w", "x"]
+
+
+class Group:
+    """A handle on a stored group. ``g["raw/image"]`` opens what is there, array or group;
+    ``g.create("x", shape, dtype)`` stores a new array, with the groups above it.
+
+    Opened for reading, a group with consolidated metadata answers for all its members without
+    looking at them again.
+    """
+
+    def __init__(
+        self, driver: Driver, path: str, settings: Settings, document: GroupDocument | None = None
+    ) -> None:
+        """Made by ``open_group`` and ``create_group``."""
+        self.driver = driver
+        self.path = path
+        self.settings = settings
+        self._document = document
+        self._closed = False
+
+    @property
+    def document(self) -> GroupDocument:
+        """The metadata, as this handle knows it."""
+        if self._document is None:
+            self.refresh()
+        assert self._document is not None
+        return self._document
+
+    @property
+    def attrs(self) -> Attributes:
+        """The user's attributes: a mapping whose changes are stored at once."""
+        return Attributes(self)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes as they stand in the metadata; ``attrs`` changes them."""
+        return self.document.attributes
+
+    @property
+    def zarr_format(self) -> Literal[2, 3]:
+        """2 or 3: what new members are stored as."""
+        return self.document.zarr_format
+
+    # -- members ----------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Array | Group:
+        self._open()
+        path = self._below(name)
+        content = self._member(name.strip("/"), path)
+        if content is None:
+            known = ", ".join(list(self)[:8])
+            where = f"{self.driver.url}/{self.path}".rstrip("/")
+            raise NotFound(f"no {name!r} in {where}; it holds: {known or 'nothing'}")
+        if isinstance(content, ArraySpec):
+            return Array(self.driver, path, self.settings, content)
+        return Group(self.driver, path, self.settings, content)
+
+    def __contains__(self, name: object) -> bool:
+        self._open()
+        if not isinstance(name, str):
+            return False
+        try:
+            return self._member(name.strip("/"), self._below(name)) is not None
+        except Invalid:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the direct members, sorted."""
+        self._open()
+        members = self._consolidated()
+        if members is not None:
+            yield from sorted(path for path in members if "/" not in path)
+            return
+        _, folders = self.driver.list_dir(self.path)
+        for name in folders:
+            if node.load_any(self.driver, f"{self.path}{name}/"):
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def keys(self) -> list[str]:
+        """Names of the direct members, sorted."""
+        return list(self)
+
+    def items(self) -> Iterator[tuple[str, Array | Group]]:
+        """Names and handles of the direct members."""
+        for name in self:
+            yield name, self[name]
+
+    def arrays(self) -> dict[str, Array]:
+        """The direct members that are arrays."""
+        return {name: member for name, member in self.items() if isinstance(member, Array)}
+
+    def groups(self) -> dict[str, Group]:
+        """The direct members that are groups."""
+        return {name: member for name, member in self.items() if isinstance(member, Group)}
+
+    def walk(self) -> Iterator[tuple[str, Array | Group]]:
+        """Every member below, depth first, by its path from here."""
+        for name, member in self.items():
+            yield name, member
+            if isinstance(member, Group):
+                for inner, found in member.walk():
+                    yield f"{name}/{inner}", found
+
+    def tree(self) -> str:
+        """All members below, drawn as a tree."""
+        lines = [f"{self.driver.url}/{self.path}".rstrip("/")]
+        self._draw("", lines)
+        return "\n".join(lines)
+
+    # -- changing ---------------------------------------------------------------------------
+
+    def create(
+        self, name: str, shape: Any = None, dtype: Any = None, *, overwrite: bool = False, **how: Any
+    ) -> Array:
+        """Create an array below this group; takes what ``tensorstash.create`` takes."""
+        self._open(write=True)
+        how.setdefault("zarr_format", self.zarr_format)
+        spec = make_spec(shape, dtype, **how)
+        self._refuse_inside_array(name)
+        return create_at(
+            self.driver, self._below(name), spec, self.settings, overwrite=overwrite
+        )
+
+    def create_group(
+        self, name: str, attributes: Mapping[str, Any] | None = None, *, overwrite: bool = False
+    ) -> Group:
+        """Create a group below this one, with the groups above it."""
+        self._open(write=True)
+        self._refuse_inside_array(name)
+        document = GroupDocument(dict(attributes or {}), zarr_format=self.zarr_format)
+        node.create(self.driver, self._below(name), document, overwrite=overwrite)
+        return Group(self.driver, self._below(name), self.settings, document)
+
+    def require_group(self, name: str) -> Group:
+        """The group of that name, created when it is not there."""
+        if name not in self:
+            try:
+                return self.create_group(name)
+            except AlreadyExists:
+                pass
+        found = self[name]
+        if not isinstance(found, Group):
+            raise Invalid(f"{name!r} is an array, not a group")
+        return found
+
+    def __delitem__(self, name: str) -> None:
+        """Delete a member and everything below it."""
+        self._open(write=True)
+        if name not in self:
+            raise NotFound(f"no {name!r} in {self.driver.url}/{self.path}")
+        self.driver.delete_prefix(self._below(name))
+
+    def consolidate(self) -> None:
+        """Copy the metadata of every member into this group's own, so that opening the whole
+        costs one read. Readers that use it do not see members that change later: consolidate
+        again then."""
+        self._open(write=True)
+        plain = Group(self.driver, self.path, self.settings)
+        members = dict(plain.walk())
+        if self.zarr_format == 2:
+            files = {"": self._files(self.path), **{p: self._files(m.path) for p, m in members.items()}}
+            document = zarr2.consolidated_document(files)
+            self.driver.put(self.path + zarr2.CONSOLIDATED, zarr3.encode(document))
+        else:
+            found = {
+                path: zarr3.array_document(member.spec)
+                if isinstance(member, Array)
+                else zarr3.group_document(member.document)
+                for path, member in members.items()
+            }
+            node.update(
+                self.driver,
+                self.path,
+                lambda group: GroupDocument(group.attributes, found, 3, group.document),
+            )
+        self.refresh()
+
+    # -- the handle -------------------------------------------------------------------------
+
+    def refresh(self) -> Group:
+        """Look at the stored metadata again."""
+        self._open()
+        content = node.require(self.driver, self.path).content
+        if not isinstance(content, GroupDocument):
+            where = f"{self.driver.url}/{self.path}".rstrip("/")
+            raise Invalid(f"{where} is an array; open it with open()")
+        self._document = content
+        return self
+
+    def close(self) -> None:
+        """Refuse further use. Nothing else needs closing."""
+        self._closed = True
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Group, (self.driver, self.path, self.settings)
+
+    def __repr__(self) -> str:
+        return f"<tensorstash.Group at {f'{self.driver.url}/{self.path}'.rstrip('/')}>"
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _below(self, name: str) -> str:
+        names = name.strip("/").split("/")
+        for part in names:
+            reserved = part.startswith("__") or part == "zarr.json" or not part.strip(".")
+            if reserved or "\\" in part or "\0" in part:
+                raise Invalid(
+                    f"{name!r} cannot name a member: names are not empty, not only dots, without "
+                    "a leading '__', and not 'zarr.json'"
+                )
+        return f"{self.path}{'/'.join(names)}/"
+
+    def _refuse_inside_array(self, name: str) -> None:
+        """No node may lie below an array: readers would never look there."""
+        parts = name.strip("/").split("/")
+        for k in range(1, len(parts)):
+            above = node.load(self.driver, self._below("/".join(parts[:k])))
+            if above is not None and isinstance(above.content, ArraySpec):
+                raise Invalid(f"{'/'.join(parts[:k])!r} is an array and cannot hold {name!r}")
+
+    def _consolidated(self) -> Mapping[str, Mapping[str, Any]] | None:
+        return self.document.consolidated if self.settings.mode == "r" else None
+
+    def _member(self, name: str, path: str) -> node.Content | None:
+        members = self._consolidated()
+        if members is None:
+            found = node.load(self.driver, path, allow_pickle=self.settings.allow_pickle)
+            return None if found is None else found.content
+        document = members.get(name)
+        if document is None:
+            return None
+        if self.zarr_format == 2:
+            kind, content = zarr2.parse_documents(
+                document, allow_pickle=self.settings.allow_pickle
+            )
+        else:
+            kind, content = zarr3.parse_document(document)
+        if kind == "group":
+            below = {k[len(name) + 1 :]: v for k, v in members.items() if k.startswith(name + "/")}
+            return GroupDocument(content.attributes, below, content.zarr_format, content.document)
+        return content
+
+    def _files(self, path: str) -> dict[str, Any]:
+        """A v2 node's documents by file name, decoded."""
+        found = {}
+        for name in (zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS):
+            data = self.driver.get(path + name)
+            if data is not None:
+                found[name] = zarr2.decode(data, name)
+        return found
+
+    def _draw(self, indent: str, lines: list[str]) -> None:
+        members = list(self.items())
+        for k, (name, member) in enumerate(members):
+            last = k == len(members) - 1
+            what = f" {member.shape} {member.dtype}" if isinstance(member, Array) else ""
+            lines.append(f"{indent}{'└── ' if last else '├── '}{name}{what}")
+            if isinstance(member, Group):
+                member._draw(indent + ("    " if last else "│   "), lines)
+
+    def _open(self, write: bool = False) -> None:
+        if self._closed:
+            raise Closed(f"this handle on {self.driver.url} is closed; open it again")
+        if write and self.settings.mode == "r":
+            raise ReadOnly(
+                f'{self.driver.url} was opened for reading; open it with mode="r+" to write'
+            )
+
+
+def create_group(
+    location: Location,
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    zarr_format: Literal[2, 3] = 3,
+    overwrite: bool = False,
+) -> Group:
+    """Create a group and answer a handle that reads and writes.
+    :class:`~tensorstash.errors.AlreadyExists` when something is there, unless ``overwrite``."""
+    driver = resolve(location, options)
+    document = GroupDocument(dict(attributes or {}), zarr_format=zarr_format)
+    node.create(driver, "", document, overwrite=overwrite)
+    return Group(driver, "", Settings(mode="r+"), document)
+
+
+def open_group(
+    location: Location,
+    mode: GroupMode = "r",
+    *,
+    options: Mapping[str, Any] | None = None,
+    zarr_format: Literal[2, 3] = 3,
+    allow_pickle: bool = False,
+) -> Group:
+    """Open a group: one small read. ``mode`` as for ``tensorstash.open``; ``zarr_format`` is
+    what a new group is stored as."""
+    if mode not in ("r", "r+", "a", "w", "x"):
+        raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
+    driver = resolve(location, options)
+    settings = Settings(mode="r" if mode == "r" else "r+", allow_pickle=allow_pickle)
+    if mode in ("w", "x"):
+        return create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
+    try:
+        return Group(driver, "", settings).refresh()
+    except NotFound:
+        if mode != "a":
+            raise
+    try:
+        return create_group(driver, zarr_format=zarr_format)
+    except AlreadyExists:
+        return Group(driver, "", settings).refresh()

@@ -1,0 +1,78 @@
+"""What an array is and what is stored of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .chunks import Chunks
+from .driver import Driver
+from .explain import readable
+from .spec import ArraySpec
+
+
+@dataclass(frozen=True)
+class Info:
+    """One array at a glance. ``stored_chunks`` of ``total_chunks`` objects are stored, the
+    others are all fill; ``stored_bytes`` is what they take up."""
+
+    url: str
+    zarr_format: int
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...] | None
+    shards: tuple[int, ...] | None
+    codecs: tuple[str, ...]
+    fill_value: str
+    nbytes: int
+    stored_chunks: int
+    total_chunks: int
+    stored_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Bytes in memory for each byte stored."""
+        return self.nbytes / self.stored_bytes if self.stored_bytes else 0.0
+
+    def __str__(self) -> str:
+        rows = [
+            ("url", self.url),
+            ("format", f"Zarr v{self.zarr_format}"),
+            ("shape", str(self.shape)),
+            ("dtype", self.dtype),
+            ("chunks", str(self.chunks) if self.chunks is not None else "rectilinear"),
+            *([("shards", str(self.shards))] if self.shards else []),
+            ("codecs", " -> ".join(self.codecs)),
+            ("fill value", self.fill_value),
+            ("in memory", readable(self.nbytes)),
+            (
+                "stored",
+                f"{readable(self.stored_bytes)} in {self.stored_chunks} of {self.total_chunks} "
+                f"objects ({self.ratio:.2f}x smaller)",
+            ),
+        ]
+        return "\n".join(f"{name:<11}{value}" for name, value in rows)
+
+
+def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
+    """Look at the array at ``path``; lists its stored chunks."""
+    stored = [
+        size
+        for key, size in driver.sizes(path)
+        if spec.keys.index(key[len(path) :], spec.ndim) is not None
+    ]
+    sharded = chunks.sharding is not None
+    return Info(
+        url=f"{driver.url}/{path}".rstrip("/"),
+        zarr_format=spec.zarr_format,
+        shape=spec.shape,
+        dtype=str(spec.dtype),
+        chunks=chunks.grid.chunks,
+        shards=spec.grid.chunks if sharded else None,
+        codecs=tuple(repr(codec) for codec in spec.codecs),
+        fill_value=repr(spec.fill[()]),
+        nbytes=spec.size * spec.dtype.itemsize,
+        stored_chunks=len(stored),
+        total_chunks=math.prod(spec.grid.counts(spec.shape)),
+        stored_bytes=sum(stored),
+    )

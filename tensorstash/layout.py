@@ -1,0 +1,162 @@
+"""Choosing chunk shapes and codec chains from what a user says, or does not say.
+
+The defaults come from the measured table in ``docs/performance.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .chain import extension, make
+from .codec import BytesCodec, Codec, Serializer, split
+from .errors import Invalid, Unsupported
+from .shard import Sharding
+
+CodecLike: TypeAlias = Codec | str | Mapping[str, Any]
+CodecsLike: TypeAlias = CodecLike | Sequence[CodecLike] | None
+
+CHUNK_BYTES = 512 << 10
+"""Bulk reads are flat from 256 KiB a chunk up, an element's latency grows with the size."""
+
+INNER_BYTES = 32 << 10
+"""Inner chunks of shards: small, because reaching one costs no request of its own."""
+
+_BLOSC = ("blosclz", "lz4", "lz4hc", "snappy")
+
+
+def auto_chunks(shape: Sequence[int], itemsize: int, target: int = CHUNK_BYTES) -> tuple[int, ...]:
+    """A chunk shape of about ``target`` bytes, as near to a cube as ``shape`` lets it be, with
+    edges that are powers of two or whole axes. An axis of length 0 counts as one that will
+    grow long."""
+    room = max(1.0, target / max(1, itemsize))
+    edges = dict.fromkeys(range(len(shape)), 1)
+    left = sorted(edges, key=lambda k: shape[k] or math.inf)
+    while left:
+        axis = left.pop(0)
+        even = room ** (1 / (len(left) + 1))
+        n = shape[axis] or math.inf
+        edge = n if n <= even * 1.5 and n <= room else 2 ** int(math.log2(even * 1.01))
+        edges[axis] = int(max(1, min(edge, n)))
+        room = max(1.0, room / edges[axis])
+    return tuple(edges[k] for k in range(len(shape)))
+
+
+def chunk_shape(
+    chunks: int | Sequence[int] | str | None, shape: Sequence[int], itemsize: int, target: int
+) -> tuple[int, ...]:
+    """The chunk shape a user asked for: nothing or ``"auto"``, one edge for every axis, or an
+    edge an axis, where ``-1`` and ``None`` stand for the whole axis."""
+    if chunks is None or isinstance(chunks, str):
+        if chunks not in (None, "auto"):
+            raise Invalid(f"chunks={chunks!r} is no chunk shape; give a tuple, or 'auto'")
+        return auto_chunks(shape, itemsize, target)
+    given = (chunks,) * len(shape) if isinstance(chunks, int) else tuple(chunks)
+    if len(given) != len(shape):
+        raise Invalid(f"chunks {given} have {len(given)} axes, the array has {len(shape)}")
+    edges = []
+    for edge, n in zip(given, shape, strict=True):
+        edge = max(1, n) if edge is None or edge == -1 else int(edge)
+        if edge < 1:
+            raise Invalid(f"chunks {given} have an edge below 1")
+        edges.append(edge)
+    return tuple(edges)
+
+
+def chain(codecs: CodecsLike, dtype: np.dtype[Any]) -> tuple[Codec, ...]:
+    """A whole chain from what a user asked for.
+
+    ``"auto"``: blosc-lz4 with shuffle (zstd for strings) and crc32c. A name (``"zstd"``,
+    ``"gzip"``, ``"lz4"``, ...): that compressor and crc32c. ``None`` or ``"raw"``: uncompressed,
+    without checksum. A codec, or a list of codecs, names and v3 documents: just these, with the
+    serializer added where there is none.
+    """
+    if codecs is None or codecs == "raw":
+        return (serializer(dtype),)
+    if isinstance(codecs, str):
+        if codecs == "auto":
+            packed: Codec = make("zstd", {"level": 3}) if dtype.kind in "TO" else _blosc("lz4", dtype)
+        else:
+            packed = _named(codecs, dtype)
+        if not isinstance(packed, BytesCodec):
+            return _completed([packed], dtype)
+        tail = [packed] if packed.name == "crc32c" else [packed, make("crc32c", {})]
+        return (serializer(dtype), *tail)
+    if isinstance(codecs, (Codec, Mapping)):
+        codecs = [codecs]
+    if not isinstance(codecs, Sequence):
+        raise Invalid(f"codecs={codecs!r}: give a name, a codec, a list of them, or None")
+    return _completed([_one(item, dtype) for item in codecs], dtype)
+
+
+def serializer(dtype: np.dtype[Any]) -> Codec:
+    """The array -> bytes codec that a dtype calls for."""
+    if dtype.kind == "T":
+        return make("vlen-utf8", {})
+    if dtype.kind == "O":
+        return make("vlen-bytes", {})
+    single = dtype.itemsize == 1 and dtype.names is None
+    return make("bytes", {} if single or dtype.kind == "V" and dtype.names is None else {"endian": "little"})
+
+
+def sharded(
+    inner: Sequence[Codec], chunks: tuple[int, ...], shards: tuple[int, ...]
+) -> tuple[Codec, ...]:
+    """The chain of an array of ``shards`` that hold ``chunks``."""
+    if len(shards) != len(chunks) or any(s % c for s, c in zip(shards, chunks, strict=False)):
+        raise Invalid(f"shards {shards} are not whole numbers of chunks {chunks} along each axis")
+    return (Sharding(chunks, inner),)
+
+
+def _completed(codecs: list[Codec], dtype: np.dtype[Any]) -> tuple[Codec, ...]:
+    if not any(isinstance(codec, Serializer) for codec in codecs):
+        at = next((k for k, c in enumerate(codecs) if isinstance(c, BytesCodec)), len(codecs))
+        codecs.insert(at, serializer(dtype))
+    split(codecs)
+    return tuple(codecs)
+
+
+def _one(item: Any, dtype: np.dtype[Any]) -> Codec:
+    if isinstance(item, Codec):
+        return item
+    if isinstance(item, str):
+        return serializer(dtype) if item == "bytes" else _named(item, dtype)
+    if isinstance(item, Mapping):
+        name, configuration, _ = extension(dict(item), "codec")
+        return make(name, configuration)
+    get_config = getattr(item, "get_config", None)
+    if get_config is not None:
+        raise Unsupported(
+            f"{type(item).__name__} is a numcodecs codec; name it: "
+            f"{{'name': 'numcodecs.{get_config()['id']}', 'configuration': ...}}"
+        )
+    raise Invalid(f"{item!r} is no codec; give a name, a codec object or a v3 document")
+
+
+def _named(name: str, dtype: np.dtype[Any]) -> Codec:
+    if name == "blosc" or name in _BLOSC:
+        return _blosc("lz4" if name == "blosc" else name, dtype)
+    if name == "zstd":
+        return make("zstd", {"level": 3})
+    if name == "gzip":
+        return make("gzip", {"level": 5})
+    return make(name, {})
+
+
+def _blosc(cname: str, dtype: np.dtype[Any]) -> Codec:
+    # Shuffling bytes does nothing for one-byte elements; shuffling bits does (numcodecs'
+    # AUTOSHUFFLE is the same rule).
+    shuffle = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
+    return make(
+        "blosc",
+        {
+            "cname": cname,
+            "clevel": 5,
+            "shuffle": shuffle,
+            "typesize": min(max(dtype.itemsize, 1), 255),
+            "blocksize": 0,
+        },
+    )

@@ -1,0 +1,136 @@
+"""Views: selections that compose and read nothing until asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .index import Transform, compose, identity, outer, point, select
+
+if TYPE_CHECKING:
+    from .array import Array
+
+Result = TypeVar("Result")
+Rule = Callable[[Any, Sequence[int]], Transform]
+
+
+class View:
+    """A selection of an array that has not been read.
+
+    Indexing a view gives a view, by NumPy's rules and counted from 0; nothing is read until
+    :meth:`read`, ``np.asarray`` or iteration. Assigning writes through to the array. Pickles
+    as the array's handle and the selection.
+    """
+
+    def __init__(self, array: Array, transform: Transform) -> None:
+        """A view of ``array``; made by ``array.lazy[...]``."""
+        self.array = array
+        self.transform = transform
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that :meth:`read` answers."""
+        return self.transform.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The array's dtype."""
+        return self.array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what :meth:`read` answers."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d view")
+        return self.shape[0]
+
+    def __getitem__(self, selection: Any) -> View:
+        return View(self.array, compose(select(selection, self.shape), self.transform))
+
+    def __setitem__(self, selection: Any, value: Any) -> None:
+        chosen = compose(select(selection, self.shape), self.transform)
+        self.array.write_transform(chosen, value)
+
+    @property
+    def oindex(self) -> Indexer[View]:
+        """Orthogonal selection: every item acts on its own axis."""
+        return Indexer(self._view, self.array.write_transform, outer, self.transform)
+
+    @property
+    def vindex(self) -> Indexer[View]:
+        """Pointwise selection: arrays broadcast together, their dimensions come first."""
+        return Indexer(self._view, self.array.write_transform, point, self.transform)
+
+    def _view(self, transform: Transform) -> View:
+        return View(self.array, transform)
+
+    def read(self, *, out: Any = None) -> NDArray[Any]:
+        """The selected elements, in new memory or in ``out`` (see ``Array.read``)."""
+        return self.array.read_transform(self.transform, out)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a view has no memory of its own: copy=False cannot be had")
+        return self.read().astype(dtype or self.dtype, copy=False)
+
+    def __iter__(self) -> Any:
+        return (self[i].read()[()] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<View {self.shape} {self.dtype} of {self.array!r}>"
+
+
+class Indexer(Generic[Result]):
+    """``array.oindex``, ``array.vindex``: one selection rule, to read and to assign by."""
+
+    def __init__(
+        self,
+        get: Callable[[Transform], Result],
+        put: Callable[[Transform, Any], None],
+        rule: Rule,
+        base: Transform,
+    ) -> None:
+        """Select from ``base`` by ``rule``."""
+        self._get = get
+        self._put = put
+        self._rule = rule
+        self._base = base
+
+    def _transform(self, selection: Any) -> Transform:
+        return compose(self._rule(selection, self._base.shape), self._base)
+
+    def __getitem__(self, selection: Any) -> Result:
+        return self._get(self._transform(selection))
+
+    def __setitem__(self, selection: Any, value: Any) -> None:
+        self._put(self._transform(selection), value)
+
+
+class Lazy:
+    """``array.lazy``: selections that answer a :class:`View`."""
+
+    def __init__(self, array: Array) -> None:
+        """Views of ``array``."""
+        self._array = array
+
+    def __getitem__(self, selection: Any) -> View:
+        return View(self._array, identity(self._array.shape))[selection]
+
+    def __setitem__(self, selection: Any, value: Any) -> None:
+        self._array[selection] = value

@@ -1,0 +1,195 @@
+"""Metadata documents of arrays and groups, to and from a driver."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from .driver import Driver, Tag
+from .errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound
+from .formats import zarr2, zarr3
+from .formats.document import GroupDocument
+from .spec import ArraySpec
+
+Content = ArraySpec | GroupDocument
+
+_TRIES = 200
+
+
+class Node(NamedTuple):
+    """What is stored at a path, and the tag of the document that says so."""
+
+    content: Content
+    tag: Tag
+
+
+def load(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node | None:
+    """The array or group at ``path`` (empty or ending in ``/``), Zarr v3 before v2; ``None``
+    when there is neither."""
+    found = driver.get_tagged(path + zarr3.KEY)
+    try:
+        if found is not None:
+            return Node(zarr3.parse(found[0])[1], found[1])
+        found = driver.get_tagged(path + zarr2.ARRAY)
+        if found is not None:
+            attributes = driver.get(path + zarr2.ATTRS)
+            spec = zarr2.parse_array(found[0], attributes, allow_pickle=allow_pickle)
+            return Node(spec, found[1])
+        found = driver.get_tagged(path + zarr2.GROUP)
+        if found is not None:
+            attributes, members = driver.get(path + zarr2.ATTRS), None
+            members = driver.get(path + zarr2.CONSOLIDATED)
+            return Node(zarr2.parse_group(found[0], attributes, members), found[1])
+    except (Invalid, Corrupt) as error:
+        where = f"{driver.url}/{path}".rstrip("/")
+        if isinstance(error, Corrupt):
+            raise Corrupt(f"in {where}: {error}", key=path + error.key) from error
+        raise type(error)(f"in {where}: {error}") from error
+    return None
+
+
+def require(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node:
+    """:func:`load`, or :class:`~tensorstash.errors.NotFound`."""
+    node = load(driver, path, allow_pickle=allow_pickle)
+    if node is None:
+        where = f"{driver.url}/{path}".rstrip("/")
+        raise NotFound(
+            f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
+            'check the path, or create it (mode="a" or "w", or create())'
+        )
+    return node
+
+
+def create(driver: Driver, path: str, content: Content, *, overwrite: bool = False) -> Tag:
+    """Store a new node, with a group for every ancestor that has none (Zarr v3 core: there are
+    no implicit groups). Of several creators one wins; the others get
+    :class:`~tensorstash.errors.AlreadyExists`."""
+    document, attributes = _documents(content)
+    if overwrite:
+        driver.delete_prefix(path)
+    elif load_any(driver, path):
+        raise _exists(driver, path)
+    for ancestor in _ancestors(path):
+        group = GroupDocument(zarr_format=content.zarr_format)
+        key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
+        if driver.tag(key) is None:
+            try:
+                _put_new(driver, key, zarr3.encode(_documents(group)[0]))
+            except Conflict:
+                pass  # another creator was first; the group is there
+    if attributes is not None:
+        driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
+    try:
+        return _put_new(driver, path + _key(content), zarr3.encode(document))
+    except Conflict:
+        raise _exists(driver, path) from None
+
+
+def update(
+    driver: Driver, path: str, change: Callable[[Any], Content], *, allow_pickle: bool = False
+) -> Node:
+    """Replace a node's document by ``change`` of it, in one step against every other writer:
+    ``change`` is called again on what another writer stored first."""
+    for attempt in range(_TRIES):
+        node = require(driver, path, allow_pickle=allow_pickle)
+        content = change(node.content)
+        document, _ = _documents(content)
+        key = path + _key(content)
+        data = zarr3.encode(document)
+        try:
+            if driver.capabilities.conditional_put:
+                return Node(content, driver.put(key, data, if_tag=node.tag))
+            return Node(content, driver.put(key, data))
+        except Conflict:
+            time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
+    raise Conflict(f"the metadata at key {key!r} is changed by others without a break", key=key)
+
+
+def update_attributes(
+    driver: Driver, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Replace a node's attributes by ``change`` of them, in one step."""
+    node = require(driver, path, allow_pickle=True)
+    if node.content.zarr_format == 3:
+        update(
+            driver,
+            path,
+            lambda content: replace(content, attributes=change(dict(content.attributes))),
+        )
+        return
+    key = path + zarr2.ATTRS
+    for attempt in range(_TRIES):
+        found = driver.get_tagged(key)
+        content = require(driver, path, allow_pickle=True).content
+        content = replace(content, attributes=change(dict(content.attributes)))
+        data = zarr3.encode(_attributes(content))
+        try:
+            if not driver.capabilities.conditional_put:
+                driver.put(key, data)
+            elif found is None:
+                driver.put(key, data, if_absent=True)
+            else:
+                driver.put(key, data, if_tag=found[1])
+            return
+        except Conflict:
+            time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
+    raise Conflict(f"the attributes at key {key!r} are changed by others without a break", key=key)
+
+
+def load_any(driver: Driver, path: str) -> bool:
+    """Whether a node's document is stored at ``path``, readable or not."""
+    keys = (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP)
+    return any(driver.tag(path + key) is not None for key in keys)
+
+
+def lock_key(path: str, content: Content) -> str:
+    """The key whose lock guards a node's shape."""
+    return path + _key(content)
+
+
+def _documents(content: Content) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A node's document, and for v2 its attributes when it has any."""
+    if content.zarr_format == 3:
+        if isinstance(content, ArraySpec):
+            return zarr3.array_document(content), None
+        return zarr3.group_document(content), None
+    attributes = _attributes(content) or None
+    if isinstance(content, ArraySpec):
+        return zarr2.array_document(content), attributes
+    return zarr2.group_document(content), attributes
+
+
+def _attributes(content: Content) -> dict[str, Any]:
+    if isinstance(content, ArraySpec):
+        return zarr2.attributes_document(content)
+    return dict(content.attributes)
+
+
+def _key(content: Content) -> str:
+    if content.zarr_format == 3:
+        return zarr3.KEY
+    return zarr2.ARRAY if isinstance(content, ArraySpec) else zarr2.GROUP
+
+
+def _put_new(driver: Driver, key: str, data: bytes) -> Tag:
+    if driver.capabilities.conditional_put:
+        return driver.put(key, data, if_absent=True)
+    return driver.put(key, data)
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.rstrip("/").split("/")[:-1] if path else None
+    if parts is None:
+        return []
+    return ["", *("/".join(parts[: k + 1]) + "/" for k in range(len(parts)))]
+
+
+def _exists(driver: Driver, path: str) -> AlreadyExists:
+    where = f"{driver.url}/{path}".rstrip("/")
+    return AlreadyExists(
+        f"a Zarr array or group is at {where} already; open it, or replace it with "
+        'overwrite=True (mode="w")'
+    )

@@ -1,0 +1,158 @@
+"""Changing an array's shape: resize and append, each one step for every reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chunks import Chunks
+from .driver import Driver
+from .errors import Conflict, Invalid, Unsupported
+from .fill import is_fill
+from .index import Stride, Transform
+from .node import lock_key, require, update
+from .spec import ArraySpec
+from .write import Writer
+
+MakeWriter = Callable[[ArraySpec, tuple[int, ...]], Writer]
+
+
+def append(
+    driver: Driver,
+    path: str,
+    spec: ArraySpec,
+    rows: NDArray[Any],
+    axis: int,
+    make_writer: MakeWriter,
+) -> tuple[ArraySpec, int]:
+    """Grow the array along ``axis`` by ``rows``; answers the new spec and where they begin.
+
+    Appenders take turns by the driver's lock. Rows are stored beyond the edge, where no reader
+    looks, and then the new shape is put in one step: an append that fails or is killed leaves
+    the array as it was.
+    """
+    with driver.lock(lock_key(path, spec)):
+        node = require(driver, path, allow_pickle=True)
+        before = _array(node.content)
+        start = before.shape[axis]
+        wanted = tuple(rows.shape[k] if k == axis else n for k, n in enumerate(before.shape))
+        if rows.shape != wanted:
+            raise Invalid(
+                f"rows of shape {rows.shape} do not fit an array of shape {before.shape} along "
+                f"axis {axis}; the other axes must be equal"
+            )
+        after = _with_shape(before, axis, start + rows.shape[axis])
+        if rows.shape[axis] == 0:
+            return before, start
+        where = tuple(
+            Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape))
+        )
+        make_writer(after, before.shape).write(Transform(rows.shape, where), rows)
+        return _publish(driver, path, before, after), start
+
+
+def resize(
+    driver: Driver,
+    path: str,
+    spec: ArraySpec,
+    shape: Sequence[int],
+    make_writer: MakeWriter,
+) -> ArraySpec:
+    """Give the array a new shape. Cells that leave it are forgotten: growing again shows fill.
+
+    The shape changes in one step. Chunks that fall outside are deleted after it has shrunk;
+    what lies beyond the edge is cleared before it grows.
+    """
+    with driver.lock(lock_key(path, spec)):
+        before = _array(require(driver, path, allow_pickle=True).content)
+        if len(shape) != len(before.shape) or any(n < 0 for n in shape):
+            raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
+        kept = tuple(min(a, b) for a, b in zip(before.shape, shape, strict=True))
+        for axis in range(len(kept)):
+            _with_shape(before, axis, shape[axis])
+        spec = before
+        if kept != before.shape:
+            spec = _publish(driver, path, spec, replace(spec, shape=kept))
+            _clear(driver, path, spec, make_writer)
+        if tuple(shape) != kept:
+            if kept == before.shape:
+                _clear(driver, path, spec, make_writer)
+            spec = _publish(driver, path, spec, replace(spec, shape=tuple(shape)))
+        return spec
+
+
+def _clear(driver: Driver, path: str, spec: ArraySpec, make_writer: MakeWriter) -> None:
+    """Nothing but fill beyond the edge of ``spec.shape``, nor any chunk outside it."""
+    chunks = Chunks(driver, path, spec)
+    counts = spec.grid.counts(spec.shape)
+    prefix = path + spec.keys.prefix if spec.keys.separator == "/" else path
+    prefix = prefix if prefix.endswith("/") else path
+    outside = []
+    for key in driver.list(prefix):
+        index = spec.keys.index(key[len(path) :], spec.ndim)
+        if index is not None and any(i >= n for i, n in zip(index, counts, strict=True)):
+            outside.append(key)
+    driver.delete_many(outside)
+    writer = make_writer(spec, spec.shape)
+    seen: set[tuple[int, ...]] = set()
+    for axis, axis_grid in enumerate(spec.grid.axes):
+        last = counts[axis] - 1
+        if last < 0 or axis_grid.start(last) + axis_grid.size(last) == spec.shape[axis]:
+            continue
+        ranges = [range(last, last + 1) if k == axis else range(n) for k, n in enumerate(counts)]
+        for index in product(*ranges):
+            if index not in seen:
+                seen.add(index)
+                if _dirty(chunks, index):
+                    writer.merge_chunk(index, lambda chunk: None)
+
+
+def _dirty(chunks: Chunks, index: tuple[int, ...]) -> bool:
+    """Whether a stored chunk holds anything but fill beyond the array's edge."""
+    spec = chunks.spec
+    data = chunks.driver.get(chunks.key(index))
+    if data is None:
+        return False
+    if chunks.sharding is not None:
+        chunk = chunks.sharding.decode(data, chunks.sharding.spec)
+    else:
+        chunk = chunks.pipeline_of(index).decode(data)
+    for axis, start in enumerate(spec.grid.origin(index)):
+        beyond = chunk[(slice(None),) * axis + (slice(spec.shape[axis] - start, None),)]
+        if beyond.size and not is_fill(np.ascontiguousarray(beyond), spec.fill):
+            return True
+    return False
+
+
+def _publish(driver: Driver, path: str, before: ArraySpec, after: ArraySpec) -> ArraySpec:
+    """Put the new shape, keeping what others did to the rest of the document meanwhile."""
+
+    def change(content: Any) -> ArraySpec:
+        now = _array(content)
+        if now.shape != before.shape:
+            raise Conflict(
+                f"the shape changed from {before.shape} to {now.shape} while the array's lock was "
+                "held: another program does not use the lock; repeat the call",
+                key=path,
+            )
+        return replace(now, shape=after.shape)
+
+    return _array(update(driver, path, change, allow_pickle=True).content)
+
+
+def _array(content: Any) -> ArraySpec:
+    if not isinstance(content, ArraySpec):
+        raise Invalid("the array was replaced by a group; open it again")
+    return content
+
+
+def _with_shape(spec: ArraySpec, axis: int, length: int) -> ArraySpec:
+    if spec.grid.chunks is None and length != spec.shape[axis]:
+        raise Unsupported("an array with rectilinear chunks cannot change its shape; copy it")
+    shape = (*spec.shape[:axis], length, *spec.shape[axis + 1 :])
+    return replace(spec, shape=shape)

@@ -1,0 +1,212 @@
+"""Shards: many inner chunks in one stored object, found by an index inside it.
+
+Zarr v3 codec ``sharding_indexed``, version 1.0. The index is a uint64 array of
+``chunks_per_shard + (2,)``: offset and size of each inner chunk from the start of the shard,
+both 2^64-1 for an absent one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chain import parse_codecs
+from .codec import ChunkSpec, Codec, Pipeline, Serializer
+from .driver import Buffer, Span
+from .dtype import short
+from .errors import Corrupt, Invalid
+from .fill import is_fill
+from .registry import make_codec
+
+_EMPTY = (1 << 64) - 1
+
+
+class Sharding(Serializer):
+    """Inner chunks of ``chunk_shape``, each through ``codecs``, behind an index that goes
+    through ``index_codecs`` (which must keep its size fixed) at the shard's end or start."""
+
+    name = "sharding_indexed"
+
+    def __init__(
+        self,
+        chunk_shape: Sequence[int],
+        codecs: Sequence[Codec],
+        index_codecs: Sequence[Codec] | None = None,
+        index_location: str = "end",
+    ) -> None:
+        self.chunk_shape = tuple(int(n) for n in chunk_shape)
+        self.codecs = tuple(codecs)
+        self.index_codecs = tuple(
+            (make_codec("bytes", {"endian": "little"}), make_codec("crc32c"))
+            if index_codecs is None
+            else index_codecs
+        )
+        if index_location not in ("start", "end"):
+            raise Invalid(f"index_location is 'start' or 'end', not {index_location!r}")
+        if any(n < 1 for n in self.chunk_shape):
+            raise Invalid(f"inner chunk shape {self.chunk_shape} has an edge below 1")
+        self.index_location = index_location
+
+    def configuration(self) -> dict[str, Any]:
+        """As in the specification, every key written."""
+        return {
+            "chunk_shape": list(self.chunk_shape),
+            "codecs": [codec.document() for codec in self.codecs],
+            "index_codecs": [codec.document() for codec in self.index_codecs],
+            "index_location": self.index_location,
+        }
+
+    def bind(self, spec: ChunkSpec) -> BoundSharding:
+        """The layout of shards like ``spec``."""
+        return BoundSharding(self, spec)
+
+    def encode(self, chunk: NDArray[Any]) -> Buffer:
+        """Only a bound layout encodes."""
+        fill = np.zeros((), chunk.dtype)
+        return self.bind(ChunkSpec(chunk.shape, chunk.dtype, fill)).encode(chunk)
+
+    def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
+        """A whole shard."""
+        return self.bind(spec).decode(data, spec)
+
+
+class BoundSharding(Sharding):
+    """Sharding of shards of one shape and dtype: ``grid`` inner chunks a shard, through the
+    pipeline ``inner``, behind an index of ``index_nbytes``."""
+
+    def __init__(self, sharding: Sharding, spec: ChunkSpec) -> None:
+        super().__init__(
+            sharding.chunk_shape,
+            sharding.codecs,
+            sharding.index_codecs,
+            sharding.index_location,
+        )
+        fits = len(spec.shape) == len(self.chunk_shape) and not any(
+            n % c for n, c in zip(spec.shape, self.chunk_shape, strict=True)
+        )
+        if not fits:
+            raise Invalid(
+                f"inner chunks {self.chunk_shape} do not divide the shard shape {spec.shape}"
+            )
+        self.spec = spec
+        self.inner = Pipeline(self.codecs, ChunkSpec(self.chunk_shape, spec.dtype, spec.fill))
+        self.codecs = self.inner.codecs
+        self.grid = tuple(n // c for n, c in zip(spec.shape, self.chunk_shape, strict=True))
+        self.count = math.prod(self.grid)
+        index = ChunkSpec((*self.grid, 2), np.dtype("uint64"), np.zeros((), "uint64"))
+        self._index = Pipeline(self.index_codecs, index)
+        if self._index.nbytes is None or self._index.limit is None:
+            raise Invalid("index_codecs must encode to a fixed size: bytes, crc32c")
+        self.index_nbytes = len(self._index.encode(np.zeros(index.shape, "uint64")))
+        self.strides = tuple(math.prod(self.grid[k + 1 :]) for k in range(len(self.grid)))
+
+    @property
+    def index_span(self) -> Span:
+        """Where in a shard its index stands."""
+        return (
+            Span(-self.index_nbytes) if self.index_location == "end" else Span(0, self.index_nbytes)
+        )
+
+    def decode_index(self, data: Buffer) -> NDArray[np.int64]:
+        """The index as ``(count, 2)`` offsets and sizes; absent chunks have size -1."""
+        if len(data) != self.index_nbytes:
+            raise Corrupt(
+                f"a shard index of {self.index_nbytes} bytes was expected, {len(data)} are there",
+                codec=self.name,
+            )
+        entries = self._index.decode(data).reshape(self.count, 2)
+        absent = (entries == _EMPTY).all(axis=1)
+        if bool((entries[~absent] >= 1 << 62).any()):
+            raise Corrupt("the shard index points beyond any file", codec=self.name)
+        limit = self.inner.limit
+        if limit is not None and bool((entries[~absent, 1] > limit).any()):
+            raise Corrupt(
+                f"the shard index claims an inner chunk of more than {limit} bytes, the most "
+                "that one can have",
+                codec=self.name,
+            )
+        result = entries.astype(np.int64)
+        result[absent] = (0, -1)
+        return result
+
+    def split(self, data: Buffer) -> list[Buffer | None]:
+        """The encoded inner chunks of a whole shard, in index order."""
+        view = memoryview(data)
+        start, stop = self.index_span.resolve(len(view))
+        parts: list[Buffer | None] = []
+        for offset, size in self.decode_index(view[start:stop]).tolist():
+            if size < 0:
+                parts.append(None)
+            elif offset + size > len(view):
+                raise Corrupt(
+                    f"the shard index points at bytes {offset}:{offset + size} of {len(view)}",
+                    codec=self.name,
+                )
+            else:
+                parts.append(view[offset : offset + size])
+        return parts
+
+    def join(self, parts: Sequence[Buffer | None]) -> Buffer | None:
+        """The shard that holds ``parts`` (index order); ``None`` when all are absent, for such
+        a shard is not stored."""
+        if all(part is None for part in parts):
+            return None
+        index = self._encode_index(parts)
+        body = [part for part in parts if part is not None]
+        return b"".join([index, *body] if self.index_location == "start" else [*body, index])
+
+    def _encode_index(self, parts: Sequence[Buffer | None]) -> Buffer:
+        at = self.index_nbytes if self.index_location == "start" else 0
+        entries = np.full((self.count, 2), _EMPTY, dtype="uint64")
+        for k, part in enumerate(parts):
+            if part is not None:
+                entries[k] = (at, len(part))
+                at += len(part)
+        return self._index.encode(entries.reshape(*self.grid, 2))
+
+    def encode(self, chunk: NDArray[Any]) -> Buffer:
+        """A whole shard; inner chunks that are all fill are left out."""
+        parts = [self.encode_inner(piece) for piece in self.pieces(chunk)]
+        shard = self.join(parts)
+        # Only a shard that is itself an inner chunk, or compressed, is stored although empty.
+        return self._encode_index([None] * self.count) if shard is None else shard
+
+    def encode_inner(self, piece: NDArray[Any]) -> Buffer | None:
+        """One inner chunk; ``None`` when it is nothing but fill."""
+        return None if is_fill(piece, self.spec.fill) else self.inner.encode(piece)
+
+    def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
+        """A whole shard as one array."""
+        result = np.empty(self.spec.shape, self.spec.dtype)
+        for piece, part in zip(self.pieces(result), self.split(data), strict=True):
+            piece[...] = self.spec.fill if part is None else self.inner.decode(part)
+        return result
+
+    def pieces(self, chunk: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """Views of the inner chunks of a whole shard, in index order."""
+        for index in np.ndindex(*self.grid):
+            starts = [i * n for i, n in zip(index, self.chunk_shape, strict=True)]
+            where = [slice(a, a + n) for a, n in zip(starts, self.chunk_shape, strict=True)]
+            yield chunk[(*where, ...)]
+
+
+def make(name: str, configuration: Mapping[str, Any]) -> Sharding:
+    """From the ``configuration`` of a metadata document."""
+    known = ("chunk_shape", "codecs", "index_codecs", "index_location")
+    for key in configuration:
+        if key not in known:
+            raise Invalid(f"codec {name!r} has no option {key!r}; it takes {', '.join(known)}")
+    shape = configuration.get("chunk_shape")
+    if not isinstance(shape, list) or not all(type(n) is int for n in shape):
+        raise Invalid(f"codec {name!r} needs a chunk_shape, a list of integers, not {short(shape)}")
+    index = configuration.get("index_codecs")
+    return Sharding(
+        shape,
+        parse_codecs(configuration.get("codecs")),
+        None if index is None else parse_codecs(index),
+        configuration.get("index_location", "end"),
+    )

@@ -1,0 +1,110 @@
+"""Worker threads for work that releases the GIL: started on first use, forgotten after fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+_Block = TypeVar("_Block")
+
+
+class _Process:
+    """Per-process state. A forked child has none of its parent's threads and may have
+    inherited locks that nobody will release, so it starts afresh."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.pool: ThreadPoolExecutor | None = None
+        self.stripes = [threading.Lock() for _ in range(256)]
+
+
+_process: _Process | None = None
+_local = threading.local()
+
+
+def _state() -> _Process:
+    global _process
+    state = _process
+    if state is None or state.pid != os.getpid():
+        _process = state = _Process()
+    return state
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def key_lock(*names: str) -> threading.Lock:
+    """The lock that this process' threads share for a key. Different keys may share one, so
+    never hold two."""
+    stripes = _state().stripes
+    return stripes[hash(names) % len(stripes)]
+
+
+def submit(work: Callable[[], Any]) -> Future[Any]:
+    """Run ``work`` on the pool, in the background."""
+    return _pool().submit(_marked, work)
+
+
+def spread(
+    blocks: Iterable[_Block], make_work: Callable[[], Callable[[_Block], Any]], threads: int
+) -> None:
+    """Do the work of every block once, on ``threads`` threads, the caller's among them.
+
+    Each thread calls ``make_work`` once and uses its answer for the blocks it takes. The first
+    error stops the rest and is raised here. Called from a worker thread, everything runs in
+    that thread: nested use cannot deadlock.
+    """
+    if threads <= 1 or getattr(_local, "worker", False):
+        work = make_work()
+        for block in blocks:
+            work(block)
+        return
+    todo = iter(blocks)
+    lock = threading.Lock()
+    stopped = False
+
+    def drain() -> None:
+        nonlocal stopped
+        work: Callable[[_Block], Any] | None = None
+        try:
+            while not stopped:
+                with lock:
+                    block = next(todo, todo)  # the iterator itself marks the end
+                if block is todo:
+                    return
+                work = work or make_work()
+                work(block)  # type: ignore[arg-type]
+        except BaseException:
+            stopped = True
+            raise
+
+    helpers = [_pool().submit(_marked, drain) for _ in range(threads - 1)]
+    try:
+        drain()
+    finally:
+        # A helper that has not begun has nothing left to do: do not wait for a busy pool.
+        started = [helper for helper in helpers if not helper.cancel()]
+        errors = [helper.exception() for helper in started]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _pool() -> ThreadPoolExecutor:
+    state = _state()
+    if state.pool is None:
+        with state.lock:
+            if state.pool is None:
+                state.pool = ThreadPoolExecutor(max(2, cores()), "tensorstash")
+    return state.pool
+
+
+def _marked(work: Callable[[], Any]) -> Any:
+    _local.worker = True
+    return work()

@@ -1,0 +1,90 @@
+"""What users hand over, as arrays: values to store, buffers to fill, sizes in bytes."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import Invalid
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """``value`` as an array that NumPy can assign into one of ``dtype``.
+
+    Arrays keep their dtype (they are cast as they are stored, as NumPy casts); anything else is
+    made an array of ``dtype`` by NumPy's rules. Torch tensors keep bfloat16.
+    """
+    if not isinstance(value, np.ndarray):
+        if is_tensor(value):
+            return as_array(_bridge().to_numpy(value), dtype)
+        typed = getattr(value, "dtype", None) is not None and hasattr(value, "__array__")
+        try:
+            value = np.asarray(value) if typed else np.asarray(value, dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise Invalid(
+                f"cannot make {type(value).__name__} into an array of {dtype}: {error}"
+            ) from error
+    if value.dtype == dtype or (value.dtype.kind in "biufc" and dtype.kind in "biufc"):
+        return value
+    try:
+        return value.astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"cannot store {value.dtype} in an array of {dtype}: {error}") from error
+
+
+def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """``array`` seen as ``shape``; leading dimensions of length 1 may be dropped, as in NumPy's
+    assignment."""
+    given = array.shape
+    while array.ndim > len(shape) and array.shape[0] == 1:
+        array = array[0]
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise Invalid(
+            f"a value of shape {given} does not broadcast to the selection's shape {shape}"
+        ) from None
+
+
+def as_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The array over a caller's buffer, its shape, dtype and writability checked."""
+    array = _bridge().to_numpy(out) if is_tensor(out) else out
+    if not isinstance(array, np.ndarray):
+        raise Invalid(f"out must be a NumPy array or a torch tensor, not {type(out).__name__}")
+    if array.shape != shape or array.dtype != dtype:
+        raise Invalid(
+            f"out has shape {array.shape} and dtype {array.dtype}; this selection needs shape "
+            f"{shape} and dtype {dtype}"
+        )
+    if not array.flags.writeable:
+        raise Invalid("out is read-only; pass a writable array")
+    return array
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether ``value`` is a torch tensor, found out without importing torch."""
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "untyped_storage")
+
+
+def parse_bytes(value: int | str) -> int:
+    """A number of bytes: ``4096``, ``"256MiB"``, ``"1.5 GB"``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise Invalid(f"a size in bytes cannot be negative: {value}")
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+    if found is None or found[2].upper() not in _UNITS:
+        raise Invalid(f"{value!r} is no size in bytes; write 4096, '256MiB' or '1GiB'")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _bridge() -> Any:
+    # By name: the core does not import its torch face, which imports torch.
+    return importlib.import_module("tensorstash.torch")

@@ -1,0 +1,17 @@
+"""Settings shared by every test: the Hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# Deadlines measure the machine, not the code; slow generation is bounded by max_examples.
+_QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+
+settings.register_profile("default", max_examples=80, **_QUIET)
+settings.register_profile("ci", max_examples=80, derandomize=True, print_blob=True, **_QUIET)
+settings.register_profile("long", max_examples=5000, **_QUIET)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
+)

@@ -1,0 +1,127 @@
+"""The documentation is true: its code runs, its links hold, and nothing public is missing."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import tensorstash
+import tensorstash.errors
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page: Path) -> list[tuple[int, str, str]]:
+    """``(line, language, code)`` of every Python block of a page."""
+    text = page.read_text()
+    return [
+        (text.count("\n", 0, found.start()) + 2, found[1], found[2])
+        for found in BLOCK.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
+def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace and one empty folder, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "page"}
+    for line, language, code in blocks(page):
+        if language == "pycon":
+            example = doctest.DocTestParser().get_doctest(code, namespace, name(page), None, line)
+            report: list[str] = []
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+            runner.run(example, out=report.append, clear_globs=False)
+            assert not runner.failures, "".join(report)
+            namespace = example.globs
+        else:
+            # Blank lines before the code make a traceback show the page's own line numbers.
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_code_fence_says_its_language(page: Path) -> None:
+    # A block that is not marked is not run, and would rot.
+    for fence in FENCE.findall(page.read_text()):
+        assert fence.partition("\n")[0] != "```", f"{name(page)}: {fence[:60]!r}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(FENCE.sub("", page.read_text())):
+        if "://" in target or target.startswith(("#", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve()
+        assert found.exists(), f"{name(page)} links to {target}"
+        if anchor:
+            assert anchor in anchors(found), f"{name(page)} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def corpus() -> str:
+    return "\n".join(page.read_text() for page in PAGES)
+
+
+def mentioned(word: str, text: str) -> bool:
+    """Whether ``word`` stands in ``text`` as code: in backticks or in a block."""
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+    return re.search(rf"(?<![\w]){re.escape(word)}(?![\w])", code) is not None
+
+
+@pytest.mark.parametrize("folder", ["drivers", "codecs"])
+def test_every_leaf_is_documented(folder: str) -> None:
+    page = (ROOT / "docs" / f"{folder}.md").read_text()
+    # A file without the entry function is shared by its neighbours, not a leaf of its own.
+    entry = {"drivers": "def connect(", "codecs": "def make("}[folder]
+    leaves = {path.stem for path in (ROOT / folder).glob("*.py") if entry in path.read_text()}
+    assert leaves, f"{folder}/ is empty"
+    missing = {
+        leaf
+        for leaf in leaves
+        if not mentioned(leaf, page) and not mentioned(leaf.replace("_", "-"), page)
+    }
+    assert not missing, f"docs/{folder}.md does not mention {sorted(missing)}"
+
+
+def test_every_error_is_documented() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    missing = {name for name in tensorstash.errors.__all__ if not mentioned(name, page)}
+    assert not missing
+
+
+def test_every_public_name_is_documented() -> None:
+    text = corpus()
+    missing = {name for name in tensorstash.__all__ if not mentioned(name, text)}
+    assert not missing
+
+
+@pytest.mark.parametrize("cls", [tensorstash.Array, tensorstash.Group], ids=lambda c: c.__name__)
+def test_every_public_member_is_documented(cls: type) -> None:
+    text = corpus()
+    members = {member for member in dir(cls) if not member.startswith("_")}
+    assert members
+    missing = {member for member in members if not mentioned(member, text)}
+    assert not missing, f"no page mentions {cls.__name__}: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("cls", [tensorstash.Array, tensorstash.Group], ids=lambda c: c.__name__)
+def test_every_public_member_has_a_docstring(cls: type) -> None:
+    for member in dir(cls):
+        if not member.startswith("_"):
+            assert inspect.getdoc(inspect.getattr_static(cls, member)), f"{cls.__name__}.{member}"

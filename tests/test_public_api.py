@@ -1,0 +1,45 @@
+"""The public face, pinned: a change of surface shows up here as a visible diff."""
+
+from __future__ import annotations
+
+import inspect
+
+import tensorstash
+import tensorstash.errors
+
+PUBLIC = [
+    "Array",
+    "Group",
+    "copy",
+    "create",
+    "create_group",
+    "errors",
+    "load",
+    "open",
+    "open_group",
+    "save",
+]
+
+
+def test_public_names_are_pinned() -> None:
+    assert sorted(tensorstash.__all__) == PUBLIC
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert set(PUBLIC) <= set(dir(tensorstash))
+
+
+def test_errors_are_one_tree() -> None:
+    for name in tensorstash.errors.__all__:
+        assert issubclass(getattr(tensorstash.errors, name), tensorstash.errors.StashError)
+
+
+def test_public_functions_have_docstrings_and_annotations() -> None:
+    for name in PUBLIC:
+        thing = getattr(tensorstash, name)
+        assert inspect.getdoc(thing), name
+        if inspect.isfunction(thing):
+            signature = inspect.signature(thing)
+            assert signature.return_annotation is not inspect.Signature.empty, name
+            for parameter in signature.parameters.values():
+                assert parameter.annotation is not inspect.Parameter.empty, f"{name}({parameter})"

@@ -1,0 +1,165 @@
+"""The shape of the source: small files, no import cycles, nothing of one machine in it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("tensorstash", "drivers", "codecs", "benchmarks", "examples", "tests")
+MAX_LINES = 400
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(
+        path
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        # tensorstash/drivers and tensorstash/codecs are links to the folders beside it.
+        if not any(parent.is_symlink() for parent in path.parents)
+    )
+
+
+def tracked_files() -> list[Path]:
+    """What git would keep: tracked, and new but not ignored. Outside git, the sources."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        out = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return [*python_files(*SOURCES), *ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md")]
+    names = [ROOT / name for name in out.decode().split("\0") if name]
+    return [path for path in names if path.is_file() and not path.is_symlink()]
+
+
+@pytest.mark.parametrize("path", python_files(*SOURCES), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_is_too_long_to_read(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines; split it by concept"
+
+
+def test_leaf_folders_have_no_init() -> None:
+    # With codecs/__init__.py on the path, the standard library's codecs would be shadowed.
+    assert not (ROOT / "drivers" / "__init__.py").exists()
+    assert not (ROOT / "codecs" / "__init__.py").exists()
+
+
+def test_no_vague_module_names() -> None:
+    vague = {"util", "utils", "common", "helper", "helpers", "misc", "manager", "base", "types"}
+    named = {path.stem for path in python_files("tensorstash", "drivers", "codecs")}
+    assert not named & vague
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[0] in ("drivers", "codecs"):
+        parts.insert(0, "tensorstash")
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def import_nodes(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports at any depth, inside functions too; not those that only type checkers see."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not is_type_checking(node):
+            yield from import_nodes(node)
+
+
+def imported(path: Path, modules: set[str]) -> set[str]:
+    """The modules of ours that ``path`` imports."""
+    name = module_name(path)
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in import_nodes(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+            continue
+        parents = package.split(".")
+        prefix = parents[: len(parents) - (node.level - 1)] if node.level else []
+        base = ".".join([*prefix, *([node.module] if node.module else [])])
+        for alias in node.names:
+            inner = f"{base}.{alias.name}"
+            found.add(inner if inner in modules else base)
+    return found & modules - {name}
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str] | None:
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str] | None:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name in done:
+            return None
+        for other in sorted(graph.get(name, ())):
+            if found := visit(other, [*trail, name]):
+                return found
+        done.add(name)
+        return None
+
+    for name in sorted(graph):
+        if found := visit(name, []):
+            return found
+    return None
+
+
+def test_the_cycle_finder_finds_cycles() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_no_import_cycles_lazy_ones_included() -> None:
+    files = python_files("tensorstash", "drivers", "codecs")
+    modules = {module_name(path) for path in files}
+    # The package's own __init__ is the façade: everything stands behind it.
+    graph = {
+        module_name(path): imported(path, modules) - {"tensorstash"}
+        for path in files
+        if module_name(path) != "tensorstash"
+    }
+    assert sum(map(len, graph.values())) > 5, "the import graph looks empty: is the reader broken?"
+    found = cycle(graph)
+    assert found is None, " -> ".join(found or [])
+
+
+# Spelled in pieces, so that this file does not find itself.
+MACHINE_PATHS = re.compile(
+    "|".join(
+        (r"/wo" + r"rk/", r"/tmp" + r"/v\b", r"/ro" + r"ot/", r"/ho" + r"me/\w", r"/Us" + "ers/")
+    )
+)
+
+
+def test_no_machine_paths() -> None:
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        found += [
+            f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+            for number, line in enumerate(text.splitlines(), 1)
+            if MACHINE_PATHS.search(line)
+        ]
+    assert not found, "\n".join(found)
+
+
+def test_no_leftovers() -> None:
+    marks = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")))
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in python_files(*SOURCES)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if marks.search(line)
+    ]
+    assert not found, "\n".join(found)
