@@ -6,10 +6,8 @@ both open. One thread, chunks of 1 MiB, decoded into memory that is already ther
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,11 @@ import numpy as np
 from numcodecs import blosc
 
 from . import samples
+from .datasets import Dataset
+from .floor import Floor
+from .layout import Layout
 from .samples import Array
+from .setting import cores, same
 from .timing import Contestant, interleave
 
 CHUNK = 1 << 20
@@ -38,7 +40,6 @@ SIZES = {  # chunk of the uint16 volume -> its shape
 }
 
 
-CHOSEN = "blosc lz4 5 shuffle"
 WORDS = """\
 The default for new arrays is `bytes`, `blosc` (lz4, level 5; shuffle, but bitshuffle for one-byte
 types, where shuffle does nothing) and `crc32c`, in chunks of about 512 KiB: zarr-python and
@@ -65,7 +66,8 @@ class Chain:
     def encode(self, chunk: Array) -> bytes:
         """The stored bytes of a C-contiguous chunk."""
         data = chunk.tobytes() if self.codec is None else bytes(self.codec.encode(chunk))
-        return data + google_crc32c.value(data).to_bytes(4, "little")
+        checksum: bytes = google_crc32c.value(data).to_bytes(4, "little")
+        return data + checksum
 
     def decode(self, data: bytes, out: Array) -> None:
         """Check and decode into ``out``."""
@@ -116,8 +118,8 @@ def compare(array: Array, rounds: int) -> list[tuple[str, float, float, float]]:
             if out.tobytes() != part.tobytes():
                 raise AssertionError(chain.name)
         ratio = size / sum(map(len, stored[chain.name]))
-        speeds = (size / times[f"{way} {chain.name}"] / 1e6 for way in "ed")
-        table.append((chain.name, ratio, *speeds))
+        encode, decode = (size / times[f"{way} {chain.name}"] / 1e6 for way in "ed")
+        table.append((chain.name, ratio, encode, decode))
     return table
 
 
@@ -126,111 +128,48 @@ def _encode(chain: Chain, parts: Sequence[Array]) -> Callable[[Any], object]:
 
 
 def _decode(chain: Chain, data: Sequence[bytes], outs: Sequence[Array]) -> Callable[[Any], object]:
-    return lambda _: [chain.decode(d, out) for d, out in zip(data, outs, strict=True)]
+    def run(_: Any) -> None:
+        for encoded, out in zip(data, outs, strict=True):
+            chain.decode(encoded, out)
+
+    return run
 
 
-class Bare:
-    """A volume in one file a chunk, read by a plain loop: what a chunk size costs by itself."""
-
-    def __init__(self, folder: Path, array: Array, shape: tuple[int, ...], chain: Chain) -> None:
-        self.folder, self.shape, self.chain = folder, shape, chain
-        self.array_shape, self.dtype = array.shape, array.dtype
-        self.stored = 0
-        for at in np.ndindex(*self.grid):
-            data = chain.encode(np.ascontiguousarray(array[self.box(at)]).ravel())
-            self.path(at).write_bytes(data)
-            self.stored += len(data)
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Chunks along each axis."""
-        return tuple(-(-n // c) for n, c in zip(self.array_shape, self.shape, strict=True))
-
-    def path(self, at: tuple[int, ...]) -> Path:
-        """Where chunk ``at`` lies."""
-        return self.folder / ".".join(map(str, at))
-
-    def box(self, at: tuple[int, ...]) -> tuple[slice, ...]:
-        """The part of the array that chunk ``at`` holds."""
-        return tuple(slice(i * c, (i + 1) * c) for i, c in zip(at, self.shape, strict=True))
-
-    def chunk(self, at: tuple[int, ...]) -> Array:
-        """Chunk ``at``, decoded."""
-        out = np.empty(self.shape, self.dtype)
-        with open(self.path(at), "rb", buffering=0) as file:
-            self.chain.decode(file.read(), out.ravel())
-        return out
-
-    def full(self, pool: ThreadPoolExecutor | None) -> Array:
-        """The whole array."""
-        out = np.empty(self.array_shape, self.dtype)
-
-        def take(part: Sequence[tuple[int, ...]]) -> None:
-            for at in part:
-                out[self.box(at)] = self.chunk(at)
-
-        every = list(np.ndindex(*self.grid))
-        if pool is None:
-            take(every)
-        else:
-            list(pool.map(take, [every[i::8] for i in range(8)]))
-        return out
-
-    def plane(self, axis: int, where: int) -> Array:
-        """One plane across ``axis``."""
-        grid = list(self.grid)
-        grid[axis] = 1
-        out = np.empty(self.array_shape, self.dtype).take(0, axis)
-        for at in np.ndindex(*grid):
-            block = (*at[:axis], where // self.shape[axis], *at[axis + 1 :])
-            box = self.box(block)
-            out[box[:axis] + box[axis + 1 :]] = self.chunk(block).take(
-                where % self.shape[axis], axis
-            )
-        return out
-
-    def element(self, where: tuple[int, ...]) -> Any:
-        """One element."""
-        at = tuple(i // c for i, c in zip(where, self.shape, strict=True))
-        return self.chunk(at)[tuple(i % c for i, c in zip(where, self.shape, strict=True))]
+def _reading(name: str, floor: Floor, boxes: Sequence[tuple[Any, ...]]) -> Contestant:
+    return Contestant(name, lambda _: floor.reads(boxes))
 
 
-def compare_sizes(edge: int, chain: Chain, rounds: int) -> list[tuple[str, float, float, ...]]:
-    """Chunk size, ratio, full read MB/s with one thread and with one a core, plane ms (slowest
-    axis), element us."""
+def compare_sizes(edge: int, codec: str, rounds: int) -> list[tuple[str, *tuple[float, ...]]]:
+    """Chunk size, ratio, full read in MB/s with one thread and with one a core, plane in ms
+    (slowest axis), element in us: by the plain loop of :class:`Floor`."""
     array = samples.volume(edge)
-    middle = edge // 2 + 1
+    whole = (slice(None),) * 3
+    planes = [(*whole[:axis], edge // 2 + 1, *whole[axis + 1 :]) for axis in range(3)]
     places = [tuple(p) for p in np.random.default_rng(4).integers(0, edge, (20, 3)).tolist()]
-    stores: dict[str, Bare] = {}
+    ratios: dict[str, float] = {}
     work: list[Contestant] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         for size, shape in SIZES.items():
-            home = Path(folder, size)
-            home.mkdir()
-            stores[size] = store = Bare(home, array, shape, chain)
-            if not np.array_equal(store.full(None), array):
-                raise AssertionError(size)
-            work.append(Contestant(f"one {size}", lambda _, s=store: s.full(None)))
-            work.append(Contestant(f"all {size}", lambda _, s=store: s.full(pool)))
-            for axis in range(3):
-                run = lambda _, s=store, x=axis: s.plane(x, middle)  # noqa: E731
-                work.append(Contestant(f"plane{axis} {size}", run))
-            run = lambda _, s=store: [s.element(p) for p in places]  # noqa: E731
-            work.append(Contestant(f"element {size}", run))
+            data = Dataset(Path(folder), array, Layout(array.shape, "u2", shape, codec))
+            stored = sum(p.stat().st_size for p in data.zarr.rglob("c/**/*") if p.is_file())
+            ratios[size] = array.nbytes / stored
+            one, every = Floor(data.zarr, data.layout), Floor(data.zarr, data.layout, cores())
+            same(array)(every.read(whole))
+            selections = {"one": (one, [whole]), "all": (every, [whole]), "element": (one, places)}
+            selections |= {f"plane{axis}": (one, [plane]) for axis, plane in enumerate(planes)}
+            for name, (floor, boxes) in selections.items():
+                work.append(_reading(f"{name} {size}", floor, boxes))
         times = {result.name: result.best for result in interleave(work, rounds)}
     return [
         (
             size,
-            array.nbytes / store.stored,
+            ratios[size],
             array.nbytes / times[f"one {size}"] / 1e6,
             array.nbytes / times[f"all {size}"] / 1e6,
             max(times[f"plane{axis} {size}"] for axis in range(3)) * 1e3,
             times[f"element {size}"] / len(places) * 1e6,
         )
-        for size, store in stores.items()
+        for size in SIZES
     ]
 
 
@@ -242,9 +181,6 @@ def measure(rounds: int) -> dict[str, Any]:
         print(f"codecs: {kind}", flush=True)
         data[kind] = compare(array, rounds)
     edge = 256
-    sizes = {}
-    for chain in chains():
-        if chain.name in ("none", CHOSEN):
-            print(f"chunk sizes: {chain.name}", flush=True)
-            sizes[chain.name] = compare_sizes(edge, chain, rounds)
+    print("codecs: chunk sizes", flush=True)
+    sizes = {"blosc lz4 5 shuffle": compare_sizes(edge, "lz4", rounds)}
     return {"words": WORDS, "data": data, "sizes": sizes, "edge": edge}

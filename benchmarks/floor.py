@@ -66,7 +66,9 @@ class Scratch:
     def of(cls, layout: Layout, limit: int) -> Scratch:
         """Enough for one file of ``layout``."""
         chunk = np.empty(layout.chunks, layout.dtype)
-        return cls(memoryview(bytearray(limit)), memoryview(chunk.reshape(-1).view("u1")), chunk)
+        return cls(
+            memoryview(bytearray(limit)), memoryview(chunk.reshape(-1).view("u1").data), chunk
+        )
 
 
 class Floor:
@@ -222,9 +224,9 @@ class Floor:
             os.close(file)
         self.spare.append(scratch)
 
-    def patches(self, corners: Sequence[tuple[int, ...]], edge: int) -> list[Array]:
-        """Small boxes one by one."""
-        return [self.read(tuple(slice(i, i + edge) for i in corner)) for corner in corners]
+    def reads(self, boxes: Sequence[tuple[Any, ...]]) -> list[Array]:
+        """Boxes one by one."""
+        return [self.read(box) for box in boxes]
 
 
 class FloorWriter:
@@ -256,7 +258,7 @@ class FloorWriter:
                 slice(i * c, (i + 1) * c) for i, c in zip(at, self.layout.chunks, strict=True)
             )
             chunk = np.ascontiguousarray(values[box])
-            data = chunk if self.codec is None else self.codec.encode(chunk)
+            data: Any = chunk if self.codec is None else self.codec.encode(chunk)
             name = f"{self.path}/c/" + "/".join(map(str, at))
             folder = os.path.dirname(name)
             if folder not in made:

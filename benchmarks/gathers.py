@@ -44,8 +44,8 @@ def rows(setting: Setting) -> Workload:
             for order, batch in batches.items():
                 expected = values[batch]
                 field = [
-                    *readers(data, setting.peers, lambda p, h, b=batch: p.take(h, b), expected),
-                    *floors(data, lambda f, b=batch: f.take(b), expected),
+                    *readers(data, setting.peers, ("take", batch), expected),
+                    *floors(data, ("take", batch), expected),
                 ]
                 name = f"{codec}, {words}, {order}"
                 results = race(setting, f"S4 {name}", field)

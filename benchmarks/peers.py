@@ -71,10 +71,10 @@ class Peer(ABC):
     def take(self, handle: Any, rows: Array) -> Array:
         """Rows in the order asked for, repeats included."""
 
-    def patches(self, handle: Any, corners: Sequence[tuple[int, ...]], edge: int) -> list[Array]:
-        """Small boxes, one call after the other."""
+    def reads(self, handle: Any, boxes: Sequence[tuple[Any, ...]]) -> list[Array]:
+        """Boxes, one call after the other."""
         read = self.read
-        return [read(handle, tuple(slice(low, low + edge) for low in corner)) for corner in corners]
+        return [read(handle, box) for box in boxes]
 
     @abstractmethod
     def write(self, handle: Any, where: tuple[Any, ...], values: Array) -> None:

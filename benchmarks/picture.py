@@ -43,9 +43,16 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for name, (marker, colour, size) in STYLE.items():
         points = [(marks[name], y) for y, (_, marks) in enumerate(lines) if name in marks]
         if points:
-            x, y = zip(*points, strict=True)
-            top = 4 if name == OURS else 3
-            axes.scatter(x, y, size, colour, marker, label=name, zorder=top, linewidths=1.4)
+            axes.scatter(
+                [x for x, _ in points],
+                [y for _, y in points],
+                s=size,
+                c=colour,
+                marker=marker,
+                label=name,
+                zorder=4 if name == OURS else 3,
+                linewidths=1.4,
+            )
     last = ""
     for y, (label, _) in enumerate(lines):
         if label[:2] != last and last:

@@ -16,8 +16,8 @@ from .floor import Floor
 from .peers import Peer
 from .timing import Contestant, Result, interleave
 
-Do = Callable[[Any, Any], object]
-"""What a contestant does: gets the peer (or the floor) and its handle."""
+Call = tuple[str, Any]
+"""What a contestant does: ``read``, ``reads`` or ``take`` (of a peer or the floor), and of what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def same(expected: Any) -> Callable[[Any], None]:
 def readers(
     dataset: Dataset,
     peers: Sequence[Peer],
-    do: Callable[[Any, Any], object],
+    call: Call,
     expected: Any,
     *,
     cached: bool = False,
@@ -72,34 +72,43 @@ def readers(
     Except that HDF5 files are opened anew before each call, untimed: they keep decoded chunks by
     default, which the call before would have filled. ``cached`` is for those who have a cache.
     """
-    found = []
-    for peer in peers:
-        if not peer.handles(dataset.layout) or (cached and not peer.caches):
-            continue
-        path, name = dataset.path(peer), peer.name + label
-        run = lambda handle, p=peer: do(p, handle)  # noqa: E731
+    verb, what = call
+
+    def reader(peer: Peer) -> Contestant:
+        path, check = dataset.path(peer), same(expected)
+        do = getattr(peer, verb)
         if peer.keeps and not cached:
-            prepare = lambda p=peer, f=path: p.open(f)  # noqa: E731
-            found.append(Contestant(name, run, prepare, peer.close, same(expected)))
-        else:
-            handle = peer.open(path, cached)
-            prepare = lambda h=handle: h  # noqa: E731
-            found.append(Contestant(name, run, prepare, check=same(expected)))
-    return found
+            return Contestant(
+                peer.name,
+                lambda handle: do(handle, what),
+                lambda: peer.open(path),
+                peer.close,
+                check,
+            )
+        handle = peer.open(path, cached)
+        return Contestant(peer.name + label, lambda _: do(handle, what), check=check)
+
+    return [
+        reader(peer)
+        for peer in peers
+        if peer.handles(dataset.layout) and (peer.caches or not cached)
+    ]
 
 
 def floors(
-    dataset: Dataset, do: Callable[[Floor], object], expected: Any, *, threads: bool = True
+    dataset: Dataset, call: Call, expected: Any, *, threads: bool = True
 ) -> list[Contestant]:
     """The floor with one thread and, where asked for, with one a core."""
-    found = []
-    for name, count in zip(FLOORS, (1, cores()), strict=True):
-        if count == 1 or threads:
-            floor = Floor(dataset.zarr, dataset.layout, count)
-            run = lambda _, f=floor: do(f)  # noqa: E731
-            found.append(Contestant(name, run, check=same(expected)))
-        if count == 1 == cores():
-            break
+    verb, what = call
+
+    def floor(name: str, count: int) -> Contestant:
+        do = getattr(Floor(dataset.zarr, dataset.layout, count), verb)
+        return Contestant(name, lambda _: do(what), check=same(expected))
+
+    single, every = FLOORS
+    found = [floor(single, 1)]
+    if threads and cores() > 1:
+        found.append(floor(every, cores()))
     return found
 
 

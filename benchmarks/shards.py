@@ -36,19 +36,16 @@ def patches(setting: Setting) -> Workload:
     for data in datasets(setting):
         side = data.layout.shape[0] - EDGE
         corners = [tuple(p) for p in random.integers(0, side, (COUNT, 3)).tolist()]
-        expected = [data.values[tuple(slice(i, i + EDGE) for i in c)] for c in corners]
-
-        def each(peer: object, handle: object, corners: object = corners) -> object:
-            return peer.patches(handle, corners, EDGE)  # type: ignore[attr-defined]
-
+        boxes = [tuple(slice(i, i + EDGE) for i in corner) for corner in corners]
+        call, expected = ("reads", boxes), [data.values[box] for box in boxes]
         peers = [*setting.peers]
         if any(peer.name == "TensorStore" for peer in peers):
             peers.append(TensorStoreBatch())
         caching = [peer for peer in setting.peers if peer.name in ("tensorstash", "TensorStore")]
         field = [
-            *readers(data, peers, each, expected),
-            *readers(data, caching, each, expected, cached=True, label=CACHED),
-            *floors(data, lambda f, c=corners: f.patches(c, EDGE), expected, threads=False),
+            *readers(data, peers, call, expected),
+            *readers(data, caching, call, expected, cached=True, label=CACHED),
+            *floors(data, call, expected, threads=False),
         ]
         results = race(setting, f"S5 {data.layout.codec}", field)
         aside = tuple(p.name + CACHED for p in caching)
@@ -77,8 +74,8 @@ def small(setting: Setting) -> Workload:
     for data in (*four, *datasets(setting)):
         where = (slice(None),) * data.values.ndim
         field = [
-            *readers(data, setting.peers, lambda p, h, w=where: p.read(h, w), data.values),
-            *floors(data, lambda f, w=where: f.read(w), data.values),
+            *readers(data, setting.peers, ("read", where), data.values),
+            *floors(data, ("read", where), data.values),
         ]
         kind = "S5's array" if data.layout.shards else "4 KiB chunks"
         name = f"{kind}, {data.layout.codec}"

@@ -12,7 +12,7 @@ from .cases import FASTEST, FLOORS, Case, Check, Goal, Workload
 from .datasets import Dataset
 from .layout import CODECS, Layout
 from .samples import Array
-from .setting import Setting, floors, race, readers, same
+from .setting import Setting, floors, race, readers
 from .timing import Contestant
 
 volume = cache(samples.volume)
@@ -34,8 +34,8 @@ def full(setting: Setting) -> Workload:
     where = (slice(None),) * 3
     for data in datasets(setting):
         field = [
-            *readers(data, setting.peers, lambda p, h: p.read(h, where), data.values),
-            *floors(data, lambda f: f.read(where), data.values),
+            *readers(data, setting.peers, ("read", where), data.values),
+            *floors(data, ("read", where), data.values),
         ]
         results = race(setting, f"S1 {data.layout.codec}", field)
         goals = (Goal(FASTEST, 0.9), Goal("floor", 1.3))
@@ -53,11 +53,11 @@ def planes(setting: Setting) -> Workload:
         for axis in range(3):
             where: list[Any] = [slice(None)] * 3
             where[axis] = middle
-            box = tuple(where)
-            plane = data.values[box]
+            call = ("read", tuple(where))
+            plane = data.values[tuple(where)]
             field = [
-                *readers(data, setting.peers, lambda p, h, b=box: p.read(h, b), plane),
-                *floors(data, lambda f, b=box: f.read(b), plane),
+                *readers(data, setting.peers, call, plane),
+                *floors(data, call, plane),
             ]
             name = f"{data.layout.codec}, axis {axis}"
             results = race(setting, f"S2 {name}", field)
@@ -72,6 +72,11 @@ def planes(setting: Setting) -> Workload:
     return work
 
 
+def in_memory(values: Array, places: list[tuple[Any, ...]]) -> Contestant:
+    """The floor of cached reads."""
+    return Contestant(FLOORS[0], lambda _: [np.array(values[place]) for place in places])
+
+
 def points(setting: Setting) -> Workload:
     """S3."""
     work = Workload("S3", "one element, one row (along the last axis) of S1; times per call")
@@ -84,19 +89,13 @@ def points(setting: Setting) -> Workload:
                 spot if kind == "element" else (*spot[:2], slice(None)) for spot in spots
             ]
             expected = [data.values[place] for place in places]
-
-            def each(peer: Any, handle: Any, places: Any = places) -> list[Array]:
-                return [peer.read(handle, place) for place in places]
-
+            call = ("reads", places)
             for cached in (False, True):
+                field = readers(data, setting.peers, call, expected, cached=cached)
                 if cached:
-                    run = lambda _, v=data.values, ps=places: [np.array(v[p]) for p in ps]  # noqa: E731
-                    base = [Contestant(FLOORS[0], run, check=same(expected))]
+                    base = [in_memory(data.values, places)]
                 else:
-                    base = floors(
-                        data, lambda f, ps=places: [f.read(p) for p in ps], expected, threads=False
-                    )
-                field = readers(data, setting.peers, each, expected, cached=cached)
+                    base = floors(data, call, expected, threads=False)
                 name = f"{data.layout.codec}, {kind}, {'cached' if cached else 'uncached'}"
                 results = race(setting, f"S3 {name}", [*field, *base])
                 goals = (Goal("TensorStore", 0.3),)

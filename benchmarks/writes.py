@@ -57,19 +57,16 @@ def _drop(path: Path) -> None:
 def bare(folder: Path, layout: Layout, values: Array) -> list[Contestant]:
     """The floor of a full write, with one thread and with one a core."""
 
-    def run(path: Path, threads: int) -> None:
-        FloorWriter(path, layout, threads).write(values)
-
-    return [
-        Contestant(
+    def writer(name: str, threads: int) -> Contestant:
+        return Contestant(
             name,
-            lambda path, t=threads: run(path, t),
+            lambda path: FloorWriter(path, layout, threads).write(values),
             lambda: folder / f"{next(_fresh)}.bare",
             _drop,
             warm=False,
         )
-        for name, threads in zip(FLOORS, (1, cores()), strict=True)
-    ]
+
+    return [writer(name, threads) for name, threads in zip(FLOORS, (1, cores()), strict=True)]
 
 
 def whole(peer: Peer, handle: Any, values: Array) -> None:

@@ -136,14 +136,11 @@ class TensorStoreBatch(TensorStore):
 
     name = "TensorStore, one batch"
 
-    def patches(self, handle: Any, corners: Sequence[tuple[int, ...]], edge: int) -> list[Array]:
+    def reads(self, handle: Any, boxes: Sequence[tuple[Any, ...]]) -> list[Array]:
         import tensorstore as ts
 
         with ts.Batch() as batch:
-            futures = [
-                handle[tuple(slice(low, low + edge) for low in corner)].read(batch=batch)
-                for corner in corners
-            ]
+            futures = [handle[box].read(batch=batch) for box in boxes]
         return [future.result() for future in futures]
 
 

@@ -16,16 +16,14 @@ import time
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 import tensorstash as stash
 from tensorstash.torch import ArrayDataset
 
 
-def scaled(row: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def scaled(image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Grey levels 0 to 16 as floats 0 to 1. A module-level function, so that spawn can find it."""
-    image, label = row
     return image.float() / 16, label
 
 
@@ -48,6 +46,10 @@ def every_start_method(dataset: ArrayDataset, wanted: torch.Tensor) -> None:
 
 def main() -> None:
     """Store, iterate, train."""
+    # Imported here: workers started by spawn import this file, and need only the dataset.
+    from sklearn.datasets import load_digits
+
+    torch.set_num_threads(1)  # workers read beside it
     digits = load_digits()
     with tempfile.TemporaryDirectory() as folder:
         group = stash.create_group(Path(folder) / "digits.zarr")

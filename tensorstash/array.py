@@ -277,9 +277,7 @@ class Array:
     def refresh(self) -> Array:
         """Look at the stored metadata again: another handle may have changed the shape."""
         self._open()
-        content = require(
-            self.driver, self.path, allow_pickle=self.settings.allow_pickle
-        ).content
+        content = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle).content
         if not isinstance(content, ArraySpec):
             where = f"{self.driver.url}/{self.path}".rstrip("/")
             raise Invalid(f"{where} is a group; open it with open_group()")

@@ -34,7 +34,9 @@ class Attributes(MutableMapping[str, Any]):
         try:
             return self._handle.attributes()[key]
         except KeyError:
-            raise NotFound(f"no attribute {key!r}; there are: {', '.join(self) or 'none'}") from None
+            raise NotFound(
+                f"no attribute {key!r}; there are: {', '.join(self) or 'none'}"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handle.attributes())

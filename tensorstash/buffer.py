@@ -84,7 +84,7 @@ class BufferedWriter:
             new = 0 if recount else before.size - int(np.count_nonzero(before))
             piece = gather(source, outside, todo.joint_dims)
             scatter(joint_first(todo, held.values), inside, piece, joint)
-            scatter(mask, inside, np.True_, joint)
+            scatter(mask, inside, np.ones((), bool), joint)
             held.filled = int(np.count_nonzero(held.mask)) if recount else held.filled + new
             if held.filled == held.values.size:
                 self._store(writer, index)
@@ -134,9 +134,7 @@ class BufferedWriter:
         if held.filled == held.values.size:
             writer.put_chunk(index, held.values)
         else:
-            writer.merge_chunk(
-                index, lambda chunk: np.copyto(chunk, held.values, where=held.mask)
-            )
+            writer.merge_chunk(index, lambda chunk: np.copyto(chunk, held.values, where=held.mask))
         del self._held[index]  # only now: a failed put keeps what it could not store
         self._held_bytes -= held.nbytes
 

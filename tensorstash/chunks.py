@@ -14,7 +14,7 @@ from .codec import ChunkSpec, Pipeline
 from .driver import Driver
 from .errors import Corrupt, NotFound
 from .grid import Grid
-from .shard import Sharding
+from .shard import BoundSharding, Sharding
 from .spec import ArraySpec
 
 _SCRATCH_KEPT = 32 << 20
@@ -37,7 +37,7 @@ class Chunks:
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
 
     @cached_property
-    def sharding(self) -> Sharding | None:
+    def sharding(self) -> BoundSharding | None:
         """The shard layout, when inner chunks can be reached without decoding whole shards:
         sharding is the only codec (codecs around it would hide the index)."""
         chunks = self.spec.grid.chunks
@@ -120,7 +120,7 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
     if kept is not None and kept[0] == (spec.shape, spec.dtype):
         return kept[1], kept[2]
     array = np.empty(spec.shape, spec.dtype)
-    view = memoryview(array.reshape(-1).view(np.uint8))  # memoryview cannot cast every dtype
+    view = array.reshape(-1).view(np.uint8).data  # memoryview cannot cast every dtype
     if array.nbytes <= _SCRATCH_KEPT:
         _local.kept = ((spec.shape, spec.dtype), array, view)
     return array, view

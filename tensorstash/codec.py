@@ -260,8 +260,9 @@ def take(
             raise Invalid(
                 f"codec {name!r} has no option {key!r}; it takes {', '.join(known) or 'none'}"
             )
-        kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
-        right = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+        kinds = known[key]
+        allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+        right = isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed)
         if not right:
             raise Invalid(f"codec {name!r} option {key!r} cannot be {value!r}")
     return dict(configuration)

@@ -12,6 +12,7 @@ from . import dtype as dtypes
 from . import fill as fills
 from . import layout, node
 from .array import Array, Settings
+from .chain import make
 from .codec import Pipeline
 from .driver import Driver
 from .errors import AlreadyExists, Invalid, NotFound
@@ -19,6 +20,7 @@ from .formats import zarr2
 from .grid import Grid
 from .layout import CodecsLike
 from .location import Location, resolve
+from .shard import Sharding
 from .spec import ArraySpec, KeyEncoding
 from .values import as_array, is_tensor, parse_bytes
 
@@ -92,7 +94,9 @@ def open(  # noqa: A001 - the library's own verb, used as ``stash.open``
     settings = _settings(writes, cache, threads, missing, write_fill, allow_pickle)
     if mode in ("r", "r+"):
         if layout_options:
-            raise Invalid(f"mode {mode!r} creates nothing, so it takes no {sorted(layout_options)[0]!r}")
+            raise Invalid(
+                f"mode {mode!r} creates nothing, so it takes no {sorted(layout_options)[0]!r}"
+            )
         return Array(driver, "", settings).refresh()
     if mode == "a":
         try:
@@ -150,7 +154,7 @@ def make_spec(
             raise Invalid("filters are Zarr v2's; name them in codecs, as 'numcodecs.delta' say")
         steps = layout.chain(codecs, kind)
         if order == "F" and len(extent) > 1:
-            steps = (layout.make("transpose", {"order": list(range(len(extent)))[::-1]}), *steps)
+            steps = (make("transpose", {"order": list(range(len(extent)))[::-1]}), *steps)
         if shards is not None:
             steps = layout.sharded(steps, inner, outer)
     else:
@@ -222,7 +226,7 @@ def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
     """``spec`` with a user's changes; kept chain and grid where they still fit."""
     if not changes and spec.grid.chunks is not None:
         return spec
-    sharding = spec.codecs[0] if isinstance(spec.codecs[0], layout.Sharding) else None
+    sharding = spec.codecs[0] if isinstance(spec.codecs[0], Sharding) else None
     known: dict[str, Any] = {
         "shape": spec.shape,
         "dtype": spec.dtype,
@@ -296,5 +300,3 @@ def _settings(
     if threads is not None and threads < 1:
         raise Invalid(f"threads={threads} is not a number of threads")
     return Settings(mode, parse_bytes(cache), threads, missing, write_fill, allow_pickle)
-
-

@@ -132,7 +132,7 @@ class Driver(ABC):
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Several parts of *one version* of a value, with its tag. :class:`Changed` when
         ``tag`` is given and the value is not of that version, or when it changed midway."""
-        parts = []
+        parts: list[Buffer] = []
         for span in spans:
             found = self.get_tagged(key, span)
             if found is None:

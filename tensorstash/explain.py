@@ -55,9 +55,7 @@ def explain(chunks: Chunks, transform: Transform) -> Explanation:
             for part in todo.parts()
         )
     if chunks.sharding is None:
-        return Explanation(
-            transform.shape, len(todo), len(todo), len(todo), wanted, decoded
-        )
+        return Explanation(transform.shape, len(todo), len(todo), len(todo), wanted, decoded)
     objects = sum(1 for _ in todo.shards(chunks.sharding.grid))
     return Explanation(transform.shape, len(todo), objects, 2 * objects, wanted, decoded)
 

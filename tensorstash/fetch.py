@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from operator import mul
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from .cache import Cache
 from .chunks import Chunks
-from .codec import Pipeline
+from .codec import ChunkSpec, Pipeline
 from .driver import Buffer, Changed, Request, Span, Tag
 from .errors import Conflict, Corrupt
-from .plan import Part, Plan
+from .plan import Index, Part, Plan
 from .shard import BoundSharding
 
 Target: TypeAlias = Callable[[Part], tuple[NDArray[Any] | None, memoryview | None]]
@@ -25,6 +26,7 @@ Fetched: TypeAlias = tuple[Part, NDArray[Any] | None]
 """A part with its decoded chunk, which is valid until the next one is asked for."""
 
 _RUN_BYTES = 16 << 20  # the most bytes of one shard held at once
+_SPAN_FROM = 16 << 10  # raw chunks up to this size are not worth reading in part
 _RETRIES = 100
 
 
@@ -38,6 +40,10 @@ class Fetcher(ABC):
     @abstractmethod
     def blocks(self, plan: Plan, pieces: int) -> Iterator[Any]:
         """The plan's parts in blocks that threads may take, about ``pieces`` or more."""
+
+    @abstractmethod
+    def block(self, part: Part) -> Any:
+        """A block of one part."""
 
     @abstractmethod
     def fetch(self, block: Any, target: Target) -> Iterator[Fetched]:
@@ -62,13 +68,17 @@ class ChunkFetcher(Fetcher):
         while block := list(islice(parts, size)):
             yield block
 
+    def block(self, part: Part) -> list[Part]:
+        """See :meth:`Fetcher.block`."""
+        return [part]
+
     def fetch(self, block: list[Part], target: Target) -> Iterator[Fetched]:
         """See :meth:`Fetcher.fetch`."""
         if self.cache is not None:
             return self._fetch_cached(block, self.cache)
         pipeline = self.chunks.pipeline
         if pipeline is not None and pipeline.raw and self.chunks.driver.capabilities.local:
-            return self._fetch_raw(block, target, pipeline.nbytes or 0)
+            return self._fetch_raw(block, target, pipeline)
         return self._fetch_encoded(block, target)
 
     def _fetch_encoded(self, block: list[Part], target: Target) -> Iterator[Fetched]:
@@ -88,15 +98,27 @@ class ChunkFetcher(Fetcher):
                 raise chunks.damaged(error, requests[i].key, part.chunk) from error.__cause__
             yield part, chunk
 
-    def _fetch_raw(self, block: list[Part], target: Target, nbytes: int) -> Iterator[Fetched]:
-        """Uncompressed chunks are read straight to where they are wanted."""
+    def _fetch_raw(
+        self, block: list[Part], target: Target, pipeline: Pipeline
+    ) -> Iterator[Fetched]:
+        """Uncompressed chunks are read straight to where they are wanted, and of a chunk that
+        little is wanted of, only the bytes from its first wanted element to its last."""
         chunks = self.chunks
-        key, get_into = chunks.key, chunks.driver.get_into
+        key, driver = chunks.key, chunks.driver
+        nbytes = pipeline.spec.nbytes
         for part in block:
             name = key(part.chunk)
             array, view = target(part)
             assert view is not None
-            found = get_into(name, view)
+            if nbytes > _SPAN_FROM:
+                low, high = hull(part.inside, pipeline.spec)
+                if high - low <= nbytes // 4:
+                    data = driver.get(name, Span(low, high))
+                    if data is not None and len(data) == high - low:
+                        view[low:high] = data
+                        yield part, array
+                        continue
+            found = driver.get_into(name, view)
             if found is None:
                 chunks.absent(name, part.chunk)
                 yield part, None
@@ -136,6 +158,25 @@ class ChunkFetcher(Fetcher):
         return chunk
 
 
+def hull(inside: Sequence[Index], spec: ChunkSpec) -> tuple[int, int]:
+    """The bytes of a C-ordered chunk from the first element of ``inside`` to the last; all of
+    them where an index array is among the indices."""
+    step = spec.dtype.itemsize
+    first = last = 0
+    for item, edge in zip(reversed(inside), reversed(spec.shape), strict=True):
+        if isinstance(item, int):
+            first += item * step
+            last += item * step
+        elif isinstance(item, slice):
+            taken = range(*item.indices(edge))
+            first += min(taken[0], taken[-1]) * step
+            last += max(taken[0], taken[-1]) * step
+        else:
+            return 0, spec.nbytes
+        step *= edge
+    return first, last + spec.dtype.itemsize
+
+
 class ShardFetcher(Fetcher):
     """Inner chunks of shards: the index first (kept, and checked against the shard's version),
     then only the bytes wanted, neighbours in one request."""
@@ -154,6 +195,12 @@ class ShardFetcher(Fetcher):
             while block := list(islice(parts, size)):
                 yield shard, block
 
+    def block(self, part: Part) -> tuple[tuple[int, ...], list[Part]]:
+        """See :meth:`Fetcher.block`."""
+        pairs = list(map(divmod, part.chunk, self.sharding.grid))
+        local = Part(tuple(place for _, place in pairs), *part[1:])
+        return tuple(shard for shard, _ in pairs), [local]
+
     def fetch(self, block: tuple[tuple[int, ...], list[Part]], target: Target) -> Iterator[Fetched]:
         """See :meth:`Fetcher.fetch`."""
         shard, parts = block
@@ -169,48 +216,47 @@ class ShardFetcher(Fetcher):
     def _fetch_version(
         self, key: str, shard: tuple[int, ...], parts: list[Part], target: Target
     ) -> Iterator[Fetched]:
+        chunks, cache = self.chunks, self.cache
         version = self.index(key, shard)
         if version is None:
             for part in parts:
-                self.chunks.absent(key, self._place(shard, part))
+                chunks.absent(key, self._place(shard, part))
                 yield part, None
             return
         tag, index = version
         strides = self.sharding.strides
-        ids = [sum(map(int.__mul__, part.chunk, strides)) for part in parts]
-        entries = index[ids]
-        cache = self.cache
-        wanted: list[int] = []
-        checked = False
-        for k, (_, size) in enumerate(entries.tolist()):
-            if size < 0:
-                if not checked:  # nothing else may compare this version with the stored one
-                    self._check(key, tag)
-                    checked = True
-                self.chunks.absent(key, self._place(shard, parts[k]))
-                yield parts[k], None
-            elif cache is not None:
-                if not checked:
-                    self._check(key, tag)
-                    checked = True
+        ids = [sum(map(mul, part.chunk, strides)) for part in parts]
+        entries = index[ids].tolist()
+        wanted = [k for k, (_, size) in enumerate(entries) if size >= 0]
+        if (cache is not None or len(wanted) < len(parts)) and chunks.driver.tag(key) != tag:
+            # Reading bytes compares versions too; what is absent or cached reads none.
+            raise Changed(key)
+        if len(wanted) < len(parts):
+            for part, (_, size) in zip(parts, entries, strict=True):
+                if size < 0:
+                    chunks.absent(key, self._place(shard, part))
+                    yield part, None
+        if cache is not None:
+            missing = []
+            for k in wanted:
                 chunk = cache.get((key, ids[k]), tag)
                 if chunk is None:
-                    wanted.append(k)
+                    missing.append(k)
                 else:
                     yield parts[k], chunk
-            else:
-                wanted.append(k)
+            wanted = missing
+        inner = self.sharding.inner
         for k, data in self._bytes(key, tag, entries, wanted):
             part = parts[k]
             try:
                 if cache is None:
-                    chunk = self.sharding.inner.decode(data, *target(part))
+                    chunk = inner.decode(data, *target(part))
                 else:
-                    chunk = self._kept(self.sharding.inner, data)
+                    chunk = self._kept(inner, data)
                     cache.put((key, ids[k]), tag, chunk, chunk.nbytes)
             except Corrupt as error:
                 place = self._place(shard, part)
-                raise self.chunks.damaged(error, key, place) from error.__cause__
+                raise chunks.damaged(error, key, place) from error.__cause__
             yield part, chunk
 
     def index(self, key: str, shard: tuple[int, ...]) -> tuple[Tag, NDArray[np.int64]] | None:
@@ -229,12 +275,8 @@ class ShardFetcher(Fetcher):
         self.indices.put(key, tag, index, index.nbytes)
         return tag, index
 
-    def _check(self, key: str, tag: Tag) -> None:
-        if self.chunks.driver.tag(key) != tag:
-            raise Changed(key)
-
     def _bytes(
-        self, key: str, tag: Tag, entries: NDArray[np.int64], wanted: Sequence[int]
+        self, key: str, tag: Tag, entries: list[list[int]], wanted: list[int]
     ) -> Iterator[tuple[int, Buffer]]:
         """The bytes of the wanted entries, nearby ones fetched together."""
         driver = self.chunks.driver
@@ -243,9 +285,12 @@ class ShardFetcher(Fetcher):
             if found is None:
                 raise Changed(key)
             for data, span, inside in zip(found[0], spans, members, strict=True):
+                if len(inside) == 1:
+                    yield inside[0], data
+                    continue
                 view = memoryview(data)
                 for k in inside:
-                    offset, size = entries[k].tolist()
+                    offset, size = entries[k]
                     at = offset - span.start
                     yield k, view[at : at + size]
 
@@ -256,28 +301,28 @@ class ShardFetcher(Fetcher):
 
 
 def runs(
-    entries: NDArray[np.int64], wanted: Sequence[int], gap: int
+    entries: list[list[int]], wanted: Sequence[int], gap: int
 ) -> Iterator[tuple[list[Span], list[list[int]]]]:
-    """``wanted`` rows of ``(offset, size)`` as spans that bridge gaps of up to ``gap`` bytes,
-    with the rows that lie in each; spans are answered in groups of bounded size."""
+    """The ``wanted`` of ``(offset, size)`` entries as spans that bridge gaps of up to ``gap``
+    bytes, with the entries that lie in each; spans are answered in groups of bounded size."""
     spans: list[Span] = []
     members: list[list[int]] = []
     held = 0
-    for k in sorted(wanted, key=lambda k: int(entries[k, 0])):
-        offset, size = int(entries[k, 0]), int(entries[k, 1])
-        end = offset + size
-        if spans and offset - (spans[-1].stop or 0) <= gap and held < _RUN_BYTES:
-            last = spans[-1]
-            stop = max(last.stop or 0, end)
-            held += stop - (last.stop or 0)
-            spans[-1] = Span(last.start, stop)
-            members[-1].append(k)
+    start = end = -1
+    inside: list[int] = []
+    for k in sorted(wanted, key=lambda k: entries[k]):
+        offset, size = entries[k]
+        if inside and offset - end <= gap and end - start < _RUN_BYTES:
+            inside.append(k)
+            end = max(end, offset + size)
             continue
-        if held >= _RUN_BYTES:
-            yield spans, members
-            spans, members, held = [], [], 0
-        spans.append(Span(offset, end))
-        members.append([k])
-        held += size
-    if spans:
-        yield spans, members
+        if inside:
+            spans.append(Span(start, end))
+            members.append(inside)
+            held += end - start
+            if held >= _RUN_BYTES:
+                yield spans, members
+                spans, members, held = [], [], 0
+        start, end, inside = offset, offset + size, [k]
+    if inside:
+        yield [*spans, Span(start, end)], [*members, inside]

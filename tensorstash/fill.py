@@ -158,8 +158,11 @@ def from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> N
     base64 where a list is due and the reverse. :class:`~tensorstash.errors.Invalid` when
     ``value`` is not a fill value of ``dtype``.
     """
+    # Only the base64 of a record is in stored byte order; everything else spells a value.
+    keep = dtype.isnative or dtype.names is not None
+    native = dtype if keep else dtype.newbyteorder("=")
     try:
-        return _from_json(value, dtype, zarr_format)
+        return _seal(_from_json(value, native, zarr_format).astype(dtype))
     except Invalid:
         raise
     except (TypeError, ValueError, OverflowError, UnicodeError) as error:
@@ -233,6 +236,7 @@ def _float_to_json(
         return number
     if value.tobytes() == np.array(math.nan, dtype).tobytes():
         return "NaN"
+    value = value.astype(dtype.newbyteorder("=")) if not dtype.isnative else value
     bits = f"0x{int(_bits(value)):0{2 * dtype.itemsize}x}"
     if zarr_format == 2:
         raise Invalid(f"Zarr v2 cannot spell the NaN {bits}; use fill_value=numpy.nan")

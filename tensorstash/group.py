@@ -131,16 +131,20 @@ class Group:
     # -- changing ---------------------------------------------------------------------------
 
     def create(
-        self, name: str, shape: Any = None, dtype: Any = None, *, overwrite: bool = False, **how: Any
+        self,
+        name: str,
+        shape: Any = None,
+        dtype: Any = None,
+        *,
+        overwrite: bool = False,
+        **how: Any,
     ) -> Array:
         """Create an array below this group; takes what ``tensorstash.create`` takes."""
         self._open(write=True)
         how.setdefault("zarr_format", self.zarr_format)
         spec = make_spec(shape, dtype, **how)
         self._refuse_inside_array(name)
-        return create_at(
-            self.driver, self._below(name), spec, self.settings, overwrite=overwrite
-        )
+        return create_at(self.driver, self._below(name), spec, self.settings, overwrite=overwrite)
 
     def create_group(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, overwrite: bool = False
@@ -179,7 +183,10 @@ class Group:
         plain = Group(self.driver, self.path, self.settings)
         members = dict(plain.walk())
         if self.zarr_format == 2:
-            files = {"": self._files(self.path), **{p: self._files(m.path) for p, m in members.items()}}
+            files = {
+                "": self._files(self.path),
+                **{p: self._files(m.path) for p, m in members.items()},
+            }
             document = zarr2.consolidated_document(files)
             self.driver.put(self.path + zarr2.CONSOLIDATED, zarr3.encode(document))
         else:
@@ -257,9 +264,7 @@ class Group:
         if document is None:
             return None
         if self.zarr_format == 2:
-            kind, content = zarr2.parse_documents(
-                document, allow_pickle=self.settings.allow_pickle
-            )
+            kind, content = zarr2.parse_documents(document, allow_pickle=self.settings.allow_pickle)
         else:
             kind, content = zarr3.parse_document(document)
         if kind == "group":

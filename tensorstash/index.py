@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 from .errors import InvalidSelection
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """The axis stays at ``index``."""
+class Point(NamedTuple):
+    """The axis stays at ``at``."""
 
-    index: int
+    at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stride:
+class Stride(NamedTuple):
     """Output position ``i`` along ``dim`` is element ``start + i * step``; ``step`` is not 0."""
 
     dim: int
@@ -37,7 +35,7 @@ class Stride:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Take:
-    """Output position ``(i, j, ...)`` along the ascending ``dims`` is element ``array[i, j, ...]``."""
+    """Output position ``(i, j)`` along the ascending ``dims`` is element ``array[i, j]``."""
 
     dims: tuple[int, ...]
     array: NDArray[np.intp]
@@ -46,8 +44,7 @@ class Take:
 AxisMap = Point | Stride | Take
 
 
-@dataclass(frozen=True, slots=True)
-class Transform:
+class Transform(NamedTuple):
     """A result of ``shape`` whose elements come from an array with one :data:`AxisMap` an axis.
 
     An output dimension that no map depends on repeats its one element.
@@ -66,21 +63,48 @@ def select(selection: Any, shape: Sequence[int]) -> Transform:
     """``array[selection]`` by NumPy's rules: ints, slices, ``...``, ``None``, integer and
     boolean arrays, mixed as NumPy allows. Raises
     :class:`~tensorstash.errors.InvalidSelection` wherever NumPy raises ``IndexError``."""
+    basic = _basic(selection, shape)
+    if basic is not None:
+        return basic
     items, gap = _expand(selection, shape)
+    if any(isinstance(item, _Array) for item in items):
+        return _advanced(items, shape, gap)
+    plain = _basic(tuple(items), shape)
+    assert plain is not None
+    return plain
+
+
+def _basic(selection: Any, shape: Sequence[int]) -> Transform | None:
+    """A selection of nothing but Python ints, slices and ``None``: the everyday case, without
+    the care that the others need. ``None`` where there is anything else."""
+    given = selection if type(selection) is tuple else (selection,)
+    out: list[int] = []
     maps: list[AxisMap] = []
-    if not any(isinstance(item, _Array) for item in items):
-        out: list[int] = []
-        for item in items:
-            if item is None:
-                out.append(1)
-            elif isinstance(item, int):
-                maps.append(_point(item, len(maps), shape))
-            else:
-                mapped, length = _stride(item, shape[len(maps)], len(out))
-                maps.append(mapped)
-                out.append(length)
-        return Transform(tuple(out), tuple(maps))
-    return _advanced(items, shape, gap)
+    axis = 0
+    ndim = len(shape)
+    for item in given:
+        kind = type(item)
+        if item is None:
+            out.append(1)
+            continue
+        if axis == ndim or (kind is not int and kind is not slice):
+            return None
+        size = shape[axis]
+        if kind is int:
+            if not -size <= item < size:
+                raise InvalidSelection(
+                    f"index {item} is out of bounds for axis {axis} with size {size}"
+                )
+            maps.append(Point(item + size if item < 0 else item))
+        else:
+            mapped, length = _stride(item, size, len(out))
+            maps.append(mapped)
+            out.append(length)
+        axis += 1
+    for size in shape[axis:]:
+        maps.append(Stride(len(out), 0, 1))
+        out.append(size)
+    return Transform(tuple(out), tuple(maps))
 
 
 def outer(selection: Any, shape: Sequence[int]) -> Transform:
@@ -132,7 +156,7 @@ def spans(transform: Transform) -> list[tuple[int, int]]:
     found = []
     for axis, axis_map in enumerate(transform.maps):
         if isinstance(axis_map, Point):
-            found.append((axis_map.index, axis_map.index + 1))
+            found.append((axis_map.at, axis_map.at + 1))
         elif isinstance(axis_map, Stride) and axis_map.step == 1:
             found.append((axis_map.start, axis_map.start + transform.shape[axis_map.dim]))
         else:
@@ -250,7 +274,11 @@ def _stride(item: slice, size: int, dim: int) -> tuple[Stride, int]:
         raise InvalidSelection(f"slice indices must be integers or None, not {item}") from None
     except ValueError:
         raise InvalidSelection(f"slice step cannot be zero in {item}") from None
-    return Stride(dim, start, step), len(range(start, stop, step))
+    if step == 1:
+        return Stride(dim, start, 1), max(0, stop - start)
+    length = len(range(start, stop, step))
+    # The step of a lone element says nothing, and may be larger than an index can be.
+    return Stride(dim, start, step if length > 1 else 1), length
 
 
 def _wrap(array: NDArray[np.intp], axis: int, shape: Sequence[int]) -> NDArray[np.intp]:
@@ -304,7 +332,9 @@ def _advanced(items: list[Any], shape: Sequence[int], gap: int | None) -> Transf
             maps.append(_point(item, len(maps), shape))
         else:
             for array in item.arrays:
-                pending.append((len(maps), _wrap(array, len(maps), shape)))
+                # NumPy checks no bounds where nothing is selected.
+                checked = array if 0 in block else _wrap(array, len(maps), shape)
+                pending.append((len(maps), checked))
                 maps.append(Point(0))  # replaced below, once the block's place is known
     for axis, array in pending:
         maps[axis] = _taken(array, range(first + len(block) - array.ndim, first + len(block)))
@@ -330,7 +360,7 @@ def _compose_map(outer_map: AxisMap, inner: Transform) -> AxisMap:
         via = inner.maps[outer_map.dim]
         start, step = outer_map.start, outer_map.step
         if isinstance(via, Point):
-            return Point(start + step * via.index)
+            return Point(start + step * via.at)
         if isinstance(via, Stride):
             return Stride(via.dim, start + step * via.start, step * via.step)
         return Take(via.dims, start + step * via.array)
@@ -352,7 +382,7 @@ def _dims(axis_map: AxisMap) -> tuple[int, ...]:
 def _spread(via: AxisMap, dims: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     """``via`` as an integer array that broadcasts over ``dims``."""
     if isinstance(via, Point):
-        return np.intp(via.index)
+        return np.intp(via.at)
     if isinstance(via, Stride):
         values = via.start + via.step * np.arange(shape[via.dim], dtype=np.intp)
     else:

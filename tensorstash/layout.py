@@ -78,7 +78,9 @@ def chain(codecs: CodecsLike, dtype: np.dtype[Any]) -> tuple[Codec, ...]:
         return (serializer(dtype),)
     if isinstance(codecs, str):
         if codecs == "auto":
-            packed: Codec = make("zstd", {"level": 3}) if dtype.kind in "TO" else _blosc("lz4", dtype)
+            packed: Codec = (
+                make("zstd", {"level": 3}) if dtype.kind in "TO" else _blosc("lz4", dtype)
+            )
         else:
             packed = _named(codecs, dtype)
         if not isinstance(packed, BytesCodec):
@@ -99,7 +101,9 @@ def serializer(dtype: np.dtype[Any]) -> Codec:
     if dtype.kind == "O":
         return make("vlen-bytes", {})
     single = dtype.itemsize == 1 and dtype.names is None
-    return make("bytes", {} if single or dtype.kind == "V" and dtype.names is None else {"endian": "little"})
+    return make(
+        "bytes", {} if single or dtype.kind == "V" and dtype.names is None else {"endian": "little"}
+    )
 
 
 def sharded(

@@ -20,7 +20,8 @@ _ALL = slice(None)
 def gather(array: NDArray[Any], selection: Sequence[Index], joint: int = 0) -> NDArray[Any]:
     """``array`` at ``selection``: the first ``joint`` items are index arrays that act pointwise
     and give one dimension; each other item acts on its own axis (an integer drops it)."""
-    piece = array[tuple(_ALL if isinstance(item, np.ndarray) else item for item in selection)]
+    basic = (_ALL if isinstance(item, np.ndarray) else item for item in selection)
+    piece = array[(*basic, ...)]  # the ellipsis keeps an array where every item is an integer
     axis = joint
     for item in selection[joint:]:
         if isinstance(item, np.ndarray):

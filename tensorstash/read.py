@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from .cache import Cache
 from .chunks import Chunks, scratch
 from .fetch import ChunkFetcher, Fetcher, ShardFetcher
-from .index import Stride, Transform
+from .index import Point, Stride, Transform
 from .place import core, gather, joint_first, repeat_core, scatter
-from .plan import Part, Plan, plan
+from .plan import Index, Part, Plan, plan
+from .readahead import ReadAhead
 from .threads import cores, spread
 
 _THREAD_BYTES = 64 << 10
@@ -37,11 +38,34 @@ class Reader:
             self.fetcher = ChunkFetcher(chunks, cache)
         else:
             self.fetcher = ShardFetcher(chunks, cache, sharding, Cache(_INDEX_BYTES))
+        self._edges = chunks.grid.chunks
+        self._ahead: ReadAhead | None = None
+        if cache is not None and chunks.spec.ndim:
+            limit = cache.limit // (2 * max(1, chunks.spec.dtype.itemsize))
+            self._ahead = ReadAhead(chunks.grid, chunks.spec.shape, self.warm, limit)
+        pipeline = chunks.pipeline
+        self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
 
     def read(self, transform: Transform, out: NDArray[Any]) -> None:
         """``out`` (of the transform's shape and the array's dtype, any strides) is filled."""
         if 0 in transform.shape:
             return
+        one = self._single(transform)
+        if one is not None:
+            self._read_single(one, out)
+        else:
+            self._read_many(transform, out)
+        if self._ahead is not None:
+            self._ahead.note(transform)
+
+    def warm(self, transform: Transform) -> None:
+        """Bring the chunks of a transform into the cache."""
+        todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+        for block in self.fetcher.blocks(todo, 1):
+            for _ in self.fetcher.fetch(block, lambda part: (None, None)):
+                pass
+
+    def _read_many(self, transform: Transform, out: NDArray[Any]) -> None:
         chunks = self.chunks
         todo = plan(transform, chunks.grid, chunks.spec.shape)
         threads = self._threads(len(todo))
@@ -57,6 +81,43 @@ class Reader:
 
         spread(self.fetcher.blocks(todo, threads * 4 if threads > 1 else 1), work, threads)
         repeat_core(todo, out)
+
+    def _single(self, transform: Transform) -> Part | None:
+        """The part of a basic, forward selection that lies in one chunk: an element, a row, a
+        patch. Worth recognising, for planning would cost more than reading it."""
+        edges, maps = self._edges, transform.maps
+        if edges is None:
+            return None
+        chunk: list[int] = []
+        inside: list[Index] = []
+        dims = 0
+        for axis_map, edge in zip(maps, edges, strict=True):
+            if isinstance(axis_map, Point):
+                at, within = divmod(axis_map.at, edge)
+                inside.append(within)
+            elif isinstance(axis_map, Stride) and axis_map.step == 1 and axis_map.dim == dims:
+                at, within = divmod(axis_map.start, edge)
+                end = within + transform.shape[dims]
+                if end > edge:
+                    return None
+                inside.append(slice(within, end))
+                dims += 1
+            else:
+                return None
+            chunk.append(at)
+        if dims != len(transform.shape):
+            return None
+        return Part(tuple(chunk), tuple(inside), (), (False,))
+
+    def _read_single(self, part: Part, out: NDArray[Any]) -> None:
+        fetcher = self.fetcher
+        memory = self._memory
+
+        def target(_: Part) -> tuple[NDArray[Any] | None, memoryview | None]:
+            return (None, None) if memory is None else scratch(memory)
+
+        for _, chunk in fetcher.fetch(fetcher.block(part), target):
+            out[...] = self.chunks.spec.fill if chunk is None else chunk[part.inside]
 
     def _threads(self, parts: int) -> int:
         pipeline = self.chunks.pipeline
@@ -92,7 +153,7 @@ class Sink:
             place = self._out[(*part.outside, ...)]  # "..." keeps a 0-d place a view
             if place.shape == self._whole:
                 self._placed = place
-                return place, memoryview(place.reshape(-1).view(np.uint8))
+                return place, place.reshape(-1).view(np.uint8).data
         return self._scratch
 
     def put(self, part: Part, chunk: NDArray[Any] | None) -> None:

@@ -63,9 +63,7 @@ def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
 def _driver_factory(scheme: str) -> Callable[..., Driver]:
     found = _leaf("tensorstash.drivers", scheme, "connect")
     if found is None:
-        raise Unsupported(
-            f"no driver for {scheme}://{_nearest(scheme, 'tensorstash.drivers')}"
-        )
+        raise Unsupported(f"no driver for {scheme}://{_nearest(scheme, 'tensorstash.drivers')}")
     return found  # type: ignore[no-any-return]
 
 

@@ -49,9 +49,7 @@ def append(
         after = _with_shape(before, axis, start + rows.shape[axis])
         if rows.shape[axis] == 0:
             return before, start
-        where = tuple(
-            Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape))
-        )
+        where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
         make_writer(after, before.shape).write(Transform(rows.shape, where), rows)
         return _publish(driver, path, before, after), start
 

@@ -172,8 +172,12 @@ class BoundSharding(Sharding):
         """A whole shard; inner chunks that are all fill are left out."""
         parts = [self.encode_inner(piece) for piece in self.pieces(chunk)]
         shard = self.join(parts)
-        # Only a shard that is itself an inner chunk, or compressed, is stored although empty.
-        return self._encode_index([None] * self.count) if shard is None else shard
+        return self.empty() if shard is None else shard
+
+    def empty(self) -> Buffer:
+        """A shard without chunks. Stored only where absence cannot say it: inside another
+        shard or codec, or under a condition."""
+        return self._encode_index([None] * self.count)
 
     def encode_inner(self, piece: NDArray[Any]) -> Buffer | None:
         """One inner chunk; ``None`` when it is nothing but fill."""
@@ -191,7 +195,8 @@ class BoundSharding(Sharding):
         for index in np.ndindex(*self.grid):
             starts = [i * n for i, n in zip(index, self.chunk_shape, strict=True)]
             where = [slice(a, a + n) for a, n in zip(starts, self.chunk_shape, strict=True)]
-            yield chunk[(*where, ...)]
+            index_of: tuple[Any, ...] = (*where, ...)
+            yield chunk[index_of]
 
 
 def make(name: str, configuration: Mapping[str, Any]) -> Sharding:

@@ -23,20 +23,23 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """
     if not isinstance(value, np.ndarray):
         if is_tensor(value):
-            return as_array(_bridge().to_numpy(value), dtype)
+            value = _bridge().to_numpy(value)
+            return as_array(value, dtype)
         typed = getattr(value, "dtype", None) is not None and hasattr(value, "__array__")
         try:
-            value = np.asarray(value) if typed else np.asarray(value, dtype=dtype)
+            made: NDArray[Any] = np.asarray(value) if typed else np.asarray(value, dtype=dtype)
         except (TypeError, ValueError) as error:
             raise Invalid(
                 f"cannot make {type(value).__name__} into an array of {dtype}: {error}"
             ) from error
+        return as_array(made, dtype)
     if value.dtype == dtype or (value.dtype.kind in "biufc" and dtype.kind in "biufc"):
         return value
     try:
-        return value.astype(dtype)
+        cast: NDArray[Any] = value.astype(dtype)
     except (TypeError, ValueError) as error:
         raise Invalid(f"cannot store {value.dtype} in an array of {dtype}: {error}") from error
+    return cast
 
 
 def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -223,6 +223,23 @@ def test_zstd_bindings_agree(size: int) -> None:
                 codec.decode(frame, size - 1)
 
 
+def test_levels_and_checksums_reach_the_library() -> None:
+    for size in (10_000, 4 * zstd.SMALL):
+        plain = np.random.default_rng(size).integers(0, 5, size, np.uint8).tobytes()
+        assert len(Gzip(0).encode(plain)) > size > len(Gzip(9).encode(plain))
+        assert len(Zstd(-100).encode(plain)) > len(Zstd(15).encode(plain))
+        for checksum in (False, True):
+            frame = zstandard.get_frame_parameters(Zstd(1, checksum).encode(plain))
+            assert frame.has_checksum is checksum
+            assert frame.content_size == size
+
+
+def test_nothing_may_follow_a_zlib_stream() -> None:
+    data = zlib.compress(b"abc")
+    with pytest.raises(ValueError, match=r"follow"):
+        wrap({"id": "zlib"}).decode(data + data, UNSIZED_LIMIT)
+
+
 def test_bombs_are_stopped_early() -> None:
     zeros = bytes(64 << 20)
     streamed = zstandard.ZstdCompressor().compressobj()

@@ -25,7 +25,7 @@ def name(path: Path) -> str:
 
 def blocks(page: Path) -> list[tuple[int, str, str]]:
     """``(line, language, code)`` of every Python block of a page."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     return [
         (text.count("\n", 0, found.start()) + 2, found[1], found[2])
         for found in BLOCK.finditer(text)
@@ -53,13 +53,13 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_code_fence_says_its_language(page: Path) -> None:
     # A block that is not marked is not run, and would rot.
-    for fence in FENCE.findall(page.read_text()):
+    for fence in FENCE.findall(page.read_text(encoding="utf-8")):
         assert fence.partition("\n")[0] != "```", f"{name(page)}: {fence[:60]!r}"
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in LINK.findall(FENCE.sub("", page.read_text())):
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         if "://" in target or target.startswith(("#", "mailto:")):
             continue
         path, _, anchor = target.partition("#")
@@ -70,12 +70,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
+FOR_ADAPTERS = {
+    # Public for views, writers and adapters, not for users: their docstrings say so.
+    *("as_rows", "as_value", "attributes", "make_writer", "read_transform", "write_transform"),
+}
+
+
 def corpus() -> str:
-    return "\n".join(page.read_text() for page in PAGES)
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def mentioned(word: str, text: str) -> bool:
@@ -86,10 +94,14 @@ def mentioned(word: str, text: str) -> bool:
 
 @pytest.mark.parametrize("folder", ["drivers", "codecs"])
 def test_every_leaf_is_documented(folder: str) -> None:
-    page = (ROOT / "docs" / f"{folder}.md").read_text()
+    page = (ROOT / "docs" / f"{folder}.md").read_text(encoding="utf-8")
     # A file without the entry function is shared by its neighbours, not a leaf of its own.
     entry = {"drivers": "def connect(", "codecs": "def make("}[folder]
-    leaves = {path.stem for path in (ROOT / folder).glob("*.py") if entry in path.read_text()}
+    leaves = {
+        path.stem
+        for path in (ROOT / folder).glob("*.py")
+        if entry in path.read_text(encoding="utf-8")
+    }
     assert leaves, f"{folder}/ is empty"
     missing = {
         leaf
@@ -100,7 +112,7 @@ def test_every_leaf_is_documented(folder: str) -> None:
 
 
 def test_every_error_is_documented() -> None:
-    page = (ROOT / "docs" / "errors.md").read_text()
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     missing = {name for name in tensorstash.errors.__all__ if not mentioned(name, page)}
     assert not missing
 
@@ -116,7 +128,7 @@ def test_every_public_member_is_documented(cls: type) -> None:
     text = corpus()
     members = {member for member in dir(cls) if not member.startswith("_")}
     assert members
-    missing = {member for member in members if not mentioned(member, text)}
+    missing = {member for member in members - FOR_ADAPTERS if not mentioned(member, text)}
     assert not missing, f"no page mentions {cls.__name__}: {sorted(missing)}"
 
 

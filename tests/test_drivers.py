@@ -18,7 +18,7 @@ from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, Unsuppor
 from tensorstash.registry import connect
 from tensorstash.testing.counting import Call, Count, CountingDriver, FailingDriver, Fault
 from tensorstash.testing.driver import DriverContract
-from tensorstash.testing.driver_races import in_threads, increment
+from tensorstash.testing.driver_races import in_threads, increment, run_in_processes
 
 
 class TestFile(DriverContract):
@@ -214,6 +214,18 @@ def test_counts_of_threads_add_up() -> None:
     driver = CountingDriver(MemoryDriver())
     in_threads(8, lambda i: [driver.put(f"{i}/{j}", b"12") for j in range(200)])
     assert driver.counts["put"] == Count(1600, 1600, 3200)
+
+
+def test_a_fork_amid_counting_does_not_hang() -> None:
+    driver = CountingDriver(MemoryDriver())
+    with driver._guard:  # as another thread may hold it at the fork
+        run_in_processes(multiprocessing.get_context("fork"), 1, put_one, driver)
+    assert driver.counts == {}
+
+
+def put_one(driver: CountingDriver) -> None:
+    driver.put("k", b"1")
+    assert driver.counts == {"put": Count(1, 1, 1)}
 
 
 def test_faults() -> None:

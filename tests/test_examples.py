@@ -17,7 +17,7 @@ def run_example(path: Path, cwd: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", str(path), *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -41,6 +41,6 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
 
 
 def test_examples_are_named_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [path.name for path in EXAMPLES if f"examples/{path.name}" not in readme]
     assert not missing

@@ -7,15 +7,17 @@ import multiprocessing
 import os
 import pickle
 import stat
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tensorstash.driver import Request, Span
-from tensorstash.drivers import partial, replace
+from tensorstash.drivers import flock, partial, replace
 from tensorstash.drivers.file import FileDriver, connect
 from tensorstash.errors import Conflict, DriverError, Invalid
+from tensorstash.testing.driver_races import run_in_processes
 
 _fork = multiprocessing.get_context("fork")
 
@@ -78,6 +80,73 @@ def test_names_of_its_own_are_refused(driver: FileDriver) -> None:
         for call in (lambda: driver.put(key, b""), lambda: driver.delete(key)):  # noqa: B023
             with pytest.raises(Invalid, match="keeps for itself"):
                 call()
+
+
+def leave_the_lock(driver: FileDriver) -> None:
+    """Fork while the lock is held; the child leaves the block first."""
+    with driver.lock("k"):
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            assert files_below(driver) == [".k.lock"]
+            with pytest.raises(Conflict), driver.lock("k", timeout=0):
+                pass
+    if child == 0:
+        os._exit(0)
+
+
+def test_a_forked_child_that_leaves_the_block_releases_nothing(driver: FileDriver) -> None:
+    run_in_processes(_fork, 1, leave_the_lock, driver)
+
+
+def test_a_copy_of_the_descriptor_keeps_no_lock(driver: FileDriver) -> None:
+    # As a child has that was forked by C code, behind Python's back.
+    with driver.lock("k"):
+        copies = [os.dup(fd) for fd in flock._held]
+    with driver.lock("k", timeout=0):
+        pass
+    assert len(copies) == 1
+    os.close(copies[0])
+
+
+@pytest.mark.parametrize("verb", ["put", "delete", "delete_prefix", "put if_tag"])
+def test_nothing_changes_under_a_compare_and_swap(driver: FileDriver, verb: str) -> None:
+    tag = driver.put("d/k", b"old")
+    calls = {
+        "put": lambda: driver.put("d/k", b"new"),
+        "delete": lambda: driver.delete("d/k"),
+        "delete_prefix": lambda: driver.delete_prefix("d/"),
+        "put if_tag": lambda: driver.put("d/k", b"new", if_tag=tag),
+    }
+    home = os.open(f"{driver.root}/d", os.O_RDONLY)
+    assert flock.take(home, exclusive=True)
+    thread = threading.Thread(target=calls[verb])
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    assert driver.get("d/k") == b"old"  # reads go on
+    driver.put("d/fresh", b"1")  # and so does what cannot overwrite
+    flock.drop(home)
+    os.close(home)
+    thread.join()
+    assert driver.get("d/k") == (None if verb.startswith("delete") else b"new")
+
+
+def test_files_that_vanish_while_deleted(
+    driver: FileDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(4):
+        driver.put(f"d/{i}", b"1")
+    true = flock.take
+
+    def take(fd: int, *, exclusive: bool) -> bool:
+        for i in (0, 2):
+            Path(driver.root, f"d/{i}").unlink(missing_ok=True)
+        return true(fd, exclusive=exclusive)
+
+    monkeypatch.setattr(flock, "take", take)
+    driver.delete_prefix("d/")
+    assert os.listdir(driver.root) == []
 
 
 # -- what else may lie in a directory -------------------------------------------------
@@ -213,6 +282,8 @@ def test_tags_differ_when_the_clock_stands_still_or_goes_back(
     monkeypatch.setattr(time, "time_ns", lambda: next(now, 10**18))
     tags = [driver.put("k", b"same") for _ in range(100)]
     assert len({*tags}) == 100
+    # The kernel's own time ticks too slowly on most kernels, if perhaps not on this one.
+    assert os.stat(f"{driver.root}/k").st_mtime_ns == replace._last
 
 
 # -- handles --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 HEAVY = {
     *("torch", "zarr", "fsspec", "s3fs", "redis", "matplotlib", "tqdm", "scipy", "pandas", "dask"),
@@ -100,7 +100,9 @@ def test_versions_agree() -> None:
     version = PROJECT["project"]["version"]
     assert tensorstash.__version__ == version
     headings = [
-        line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")
+        line
+        for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("## ")
     ]
     assert headings[0].startswith((f"## [{version}]", "## [Unreleased]"))
     assert any(heading.startswith(f"## [{version}]") for heading in headings)
@@ -122,7 +124,7 @@ def test_torch_is_pinned_and_every_extra_admits_the_pin() -> None:
 
     pins = [
         Requirement(line)
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ]
     (pin,) = [pin for pin in pins if pin.name == "torch"]
@@ -187,7 +189,7 @@ def test_wheel_works_installed_outside_the_checkout(
 ) -> None:
     _, wheel = built
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
-    (site,) = (tmp_path / "venv").glob("lib*/python3*/site-packages")
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     run(*pip, "--no-deps", "--no-index", "--target", site, wheel, cwd=tmp_path)
     # Its dependencies are those of this environment: listed after its own folder, so that

@@ -38,7 +38,7 @@ def tracked_files() -> list[Path]:
 
 @pytest.mark.parametrize("path", python_files(*SOURCES), ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_is_too_long_to_read(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
+    lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines; split it by concept"
 
 
@@ -79,7 +79,7 @@ def imported(path: Path, modules: set[str]) -> set[str]:
     name = module_name(path)
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in import_nodes(ast.parse(path.read_text())):
+    for node in import_nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             continue
@@ -90,6 +90,12 @@ def imported(path: Path, modules: set[str]) -> set[str]:
             inner = f"{base}.{alias.name}"
             found.add(inner if inner in modules else base)
     return found & modules - {name}
+
+
+def import_graph() -> dict[str, set[str]]:
+    files = python_files("tensorstash", "drivers", "codecs")
+    modules = {module_name(path) for path in files}
+    return {module_name(path): imported(path, modules) for path in files}
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str] | None:
@@ -118,17 +124,34 @@ def test_the_cycle_finder_finds_cycles() -> None:
 
 
 def test_no_import_cycles_lazy_ones_included() -> None:
-    files = python_files("tensorstash", "drivers", "codecs")
-    modules = {module_name(path) for path in files}
     # The package's own __init__ is the façade: everything stands behind it.
     graph = {
-        module_name(path): imported(path, modules) - {"tensorstash"}
-        for path in files
-        if module_name(path) != "tensorstash"
+        module: others - {"tensorstash"}
+        for module, others in import_graph().items()
+        if module != "tensorstash"
     }
     assert sum(map(len, graph.values())) > 5, "the import graph looks empty: is the reader broken?"
     found = cycle(graph)
     assert found is None, " -> ".join(found or [])
+
+
+def test_leaves_import_their_contract_and_each_other_only() -> None:
+    allowed = {
+        "tensorstash.drivers": {"tensorstash.driver", "tensorstash.errors"},
+        "tensorstash.codecs": {"tensorstash.codec", "tensorstash.dtype", "tensorstash.errors"},
+    }
+    for module, others in import_graph().items():
+        folder = module.rpartition(".")[0]
+        if folder in allowed:
+            foreign = {name for name in others if name.rpartition(".")[0] != folder}
+            assert foreign <= allowed[folder], f"{module} imports {foreign - allowed[folder]}"
+
+
+def test_the_core_imports_no_leaf_by_name() -> None:
+    leaves = ("tensorstash.drivers.", "tensorstash.codecs.")
+    for module, others in import_graph().items():
+        if not module.startswith((*leaves, "tensorstash.testing")):
+            assert not [name for name in others if name.startswith(leaves)], module
 
 
 # Spelled in pieces, so that this file does not find itself.
@@ -143,7 +166,7 @@ def test_no_machine_paths() -> None:
     found = []
     for path in tracked_files():
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
         found += [
@@ -159,7 +182,7 @@ def test_no_leftovers() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in python_files(*SOURCES)
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if marks.search(line)
     ]
     assert not found, "\n".join(found)

@@ -39,6 +39,7 @@ __all__ = [
     "attributes_document",
     "chain",
     "consolidated_document",
+    "decode",
     "encode",
     "group_document",
     "parse_array",
