@@ -33,7 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("what", nargs="?", choices=("peers", "codecs"), default="peers")
     parser.add_argument("--quick", action="store_true", help="small data, 3 rounds")
     parser.add_argument("--only", default="", help="some of S1 to S8, with commas between")
-    parser.add_argument("--rounds", type=int, help="5 (3 with --quick) unless given")
+    parser.add_argument("--rounds", type=int, help="at least; 5 (3 with --quick) unless given")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the report")
     parser.add_argument("--where", help="folder for the data; the system's for temporary files")
     return parser.parse_args(arguments)
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
         kept["codecs"] = chains.measure(rounds)
     else:
-        begin = time.monotonic()
+        begin, hardware = time.monotonic(), machine.hardware()
         with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
             peers = [peer for peer in everyone() if not peer.missing()]
             setting = Setting(chosen.quick, rounds, Path(folder), peers)
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
             "command": " ".join(["python -m benchmarks", *_shown(chosen)]),
             "rounds": rounds,
             "minutes": (time.monotonic() - begin) / 60,
-            "hardware": machine.hardware(),
+            "hardware": hardware,
             "versions": machine.versions(everyone()),
         }
     report.write(chosen.out, kept)

@@ -12,7 +12,7 @@ from .setting import cores
 
 
 def hardware() -> dict[str, str]:
-    """CPU, cores, memory, kernel."""
+    """CPU, cores, memory, kernel, Python, and how busy the machine is (0: with us alone)."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -26,6 +26,7 @@ def hardware() -> dict[str, str]:
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "Python": sys.version.split()[0],
+        "load before the run": f"{os.getloadavg()[0]:.1f}",
     }
 
 

@@ -120,7 +120,8 @@ def _preamble(report: dict[str, Any]) -> list[str]:
     lines = [f"- **{key}**: {value}" for key, value in run["hardware"].items()]
     lines += [
         "- **versions**: " + "; ".join(f"{k}: {v}" for k, v in run["versions"].items()),
-        f"- **command**: `{run['command']}`, {run['rounds']} rounds, {run['minutes']:.1f} minutes",
+        f"- **command**: `{run['command']}`, at least {run['rounds']} rounds, "
+        f"{run['minutes']:.1f} minutes",
         "",
         "All contestants run in one process, interleaved (each once a round, the order rotating); "
         "figures are medians over the rounds. Each timed call follows an untimed one, so files are "

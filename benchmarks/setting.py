@@ -30,6 +30,11 @@ class Setting:
     peers: Sequence[Peer]
 
     @property
+    def patience(self) -> float:
+        """Seconds that a case may take for more rounds than asked for."""
+        return 0.5 if self.quick else 4
+
+    @property
     def edge(self) -> int:
         """Of the cube of S1 to S3."""
         return 256 if self.quick else 512
@@ -114,7 +119,7 @@ def floors(
 
 def race(setting: Setting, title: str, contestants: Sequence[Contestant]) -> list[Result]:
     """:func:`interleave`, with a line of progress."""
-    results = interleave(contestants, setting.rounds)
+    results = interleave(contestants, setting.rounds, setting.patience)
     times = ", ".join(f"{r.name} {r.error or f'{r.wall * 1e3:.3g}'}" for r in results)
     setting.say(f"{title} [ms]: {times}")
     return results

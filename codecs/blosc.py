@@ -20,6 +20,7 @@ blosc.use_threads = False
 _NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 _HEADER = struct.Struct("<4B3I")  # version, versionlz, flags, typesize; nbytes, blocksize, cbytes
+_STORED = 2  # flag: the bytes are not compressed
 _MOST = 2**31 - 1 - blosc.MAX_OVERHEAD
 
 
@@ -124,6 +125,32 @@ class Blosc(BytesCodec):
         except RuntimeError as error:
             raise ValueError(str(error)) from error
         return target
+
+    def decode_span(self, data: Buffer, limit: int, start: int, stop: int, out: memoryview) -> bool:
+        """Blosc cuts its input into blocks that are compressed one by one: those that hold
+        ``start:stop``, with a header of their own, are a Blosc buffer themselves."""
+        if len(data) < _HEADER.size:
+            return False
+        *head, flags, typesize, size, block, stored = _HEADER.unpack_from(data)
+        if stored != len(data) or size != len(out) or not block:
+            return False
+        count = -(-size // block)
+        first, last = start // block, -(-stop // block)
+        if flags & _STORED or 2 * (last - first) > count or stored < _HEADER.size + 4 * count:
+            return False
+        at = _HEADER.size + 4 * first
+        wanted = last - first + (last < count)
+        starts = [*struct.unpack_from(f"<{wanted}I", data, at), stored][: last - first + 1]
+        if starts[0] < _HEADER.size + 4 * count or sorted(set(starts)) != starts:
+            return False  # blocks out of order: written by several threads, or damaged
+        if starts[-1] > stored:
+            return False
+        shift = _HEADER.size + 4 * (last - first) - starts[0]
+        low, high = first * block, min(last * block, size)
+        header = _HEADER.pack(*head, flags, typesize, high - low, block, starts[-1] + shift)
+        table = struct.pack(f"<{last - first}I", *(at + shift for at in starts[:-1]))
+        body = memoryview(data)[starts[0] : starts[-1]]
+        return self.decode(b"".join((header, table, body)), high - low, out[low:high]) is not None
 
     def encoded_limit(self, nbytes: int) -> int:
         """A header more."""

@@ -24,7 +24,7 @@ from tensorstash.codecs.numcodec import (
 from tensorstash.codecs.numcodec_arrays import NumcodecSerializer
 from tensorstash.errors import Unsupported
 
-__all__ = ["Filters", "find", "wrap"]
+__all__ = ["Filters", "find", "names", "wrap"]
 
 _PREFIX = "numcodecs."
 
@@ -43,6 +43,11 @@ def find(name: str) -> Callable[[str, Mapping[str, Any]], Codec] | None:
     if identifier in registry.codec_registry or identifier in registry.entries:
         return _bytes
     return None
+
+
+def names() -> list[str]:
+    """The names that numcodecs can serve."""
+    return sorted(f"{_PREFIX}{name}" for name in registry.codec_registry if name not in OBJECTS)
 
 
 def _bytes(name: str, configuration: Mapping[str, Any]) -> Codec:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import difflib
 import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -52,8 +53,10 @@ def load(identifier: str, options: Mapping[str, Any]) -> Any:
         if identifier in registry.codec_registry:
             raise Invalid(f"codec {identifier!r} cannot have {dict(options)}: {error}") from error
         needs = {"msgpack2": "msgpack"}.get(identifier, identifier)
+        close = difflib.get_close_matches(identifier, registry.codec_registry, 1)
         known = identifier in ARRAY_TO_BYTES | {"msgpack2"}
-        hint = f"; it needs the package {needs!r}: pip install {needs}" if known else ""
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; it needs the package {needs!r}: pip install {needs}" if known else hint
         raise Unsupported(f"numcodecs has no codec {identifier!r}{hint}") from error
     except (TypeError, ImportError) as error:
         raise Invalid(f"codec {identifier!r} cannot have {dict(options)}: {error}") from error

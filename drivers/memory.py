@@ -121,13 +121,13 @@ class MemoryDriver(Driver):
         if type(value) is not bytes:
             if value is None:
                 return None
-            value = _buffer(value)
+            value = _buffer(value, key)
         return value if span is None else pick(value, span)
 
     def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
         """The value (or a view of bytes ``span`` of it) and its tag."""
         value = self._mapping.get(self._prefix + check_key(key))
-        return None if value is None else (pick(_buffer(value), span), _Version(value))
+        return None if value is None else (pick(_buffer(value, key), span), _Version(value))
 
     def get_ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None = None
@@ -138,7 +138,7 @@ class MemoryDriver(Driver):
             raise Changed(key)
         if value is None:
             return None
-        whole = _buffer(value)
+        whole = _buffer(value, key)
         return [pick(whole, span) for span in spans], _Version(value)
 
     def tag(self, key: str) -> Tag | None:
@@ -235,7 +235,7 @@ class MemoryDriver(Driver):
     def __reduce__(self) -> tuple[Callable[..., MemoryDriver], tuple[Any, ...]]:
         """The contents travel along; :class:`Unsupported` beyond 1 MiB."""
         places = self._places("")
-        contents = {place: as_bytes(self._mapping[place]) for place in places}
+        contents = {place: as_bytes(self._mapping[place], place) for place in places}
         size = sum(map(len, contents.values()))
         if size > _PICKLE_LIMIT:
             raise Unsupported(
@@ -245,11 +245,11 @@ class MemoryDriver(Driver):
         return _restore, (os.getpid(), _IMAGE, self._name, self._prefix, contents)
 
 
-def _buffer(value: object) -> Buffer:
+def _buffer(value: object, key: str) -> Buffer:
     """A stored object, put there by us or by the mapping's owner, as bytes."""
     if isinstance(value, bytes | bytearray):
         return value
-    return as_bytes(value)
+    return as_bytes(value, key)
 
 
 def _restore(

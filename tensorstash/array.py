@@ -17,7 +17,7 @@ from .buffer import BufferedWriter
 from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
-from .driver import Driver
+from .driver import Driver, located
 from .errors import Closed, Invalid, ReadOnly
 from .explain import Explanation, explain
 from .grid import cut
@@ -27,7 +27,7 @@ from .lazy import Indexer, Lazy
 from .node import require
 from .read import Reader
 from .spec import ArraySpec
-from .values import as_array, as_out, broadcast, parse_bytes
+from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
 
 
@@ -150,7 +150,7 @@ class Array:
         return self.spec.shape[0]
 
     def __repr__(self) -> str:
-        where = f"{self.driver.url}/{self.path}".rstrip("/")
+        where = located(self.driver, self.path)
         if self._spec is None:
             return f"<tensorstash.Array at {where}>"
         shape, dtype = self._spec.shape, self._spec.dtype
@@ -206,6 +206,7 @@ class Array:
 
     def explain(self, selection: Any = ...) -> Explanation:
         """What reading a selection costs: chunks, objects, requests, bytes. Reads nothing."""
+        self._open()
         return explain(self._read.chunks, select(selection, self.spec.shape))
 
     def read_transform(self, transform: Transform, out: Any) -> NDArray[Any]:
@@ -262,7 +263,7 @@ class Array:
         """Give the array a new shape, in one step for every reader. New cells show the fill
         value, also where the array once was larger."""
         self._open(write=True)
-        wanted = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+        wanted = parse_lengths(shape, "shape")
         self._spec = sizes.resize(self.driver, self.path, self.spec, wanted, self.make_writer)
         self._reader = None
 
@@ -279,7 +280,7 @@ class Array:
         self._open()
         content = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle).content
         if not isinstance(content, ArraySpec):
-            where = f"{self.driver.url}/{self.path}".rstrip("/")
+            where = located(self.driver, self.path)
             raise Invalid(f"{where} is a group; open it with open_group()")
         self._spec = content
         self._reader = None
@@ -332,8 +333,8 @@ class Array:
         return value
 
     def _axis(self, axis: int) -> int:
-        if not -self.ndim <= axis < self.ndim:
-            raise Invalid(f"axis {axis} is out of bounds for an array of {self.ndim} dimensions")
+        if not isinstance(axis, (int, np.integer)) or not -self.ndim <= axis < self.ndim:
+            raise Invalid(f"axis {axis!r} is out of bounds for an array of {self.ndim} dimensions")
         return axis % self.ndim
 
     def _result(self, transform: Transform) -> Any:
@@ -351,8 +352,8 @@ class Array:
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
-            raise Closed(f"this handle on {self.driver.url} is closed; open it again")
+            where = located(self.driver, self.path)
+            raise Closed(f"this handle on {where} is closed; open it again")
         if write and not self.writable:
-            raise ReadOnly(
-                f'{self.driver.url} was opened for reading; open it with mode="r+" to write'
-            )
+            where = located(self.driver, self.path)
+            raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')

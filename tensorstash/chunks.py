@@ -89,10 +89,15 @@ class Chunks:
                 'open with missing="fill" to read it as the fill value'
             )
 
-    def damaged(self, error: Corrupt, key: str, index: tuple[int, ...]) -> Corrupt:
-        """``error`` with the place of the damage, which codecs do not know."""
+    def damaged(
+        self, error: Corrupt, key: str, index: tuple[int, ...], what: str = "chunk"
+    ) -> Corrupt:
+        """``error`` with the place of the damage, which codecs do not know: ``index`` is that of
+        a chunk of :attr:`grid`, or of a shard whose own index is damaged."""
+        if error.chunk is not None:
+            return error
         located = Corrupt(
-            f"chunk {index} at key {key!r} is damaged: {error}; restore it, or overwrite it whole",
+            f"{what} {index} at key {key!r} is damaged: {error}; restore it, or overwrite it whole",
             key=key,
             chunk=index,
             codec=error.codec,

@@ -128,6 +128,11 @@ class BytesCodec(Codec):
         checked against ``limit`` *before* anything is allocated. ``ValueError`` (or the
         library's own error) when ``data`` is damaged."""
 
+    def decode_span(self, data: Buffer, limit: int, start: int, stop: int, out: memoryview) -> bool:
+        """Bring decoded bytes ``start:stop`` to their place in ``out``, which has room for all
+        of them, where that is cheaper than decoding everything. ``False``: nothing was done."""
+        return False
+
     def encoded_limit(self, nbytes: int) -> int:
         """The most bytes that ``nbytes`` can become when encoded."""
         return nbytes + nbytes // 8 + 1024
@@ -187,13 +192,18 @@ class Pipeline:
         return data
 
     def decode(
-        self, data: Buffer, into: NDArray[Any] | None = None, view: memoryview | None = None
+        self,
+        data: Buffer,
+        into: NDArray[Any] | None = None,
+        view: memoryview | None = None,
+        span: tuple[int, int] | None = None,
     ) -> NDArray[Any]:
         """The chunk that ``data`` holds, as an array of ``spec.shape``.
 
         Where the chain is ``direct`` and ``into`` (C-contiguous, of ``stored`` shape and
         dtype, ``view`` its bytes) is given, the chunk is written there and the result is
-        ``into`` or a view of it. Otherwise the result may be a read-only view of ``data``.
+        ``into`` or a view of it; of that, only bytes ``span`` need be right where it is given.
+        Otherwise the result may be a read-only view of ``data``.
         :class:`~tensorstash.errors.Corrupt` when the bytes cannot be such a chunk.
         """
         step: Codec = self.serializer
@@ -204,7 +214,9 @@ class Pipeline:
             inner = self._inner
             if self.direct and into is not None and inner is not None:
                 step = inner
-                inner.decode(data, self.nbytes or 0, view)
+                assert view is not None
+                if span is None or not inner.decode_span(data, len(view), *span, view):
+                    inner.decode(data, len(view), view)
                 chunk = into
             else:
                 if inner is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -14,15 +16,17 @@ from . import layout, node
 from .array import Array, Settings
 from .chain import make
 from .codec import Pipeline
-from .driver import Driver
+from .driver import Driver, located
+from .dtype import short
 from .errors import AlreadyExists, Invalid, NotFound
 from .formats import zarr2
+from .formats.document import lengths
 from .grid import Grid
 from .layout import CodecsLike
 from .location import Location, resolve
 from .shard import Sharding
 from .spec import ArraySpec, KeyEncoding
-from .values import as_array, is_tensor, parse_bytes
+from .values import as_array, is_tensor, parse_bytes, parse_lengths
 
 Mode = Literal["r", "r+", "a", "w", "x"]
 
@@ -124,32 +128,48 @@ def make_spec(
     separator: Literal["/", "."] | None = None,
     order: Literal["C", "F"] = "C",
     filters: Sequence[Mapping[str, Any]] | None = None,
+    **unknown: Any,
 ) -> ArraySpec:
     """The spec of a new array.
 
     ``chunks``: an edge an axis, or one for all; left out, chosen for about 512 KiB. ``shards``:
-    store several chunks in one object, an edge an axis and multiples of ``chunks``. ``codecs``:
-    see :func:`tensorstash.layout.chain`. ``fill_value``: default zero. ``order="F"`` stores
+    store several chunks in one object, an edge an axis and multiples of ``chunks``, which are
+    then chosen to divide them, for about 32 KiB. ``codecs``: see :func:`tensorstash.layout.chain`. ``fill_value``: default zero. ``order="F"`` stores
     chunks in column-major order. ``zarr_format=2`` and its numcodecs ``filters`` are for
     readers that know no v3.
     """
+    for name in unknown:
+        close = get_close_matches(name, make_spec.__kwdefaults__, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "see help(tensorstash.create)"
+        raise Invalid(f"an array has no option {name!r}; {hint}")
     if shape is None or dtype is None:
         raise Invalid("a new array needs shape= and dtype=")
-    extent = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
-    if any(n < 0 for n in extent):
-        raise Invalid(f"shape {extent} has a negative length")
+    extent = lengths(list(parse_lengths(shape, "shape")), "shape", 0)
     kind = dtypes.parse(dtype)
     fill = fills.default(kind) if fill_value is None else fills.parse(fill_value, kind)
-    if dimension_names is not None and len(dimension_names) != len(extent):
-        raise Invalid(f"{len(dimension_names)} dimension_names for {len(extent)} axes")
+    names = None if dimension_names is None else _dimension_names(dimension_names, len(extent))
+    if not isinstance(attributes or {}, Mapping):
+        raise Invalid(f"attributes are a dict of values by name, not {short(attributes)}")
+    for what, choice, choices in (
+        ("zarr_format", zarr_format, (2, 3)),
+        ("order", order, ("C", "F")),
+        ("key_encoding", key_encoding, (None, "default", "v2")),
+        ("separator", separator, (None, "/", ".")),
+    ):
+        if choice not in choices:
+            raise Invalid(f"{what} {short(choice)} is none of {', '.join(map(repr, choices))}")
     target = layout.CHUNK_BYTES if shards is None else layout.INNER_BYTES
     inner = layout.chunk_shape(chunks, extent, kind.itemsize, target)
-    outer = inner if shards is None else layout.chunk_shape(shards, extent, kind.itemsize, target)
+    outer = (
+        inner
+        if shards is None
+        else layout.chunk_shape(shards, extent, kind.itemsize, target, "shards")
+    )
     if zarr_format == 2:
         if shards is not None:
             raise Invalid("Zarr v2 has no shards; leave shards out, or use zarr_format=3")
         steps = _v2_chain(kind, len(extent), codecs, order, filters)
-    elif zarr_format == 3:
+    else:
         if filters is not None:
             raise Invalid("filters are Zarr v2's; name them in codecs, as 'numcodecs.delta' say")
         steps = layout.chain(codecs, kind)
@@ -157,18 +177,16 @@ def make_spec(
             steps = (make("transpose", {"order": list(range(len(extent)))[::-1]}), *steps)
         if shards is not None:
             steps = layout.sharded(steps, inner, outer)
-    else:
-        raise Invalid(f"zarr_format {zarr_format!r} is neither 2 nor 3")
     grid = Grid.regular(outer)
-    name = key_encoding or ("default" if zarr_format == 3 else "v2")
+    encoding = key_encoding or ("default" if zarr_format == 3 else "v2")
     spec = ArraySpec(
         shape=extent,
         dtype=kind,
         grid=grid,
         codecs=steps,
         fill=fill,
-        keys=KeyEncoding(name, separator or ("/" if name == "default" else ".")),
-        dimension_names=None if dimension_names is None else tuple(dimension_names),
+        keys=KeyEncoding(encoding, separator or ("/" if encoding == "default" else ".")),
+        dimension_names=names,
         attributes=dict(attributes or {}),
         zarr_format=zarr_format,
     )
@@ -176,12 +194,24 @@ def make_spec(
     return spec
 
 
+def _dimension_names(names: Sequence[str | None], ndim: int) -> tuple[str | None, ...]:
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not listed or not all(name is None or isinstance(name, str) for name in names):
+        raise Invalid(f"dimension_names are a list of text or None, not {short(names)}")
+    if len(names) != ndim:
+        raise Invalid(f"{len(names)} dimension_names for {ndim} axes")
+    return tuple(names)
+
+
 def save(location: Location, value: Any, *, overwrite: bool = True, **options: Any) -> Array:
     """Store an array (NumPy, a torch tensor, a list) whole and answer its handle; takes what
     :func:`create` takes."""
     dtype = options.pop("dtype", None)
     if dtype is None and not is_tensor(value):
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise Invalid(f"cannot make {type(value).__name__} into an array: {error}") from error
         dtype = np.dtypes.StringDType() if value.dtype.kind == "U" else value.dtype
     array = as_array(value, np.dtype("V0") if dtype is None else dtypes.parse(dtype))
     kind = array.dtype if dtype is None else dtypes.parse(dtype)
@@ -207,19 +237,38 @@ def copy(
 ) -> Array:
     """Copy an array, chunk by chunk of the target, between any two drivers.
 
-    ``changes`` are what :func:`make_spec` takes (``chunks=``, ``codecs=``, ``dtype=``, ...);
-    what is left out stays as it is in the source. ``progress`` shows a bar (needs tqdm).
-    Memory in use: one target chunk.
+    ``changes`` are what :func:`make_spec` takes but for the shape (``chunks=``, ``codecs=``,
+    ``dtype=``, ...); what is left out stays as it is in the source. ``progress`` shows a bar
+    (needs tqdm). Memory in use: one target chunk. A copy that is interrupted leaves an array
+    of which the rest reads as fill: copy again with ``overwrite``.
     """
+    if progress:
+        _need_tqdm()
     origin = source if isinstance(source, Array) else open(source)
+    if changes.get("shape", origin.shape) != origin.shape:
+        raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
     spec = _changed(origin.spec, changes)
-    made = create_at(resolve(target, options), "", spec, Settings(mode="r+"), overwrite=overwrite)
+    driver = resolve(target, options)
+    if overwrite:
+        _refuse_inside(origin, driver)
+    made = create_at(driver, "", spec, Settings(mode="r+"), overwrite=overwrite)
     blocks: Iterator[Any] = _places(made)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)
     for where in blocks:
         made[where] = origin[where]
     return made
+
+
+def _refuse_inside(origin: Array, target: Driver) -> None:
+    """Replacing deletes all there is at ``target``: that must not be, or hold, the source."""
+    above = located(target).rstrip("/") + "/"
+    below = located(origin.driver, origin.path).rstrip("/") + "/"
+    if below.startswith(above):
+        # Drivers on different dicts have one URL; a stored version is only in one place.
+        tag = target.tag(node.lock_key(below[len(above) :].lstrip("/"), origin.spec))
+        if tag is not None and tag == origin.driver.tag(node.lock_key(origin.path, origin.spec)):
+            raise Invalid(f"{below[:-1]} cannot be copied over itself; copy it elsewhere first")
 
 
 def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
@@ -234,14 +283,21 @@ def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
         "fill_value": spec.fill[()],
         "dimension_names": spec.dimension_names,
         "attributes": spec.attributes,
+        "zarr_format": spec.zarr_format,
     }
-    if spec.zarr_format == 2 or "dtype" in changes:
+    same_format = changes.get("zarr_format", spec.zarr_format) == spec.zarr_format
+    if same_format:
+        known |= {"key_encoding": spec.keys.name, "separator": spec.keys.separator}
+    if "dtype" in changes or not same_format:
         known["codecs"] = "auto"
     if spec.grid.chunks is not None and "chunks" not in changes and "shards" not in changes:
         known["chunks"] = sharding.chunk_shape if sharding else spec.grid.chunks
-        known["shards"] = spec.grid.chunks if sharding else None
+        known["shards"] = spec.grid.chunks if sharding and same_format else None
     if "dtype" in changes:
-        known["fill_value"] = spec.fill.astype(dtypes.parse(changes["dtype"]))[()]
+        try:
+            fills.parse(spec.fill[()], dtypes.parse(changes["dtype"]))
+        except Invalid:
+            known["fill_value"] = None
     return make_spec(**{**known, **changes})
 
 
@@ -253,11 +309,16 @@ def _places(array: Array) -> Iterator[tuple[slice, ...]]:
         yield tuple(slice(a, min(b, n)) for a, b, n in zip(starts, stops, array.shape, strict=True))
 
 
-def _with_bar(blocks: Iterator[Any], nbytes: int) -> Iterator[Any]:
+def _need_tqdm() -> None:
     try:
-        from tqdm.auto import tqdm
+        importlib.import_module("tqdm.auto")
     except ModuleNotFoundError as error:
         raise Invalid("progress=True needs tqdm: pip install tqdm") from error
+
+
+def _with_bar(blocks: Iterator[Any], nbytes: int) -> Iterator[Any]:
+    from tqdm.auto import tqdm
+
     places = list(blocks)
     with tqdm(total=nbytes, unit="B", unit_scale=True, desc="copy") as bar:
         for where in places:
@@ -269,18 +330,22 @@ def _v2_chain(
     dtype: np.dtype[Any], ndim: int, codecs: CodecsLike, order: str, filters: Any
 ) -> tuple[Any, ...]:
     """A v2 chain: ``codecs`` is a compressor (a name, or a numcodecs configuration)."""
+    listed = isinstance(filters or [], Sequence) and not isinstance(filters, str)
+    for config in (*(filters or ()),) if listed else (None,):
+        if not isinstance(config, Mapping) or not isinstance(config.get("id"), str):
+            raise Invalid(f"filters are a list of dicts with an 'id', not {short(filters)}")
     if dtype.kind in "TO" and filters is None:
         filters = [{"id": "vlen-utf8" if dtype.kind == "T" else "vlen-bytes"}]
     compressor: Mapping[str, Any] | None
     if codecs is None or codecs == "raw":
         compressor = None
-    elif codecs == "auto" or codecs in ("blosc", "lz4"):
-        compressor = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
-        if dtype.itemsize == 1:
-            compressor = {**compressor, "shuffle": 2}
+    elif codecs in ("auto", "blosc", *layout.BLOSC):
+        cname = codecs if codecs in layout.BLOSC else "lz4"
+        shuffle = 2 if dtype.itemsize == 1 else 1
+        compressor = {"id": "blosc", "cname": cname, "clevel": 5, "shuffle": shuffle}
     elif isinstance(codecs, str):
         compressor = {"id": codecs}
-    elif isinstance(codecs, Mapping) and "id" in codecs:
+    elif isinstance(codecs, Mapping) and isinstance(codecs.get("id"), str):
         compressor = codecs
     else:
         return layout.chain(codecs, dtype)
@@ -297,6 +362,6 @@ def _settings(
 ) -> Settings:
     if missing not in ("fill", "raise"):
         raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
-    if threads is not None and threads < 1:
-        raise Invalid(f"threads={threads} is not a number of threads")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise Invalid(f"threads={short(threads)} is not a number of threads")
     return Settings(mode, parse_bytes(cache), threads, missing, write_fill, allow_pickle)

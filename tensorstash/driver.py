@@ -214,9 +214,20 @@ def pick(value: Buffer, span: Span | None) -> Buffer:
     return memoryview(value)[start:stop]
 
 
-def as_bytes(value: Any) -> bytes:
-    """``value`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` when it is no buffer."""
+def as_bytes(value: Any, key: str) -> bytes:
+    """The value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` when it is no
+    buffer."""
     try:
         return bytes(memoryview(value))
     except TypeError:
-        raise Corrupt(f"a stored value is {type(value).__name__}, not bytes") from None
+        raise Corrupt(
+            f"the value at key {key!r} is {type(value).__name__}, not bytes; store bytes there, "
+            "or delete it",
+            key=key,
+        ) from None
+
+
+def located(driver: Driver, path: str = "") -> str:
+    """The place ``path`` below ``driver`` as a URL, for messages and ``repr``."""
+    url, path = driver.url, path.strip("/")
+    return url if not path else url + path if url.endswith("/") else f"{url}/{path}"

@@ -13,20 +13,22 @@ from numpy.typing import NDArray
 
 from .cache import Cache
 from .chunks import Chunks
-from .codec import ChunkSpec, Pipeline
+from .codec import Pipeline
 from .driver import Buffer, Changed, Request, Span, Tag
 from .errors import Conflict, Corrupt
-from .plan import Index, Part, Plan
+from .plan import Part, Plan
 from .shard import BoundSharding
 
-Target: TypeAlias = Callable[[Part], tuple[NDArray[Any] | None, memoryview | None]]
-"""Memory for a part's decoded chunk, and its bytes; ``(None, None)`` to let the codec choose."""
+Memory: TypeAlias = tuple[NDArray[Any] | None, memoryview | None, tuple[int, int] | None]
+"""An array for a decoded chunk, its bytes, and which of them are wanted (``None``: all)."""
+
+Target: TypeAlias = Callable[[Part], Memory]
+"""Memory for a part's decoded chunk; nothing but ``None`` to let the codec choose."""
 
 Fetched: TypeAlias = tuple[Part, NDArray[Any] | None]
 """A part with its decoded chunk, which is valid until the next one is asked for."""
 
 _RUN_BYTES = 16 << 20  # the most bytes of one shard held at once
-_SPAN_FROM = 16 << 10  # raw chunks up to this size are not worth reading in part
 _RETRIES = 100
 
 
@@ -108,16 +110,14 @@ class ChunkFetcher(Fetcher):
         nbytes = pipeline.spec.nbytes
         for part in block:
             name = key(part.chunk)
-            array, view = target(part)
+            array, view, span = target(part)
             assert view is not None
-            if nbytes > _SPAN_FROM:
-                low, high = hull(part.inside, pipeline.spec)
-                if high - low <= nbytes // 4:
-                    data = driver.get(name, Span(low, high))
-                    if data is not None and len(data) == high - low:
-                        view[low:high] = data
-                        yield part, array
-                        continue
+            if span is not None:
+                data = driver.get(name, Span(*span))
+                if data is not None and len(data) == span[1] - span[0]:
+                    view[slice(*span)] = data
+                    yield part, array
+                    continue
             found = driver.get_into(name, view)
             if found is None:
                 chunks.absent(name, part.chunk)
@@ -156,25 +156,6 @@ class ChunkFetcher(Fetcher):
             raise self.chunks.damaged(error, key, part.chunk) from error.__cause__
         cache.put(key, found[1], chunk, chunk.nbytes)
         return chunk
-
-
-def hull(inside: Sequence[Index], spec: ChunkSpec) -> tuple[int, int]:
-    """The bytes of a C-ordered chunk from the first element of ``inside`` to the last; all of
-    them where an index array is among the indices."""
-    step = spec.dtype.itemsize
-    first = last = 0
-    for item, edge in zip(reversed(inside), reversed(spec.shape), strict=True):
-        if isinstance(item, int):
-            first += item * step
-            last += item * step
-        elif isinstance(item, slice):
-            taken = range(*item.indices(edge))
-            first += min(taken[0], taken[-1]) * step
-            last += max(taken[0], taken[-1]) * step
-        else:
-            return 0, spec.nbytes
-        step *= edge
-    return first, last + spec.dtype.itemsize
 
 
 class ShardFetcher(Fetcher):
@@ -271,7 +252,7 @@ class ShardFetcher(Fetcher):
         try:
             index = self.sharding.decode_index(data)
         except Corrupt as error:
-            raise self.chunks.damaged(error, key, shard) from error.__cause__
+            raise self.chunks.damaged(error, key, shard, "shard") from error.__cause__
         self.indices.put(key, tag, index, index.nbytes)
         return tag, index
 

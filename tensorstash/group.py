@@ -9,7 +9,8 @@ from . import node
 from .array import Array, Settings
 from .attributes import Attributes
 from .create import create_at, make_spec
-from .driver import Driver
+from .driver import Driver, located
+from .dtype import short
 from .errors import AlreadyExists, Closed, Invalid, NotFound, ReadOnly
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
@@ -67,7 +68,7 @@ class Group:
         content = self._member(name.strip("/"), path)
         if content is None:
             known = ", ".join(list(self)[:8])
-            where = f"{self.driver.url}/{self.path}".rstrip("/")
+            where = located(self.driver, self.path)
             raise NotFound(f"no {name!r} in {where}; it holds: {known or 'nothing'}")
         if isinstance(content, ArraySpec):
             return Array(self.driver, path, self.settings, content)
@@ -124,7 +125,7 @@ class Group:
 
     def tree(self) -> str:
         """All members below, drawn as a tree."""
-        lines = [f"{self.driver.url}/{self.path}".rstrip("/")]
+        lines = [located(self.driver, self.path)]
         self._draw("", lines)
         return "\n".join(lines)
 
@@ -141,20 +142,22 @@ class Group:
     ) -> Array:
         """Create an array below this group; takes what ``tensorstash.create`` takes."""
         self._open(write=True)
+        path = self._below(name)
         how.setdefault("zarr_format", self.zarr_format)
         spec = make_spec(shape, dtype, **how)
         self._refuse_inside_array(name)
-        return create_at(self.driver, self._below(name), spec, self.settings, overwrite=overwrite)
+        return create_at(self.driver, path, spec, self.settings, overwrite=overwrite)
 
     def create_group(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, overwrite: bool = False
     ) -> Group:
         """Create a group below this one, with the groups above it."""
         self._open(write=True)
+        path = self._below(name)
         self._refuse_inside_array(name)
         document = GroupDocument(dict(attributes or {}), zarr_format=self.zarr_format)
-        node.create(self.driver, self._below(name), document, overwrite=overwrite)
-        return Group(self.driver, self._below(name), self.settings, document)
+        node.create(self.driver, path, document, overwrite=overwrite)
+        return Group(self.driver, path, self.settings, document)
 
     def require_group(self, name: str) -> Group:
         """The group of that name, created when it is not there."""
@@ -172,7 +175,7 @@ class Group:
         """Delete a member and everything below it."""
         self._open(write=True)
         if name not in self:
-            raise NotFound(f"no {name!r} in {self.driver.url}/{self.path}")
+            raise NotFound(f"no {name!r} in {located(self.driver, self.path)}")
         self.driver.delete_prefix(self._below(name))
 
     def consolidate(self) -> None:
@@ -210,7 +213,7 @@ class Group:
         self._open()
         content = node.require(self.driver, self.path).content
         if not isinstance(content, GroupDocument):
-            where = f"{self.driver.url}/{self.path}".rstrip("/")
+            where = located(self.driver, self.path)
             raise Invalid(f"{where} is an array; open it with open()")
         self._document = content
         return self
@@ -229,11 +232,13 @@ class Group:
         return Group, (self.driver, self.path, self.settings)
 
     def __repr__(self) -> str:
-        return f"<tensorstash.Group at {f'{self.driver.url}/{self.path}'.rstrip('/')}>"
+        return f"<tensorstash.Group at {located(self.driver, self.path)}>"
 
     # -- inside -----------------------------------------------------------------------------
 
     def _below(self, name: str) -> str:
+        if not isinstance(name, str):
+            raise Invalid(f"a member is named by text such as 'raw/image', not {short(name)}")
         names = name.strip("/").split("/")
         for part in names:
             reserved = part.startswith("__") or part == "zarr.json" or not part.strip(".")
@@ -292,11 +297,11 @@ class Group:
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
-            raise Closed(f"this handle on {self.driver.url} is closed; open it again")
+            where = located(self.driver, self.path)
+            raise Closed(f"this handle on {where} is closed; open it again")
         if write and self.settings.mode == "r":
-            raise ReadOnly(
-                f'{self.driver.url} was opened for reading; open it with mode="r+" to write'
-            )
+            where = located(self.driver, self.path)
+            raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
 
 
 def create_group(

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from .errors import InvalidSelection
 
+_MOST_DIMS = 64  # NumPy's own limit
+
 
 class Point(NamedTuple):
     """The axis stays at ``at``."""
@@ -104,7 +106,15 @@ def _basic(selection: Any, shape: Sequence[int]) -> Transform | None:
     for size in shape[axis:]:
         maps.append(Stride(len(out), 0, 1))
         out.append(size)
-    return Transform(tuple(out), tuple(maps))
+    return Transform(_checked(out), tuple(maps))
+
+
+def _checked(out: list[int]) -> tuple[int, ...]:
+    if len(out) > _MOST_DIMS:
+        raise InvalidSelection(
+            f"the result would have {len(out)} dimensions; arrays have at most {_MOST_DIMS}"
+        )
+    return tuple(out)
 
 
 def outer(selection: Any, shape: Sequence[int]) -> Transform:
@@ -147,6 +157,8 @@ def point(selection: Any, shape: Sequence[int]) -> Transform:
 def compose(inner: Transform, base: Transform) -> Transform:
     """The transform of ``view[selection]`` onto the array, where ``base`` is the view and
     ``inner`` the selection, made for ``base.shape``."""
+    if 0 in inner.shape:  # nothing is selected, and no bounds were checked: do not look them up
+        return Transform(inner.shape, (Point(0),) * len(base.maps))
     return Transform(inner.shape, tuple(_compose_map(m, inner) for m in base.maps))
 
 
@@ -338,7 +350,7 @@ def _advanced(items: list[Any], shape: Sequence[int], gap: int | None) -> Transf
                 maps.append(Point(0))  # replaced below, once the block's place is known
     for axis, array in pending:
         maps[axis] = _taken(array, range(first + len(block) - array.ndim, first + len(block)))
-    return Transform(tuple(out), tuple(maps))
+    return Transform(_checked(out), tuple(maps))
 
 
 def _taken(array: NDArray[np.intp], dims: Sequence[int]) -> AxisMap:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .chunks import Chunks
-from .driver import Driver
+from .driver import Driver, located
 from .explain import readable
 from .spec import ArraySpec
 
@@ -63,7 +63,7 @@ def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
     ]
     sharded = chunks.sharding is not None
     return Info(
-        url=f"{driver.url}/{path}".rstrip("/"),
+        url=located(driver, path),
         zarr_format=spec.zarr_format,
         shape=spec.shape,
         dtype=str(spec.dtype),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 from .driver import Driver
+from .dtype import short
 from .errors import Invalid
 from .registry import connect
 
@@ -19,6 +20,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 def resolve(location: Location, options: Mapping[str, Any] | None = None) -> Driver:
     """The driver rooted at ``location``. ``options`` go to the driver; nothing is read yet."""
+    if not isinstance(options or {}, Mapping) or not all(isinstance(n, str) for n in options or ()):
+        raise Invalid(f"options are a dict of the driver's options by name, not {short(options)}")
     if isinstance(location, Driver):
         if options:
             raise Invalid("options belong to the driver, which is made already")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .driver import Driver, Tag
-from .errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound
+from .driver import Driver, Tag, located
+from .dtype import short
+from .errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound, Unsupported
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
 from .spec import ArraySpec
@@ -17,6 +19,9 @@ from .spec import ArraySpec
 Content = ArraySpec | GroupDocument
 
 _TRIES = 200
+
+_REMAINDER = re.compile(r"c(\.\d+)*|zarr\.json|\.z(array|group|attrs|metadata)|\d+(\.\d+)*")
+"""Names that a node that was deleted halfway leaves behind, beside members of a group."""
 
 
 class Node(NamedTuple):
@@ -43,11 +48,11 @@ def load(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node | Non
             attributes, members = driver.get(path + zarr2.ATTRS), None
             members = driver.get(path + zarr2.CONSOLIDATED)
             return Node(zarr2.parse_group(found[0], attributes, members), found[1])
-    except (Invalid, Corrupt) as error:
-        where = f"{driver.url}/{path}".rstrip("/")
-        if isinstance(error, Corrupt):
-            raise Corrupt(f"in {where}: {error}", key=path + error.key) from error
-        raise type(error)(f"in {where}: {error}") from error
+    except (Invalid, Unsupported) as error:
+        raise type(error)(f"in {located(driver, path)}: {error}") from error
+    except Corrupt as error:
+        key = error.key if error.key.startswith(path) else path + error.key
+        raise Corrupt(f"in {located(driver, path)}: {error}", key=key) from error
     return None
 
 
@@ -55,9 +60,8 @@ def require(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node:
     """:func:`load`, or :class:`~tensorstash.errors.NotFound`."""
     node = load(driver, path, allow_pickle=allow_pickle)
     if node is None:
-        where = f"{driver.url}/{path}".rstrip("/")
         raise NotFound(
-            f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
+            f"no Zarr array or group at {located(driver, path)}: no zarr.json, .zarray or .zgroup; "
             'check the path, or create it (mode="a" or "w", or create())'
         )
     return node
@@ -68,10 +72,13 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
     no implicit groups). Of several creators one wins; the others get
     :class:`~tensorstash.errors.AlreadyExists`."""
     document, attributes = _documents(content)
-    if overwrite:
-        driver.delete_prefix(path)
-    elif load_any(driver, path):
+    exists = load_any(driver, path)
+    if exists and not overwrite:
         raise _exists(driver, path)
+    if overwrite:
+        if not exists:
+            _refuse_foreign(driver, path)
+        driver.delete_prefix(path)
     for ancestor in _ancestors(path):
         group = GroupDocument(zarr_format=content.zarr_format)
         key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
@@ -187,9 +194,19 @@ def _ancestors(path: str) -> list[str]:
     return ["", *("/".join(parts[: k + 1]) + "/" for k in range(len(parts)))]
 
 
+def _refuse_foreign(driver: Driver, path: str) -> None:
+    """Replacing deletes everything below ``path``: never what is no remainder of a node."""
+    keys, folders = driver.list_dir(path)
+    foreign = [name for name in (*keys, *folders) if not _REMAINDER.fullmatch(name)]
+    if foreign:
+        raise AlreadyExists(
+            f"{located(driver, path)} is no Zarr array or group but holds {short(foreign)}, which "
+            "replacing would delete; choose another place, or delete that yourself"
+        )
+
+
 def _exists(driver: Driver, path: str) -> AlreadyExists:
-    where = f"{driver.url}/{path}".rstrip("/")
     return AlreadyExists(
-        f"a Zarr array or group is at {where} already; open it, or replace it with "
-        'overwrite=True (mode="w")'
+        f"a Zarr array or group is at {located(driver, path)} already; open it, or replace it "
+        'with overwrite=True (mode="w")'
     )

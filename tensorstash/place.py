@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .codec import ChunkSpec
 from .plan import Index, Plan
 
 _ALL = slice(None)
@@ -54,6 +55,26 @@ def scatter(
         positions = item if isinstance(item, np.ndarray) else np.arange(array.shape[joint + k])
         full.append(positions.reshape([-1 if d == k + lead else 1 for d in range(lead + len(own))]))
     array[tuple(full)] = piece
+
+
+def hull(inside: Sequence[Index], spec: ChunkSpec) -> tuple[int, int] | None:
+    """The bytes of a C-ordered chunk from the first element of an orthogonal ``inside`` to the
+    last, when they are few enough of it that getting only them is worth while."""
+    step = spec.dtype.itemsize
+    first = last = 0
+    for item, edge in zip(reversed(inside), reversed(spec.shape), strict=True):
+        if isinstance(item, int):
+            low = high = item
+        elif isinstance(item, slice):
+            taken = range(*item.indices(edge))
+            low, high = min(taken[0], taken[-1]), max(taken[0], taken[-1])
+        else:
+            low, high = int(item.min()), int(item.max())
+        first += low * step
+        last += high * step
+        step *= edge
+    stop = last + spec.dtype.itemsize
+    return (first, stop) if (stop - first) * 4 <= step else None
 
 
 def core(plan: Plan, buffer: NDArray[Any], repeat: int) -> NDArray[Any]:

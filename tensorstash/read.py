@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from .cache import Cache
 from .chunks import Chunks, scratch
-from .fetch import ChunkFetcher, Fetcher, ShardFetcher
+from .codec import ChunkSpec, Pipeline
+from .fetch import ChunkFetcher, Fetcher, Memory, ShardFetcher
 from .index import Point, Stride, Transform
-from .place import core, gather, joint_first, repeat_core, scatter
+from .place import core, gather, hull, joint_first, repeat_core, scatter
 from .plan import Index, Part, Plan, plan
 from .readahead import ReadAhead
 from .threads import cores, spread
@@ -21,6 +22,7 @@ _THREAD_BYTES = 64 << 10
 """Decoded chunks below this are not worth handing the GIL over for: on two cores, threading
 32 KiB chunks made a gather 3.6 times slower than the plain loop."""
 
+_SPAN_FROM = 16 << 10  # chunks up to this size are not worth reading in part
 _INDEX_BYTES = 64 << 20
 
 
@@ -45,6 +47,7 @@ class Reader:
             self._ahead = ReadAhead(chunks.grid, chunks.spec.shape, self.warm, limit)
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
+        self._partial = pipeline is not None and _partial(pipeline)
 
     def read(self, transform: Transform, out: NDArray[Any]) -> None:
         """``out`` (of the transform's shape and the array's dtype, any strides) is filled."""
@@ -62,7 +65,7 @@ class Reader:
         """Bring the chunks of a transform into the cache."""
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
         for block in self.fetcher.blocks(todo, 1):
-            for _ in self.fetcher.fetch(block, lambda part: (None, None)):
+            for _ in self.fetcher.fetch(block, lambda part: (None, None, None)):
                 pass
 
     def _read_many(self, transform: Transform, out: NDArray[Any]) -> None:
@@ -113,8 +116,10 @@ class Reader:
         fetcher = self.fetcher
         memory = self._memory
 
-        def target(_: Part) -> tuple[NDArray[Any] | None, memoryview | None]:
-            return (None, None) if memory is None else scratch(memory)
+        def target(_: Part) -> Memory:
+            if memory is None:
+                return None, None, None
+            return *scratch(memory), hull(part.inside, memory) if self._partial else None
 
         for _, chunk in fetcher.fetch(fetcher.block(part), target):
             out[...] = self.chunks.spec.fill if chunk is None else chunk[part.inside]
@@ -138,22 +143,27 @@ class Sink:
         self._simple = not todo.joint and not todo.arrays
         self._joint = len(todo.joint)
         self._placed: NDArray[Any] | None = None
-        self._scratch: tuple[NDArray[Any] | None, memoryview | None] = (None, None)
+        self._scratch: Memory = (None, None, None)
+        self._spec: ChunkSpec | None = None
         self._whole: tuple[int, ...] | None = None
         pipeline = chunks.pipeline
         if pipeline is None or not pipeline.direct:
             return
-        self._scratch = scratch(pipeline.stored)
+        self._scratch = (*scratch(pipeline.stored), None)
+        if _partial(pipeline) and not todo.joint:
+            self._spec = pipeline.spec
         if pipeline.ordered:
             self._whole = _contiguous(todo, self._out, pipeline.spec.shape)
 
-    def target(self, part: Part) -> tuple[NDArray[Any] | None, memoryview | None]:
+    def target(self, part: Part) -> Memory:
         """The output itself where the chunk lands in one piece, else scratch memory."""
         if self._whole is not None:
             place = self._out[(*part.outside, ...)]  # "..." keeps a 0-d place a view
             if place.shape == self._whole:
                 self._placed = place
-                return place, place.reshape(-1).view(np.uint8).data
+                return place, place.reshape(-1).view(np.uint8).data, None
+        if self._spec is not None:
+            return self._scratch[0], self._scratch[1], hull(part.inside, self._spec)
         return self._scratch
 
     def put(self, part: Part, chunk: NDArray[Any] | None) -> None:
@@ -171,6 +181,11 @@ class Sink:
         else:
             piece = gather(joint_first(self._plan, chunk), part.inside, self._joint)
         scatter(self._out, part.outside, piece, self._plan.joint_dims)
+
+
+def _partial(pipeline: Pipeline) -> bool:
+    """Whether part of a chunk may be had for less than all of it."""
+    return pipeline.direct and pipeline.ordered and pipeline.spec.nbytes > _SPAN_FROM
 
 
 def _contiguous(todo: Plan, out: NDArray[Any], chunk: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
 from .codec import Codec
 from .driver import Driver
+from .dtype import short
 from .errors import Invalid, Unsupported
 
 _CORE_CODECS = {"sharding_indexed": "tensorstash.shard"}
@@ -38,12 +40,17 @@ def make_codec(name: str, configuration: Mapping[str, Any] | None = None) -> Cod
 def connect(url: str, options: Mapping[str, Any]) -> Driver:
     """The driver that serves ``url`` (``scheme://rest``)."""
     scheme, _, rest = url.partition("://")
-    try:
-        return _driver_factory(scheme)(rest, **options)
-    except TypeError as error:
-        if "argument" in str(error):
-            raise Invalid(f"driver {scheme!r}: {error}") from error
-        raise
+    factory = _driver_factory(scheme)
+    _, *takes = inspect.signature(factory).parameters.values()
+    if not any(option.kind is option.VAR_KEYWORD for option in takes):
+        known = [option.name for option in takes]
+        for name in options:
+            if name not in known:
+                raise Invalid(
+                    f"driver {scheme!r} has no option {short(name)}; it takes "
+                    f"{', '.join(known) or 'none'}"
+                )
+    return factory(rest, **options)
 
 
 @cache
@@ -55,7 +62,9 @@ def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
             "tensorstash.codecs", "foreign", "find"
         )(name)
     if found is None:
-        raise Unsupported(f"no codec {name!r}{_nearest(name, 'tensorstash.codecs')}")
+        known = [*_CORE_CODECS, *_leaves("tensorstash.codecs", "make")]
+        others = importlib.import_module("tensorstash.codecs.foreign").names()
+        raise Unsupported(f"no codec {short(name)}{_nearest(name, known, others)}")
     return found  # type: ignore[no-any-return]
 
 
@@ -63,7 +72,8 @@ def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
 def _driver_factory(scheme: str) -> Callable[..., Driver]:
     found = _leaf("tensorstash.drivers", scheme, "connect")
     if found is None:
-        raise Unsupported(f"no driver for {scheme}://{_nearest(scheme, 'tensorstash.drivers')}")
+        known = _leaves("tensorstash.drivers", "connect")
+        raise Unsupported(f"no driver for {short(scheme + '://')}{_nearest(scheme, known)}")
     return found  # type: ignore[no-any-return]
 
 
@@ -84,7 +94,22 @@ def _leaf(package: str, name: str, attribute: str) -> Any:
     return None
 
 
-def _nearest(name: str, package: str) -> str:
-    known = sorted(m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__))
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+def _leaves(package: str, attribute: str) -> list[str]:
+    """The names that the modules of ``package`` serve; a message is worth importing them all."""
+    found = []
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        try:
+            leaf = importlib.import_module(f"{package}.{module.name}")
+        except ImportError:  # it needs a library that is not installed, and says so when named
+            found.append(module.name)
+            continue
+        if hasattr(leaf, attribute):
+            found.append(module.name)
+    return sorted(name.replace("_", "-") for name in found)
+
+
+def _nearest(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
+    """A hint: the name most like ``name``, whatever its prefix, or else all that are ``known``."""
+    stems = {full.rpartition(".")[2]: full for full in (*others, *known)}
+    close = difflib.get_close_matches(name.rpartition(".")[2], stems, 1)
+    return f"; did you mean {stems[close[0]]!r}?" if close else f"; known: {', '.join(known)}"

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from .chunks import Chunks
 from .driver import Driver
-from .errors import Conflict, Invalid, Unsupported
+from .errors import Conflict, Corrupt, Invalid, Unsupported
 from .fill import is_fill
+from .formats.document import MAX_LENGTH
 from .index import Stride, Transform
 from .node import lock_key, require, update
 from .spec import ArraySpec
@@ -68,7 +69,8 @@ def resize(
     """
     with driver.lock(lock_key(path, spec)):
         before = _array(require(driver, path, allow_pickle=True).content)
-        if len(shape) != len(before.shape) or any(n < 0 for n in shape):
+        fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
+        if not fits:
             raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
         kept = tuple(min(a, b) for a, b in zip(before.shape, shape, strict=True))
         for axis in range(len(kept)):
@@ -113,13 +115,19 @@ def _clear(driver: Driver, path: str, spec: ArraySpec, make_writer: MakeWriter) 
 def _dirty(chunks: Chunks, index: tuple[int, ...]) -> bool:
     """Whether a stored chunk holds anything but fill beyond the array's edge."""
     spec = chunks.spec
-    data = chunks.driver.get(chunks.key(index))
+    key = chunks.key(index)
+    data = chunks.driver.get(key)
     if data is None:
         return False
-    if chunks.sharding is not None:
-        chunk = chunks.sharding.decode(data, chunks.sharding.spec)
-    else:
-        chunk = chunks.pipeline_of(index).decode(data)
+    sharding = chunks.sharding
+    try:
+        if sharding is not None:
+            chunk = sharding.decode(data, sharding.spec)
+        else:
+            chunk = chunks.pipeline_of(index).decode(data)
+    except Corrupt as error:
+        what = "chunk" if sharding is None else "shard"
+        raise chunks.damaged(error, key, index, what) from error.__cause__
     for axis, start in enumerate(spec.grid.origin(index)):
         beyond = chunk[(slice(None),) * axis + (slice(spec.shape[axis] - start, None),)]
         if beyond.size and not is_fill(np.ascontiguousarray(beyond), spec.fill):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .dtype import short
 from .errors import Invalid
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -28,7 +31,7 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         typed = getattr(value, "dtype", None) is not None and hasattr(value, "__array__")
         try:
             made: NDArray[Any] = np.asarray(value) if typed else np.asarray(value, dtype=dtype)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise Invalid(
                 f"cannot make {type(value).__name__} into an array of {dtype}: {error}"
             ) from error
@@ -37,7 +40,7 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         return value
     try:
         cast: NDArray[Any] = value.astype(dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise Invalid(f"cannot store {value.dtype} in an array of {dtype}: {error}") from error
     return cast
 
@@ -58,7 +61,7 @@ def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 def as_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array over a caller's buffer, its shape, dtype and writability checked."""
-    array = _bridge().to_numpy(out) if is_tensor(out) else out
+    array = _bridge().to_numpy(out, shared=True) if is_tensor(out) else out
     if not isinstance(array, np.ndarray):
         raise Invalid(f"out must be a NumPy array or a torch tensor, not {type(out).__name__}")
     if array.shape != shape or array.dtype != dtype:
@@ -74,6 +77,17 @@ def as_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[An
 def is_tensor(value: Any) -> bool:
     """Whether ``value`` is a torch tensor, found out without importing torch."""
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "untyped_storage")
+
+
+def parse_lengths(value: int | Iterable[int], what: str) -> tuple[int, ...]:
+    """Whole numbers an axis, from an integer (one axis) or several, NumPy's among them."""
+    try:
+        given = (value,) if isinstance(value, (int, np.integer)) else tuple(value)
+        if not any(isinstance(n, bool) for n in given):
+            return tuple(operator.index(n) for n in given)
+    except TypeError:
+        pass
+    raise Invalid(f"{what} cannot be {short(value)}; give an integer, or one for each axis")
 
 
 def parse_bytes(value: int | str) -> int:

@@ -133,9 +133,12 @@ class Writer:
             pieces = []
             for part, k, chunk in zip(parts, ids, covering, strict=True):
                 if chunk is None:
-                    place = map(add, map(mul, shard, sharding.grid), part.chunk)
+                    place = tuple(map(add, map(mul, shard, sharding.grid), part.chunk))
                     origin = tuple(map(mul, place, sharding.chunk_shape))
-                    chunk = self._decoded(held[k], sharding.inner, origin)
+                    try:
+                        chunk = self._decoded(held[k], sharding.inner, origin)
+                    except Corrupt as error:
+                        raise self.chunks.damaged(error, key, place) from error.__cause__
                     _bring(todo, source, part, chunk)
                 pieces.append(chunk)
             for k, data in zip(ids, self._encode_all(sharding, pieces), strict=True):
@@ -184,7 +187,8 @@ class Writer:
                 try:
                     data = merged(None if found is None else found[0])
                 except Corrupt as error:
-                    raise self.chunks.damaged(error, key, index) from error.__cause__
+                    what = "chunk" if self.chunks.sharding is None else "shard"
+                    raise self.chunks.damaged(error, key, index, what) from error.__cause__
                 if data is None:
                     return
                 try:

@@ -147,8 +147,11 @@ def shapes(max_dims: int = 4, max_side: int = 7, min_dims: int = 0) -> st.Search
 
 def numpy_index(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
     """Any index NumPy takes for an array of ``shape``."""
+    some = np.broadcast_to(np.int8(0), shape)
     return st.one_of(
-        hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True), advanced_index(shape)
+        hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True),
+        # Masks and arrays do not always broadcast together.
+        advanced_index(shape).filter(lambda i: result_of(lambda: some[i], IndexError) is not IndexError),
     )
 
 

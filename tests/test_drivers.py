@@ -34,6 +34,8 @@ class TestMemory(DriverContract):
 
 
 class TestCounting(DriverContract):
+    rounds = 200
+
     @pytest.fixture
     def driver(self, tmp_path: Path) -> CountingDriver:
         return CountingDriver(FileDriver(tmp_path / "root"))
@@ -51,6 +53,8 @@ class TestFailing(DriverContract):
 
 class TestFileWithoutHardLinks(DriverContract):
     """FAT and some network file systems: every put goes by a named temporary and a lock."""
+
+    rounds = 200
 
     @pytest.fixture
     def driver(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileDriver:

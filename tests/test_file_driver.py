@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,14 +100,27 @@ def test_a_forked_child_that_leaves_the_block_releases_nothing(driver: FileDrive
     run_in_processes(_fork, 1, leave_the_lock, driver)
 
 
-def test_a_copy_of_the_descriptor_keeps_no_lock(driver: FileDriver) -> None:
-    # As a child has that was forked by C code, behind Python's back.
-    with driver.lock("k"):
-        copies = [os.dup(fd) for fd in flock._held]
-    with driver.lock("k", timeout=0):
-        pass
+def test_a_copy_of_the_descriptor_keeps_no_lock(
+    driver: FileDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a child has that was forked by C code, behind Python's back, amid a put.
+    tag = driver.put("k", b"old")
+    copies: list[int] = []
+    true = os.rename
+
+    def rename(*args: Any, **options: Any) -> None:
+        copies.extend(os.dup(fd) for fd in flock._held)
+        true(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        driver.put("k", b"new", if_tag=tag)
+    home = os.open(driver.root, os.O_RDONLY)
+    assert flock.take(home, exclusive=True, wait=False)
+    flock.drop(home)
+    for fd in (home, *copies):
+        os.close(fd)
     assert len(copies) == 1
-    os.close(copies[0])
 
 
 @pytest.mark.parametrize("verb", ["put", "delete", "delete_prefix", "put if_tag"])

@@ -264,8 +264,7 @@ def test_pitfall_11_memory_order_of_the_input_does_not_matter(tmp_path: Path, ca
 
 def test_pitfall_12_a_partial_last_shard_has_a_full_index(tmp_path: Path) -> None:
     data = np.arange(10, dtype="u1") + 1
-    codecs = ["bytes"]
-    make(tmp_path / "a", data, chunks=(2,), shards=(8,), codecs=codecs)
+    make(tmp_path / "a", data, chunks=(2,), shards=(8,), codecs=["bytes"])
     last = (tmp_path / "a" / "c" / "1").read_bytes()
     index = np.frombuffer(last[-(16 * 4 + 4) : -4], "<u8").reshape(4, 2)
     assert index[0].tolist() == [0, 2]
@@ -284,9 +283,7 @@ def test_pitfall_13_no_axes_no_elements_and_large_chunks(
 ) -> None:
     data = np.arange(np.prod(shape, dtype=int), dtype="i4").reshape(shape) + 5
     make(tmp_path / "a", data, chunks=chunks, zarr_format=version)
-    back = stash.open(str(tmp_path / "a"))
-    assert back.shape == shape
-    np.testing.assert_array_equal(back[...], data)
+    np.testing.assert_array_equal(stash.open(str(tmp_path / "a"))[...], data, strict=True)
     np.testing.assert_array_equal(by_zarr(tmp_path / "a"), data)
     np.testing.assert_array_equal(by_tensorstore(tmp_path / "a", version), data)
     if shape == ():

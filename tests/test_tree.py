@@ -31,9 +31,10 @@ def tracked_files() -> list[Path]:
     try:
         out = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return [*python_files(*SOURCES), *ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md")]
-    names = [ROOT / name for name in out.decode().split("\0") if name]
-    return [path for path in names if path.is_file() and not path.is_symlink()]
+        found = [*python_files(*SOURCES), *ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md")]
+    else:
+        found = [ROOT / name for name in out.decode().split("\0") if name]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
 @pytest.mark.parametrize("path", python_files(*SOURCES), ids=lambda p: str(p.relative_to(ROOT)))
