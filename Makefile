@@ -57,7 +57,8 @@ $(VENV)/pyvenv.cfg:
 	  fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "tensorstash needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.12 ..." >&2; \
+	  echo "$(if $(PYTHON),$(PYTHON) is no,found no python3 that is a) working Python 3.11 or newer;" \
+	       "name one: make PYTHON=/path/to/python3.12 ..." >&2; \
 	  exit 1; \
 	fi; \
 	echo "==> creating $(VENV) with $$("$$found" --version)"; \

@@ -97,7 +97,8 @@ class Chunks:
         if error.chunk is not None:
             return error
         located = Corrupt(
-            f"{what} {index} at key {key!r} is damaged: {error}; restore it, or overwrite it whole",
+            f"{what} {index} at key {key!r} in {self.driver.url} is damaged: {error}; "
+            "restore it, or overwrite it whole",
             key=key,
             chunk=index,
             codec=error.codec,

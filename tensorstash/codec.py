@@ -232,8 +232,9 @@ class Pipeline:
                 error.codec = error.codec or step.name
             raise
         except Exception as error:
+            detail = str(error).partition("\n")[0]
             raise Corrupt(
-                f"{len(data)} bytes do not decode with codec {step.name!r}: {error}",
+                f"{len(data)} bytes do not decode with codec {step.name!r}: {detail}",
                 codec=step.name,
             ) from error
         return chunk

@@ -26,7 +26,7 @@ from .layout import CodecsLike
 from .location import Location, resolve
 from .shard import Sharding
 from .spec import ArraySpec, KeyEncoding
-from .values import as_array, is_tensor, parse_bytes, parse_lengths
+from .values import as_array, natural, parse_bytes, parse_lengths
 
 Mode = Literal["r", "r+", "a", "w", "x"]
 
@@ -68,7 +68,7 @@ def create_at(
     return Array(driver, path, settings, spec)
 
 
-def open(  # noqa: A001 - the library's own verb, used as ``stash.open``
+def open(
     location: Location,
     mode: Mode = "r",
     *,
@@ -133,13 +133,14 @@ def make_spec(
     """The spec of a new array.
 
     ``chunks``: an edge an axis, or one for all; left out, chosen for about 512 KiB. ``shards``:
-    store several chunks in one object, an edge an axis and multiples of ``chunks``, which are
-    then chosen to divide them, for about 32 KiB. ``codecs``: see :func:`tensorstash.layout.chain`. ``fill_value``: default zero. ``order="F"`` stores
-    chunks in column-major order. ``zarr_format=2`` and its numcodecs ``filters`` are for
-    readers that know no v3.
+    store several chunks in one object, an edge an axis and multiples of ``chunks``; these, left
+    out, are chosen to divide them, for about 32 KiB. ``codecs``: see
+    :func:`tensorstash.layout.chain`. ``fill_value``: default zero. ``order="F"`` stores chunks in
+    column-major order. ``zarr_format=2`` and its numcodecs ``filters`` are for readers that know
+    no v3.
     """
     for name in unknown:
-        close = get_close_matches(name, make_spec.__kwdefaults__, 1)
+        close = get_close_matches(name, make_spec.__kwdefaults__ or (), 1)
         hint = f"did you mean {close[0]!r}?" if close else "see help(tensorstash.create)"
         raise Invalid(f"an array has no option {name!r}; {hint}")
     if shape is None or dtype is None:
@@ -158,13 +159,12 @@ def make_spec(
     ):
         if choice not in choices:
             raise Invalid(f"{what} {short(choice)} is none of {', '.join(map(repr, choices))}")
-    target = layout.CHUNK_BYTES if shards is None else layout.INNER_BYTES
-    inner = layout.chunk_shape(chunks, extent, kind.itemsize, target)
-    outer = (
-        inner
-        if shards is None
-        else layout.chunk_shape(shards, extent, kind.itemsize, target, "shards")
-    )
+    if shards is None:
+        inner = outer = layout.chunk_shape(chunks, extent, kind.itemsize)
+    else:
+        outer = layout.chunk_shape(shards, extent, kind.itemsize, "shards")
+        wanted = layout.inner_chunks(outer, kind.itemsize) if chunks in (None, "auto") else chunks
+        inner = layout.chunk_shape(wanted, extent, kind.itemsize)
     if zarr_format == 2:
         if shards is not None:
             raise Invalid("Zarr v2 has no shards; leave shards out, or use zarr_format=3")
@@ -207,13 +207,7 @@ def save(location: Location, value: Any, *, overwrite: bool = True, **options: A
     """Store an array (NumPy, a torch tensor, a list) whole and answer its handle; takes what
     :func:`create` takes."""
     dtype = options.pop("dtype", None)
-    if dtype is None and not is_tensor(value):
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise Invalid(f"cannot make {type(value).__name__} into an array: {error}") from error
-        dtype = np.dtypes.StringDType() if value.dtype.kind == "U" else value.dtype
-    array = as_array(value, np.dtype("V0") if dtype is None else dtypes.parse(dtype))
+    array = natural(value) if dtype is None else as_array(value, dtypes.parse(dtype))
     kind = array.dtype if dtype is None else dtypes.parse(dtype)
     made = create(location, array.shape, kind, overwrite=overwrite, **options)
     made[...] = array

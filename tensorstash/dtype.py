@@ -323,6 +323,6 @@ def _named(name: str, **configuration: Any) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """``repr(value)``, cut to fit a message."""
-    text = repr(value)
+    """``repr(value)``, on one line and cut to fit a message."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,12 +7,12 @@
     ├── AlreadyExists     (FileExistsError)              something is stored there
     ├── Invalid           (ValueError)                   fix the call
     │   └── InvalidSelection (IndexError)                fix the index
-    ├── Unsupported       (NotImplementedError)          right, but not here: another driver, codec, format
+    ├── Unsupported       (NotImplementedError)          right, but not here: another driver, ...
     ├── ReadOnly          (PermissionError)              open with a mode that writes
     ├── Closed            (ValueError)                   open again
     ├── Conflict                                         someone else wrote first: read again, retry
-    ├── Corrupt                                          stored bytes are damaged; carries key, chunk, codec
-    └── DriverError       (OSError)                      the backend failed; ``from`` the client's own error
+    ├── Corrupt                                          stored bytes are damaged
+    └── DriverError       (OSError)                      the backend failed
 
 Every message is one line, names the thing and says what to do next. Each class is
 also a builtin where one fits, so ordinary ``except KeyError`` works.
@@ -116,9 +116,18 @@ class DriverError(StashError, OSError):
         self.driver = driver
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), str(self), {"key": self.key, "driver": self.driver})
+        fields = {"key": self.key, "driver": self.driver}
+        return _rebuild, (type(self), str(self), fields, {"errno": self.errno})
 
 
-def _rebuild(cls: type[StashError], message: str, fields: dict[str, object]) -> StashError:
+def _rebuild(
+    cls: type[StashError],
+    message: str,
+    fields: dict[str, object],
+    attributes: dict[str, object] | None = None,
+) -> StashError:
     """Errors cross process borders (DataLoader workers): keep their fields when unpickled."""
-    return cls(message, **fields)
+    error = cls(message, **fields)
+    for name, value in (attributes or {}).items():
+        setattr(error, name, value)
+    return error

@@ -2,7 +2,7 @@
 
 A :class:`Transform` says, for every axis of an array, which element an output position
 refers to. Any NumPy selection becomes one (:func:`select`, :func:`outer`, :func:`point`),
-and two compose into one (:func:`compose`), so that views of views cost nothing until read.
+and two compose into one (``compose.py``), so that views of views cost nothing until read.
 The idea of composable index maps is TensorStore's "index transform"; the rules are NumPy's.
 """
 
@@ -44,6 +44,13 @@ class Take:
 
 
 AxisMap = Point | Stride | Take
+
+
+def dims_of(axis_map: AxisMap) -> tuple[int, ...]:
+    """The output dimensions that a map depends on."""
+    if isinstance(axis_map, Point):
+        return ()
+    return (axis_map.dim,) if isinstance(axis_map, Stride) else axis_map.dims
 
 
 class Transform(NamedTuple):
@@ -152,14 +159,6 @@ def point(selection: Any, shape: Sequence[int]) -> Transform:
     if not any(isinstance(item, _Array) for item in items):
         return select(selection, shape)
     return _advanced(items, shape, None)
-
-
-def compose(inner: Transform, base: Transform) -> Transform:
-    """The transform of ``view[selection]`` onto the array, where ``base`` is the view and
-    ``inner`` the selection, made for ``base.shape``."""
-    if 0 in inner.shape:  # nothing is selected, and no bounds were checked: do not look them up
-        return Transform(inner.shape, (Point(0),) * len(base.maps))
-    return Transform(inner.shape, tuple(_compose_map(m, inner) for m in base.maps))
 
 
 def spans(transform: Transform) -> list[tuple[int, int]]:
@@ -349,55 +348,14 @@ def _advanced(items: list[Any], shape: Sequence[int], gap: int | None) -> Transf
                 pending.append((len(maps), checked))
                 maps.append(Point(0))  # replaced below, once the block's place is known
     for axis, array in pending:
-        maps[axis] = _taken(array, range(first + len(block) - array.ndim, first + len(block)))
+        maps[axis] = taken(array, range(first + len(block) - array.ndim, first + len(block)))
     return Transform(_checked(out), tuple(maps))
 
 
-def _taken(array: NDArray[np.intp], dims: Sequence[int]) -> AxisMap:
+def taken(array: NDArray[np.intp], dims: Sequence[int]) -> AxisMap:
     """``array`` as a map over ``dims``, free of the dimensions it only broadcasts along, so
     that ``np.ix_`` style arrays are recognised as independent axes."""
     if array.size == 1:
         return Point(int(array.reshape(())))
     kept = tuple(dim for dim, n in zip(dims, array.shape, strict=True) if n != 1)
     return Take(kept, array.reshape([n for n in array.shape if n != 1]))
-
-
-# -- composition -----------------------------------------------------------------------
-
-
-def _compose_map(outer_map: AxisMap, inner: Transform) -> AxisMap:
-    if isinstance(outer_map, Point):
-        return outer_map
-    if isinstance(outer_map, Stride):
-        via = inner.maps[outer_map.dim]
-        start, step = outer_map.start, outer_map.step
-        if isinstance(via, Point):
-            return Point(start + step * via.at)
-        if isinstance(via, Stride):
-            return Stride(via.dim, start + step * via.start, step * via.step)
-        return Take(via.dims, start + step * via.array)
-    vias = [inner.maps[dim] for dim in outer_map.dims]
-    # Each dimension of the index array is itself indexed: spread what the new selection asks
-    # of it over the new output dimensions, and let NumPy broadcast.
-    dims = tuple(sorted({d for via in vias for d in _dims(via)}))
-    where = tuple(_spread(via, dims, inner.shape) for via in vias)
-    array = outer_map.array[where]
-    return _taken(array, dims) if dims else Point(int(array))
-
-
-def _dims(axis_map: AxisMap) -> tuple[int, ...]:
-    if isinstance(axis_map, Point):
-        return ()
-    return (axis_map.dim,) if isinstance(axis_map, Stride) else axis_map.dims
-
-
-def _spread(via: AxisMap, dims: tuple[int, ...], shape: tuple[int, ...]) -> Any:
-    """``via`` as an integer array that broadcasts over ``dims``."""
-    if isinstance(via, Point):
-        return np.intp(via.at)
-    if isinstance(via, Stride):
-        values = via.start + via.step * np.arange(shape[via.dim], dtype=np.intp)
-    else:
-        values = via.array
-    mine = _dims(via)
-    return values.reshape([values.shape[mine.index(d)] if d in mine else 1 for d in dims])

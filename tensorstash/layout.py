@@ -123,7 +123,8 @@ def serializer(dtype: np.dtype[Any]) -> Codec:
         return make("vlen-bytes", {})
     single = dtype.itemsize == 1 and dtype.names is None
     return make(
-        "bytes", {} if single or dtype.kind == "V" and dtype.names is None else {"endian": "little"}
+        "bytes",
+        {} if single or (dtype.kind == "V" and dtype.names is None) else {"endian": "little"},
     )
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .index import Transform, compose, identity, outer, point, select
+from .compose import compose
+from .index import Transform, identity, outer, point, select
 
 if TYPE_CHECKING:
     from .array import Array

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -83,10 +84,8 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
         group = GroupDocument(zarr_format=content.zarr_format)
         key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
         if driver.tag(key) is None:
-            try:
+            with suppress(Conflict):  # another creator was first: the group is there
                 _put_new(driver, key, zarr3.encode(_documents(group)[0]))
-            except Conflict:
-                pass  # another creator was first; the group is there
     if attributes is not None:
         driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
     try:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codec import ChunkSpec
-from .plan import Index, Plan
+from .plan import Plan
+from .tables import Index
 
 _ALL = slice(None)
 

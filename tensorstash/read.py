@@ -14,8 +14,9 @@ from .codec import ChunkSpec, Pipeline
 from .fetch import ChunkFetcher, Fetcher, Memory, ShardFetcher
 from .index import Point, Stride, Transform
 from .place import core, gather, hull, joint_first, repeat_core, scatter
-from .plan import Index, Part, Plan, plan
+from .plan import Part, Plan, plan
 from .readahead import ReadAhead
+from .tables import Index
 from .threads import cores, spread
 
 _THREAD_BYTES = 64 << 10

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtype import short
+from .dtype import STRING, short
 from .errors import Invalid
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -43,6 +43,19 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     except (TypeError, ValueError, OverflowError) as error:
         raise Invalid(f"cannot store {value.dtype} in an array of {dtype}: {error}") from error
     return cast
+
+
+def natural(value: Any) -> NDArray[Any]:
+    """``value`` as an array of the dtype that it has, or that NumPy finds for it; fixed-length
+    text becomes text of any length."""
+    if is_tensor(value):
+        found: NDArray[Any] = _bridge().to_numpy(value)
+        return found
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise Invalid(f"cannot make {type(value).__name__} into an array: {error}") from error
+    return array.astype(STRING) if array.dtype.kind == "U" else array
 
 
 def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

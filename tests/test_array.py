@@ -116,7 +116,7 @@ def values(draw: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     made = np.random.default_rng(seed).integers(0, 100, wide).astype(source)
     form = draw(st.sampled_from(["plain", "F", "strided", "swapped", "backwards", "list", "fill"]))
     if form == "F":
-        return np.asfortranarray(made)
+        return np.asarray(made, order="F")
     if form == "strided":
         return np.repeat(made, 2, axis=-1)[..., ::2] if made.ndim else made
     if form == "swapped":
@@ -256,11 +256,12 @@ class Life(RuleBasedStateMachine):
         self.model = self.layout.model()
 
     def teardown(self) -> None:
-        if hasattr(self, "array"):
-            try:
-                same(stash.load(self.place, missing="fill"), self.model)
+        try:
+            if hasattr(self, "model"):
+                same(stash.load(self.place), self.model)
                 assert stash.open(self.place).shape == self.model.shape
-            finally:
+        finally:
+            if hasattr(self, "folder"):
                 self.folder.cleanup()
 
     @rule(data=st.data())

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 
 from tensorstash.errors import Invalid, InvalidSelection
+from tensorstash.compose import compose
 from tensorstash.index import (
     Point,
     Stride,
     Take,
-    compose,
     has_ellipsis,
     identity,
     outer,

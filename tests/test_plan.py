@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 
 from tensorstash.grid import Grid, RectilinearAxis, RegularAxis, cut
-from tensorstash.index import Stride, Transform, compose, identity, outer, point, select
+from tensorstash.compose import compose
+from tensorstash.index import Stride, Transform, identity, outer, point, select
 from tensorstash.place import core, gather, joint_first, repeat_core, scatter
 from tensorstash.plan import Part, Plan, plan
 from tests.oracle import numpy_index, outer_index, point_index, positions, shapes
