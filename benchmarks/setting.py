@@ -32,7 +32,7 @@ class Setting:
     @property
     def patience(self) -> float:
         """Seconds that a case may take for more rounds than asked for."""
-        return 0.5 if self.quick else 4
+        return 0.2 if self.quick else 4
 
     @property
     def edge(self) -> int:

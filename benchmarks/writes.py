@@ -160,8 +160,8 @@ def writes(setting: Setting) -> Workload:
         goals = (Goal(FASTEST, 0.9),)
         case = Case("S7", f"full write, {codec}", results, goals, payload=values.nbytes)
         work.cases.append(case)
-    count = 512 if setting.quick else 4096
-    appends = 100 if setting.quick else 1000
+    count = 256 if setting.quick else 4096
+    appends = 50 if setting.quick else 1000
     rows = samples.rows(max(count, appends * STEP), WIDTH)
     jobs: list[tuple[str, Job, Array, bool]] = [
         (f"{count} single rows", single, rows[:count], False),

@@ -25,7 +25,7 @@ def find(name: str) -> Callable[[str, Mapping[str, Any]], Codec] | None:
         return None
     try:
         get_codec_class(name)
-    except KeyError:
+    except (KeyError, ValueError):  # in zarr 3.4 UnknownCodecError is a ValueError
         return None
     return _make
 

@@ -21,14 +21,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from stat import S_ISREG
 
-from tensorstash.driver import Buffer, Capabilities, Changed, Driver, Request, Span, Tag, check_key
-from tensorstash.drivers import flock, partial, replace
+from tensorstash.driver import (
+    Buffer,
+    Capabilities,
+    Changed,
+    Driver,
+    Request,
+    Span,
+    Tag,
+    check_key,
+    check_prefix,
+)
+from tensorstash.drivers import flock, partial, posix, replace
 from tensorstash.errors import Conflict, DriverError, Invalid
 
 # Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _NOT_REMOVED = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
-_CAP = 1 << 30  # below the 0x7ffff000 bytes that one call moves at most
 _SCRATCH = 65536
 _SCRATCH_KEPT = 32 << 20
 _local = threading.local()
@@ -110,7 +119,7 @@ class FileDriver(Driver):
             if tag is not None and version != tag:
                 raise Changed(key)
             size = status.st_size
-            return [_pread(fd, *span.resolve(size)) for span in spans], version
+            return [posix.read(fd, *span.resolve(size)) for span in spans], version
         except OSError as error:
             raise self._failed("read", key, error) from error
         finally:
@@ -195,7 +204,7 @@ class FileDriver(Driver):
     def delete_prefix(self, prefix: str) -> None:
         """Remove the directory ``prefix`` and all below it; of the root, only what is in it.
         What others write meanwhile stays, in its directories."""
-        top = (self._base + _check_prefix(prefix)).rstrip("/") or "/"
+        top = (self._base + check_prefix(prefix)).rstrip("/") or "/"
         folders = [top]
         try:
             if prefix and os.path.islink(top):
@@ -227,13 +236,23 @@ class FileDriver(Driver):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Every key below ``prefix``, in no order."""
-        return self._walk(_check_prefix(prefix))
+        return self._walk(check_prefix(prefix))
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """``(key, bytes stored)`` of every key below ``prefix``; reads no value."""
+        for key in self.list(prefix):
+            try:
+                yield key, os.stat(self._base + key).st_size
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            except OSError as error:
+                raise self._failed("look at", key, error) from error
 
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         """Files and directories directly below ``prefix``, from one directory scan."""
         keys: list[str] = []
         folders: list[str] = []
-        for name, is_folder in self._scan(_check_prefix(prefix)):
+        for name, is_folder in self._scan(check_prefix(prefix)):
             (folders if is_folder else keys).append(name)
         return sorted(keys), sorted(folders)
 
@@ -361,14 +380,6 @@ class FileDriver(Driver):
         return failure
 
 
-def _check_prefix(prefix: str) -> str:
-    if prefix:
-        if prefix[-1] != "/":
-            raise Invalid(f"prefix {prefix!r} does not end in '/'")
-        check_key(prefix[:-1])
-    return prefix
-
-
 def _loops(path: str) -> bool:
     """Whether the link at ``path`` leads to itself or to a directory it lies in."""
     try:
@@ -380,16 +391,3 @@ def _loops(path: str) -> bool:
             return True
         path = above
     return False
-
-
-def _pread(fd: int, start: int, stop: int) -> bytes:
-    size = stop - start
-    value = os.pread(fd, min(size, _CAP), start) if size else b""
-    if len(value) == size:
-        return value
-    # A read stops early at the kernel's cap, a signal or a bad sector: go on from there.
-    parts = [value]
-    while value and (start := start + len(value)) < stop:
-        value = os.pread(fd, min(stop - start, _CAP), start)
-        parts.append(value)
-    return b"".join(parts)

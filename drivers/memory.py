@@ -22,6 +22,7 @@ from tensorstash.driver import (
     Tag,
     as_bytes,
     check_key,
+    check_prefix,
     pick,
 )
 from tensorstash.errors import Conflict, Invalid, Unsupported
@@ -224,10 +225,7 @@ class MemoryDriver(Driver):
     # -- within -------------------------------------------------------------------
 
     def _places(self, prefix: str) -> Sequence[str]:
-        if prefix:
-            if prefix[-1] != "/":
-                raise Invalid(f"prefix {prefix!r} does not end in '/'")
-            check_key(prefix[:-1])
+        check_prefix(prefix)
         start = self._prefix + prefix
         with _process().guard:
             return [place for place in [*self._mapping] if place.startswith(start)]

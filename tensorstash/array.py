@@ -251,7 +251,7 @@ class Array:
         all land, one that fails changes nothing.
         """
         self._open(write=True)
-        axis = self._axis(axis)
+        axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
         self._spec, start = sizes.append(
             self.driver, self.path, self.spec, value, axis, self.make_writer
@@ -322,7 +322,7 @@ class Array:
 
     def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
         """Rows for :meth:`append`, their shape checked."""
-        axis = self._axis(axis)
+        axis = self.as_axis(axis)
         value = as_array(rows, self.dtype)
         expected = (*self.shape[:axis], *self.shape[axis + 1 :])
         if value.ndim != self.ndim or (*value.shape[:axis], *value.shape[axis + 1 :]) != expected:
@@ -332,7 +332,8 @@ class Array:
             )
         return value
 
-    def _axis(self, axis: int) -> int:
+    def as_axis(self, axis: int) -> int:
+        """``axis`` counted from the first, its bounds checked."""
         if not isinstance(axis, (int, np.integer)) or not -self.ndim <= axis < self.ndim:
             raise Invalid(f"axis {axis!r} is out of bounds for an array of {self.ndim} dimensions")
         return axis % self.ndim

@@ -95,6 +95,7 @@ class BufferedWriter:
         """Add ``rows`` at the end of ``axis`` once enough are there to fill whole chunks."""
         self._check()
         array = self._array
+        axis = array.as_axis(axis)
         if self._row_count and axis != self._axis:
             self._append_rows(self._row_count)
         value = array.as_rows(rows, axis)

@@ -206,6 +206,15 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_prefix(prefix: str) -> str:
+    """``prefix`` itself when it is empty, or ends in ``/`` and is a key without it."""
+    if prefix:
+        if prefix[-1] != "/":
+            raise Invalid(f"prefix {prefix!r} does not end in '/'")
+        check_key(prefix[:-1])
+    return prefix
+
+
 def pick(value: Buffer, span: Span | None) -> Buffer:
     """Bytes ``span`` of a value already in memory, without copying."""
     if span is None:

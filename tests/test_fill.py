@@ -93,7 +93,7 @@ def test_complex_fill_keeps_both_parts() -> None:
         ("float64", -math.inf),
         ("complex64", complex(math.nan, -2.5)),
         ("M8[s]", np.datetime64("2020-02-03T04:05:06")),
-        ("M8[s]", np.datetime64("NaT")),
+        ("M8[s]", np.datetime64("NaT", "s")),
         ("U4", "añb"),
         ("S4", b"a\0b"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .codec import CodecContract
+from .counting import CountingDriver, FailingDriver
 from .driver import DriverContract
 
-__all__ = ["CodecContract", "DriverContract"]
+__all__ = ["CodecContract", "CountingDriver", "DriverContract", "FailingDriver"]

@@ -153,6 +153,10 @@ class CountingDriver(Driver):
             self._count("list", calls=0)
             yield key
 
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        self._count("sizes", keys=0)
+        return self.driver.sizes(prefix)
+
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         found = self.driver.list_dir(prefix)
         self._count("list_dir", keys=len(found[0]) + len(found[1]))
