@@ -36,14 +36,15 @@ fix: $(VENV)/.dev ## format and repair what ruff can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## measure against the peers (long)
+bench: $(VENV)/.bench ## measure against the peers (long); rewrites docs/performance.md
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/.bench ## the same, small: under two minutes
-	@$(BIN)/python -m benchmarks --quick
+bench-quick: $(VENV)/.bench ## the same, small: under two minutes; writes to bench-out/
+	@mkdir -p bench-out
+	@$(BIN)/python -m benchmarks --quick --out bench-out
 
 clean: ## remove .venv, caches and what the demo wrote
-	rm -rf $(VENV) build dist demo-data *.egg-info
+	rm -rf $(VENV) build dist demo-data bench-out *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -37,6 +37,7 @@ class Settings:
 
     mode: str = "r"
     cache_bytes: int = 0
+    immutable: bool = False
     threads: int | None = None
     missing: str = "fill"
     write_fill: bool = False
@@ -308,7 +309,9 @@ class Array:
         reader = self._reader
         if reader is None:
             chunks = Chunks(self.driver, self.path, self.spec, self.settings.missing)
-            reader = self._reader = Reader(chunks, self._cache, self.settings.threads)
+            reader = self._reader = Reader(
+                chunks, self._cache, self.settings.threads, self.settings.immutable
+            )
         return reader
 
     def make_writer(self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None) -> Writer:

@@ -100,7 +100,9 @@ class BufferedWriter:
             self._append_rows(self._row_count)
         value = array.as_rows(rows, axis)
         self._axis = axis
-        self._rows.append(value.copy())  # the caller may reuse its memory
+        # A copy, for the caller may reuse its memory, and cast now: gathering rows of several
+        # dtypes would pass through one that holds none of them exactly.
+        self._rows.append(value.astype(array.dtype))
         self._row_count += value.shape[axis]
         edge = array.spec.grid.chunk_shape((0,) * array.ndim)[axis]
         row_bytes = max(1, value.nbytes // max(1, value.shape[axis]))

@@ -56,7 +56,7 @@ def create(
     """
     driver = resolve(location, options)
     spec = make_spec(shape, dtype, **layout_options)
-    settings = _settings("r+", cache, threads, missing, write_fill, False)
+    settings = _settings("r+", cache, threads, missing, write_fill=write_fill)
     return create_at(driver, "", spec, settings, overwrite=overwrite)
 
 
@@ -74,6 +74,7 @@ def open(
     *,
     options: Mapping[str, Any] | None = None,
     cache: int | str = 0,
+    immutable: bool = False,
     threads: int | None = None,
     missing: Literal["fill", "raise"] = "fill",
     write_fill: bool = False,
@@ -86,7 +87,8 @@ def open(
     replaces, ``"x"`` creates and refuses to replace; the last three take what :func:`create`
     takes. ``options`` go to the driver. ``cache``: keep up to so many bytes of decoded chunks
     (``"1GiB"``), checked against the stored version at each use, with read-ahead for
-    sequential access. ``threads``: the most that one call uses (default: one a processor).
+    sequential access; ``immutable``: nobody writes while this handle is in use, so do not check.
+    ``threads``: the most that one call uses (default: one a processor).
     ``missing="raise"``: absent chunks raise :class:`~tensorstash.errors.NotFound` instead of
     reading as fill. ``allow_pickle``: read and write v2 object arrays that are pickled, which
     runs code found in the data. Nothing stored there: :class:`~tensorstash.errors.NotFound`.
@@ -95,7 +97,15 @@ def open(
         raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
     driver = resolve(location, options)
     writes = "r" if mode == "r" else "r+"
-    settings = _settings(writes, cache, threads, missing, write_fill, allow_pickle)
+    settings = _settings(
+        writes,
+        cache,
+        threads,
+        missing,
+        immutable=immutable,
+        write_fill=write_fill,
+        allow_pickle=allow_pickle,
+    )
     if mode in ("r", "r+"):
         if layout_options:
             raise Invalid(
@@ -272,7 +282,7 @@ def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
     sharding = spec.codecs[0] if isinstance(spec.codecs[0], Sharding) else None
     known: dict[str, Any] = {
         "shape": spec.shape,
-        "dtype": spec.dtype,
+        "dtype": "bytes" if spec.dtype.kind == "O" else spec.dtype,
         "codecs": list(sharding.codecs if sharding else spec.codecs),
         "fill_value": spec.fill[()],
         "dimension_names": spec.dimension_names,
@@ -342,6 +352,11 @@ def _v2_chain(
     elif isinstance(codecs, Mapping) and isinstance(codecs.get("id"), str):
         compressor = codecs
     else:
+        if filters is not None or order != "C":
+            raise Invalid(
+                "with a whole chain in codecs, order and filters belong into it; or give a "
+                "compressor, as {'id': 'zlib', 'level': 5}"
+            )
         return layout.chain(codecs, dtype)
     return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)
 
@@ -351,11 +366,10 @@ def _settings(
     cache: int | str,
     threads: int | None,
     missing: str,
-    write_fill: bool,
-    allow_pickle: bool,
+    **flags: bool,
 ) -> Settings:
     if missing not in ("fill", "raise"):
         raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise Invalid(f"threads={short(threads)} is not a number of threads")
-    return Settings(mode, parse_bytes(cache), threads, missing, write_fill, allow_pickle)
+    return Settings(mode, parse_bytes(cache), threads=threads, missing=missing, **flags)

@@ -68,11 +68,13 @@ _TIMES: Final = {"M": "numpy.datetime64", "m": "numpy.timedelta64"}
 def parse(value: Any) -> np.dtype[Any]:
     """The in-memory dtype that ``value`` asks for: native byte order, packed.
 
-    Takes anything NumPy takes, ``"bfloat16"``, ``"float8_e4m3fn"`` and the like, ``str`` or
-    ``"string"`` (text of any length), ``bytes`` or ``"bytes"`` (bytes of any length), and
-    ``"r16"``, ``"r24"``, ... (raw bits). :class:`~tensorstash.errors.Invalid` for objects and
+    Takes anything NumPy takes, torch's dtypes, ``"bfloat16"``, ``"float8_e4m3fn"`` and the
+    like, ``str`` or ``"string"`` (text of any length), ``bytes`` or ``"bytes"`` (bytes of any
+    length), and ``"r16"``, ``"r24"``, ... (raw bits). :class:`~tensorstash.errors.Invalid` for objects and
     anything else that has no stored form.
     """
+    if type(value).__module__ == "torch":
+        value = str(value).removeprefix("torch.")
     if value is str or (isinstance(value, str) and value in ("string", "str")):
         return STRING
     if value is bytes or (isinstance(value, str) and value == "bytes"):

@@ -29,30 +29,45 @@ Fetched: TypeAlias = tuple[Part, NDArray[Any] | None]
 """A part with its decoded chunk, which is valid until the next one is asked for."""
 
 _RUN_BYTES = 16 << 20  # the most bytes of one shard held at once
+_BLOCK = 1024  # the most parts in a block
 _RETRIES = 100
 
 
 class Fetcher(ABC):
-    """Decoded chunks for the parts of a plan, each fetched and decoded once."""
+    """Decoded chunks for the parts of a plan, each fetched and decoded once.
 
-    def __init__(self, chunks: Chunks, cache: Cache | None) -> None:
+    Parts come in blocks, which threads may share out. Where there is a cache, :meth:`kept`
+    answers what it can from a block, and :meth:`fetch` puts what it decodes of the rest into
+    the cache. ``immutable``: what is kept is not compared with the stored version.
+    """
+
+    def __init__(self, chunks: Chunks, cache: Cache | None, immutable: bool = False) -> None:
         self.chunks = chunks
         self.cache = cache
+        self.immutable = immutable
 
     @abstractmethod
     def blocks(self, plan: Plan, pieces: int) -> Iterator[Any]:
-        """The plan's parts in blocks that threads may take, about ``pieces`` or more."""
+        """The plan's parts in about ``pieces`` blocks or more."""
 
     @abstractmethod
     def block(self, part: Part) -> Any:
         """A block of one part."""
 
     @abstractmethod
+    def cut(self, block: Any, pieces: int) -> Iterator[Any]:
+        """A block in about ``pieces`` smaller ones."""
+
+    @abstractmethod
+    def kept(self, block: Any, cache: Cache) -> tuple[list[Fetched], Any | None]:
+        """The parts that need no decoding, and a block of the others."""
+
+    @abstractmethod
     def fetch(self, block: Any, target: Target) -> Iterator[Fetched]:
         """Every part of a block with its chunk; ``None`` where nothing is stored."""
 
-    def _kept(self, pipeline: Pipeline, data: Buffer) -> NDArray[Any]:
-        """A decoded chunk that owns its memory, for the cache."""
+    def _owned(self, pipeline: Pipeline, data: Buffer) -> NDArray[Any]:
+        """A decoded chunk in memory of its own, for the cache."""
         chunk = pipeline.decode(data)
         if chunk.base is not None:
             chunk = chunk.copy()
@@ -65,19 +80,44 @@ class ChunkFetcher(Fetcher):
 
     def blocks(self, plan: Plan, pieces: int) -> Iterator[list[Part]]:
         """Runs of parts."""
-        parts = plan.parts()
-        size = max(1, min(-(-len(plan) // pieces), 1024))
-        while block := list(islice(parts, size)):
-            yield block
+        return _cut(plan.parts(), len(plan), pieces)
 
     def block(self, part: Part) -> list[Part]:
         """See :meth:`Fetcher.block`."""
         return [part]
 
+    def cut(self, block: list[Part], pieces: int) -> Iterator[list[Part]]:
+        """See :meth:`Fetcher.cut`."""
+        return _cut(iter(block), len(block), pieces)
+
+    def kept(self, block: list[Part], cache: Cache) -> tuple[list[Fetched], list[Part] | None]:
+        """See :meth:`Fetcher.kept`."""
+        chunks = self.chunks
+        key, tag_of, immutable = chunks.key, chunks.driver.tag, self.immutable
+        found: list[Fetched] = []
+        rest: list[Part] = []
+        for part in block:
+            name = key(part.chunk)
+            if immutable:
+                held = cache.peek(name)
+                chunk = None if held is None else held[1]
+            else:
+                tag = tag_of(name)
+                if tag is None:
+                    chunks.absent(name, part.chunk)
+                    found.append((part, None))
+                    continue
+                chunk = cache.get(name, tag)
+            if chunk is None:
+                rest.append(part)
+            else:
+                found.append((part, chunk))
+        return found, rest or None
+
     def fetch(self, block: list[Part], target: Target) -> Iterator[Fetched]:
         """See :meth:`Fetcher.fetch`."""
         if self.cache is not None:
-            return self._fetch_cached(block, self.cache)
+            return self._fetch_owned(block, self.cache)
         pipeline = self.chunks.pipeline
         if pipeline is not None and pipeline.raw and self.chunks.driver.capabilities.local:
             return self._fetch_raw(block, target, pipeline)
@@ -128,34 +168,28 @@ class ChunkFetcher(Fetcher):
             else:
                 yield part, array
 
-    def _fetch_cached(self, block: list[Part], cache: Cache) -> Iterator[Fetched]:
+    def _fetch_owned(self, block: list[Part], cache: Cache) -> Iterator[Fetched]:
+        """For the cache. A chunk that another thread is fetching already is waited for."""
         chunks = self.chunks
-        driver = chunks.driver
         for part in block:
             key = chunks.key(part.chunk)
-            tag = driver.tag(key)
-            if tag is None:
-                chunks.absent(key, part.chunk)
-                yield part, None
-                continue
-            chunk = cache.get(key, tag)
-            if chunk is None:
-                with cache.flight(key):
-                    found = cache.peek(key)
-                    chunk = found[1] if found and found[0] == tag else self._load(key, part, cache)
+            before = cache.peek(key)
+            with cache.flight(key):
+                held = cache.peek(key)
+                if held is not None and held is not before:
+                    yield part, held[1]
+                    continue
+                found = chunks.driver.get_tagged(key)
+                if found is None:
+                    chunks.absent(key, part.chunk)
+                    yield part, None
+                    continue
+                try:
+                    chunk = self._owned(chunks.pipeline_of(part.chunk), found[0])
+                except Corrupt as error:
+                    raise chunks.damaged(error, key, part.chunk) from error.__cause__
+                cache.put(key, found[1], chunk, chunk.nbytes)
             yield part, chunk
-
-    def _load(self, key: str, part: Part, cache: Cache) -> NDArray[Any] | None:
-        found = self.chunks.driver.get_tagged(key)
-        if found is None:
-            self.chunks.absent(key, part.chunk)
-            return None
-        try:
-            chunk = self._kept(self.chunks.pipeline_of(part.chunk), found[0])
-        except Corrupt as error:
-            raise self.chunks.damaged(error, key, part.chunk) from error.__cause__
-        cache.put(key, found[1], chunk, chunk.nbytes)
-        return chunk
 
 
 class ShardFetcher(Fetcher):
@@ -163,9 +197,14 @@ class ShardFetcher(Fetcher):
     then only the bytes wanted, neighbours in one request."""
 
     def __init__(
-        self, chunks: Chunks, cache: Cache | None, sharding: BoundSharding, indices: Cache
+        self,
+        chunks: Chunks,
+        cache: Cache | None,
+        immutable: bool,
+        sharding: BoundSharding,
+        indices: Cache,
     ) -> None:
-        super().__init__(chunks, cache)
+        super().__init__(chunks, cache, immutable)
         self.sharding = sharding
         self.indices = indices
 
@@ -181,6 +220,36 @@ class ShardFetcher(Fetcher):
         pairs = list(map(divmod, part.chunk, self.sharding.grid))
         local = Part(tuple(place for _, place in pairs), *part[1:])
         return tuple(shard for shard, _ in pairs), [local]
+
+    def cut(
+        self, block: tuple[tuple[int, ...], list[Part]], pieces: int
+    ) -> Iterator[tuple[tuple[int, ...], list[Part]]]:
+        """See :meth:`Fetcher.cut`."""
+        shard, parts = block
+        return ((shard, piece) for piece in _cut(iter(parts), len(parts), pieces))
+
+    def kept(
+        self, block: tuple[tuple[int, ...], list[Part]], cache: Cache
+    ) -> tuple[list[Fetched], tuple[tuple[int, ...], list[Part]] | None]:
+        """See :meth:`Fetcher.kept`."""
+        shard, parts = block
+        key = self.chunks.key(shard)
+        version = self.indices.peek(key)
+        if version is None:
+            return [], block
+        tag = version[0]
+        if not self.immutable and self.chunks.driver.tag(key) != tag:
+            self.indices.drop(key)
+            return [], block
+        found: list[Fetched] = []
+        rest: list[Part] = []
+        for part in parts:
+            chunk = cache.get((key, part.chunk), tag)
+            if chunk is None:
+                rest.append(part)
+            else:
+                found.append((part, chunk))
+        return found, (shard, rest) if rest else None
 
     def fetch(self, block: tuple[tuple[int, ...], list[Part]], target: Target) -> Iterator[Fetched]:
         """See :meth:`Fetcher.fetch`."""
@@ -209,23 +278,14 @@ class ShardFetcher(Fetcher):
         ids = [sum(map(mul, part.chunk, strides)) for part in parts]
         entries = index[ids].tolist()
         wanted = [k for k, (_, size) in enumerate(entries) if size >= 0]
-        if (cache is not None or len(wanted) < len(parts)) and chunks.driver.tag(key) != tag:
-            # Reading bytes compares versions too; what is absent or cached reads none.
-            raise Changed(key)
         if len(wanted) < len(parts):
+            # Reading bytes compares versions too, but what is absent reads none.
+            if chunks.driver.tag(key) != tag:
+                raise Changed(key)
             for part, (_, size) in zip(parts, entries, strict=True):
                 if size < 0:
                     chunks.absent(key, self._place(shard, part))
                     yield part, None
-        if cache is not None:
-            missing = []
-            for k in wanted:
-                chunk = cache.get((key, ids[k]), tag)
-                if chunk is None:
-                    missing.append(k)
-                else:
-                    yield parts[k], chunk
-            wanted = missing
         inner = self.sharding.inner
         for k, data in self._bytes(key, tag, entries, wanted):
             part = parts[k]
@@ -233,8 +293,8 @@ class ShardFetcher(Fetcher):
                 if cache is None:
                     chunk = inner.decode(data, *target(part))
                 else:
-                    chunk = self._kept(inner, data)
-                    cache.put((key, ids[k]), tag, chunk, chunk.nbytes)
+                    chunk = self._owned(inner, data)
+                    cache.put((key, part.chunk), tag, chunk, chunk.nbytes)
             except Corrupt as error:
                 place = self._place(shard, part)
                 raise chunks.damaged(error, key, place) from error.__cause__
@@ -279,6 +339,12 @@ class ShardFetcher(Fetcher):
         """The inner chunk's index in the whole array."""
         grid = self.sharding.grid
         return tuple(s * g + c for s, g, c in zip(shard, grid, part.chunk, strict=True))
+
+
+def _cut(parts: Iterator[Part], count: int, pieces: int) -> Iterator[list[Part]]:
+    size = max(1, min(-(-count // pieces), _BLOCK))
+    while block := list(islice(parts, size)):
+        yield block
 
 
 def runs(

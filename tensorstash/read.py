@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .cache import Cache
 from .chunks import Chunks, scratch
 from .codec import ChunkSpec, Pipeline
-from .fetch import ChunkFetcher, Fetcher, Memory, ShardFetcher
+from .fetch import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .index import Point, Stride, Transform
 from .place import core, gather, hull, joint_first, repeat_core, scatter
 from .plan import Part, Plan, plan
@@ -23,24 +23,32 @@ _THREAD_BYTES = 64 << 10
 """Decoded chunks below this are not worth handing the GIL over for: on two cores, threading
 32 KiB chunks made a gather 3.6 times slower than the plain loop."""
 
+_THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _SPAN_FROM = 16 << 10  # chunks up to this size are not worth reading in part
 _INDEX_BYTES = 64 << 20
 
 
 class Reader:
-    """Reads any selection of an array. ``cache`` keeps decoded chunks; ``threads`` is the most
-    threads one read may use (``None``: as many as there are processors)."""
+    """Reads any selection of an array. ``cache`` keeps decoded chunks, which ``immutable`` says
+    need not be compared with what is stored; ``threads`` is the most threads one read may use
+    (``None``: as many as there are processors)."""
 
-    def __init__(self, chunks: Chunks, cache: Cache | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        chunks: Chunks,
+        cache: Cache | None = None,
+        threads: int | None = None,
+        immutable: bool = False,
+    ):
         self.chunks = chunks
         self.cache = cache
         self.threads = threads
         sharding = chunks.sharding
         self.fetcher: Fetcher
         if sharding is None:
-            self.fetcher = ChunkFetcher(chunks, cache)
+            self.fetcher = ChunkFetcher(chunks, cache, immutable)
         else:
-            self.fetcher = ShardFetcher(chunks, cache, sharding, Cache(_INDEX_BYTES))
+            self.fetcher = ShardFetcher(chunks, cache, immutable, sharding, Cache(_INDEX_BYTES))
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -64,26 +72,40 @@ class Reader:
 
     def warm(self, transform: Transform) -> None:
         """Bring the chunks of a transform into the cache."""
+        if self.cache is None:
+            return
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
         for block in self.fetcher.blocks(todo, 1):
-            for _ in self.fetcher.fetch(block, lambda part: (None, None, None)):
-                pass
+            _, rest = self.fetcher.kept(block, self.cache)
+            if rest is not None:
+                for _ in self.fetcher.fetch(rest, lambda part: (None, None, None)):
+                    pass
 
     def _read_many(self, transform: Transform, out: NDArray[Any]) -> None:
-        chunks = self.chunks
+        chunks, fetcher = self.chunks, self.fetcher
         todo = plan(transform, chunks.grid, chunks.spec.shape)
-        threads = self._threads(len(todo))
+        threads = self._threads(todo)
+        pieces = threads * 4 if threads > 1 else 1
 
         def work() -> Callable[[Any], None]:
             sink = Sink(chunks, todo, out)
 
             def fill(block: Any) -> None:
-                for part, chunk in self.fetcher.fetch(block, sink.target):
+                for part, chunk in fetcher.fetch(block, sink.target):
                     sink.put(part, chunk)
 
             return fill
 
-        spread(self.fetcher.blocks(todo, threads * 4 if threads > 1 else 1), work, threads)
+        if self.cache is None:
+            spread(fetcher.blocks(todo, pieces), work, threads)
+        else:
+            sink = Sink(chunks, todo, out)
+            for block in fetcher.blocks(todo, 1):
+                found, rest = fetcher.kept(block, self.cache)
+                for part, chunk in found:
+                    sink.put(part, chunk)
+                if rest is not None:
+                    spread(fetcher.cut(rest, pieces), work, threads)
         repeat_core(todo, out)
 
     def _single(self, transform: Transform) -> Part | None:
@@ -114,7 +136,12 @@ class Reader:
         return Part(tuple(chunk), tuple(inside), (), (False,))
 
     def _read_single(self, part: Part, out: NDArray[Any]) -> None:
-        fetcher = self.fetcher
+        block = self.fetcher.block(part)
+        if self.cache is not None:
+            found, rest = self.fetcher.kept(block, self.cache)
+            if rest is None:
+                self._put_single(found[0], out)
+                return
         memory = self._memory
 
         def target(_: Part) -> Memory:
@@ -122,14 +149,26 @@ class Reader:
                 return None, None, None
             return *scratch(memory), hull(part.inside, memory) if self._partial else None
 
-        for _, chunk in fetcher.fetch(fetcher.block(part), target):
-            out[...] = self.chunks.spec.fill if chunk is None else chunk[part.inside]
+        for fetched in self.fetcher.fetch(block, target):
+            self._put_single(fetched, out)
 
-    def _threads(self, parts: int) -> int:
+    def _put_single(self, fetched: Fetched, out: NDArray[Any]) -> None:
+        part, chunk = fetched
+        out[...] = self.chunks.spec.fill if chunk is None else chunk[part.inside]
+
+    def _threads(self, todo: Plan) -> int:
+        """As many as there is work for: handing the interpreter's lock over costs more than
+        small work gains."""
         pipeline = self.chunks.pipeline
+        parts = len(todo)
         if parts < 2 or not self.chunks.plain or pipeline is None:
             return 1
-        if pipeline.spec.nbytes < _THREAD_BYTES:
+        work = pipeline.spec.nbytes
+        if self._partial and not todo.joint:
+            span = hull(next(todo.parts()).inside, pipeline.spec)
+            if span is not None:  # all of it is still read, and its checksum computed
+                work = span[1] - span[0] + (0 if pipeline.raw else work // 8)
+        if work < _THREAD_BYTES or work * parts < _THREAD_TOTAL:
             return 1
         return min(parts, cores() if self.threads is None else self.threads)
 

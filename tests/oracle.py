@@ -151,7 +151,9 @@ def numpy_index(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
     return st.one_of(
         hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True),
         # Masks and arrays do not always broadcast together.
-        advanced_index(shape).filter(lambda i: result_of(lambda: some[i], IndexError) is not IndexError),
+        advanced_index(shape).filter(
+            lambda i: result_of(lambda: some[i], IndexError) is not IndexError
+        ),
     )
 
 

@@ -78,7 +78,15 @@ def anchors(page: Path) -> set[str]:
 
 FOR_ADAPTERS = {
     # Public for views, writers and adapters, not for users: their docstrings say so.
-    *("as_rows", "as_value", "attributes", "make_writer", "read_transform", "write_transform"),
+    *(
+        "as_axis",
+        "as_rows",
+        "as_value",
+        "attributes",
+        "make_writer",
+        "read_transform",
+        "write_transform",
+    ),
 }
 
 

@@ -36,6 +36,9 @@ from tests.oracle import (
 )
 
 
+EXAMPLES = settings.default.max_examples  # the "long" profile soaks
+
+
 def numbered(shape: tuple[int, ...]) -> np.ndarray:
     """Every element is its own flat position."""
     return np.arange(np.prod(shape, dtype=int)).reshape(shape)
@@ -47,7 +50,7 @@ def chosen(draw: Any, rule: Any) -> tuple[tuple[int, ...], Any]:
     return shape, draw(rule(shape))
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(chosen(numpy_index))
 def test_select_is_numpys_indexing(case: Any) -> None:
     shape, index = case
@@ -57,7 +60,7 @@ def test_select_is_numpys_indexing(case: Any) -> None:
     assert (found == wanted).all()
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(chosen(outer_index))
 def test_outer_takes_one_axis_after_the_other(case: Any) -> None:
     shape, index = case
@@ -67,7 +70,7 @@ def test_outer_takes_one_axis_after_the_other(case: Any) -> None:
     assert (found == wanted).all()
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(chosen(point_index))
 def test_point_puts_the_arrays_first(case: Any) -> None:
     shape, index = case
@@ -96,7 +99,7 @@ def chains(draw: Any) -> tuple[tuple[int, ...], list[tuple[Any, Any, Any]]]:
     return shape, steps
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(chains())
 def test_composed_selections_are_selections_of_selections(case: Any) -> None:
     shape, steps = case
@@ -109,7 +112,7 @@ def test_composed_selections_are_selections_of_selections(case: Any) -> None:
     assert (found == wanted).all()
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * EXAMPLES)
 @given(chosen(lambda shape: advanced_index(shape, wrong=True)))
 def test_errors_are_numpys(case: Any) -> None:
     shape, index = case

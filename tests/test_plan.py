@@ -20,6 +20,8 @@ from tensorstash.place import core, gather, joint_first, repeat_core, scatter
 from tensorstash.plan import Part, Plan, plan
 from tests.oracle import numpy_index, outer_index, point_index, positions, shapes
 
+EXAMPLES = settings.default.max_examples  # the "long" profile soaks
+
 # -- carrying a plan out, in memory ------------------------------------------------------------
 
 
@@ -105,7 +107,7 @@ def cases(draw: Any) -> tuple[tuple[int, ...], Grid, Transform]:
 # -- what a plan does -----------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(cases())
 def test_a_plan_reads_what_its_transform_selects(case: Any) -> None:
     shape, grid, transform = case
@@ -116,7 +118,7 @@ def test_a_plan_reads_what_its_transform_selects(case: Any) -> None:
     assert (found == wanted).all()
 
 
-@settings(max_examples=120)
+@settings(max_examples=EXAMPLES)
 @given(cases())
 def test_a_plan_writes_in_order_and_the_last_stays(case: Any) -> None:
     shape, grid, transform = case
@@ -128,7 +130,7 @@ def test_a_plan_writes_in_order_and_the_last_stays(case: Any) -> None:
     assert array.reshape(-1).tolist() == wanted.tolist()
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(cases())
 def test_laws(case: Any) -> None:
     shape, grid, transform = case
@@ -181,7 +183,7 @@ def check_part(todo: Plan, part: Part, grid: Grid, shape: tuple[int, ...]) -> No
         assert covers or not says
 
 
-@settings(max_examples=150)
+@settings(max_examples=EXAMPLES)
 @given(st.data())
 def test_shards_group_the_parts(data: Any) -> None:
     shape = data.draw(shapes(max_dims=3, max_side=9))
