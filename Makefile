@@ -9,6 +9,9 @@ BIN    := $(VENV)/bin
 PYTHON ?=
 PYTEST ?= -n auto --maxprocesses 4 --dist worksteal
 
+# pytest-xdist's workers must name the tests alike, and a set in a test's name would vary.
+export PYTHONHASHSEED := 0
+
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 help: ## show this list

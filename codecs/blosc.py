@@ -136,7 +136,9 @@ class Blosc(BytesCodec):
             return False
         count = -(-size // block)
         first, last = start // block, -(-stop // block)
-        if flags & _STORED or 2 * (last - first) > count or stored < _HEADER.size + 4 * count:
+        if first == count - 1 and size % block:
+            first -= 1  # a last, shorter block is laid out differently and cannot stand alone
+        if first < 0 or flags & _STORED or 2 * (last - first) > count or stored < _HEADER.size + 4 * count:
             return False
         at = _HEADER.size + 4 * first
         wanted = last - first + (last < count)
@@ -150,7 +152,11 @@ class Blosc(BytesCodec):
         header = _HEADER.pack(*head, flags, typesize, high - low, block, starts[-1] + shift)
         table = struct.pack(f"<{last - first}I", *(at + shift for at in starts[:-1]))
         body = memoryview(data)[starts[0] : starts[-1]]
-        return self.decode(b"".join((header, table, body)), high - low, out[low:high]) is not None
+        try:
+            self.decode(b"".join((header, table, body)), high - low, out[low:high])
+        except ValueError:
+            return False  # decoding all of it says what is wrong
+        return True
 
     def encoded_limit(self, nbytes: int) -> int:
         """A header more."""

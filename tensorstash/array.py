@@ -229,8 +229,8 @@ class Array:
         """Rows along the first axis; each chunk is read once."""
         if not self.shape:
             raise TypeError("iteration over a 0-d array")
-        for rows in cut(self.spec.grid.axes[0], 0, self.shape[0]):
-            yield from self[rows]
+        runs = cut(self.spec.grid.axes[0], 0, self.shape[0])
+        return (row for rows in runs for row in self[rows])
 
     # -- writing ----------------------------------------------------------------------------
 

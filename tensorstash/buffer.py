@@ -99,13 +99,15 @@ class BufferedWriter:
         if self._row_count and axis != self._axis:
             self._append_rows(self._row_count)
         value = array.as_rows(rows, axis)
+        if not value.shape[axis]:
+            return
         self._axis = axis
         # A copy, for the caller may reuse its memory, and cast now: gathering rows of several
         # dtypes would pass through one that holds none of them exactly.
         self._rows.append(value.astype(array.dtype))
         self._row_count += value.shape[axis]
         edge = array.spec.grid.chunk_shape((0,) * array.ndim)[axis]
-        row_bytes = max(1, value.nbytes // max(1, value.shape[axis]))
+        row_bytes = max(1, value.nbytes // value.shape[axis])
         wanted = edge * max(1, min(_FLUSH_ROWS, self._budget // (row_bytes * edge)))
         if self._row_count >= wanted:
             spare = (array.shape[axis] + self._row_count) % edge

@@ -48,16 +48,16 @@ def explain(chunks: Chunks, transform: Transform) -> Explanation:
         return Explanation(transform.shape, 0, 0, 0, 0, 0)
     todo = plan(transform, chunks.grid, spec.shape)
     if chunks.pipeline is not None:
-        decoded = len(todo) * chunks.pipeline.spec.nbytes
+        decoded = todo.count * chunks.pipeline.spec.nbytes
     else:
         decoded = sum(
             math.prod(chunks.grid.chunk_shape(part.chunk)) * spec.dtype.itemsize
             for part in todo.parts()
         )
     if chunks.sharding is None:
-        return Explanation(transform.shape, len(todo), len(todo), len(todo), wanted, decoded)
-    objects = sum(1 for _ in todo.shards(chunks.sharding.grid))
-    return Explanation(transform.shape, len(todo), objects, 2 * objects, wanted, decoded)
+        return Explanation(transform.shape, todo.count, todo.count, todo.count, wanted, decoded)
+    objects = plan(transform, spec.grid, spec.shape).count
+    return Explanation(transform.shape, todo.count, objects, 2 * objects, wanted, decoded)
 
 
 def readable(nbytes: int) -> str:

@@ -170,26 +170,29 @@ class ChunkFetcher(Fetcher):
 
     def _fetch_owned(self, block: list[Part], cache: Cache) -> Iterator[Fetched]:
         """For the cache. A chunk that another thread is fetching already is waited for."""
-        chunks = self.chunks
         for part in block:
-            key = chunks.key(part.chunk)
-            before = cache.peek(key)
-            with cache.flight(key):
-                held = cache.peek(key)
-                if held is not None and held is not before:
-                    yield part, held[1]
-                    continue
-                found = chunks.driver.get_tagged(key)
-                if found is None:
-                    chunks.absent(key, part.chunk)
-                    yield part, None
-                    continue
-                try:
-                    chunk = self._owned(chunks.pipeline_of(part.chunk), found[0])
-                except Corrupt as error:
-                    raise chunks.damaged(error, key, part.chunk) from error.__cause__
-                cache.put(key, found[1], chunk, chunk.nbytes)
+            with cache.flight(self.chunks.key(part.chunk)):
+                chunk = self._load(part, cache)
             yield part, chunk
+
+    def _load(self, part: Part, cache: Cache) -> NDArray[Any] | None:
+        chunks = self.chunks
+        key = chunks.key(part.chunk)
+        held = cache.peek(key)
+        # Whoever fetched it while we waited may have seen an older version than we must.
+        if held is not None and (self.immutable or held[0] == chunks.driver.tag(key)):
+            kept: NDArray[Any] = held[1]
+            return kept
+        found = chunks.driver.get_tagged(key)
+        if found is None:
+            chunks.absent(key, part.chunk)
+            return None
+        try:
+            chunk = self._owned(chunks.pipeline_of(part.chunk), found[0])
+        except Corrupt as error:
+            raise chunks.damaged(error, key, part.chunk) from error.__cause__
+        cache.put(key, found[1], chunk, chunk.nbytes)
+        return chunk
 
 
 class ShardFetcher(Fetcher):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .compose import compose
-from .index import Transform, identity, outer, point, select
+from .index import Stride, Transform, dims_of, identity, outer, point, select
+from .tables import StrideTable
 
 if TYPE_CHECKING:
     from .array import Array
@@ -90,8 +91,23 @@ class View:
             raise ValueError("a view has no memory of its own: copy=False cannot be had")
         return self.read().astype(dtype or self.dtype, copy=False)
 
-    def __iter__(self) -> Any:
-        return (self[i].read()[()] for i in range(len(self)))
+    def __iter__(self) -> Iterator[Any]:
+        """Rows along the first dimension; along a slice, each chunk is read once."""
+        length = len(self)
+        return (row for rows in self._runs(length) for row in self[rows].read())
+
+    def _runs(self, length: int) -> Iterator[slice]:
+        """Slices of the first dimension that lie in one chunk each; single rows where the array
+        is not sliced along it."""
+        spec, maps = self.array.spec, self.transform.maps
+        axes = [k for k, axis_map in enumerate(maps) if 0 in dims_of(axis_map)]
+        axis_map = maps[axes[0]] if len(axes) == 1 else None
+        if not isinstance(axis_map, Stride):
+            yield from (slice(i, i + 1) for i in range(length))
+            return
+        table = StrideTable(axis_map, length, spec.grid.axes[axes[0]], spec.shape[axes[0]])
+        for piece in table.pieces():
+            yield from piece.outsides or ()
 
     def __repr__(self) -> str:
         return f"<View {self.shape} {self.dtype} of {self.array!r}>"

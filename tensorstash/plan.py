@@ -17,7 +17,17 @@ import numpy as np
 
 from .grid import Grid
 from .index import AxisMap, Point, Stride, Take, Transform, dims_of
-from .tables import HELD, Index, StrideTable, Table, grouped, joint_table, point_table, take_table
+from .tables import (
+    HELD,
+    Index,
+    StrideTable,
+    Table,
+    grouped,
+    joint_table,
+    point_table,
+    stride_table,
+    take_table,
+)
 
 
 class Part(NamedTuple):
@@ -53,9 +63,13 @@ class Plan:
     joint_dims: int
     arrays: bool
 
-    def __len__(self) -> int:
-        """Chunks touched (each counted once)."""
+    @property
+    def count(self) -> int:
+        """Chunks touched, each counted once; may be more than ``len`` can answer."""
         return math.prod(table.count for table in self.tables)
+
+    def __len__(self) -> int:
+        return self.count
 
     def parts(self) -> Iterator[Part]:
         """Every part, once."""
@@ -131,7 +145,7 @@ def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:
         if isinstance(axis_map, Point):
             tables.append(point_table(axis_map.at, axis, n))
         elif isinstance(axis_map, Stride):
-            tables.append(StrideTable(axis_map, transform.shape[axis_map.dim], axis, n))
+            tables.append(stride_table(axis_map, transform.shape[axis_map.dim], axis, n))
             dims.append(axis_map.dim)
         else:
             tables.append(take_table(axis_map.array, axis, n))

@@ -57,6 +57,16 @@ def point_table(index: int, axis: AxisGrid, n: int) -> Table:
     return Table([chunk], [index - axis.start(chunk)], None, [_extent(chunk, axis, n) == 1])
 
 
+def stride_table(axis_map: Stride, length: int, axis: AxisGrid, n: int) -> Table | StrideTable:
+    """``length`` steps of ``axis_map`` along an axis of ``n`` elements, held when it is small."""
+    start = axis_map.start
+    if axis_map.step == 1 and isinstance(axis, RegularAxis) and length:
+        first, last = start // axis.edge, (start + length - 1) // axis.edge
+        if last - first < HELD:
+            return _run(start, start + length, axis.edge, n, first, last)
+    return StrideTable(axis_map, length, axis, n)
+
+
 class StrideTable:
     """The chunks of a strided axis, made as they are asked for: there may be very many."""
 
@@ -113,6 +123,11 @@ class StrideTable:
 def _run(start: int, stop: int, edge: int, n: int, first: int, last: int) -> Table:
     """Chunks ``first`` to ``last`` of ``start:stop`` over regular chunks. All but the outermost
     are alike, and made without a Python statement each."""
+    if first == last:
+        at = first * edge
+        a, b = max(start - at, 0), min(edge, stop - at)
+        out = slice(at + a - start, at + b - start)
+        return Table([first], [slice(a, b)], [out], [a == 0 and b == min(edge, n - at)])
     low = max(first * edge, start)
     high = min((last + 1) * edge, stop)
     cuts = range((first + 1) * edge, (last + 1) * edge, edge)
@@ -217,6 +232,12 @@ def _points(
 def grouped(table: Table | StrideTable, scale: Any) -> list[tuple[Any, Table]]:
     """The table cut by shard, its chunks made local to it. Chunks of one shard are neighbours
     already, but for joint axes, whose order is by inner chunk."""
+    if isinstance(scale, int) and isinstance(table, Table) and table.chunks:
+        chunks = table.chunks
+        shard = chunks[0] // scale
+        if shard == chunks[-1] // scale and shard == chunks[len(chunks) // 2] // scale:
+            base = shard * scale
+            return [(shard, table.part(0, len(chunks), [chunk - base for chunk in chunks]))]
     groups: list[tuple[Any, Table]] = []
     for piece in table.pieces():
         if isinstance(scale, int):

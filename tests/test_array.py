@@ -569,7 +569,7 @@ def test_blocks_selections() -> None:
     array.blocks[3, 2] = -1
     model[9:, 8:] = -1
     same(array[...], model)
-    for wrong in (4, (0, 3), [0], (slice(None, None, 2),), (0, 0, 0)):
+    for wrong in (4, (0, 3), [0, 1], (slice(None, None, 2),), (0, 0, 0)):
         with pytest.raises(InvalidSelection):
             array.blocks[wrong]
     with pytest.raises(InvalidSelection, match="step 1"):

@@ -48,7 +48,7 @@ def test_chosen_chunks_fit(shape: list[int], itemsize: int, target: int) -> None
 @given(st.integers(1, 10**6), st.integers(1, 4), st.sampled_from([1, 2, 4, 8]))
 def test_chosen_chunks_are_nearly_cubes(edge: int, ndim: int, itemsize: int) -> None:
     chunks = auto_chunks((edge,) * ndim, itemsize)
-    assert max(chunks) <= 3 * min(chunks)  # powers of two, or 1.5 times as much to be whole
+    assert max(chunks) <= 5 * min(chunks)  # whole axes up to 1.5 times, others powers of two
 
 
 @given(st.lists(st.integers(1, 10**4), min_size=1, max_size=4), st.sampled_from([1, 2, 4, 8]))
