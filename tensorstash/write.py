@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .chunks import Chunks, blank
+from .chunks import Chunks, blank, scratch
 from .codec import ChunkSpec, Pipeline
 from .driver import Buffer
 from .errors import Conflict, Corrupt
@@ -76,7 +76,12 @@ class Writer:
         elif not self.write_fill and is_fill(chunk, self.chunks.spec.fill):
             data = None
         else:
-            data = self.chunks.pipeline_of(index).encode(chunk)
+            pipeline = self.chunks.pipeline_of(index)
+            if pipeline.direct and not chunk.flags.c_contiguous:
+                gathered, _ = scratch(pipeline.spec)
+                gathered[...] = chunk
+                chunk = gathered
+            data = pipeline.encode(chunk)
         self._put(self.chunks.key(index), data)
 
     def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
