@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .peers import OURS
+from .peer import OURS
 from .timing import Result
 
 FLOORS = ("floor", "floor, all cores")

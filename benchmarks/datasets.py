@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .layout import Layout
-from .peers import Peer
+from .peer import Peer
 from .samples import Array
 from .zarr_peers import ZarrPython
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .layout import Layout
-from .peers import CACHE, Peer, sorted_take
+from .peer import CACHE, Peer, sorted_take
 from .samples import Array
 
 

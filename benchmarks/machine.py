@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from .peers import Peer
+from .peer import Peer
 from .setting import cores
 
 

@@ -11,7 +11,7 @@ mpl.use("agg")
 
 import matplotlib.pyplot as plt
 
-from .peers import OURS
+from .peer import OURS
 
 STYLE = {  # name -> marker, colour, size
     OURS: ("o", "#d62728", 70),

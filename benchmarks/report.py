@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .cases import FASTEST, FLOORS, Case, Workload
-from .peers import OURS
+from .peer import OURS
 
 NAME = "performance"
 ORDER = (

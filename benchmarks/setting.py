@@ -13,7 +13,7 @@ import numpy as np
 from .cases import FLOORS
 from .datasets import Dataset
 from .floor import Floor
-from .peers import Peer
+from .peer import Peer
 from .timing import Contestant, Result, interleave
 
 Call = tuple[str, Any]

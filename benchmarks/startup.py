@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from .cases import CEILING, Case, Check, Workload
-from .peers import OURS, Peer, everyone
+from .peer import OURS, Peer
+from .peers import everyone
 from .setting import Setting, cores, race
 from .slices import datasets
 from .timing import Contestant, Result

@@ -14,7 +14,7 @@ from . import samples
 from .cases import FASTEST, FLOORS, Case, Check, Goal, Workload
 from .floor import FloorWriter
 from .layout import CODECS, Layout
-from .peers import OURS, Peer
+from .peer import OURS, Peer
 from .samples import Array
 from .setting import Setting, cores, race
 from .slices import volume

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .layout import Layout
-from .peers import CACHE, OURS, Peer
+from .peer import CACHE, OURS, Peer
 from .samples import Array
 
 
@@ -21,15 +21,6 @@ class Tensorstash(Peer):
     module = "tensorstash"
     package = "tensorstash"
     caches = True
-
-    @classmethod
-    def missing(cls) -> str:
-        """Also when it imports but is not complete."""
-        if why := super().missing():
-            return why
-        import tensorstash
-
-        return "" if hasattr(tensorstash, "open") else "tensorstash has no open() yet"
 
     @classmethod
     def version(cls) -> str:
@@ -53,7 +44,8 @@ class Tensorstash(Peer):
     def open(self, path: Path, cached: bool = False) -> Any:
         import tensorstash as stash
 
-        return stash.open(str(path), cache=CACHE) if cached else stash.open(str(path))
+        how: dict[str, Any] = {"cache": CACHE, "immutable": True} if cached else {}
+        return stash.open(str(path), **how)
 
     def read(self, handle: Any, where: tuple[Any, ...]) -> Array:
         values: Array = handle[where]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -21,6 +20,7 @@ from .driver import Driver, located
 from .errors import Closed, Invalid, ReadOnly
 from .explain import Explanation, explain
 from .grid import cut
+from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
 from .lazy import Indexer, Lazy
@@ -29,19 +29,6 @@ from .read import Reader
 from .spec import ArraySpec
 from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a handle reads and writes; see ``tensorstash.open`` for each."""
-
-    mode: str = "r"
-    cache_bytes: int = 0
-    immutable: bool = False
-    threads: int | None = None
-    missing: str = "fill"
-    write_fill: bool = False
-    allow_pickle: bool = False
 
 
 class Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from copy import deepcopy
 from typing import Any, Protocol
 
 from .driver import Driver
@@ -32,7 +33,7 @@ class Attributes(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         try:
-            return self._handle.attributes()[key]
+            return deepcopy(self._handle.attributes()[key])
         except KeyError:
             raise NotFound(
                 f"no attribute {key!r}; there are: {', '.join(self) or 'none'}"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .chunks import blank
 from .errors import Closed, Invalid
+from .handle import Handle
 from .index import select
 from .place import core, gather, joint_first, scatter
 from .plan import plan
 from .write import Writer
-
-if TYPE_CHECKING:
-    from .array import Array
 
 _FLUSH_ROWS = 16
 """Chunks along the axis that an append gathers, budget permitting, before it is published."""
@@ -45,7 +43,7 @@ class BufferedWriter:
     Not for several threads: give each its own.
     """
 
-    def __init__(self, array: Array, budget_bytes: int) -> None:
+    def __init__(self, array: Handle, budget_bytes: int) -> None:
         """Made by ``array.writer()``."""
         if budget_bytes < 1:
             raise Invalid(f"a writer needs a budget of at least one byte, not {budget_bytes}")

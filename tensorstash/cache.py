@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .driver import Tag
+from .threads import once
 
 
 class Cache:
@@ -20,16 +21,24 @@ class Cache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._reset()
+        self._empty()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
+        """In a forked child, whose parent may have held the lock; by one thread alone."""
+        once(self._forget)
+
+    def _forget(self) -> None:
+        if self._pid != os.getpid():
+            self._empty()
+
+    def _empty(self) -> None:
         self._lock = threading.Lock()
         self._entries: OrderedDict[Hashable, tuple[Tag, Any, int]] = OrderedDict()
         self._flights: dict[Hashable, tuple[threading.Lock, int]] = {}
         self.nbytes = 0
         self.hits = 0
         self.misses = 0
+        self._pid = os.getpid()  # last: until then other threads come here too
 
     def peek(self, key: Hashable) -> tuple[Tag, Any] | None:
         """The kept tag and value, whatever version they are of."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import dtype as dtypes
 from . import fill as fills
 from . import layout, node
-from .array import Array, Settings
+from .array import Array
 from .chain import make
 from .codec import Pipeline
 from .driver import Driver, located
@@ -22,6 +22,7 @@ from .errors import AlreadyExists, Invalid, NotFound
 from .formats import zarr2
 from .formats.document import lengths
 from .grid import Grid
+from .handle import Settings
 from .layout import CodecsLike
 from .location import Location, resolve
 from .shard import Sharding

@@ -182,7 +182,7 @@ class Driver(ABC):
             "write from one process, or use a driver that locks"
         )
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most drivers hold nothing
         """Let go of connections. The driver may be used again and then reconnects."""
 
     @property

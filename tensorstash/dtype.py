@@ -70,8 +70,8 @@ def parse(value: Any) -> np.dtype[Any]:
 
     Takes anything NumPy takes, torch's dtypes, ``"bfloat16"``, ``"float8_e4m3fn"`` and the
     like, ``str`` or ``"string"`` (text of any length), ``bytes`` or ``"bytes"`` (bytes of any
-    length), and ``"r16"``, ``"r24"``, ... (raw bits). :class:`~tensorstash.errors.Invalid` for objects and
-    anything else that has no stored form.
+    length), and ``"r16"``, ``"r24"``, ... (raw bits). :class:`~tensorstash.errors.Invalid` for
+    objects and anything else that has no stored form.
     """
     if type(value).__module__ == "torch":
         value = str(value).removeprefix("torch.")

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from . import node
-from .array import Array, Settings
+from .array import Array
 from .attributes import Attributes
 from .create import create_at, make_spec
 from .driver import Driver, located
 from .dtype import short
-from .errors import AlreadyExists, Closed, Invalid, NotFound, ReadOnly
+from .errors import AlreadyExists, Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
+from .handle import Settings
 from .location import Location, resolve
 from .spec import ArraySpec
 
@@ -79,9 +80,13 @@ class Group:
         if not isinstance(name, str):
             return False
         try:
-            return self._member(name.strip("/"), self._below(name)) is not None
+            path = self._below(name)
         except Invalid:
             return False
+        members = self._consolidated()
+        if members is not None:
+            return name.strip("/") in members
+        return node.load_any(self.driver, path)
 
     def __iter__(self) -> Iterator[str]:
         """Names of the direct members, sorted."""
@@ -143,7 +148,11 @@ class Group:
         """Create an array below this group; takes what ``tensorstash.create`` takes."""
         self._open(write=True)
         path = self._below(name)
-        how.setdefault("zarr_format", self.zarr_format)
+        if how.setdefault("zarr_format", self.zarr_format) != self.zarr_format:
+            raise Invalid(
+                f"{located(self.driver, self.path)} is a group of Zarr v{self.zarr_format} and "
+                "holds members of that format only; leave zarr_format out"
+            )
         spec = make_spec(shape, dtype, **how)
         self._refuse_inside_array(name)
         return create_at(self.driver, path, spec, self.settings, overwrite=overwrite)
@@ -176,7 +185,7 @@ class Group:
         self._open(write=True)
         if name not in self:
             raise NotFound(f"no {name!r} in {located(self.driver, self.path)}")
-        self.driver.delete_prefix(self._below(name))
+        node.delete(self.driver, self._below(name))
 
     def consolidate(self) -> None:
         """Copy the metadata of every member into this group's own, so that opening the whole
@@ -287,10 +296,15 @@ class Group:
         return found
 
     def _draw(self, indent: str, lines: list[str]) -> None:
-        members = list(self.items())
-        for k, (name, member) in enumerate(members):
-            last = k == len(members) - 1
-            what = f" {member.shape} {member.dtype}" if isinstance(member, Array) else ""
+        names = list(self)
+        for k, name in enumerate(names):
+            last = k == len(names) - 1
+            member: Array | Group | None = None
+            try:
+                member = self[name]
+                what = f" {member.shape} {member.dtype}" if isinstance(member, Array) else ""
+            except (Corrupt, Invalid, Unsupported) as error:  # must not hide the others
+                what = f" ({type(error).__name__}: cannot be opened)"
             lines.append(f"{indent}{'└── ' if last else '├── '}{name}{what}")
             if isinstance(member, Group):
                 member._draw(indent + ("    " if last else "│   "), lines)

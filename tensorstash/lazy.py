@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .compose import compose
+from .handle import Handle
 from .index import Stride, Transform, dims_of, identity, outer, point, select
 from .tables import StrideTable
-
-if TYPE_CHECKING:
-    from .array import Array
 
 Result = TypeVar("Result")
 Rule = Callable[[Any, Sequence[int]], Transform]
@@ -27,7 +25,7 @@ class View:
     as the array's handle and the selection.
     """
 
-    def __init__(self, array: Array, transform: Transform) -> None:
+    def __init__(self, array: Handle, transform: Transform) -> None:
         """A view of ``array``; made by ``array.lazy[...]``."""
         self.array = array
         self.transform = transform
@@ -142,7 +140,7 @@ class Indexer(Generic[Result]):
 class Lazy:
     """``array.lazy``: selections that answer a :class:`View`."""
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Handle) -> None:
         """Views of ``array``."""
         self._array = array
 

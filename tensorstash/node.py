@@ -79,19 +79,28 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
     if overwrite:
         if not exists:
             _refuse_foreign(driver, path)
-        driver.delete_prefix(path)
+        delete(driver, path)
     for ancestor in _ancestors(path):
         group = GroupDocument(zarr_format=content.zarr_format)
         key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
         if driver.tag(key) is None:
             with suppress(Conflict):  # another creator was first: the group is there
                 _put_new(driver, key, zarr3.encode(_documents(group)[0]))
-    if attributes is not None:
-        driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
     try:
-        return _put_new(driver, path + _key(content), zarr3.encode(document))
+        tag = _put_new(driver, path + _key(content), zarr3.encode(document))
     except Conflict:
         raise _exists(driver, path) from None
+    if attributes is not None:  # by the one who won
+        driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
+    return tag
+
+
+def delete(driver: Driver, path: str) -> None:
+    """Remove a node and everything below it, its document first: what a kill leaves of it is
+    no array that reads as fill."""
+    for key in (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP):
+        driver.delete(path + key)
+    driver.delete_prefix(path)
 
 
 def update(

@@ -45,7 +45,8 @@ class ReadAhead:
         self._done = ahead
         maps = tuple(Stride(k, start, 1) for k, (start, _) in enumerate(ahead))
         wanted = Transform(tuple(stop - start for start, stop in ahead), maps)
-        self._running = (os.getpid(), submit(lambda: self._warm(wanted)))
+        future = submit(lambda: self._warm(wanted))
+        self._running = None if future is None else (os.getpid(), future)
 
     def _next(self, box: Box, axis: int) -> Box | None:
         """The chunks that the next read of this size needs, and never less than one further."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -64,52 +64,52 @@ def resize(
 ) -> ArraySpec:
     """Give the array a new shape. Cells that leave it are forgotten: growing again shows fill.
 
-    The shape changes in one step. Chunks that fall outside are deleted after it has shrunk;
-    what lies beyond the edge is cleared before it grows.
+    The shape changes in one step, also where one axis grows and another shrinks: cells that
+    are new lie beyond the old edge, and what is stored there is cleared before. What falls
+    outside is cleared after.
     """
     with driver.lock(lock_key(path, spec)):
         before = _array(require(driver, path, allow_pickle=True).content)
         fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
         if not fits:
             raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
-        kept = tuple(min(a, b) for a, b in zip(before.shape, shape, strict=True))
-        for axis in range(len(kept)):
-            _with_shape(before, axis, shape[axis])
-        spec = before
-        if kept != before.shape:
-            spec = _publish(driver, path, spec, replace(spec, shape=kept))
-            _clear(driver, path, spec, make_writer)
-        if tuple(shape) != kept:
-            if kept == before.shape:
-                _clear(driver, path, spec, make_writer)
-            spec = _publish(driver, path, spec, replace(spec, shape=tuple(shape)))
-        return spec
+        after = before
+        for axis, length in enumerate(shape):
+            after = _with_shape(after, axis, length)
+        if after.shape == before.shape:
+            return before
+        if any(new > old for new, old in zip(after.shape, before.shape, strict=True)):
+            _clear(driver, path, before, make_writer)
+        after = _publish(driver, path, before, after)
+        if any(new < old for new, old in zip(after.shape, before.shape, strict=True)):
+            _clear(driver, path, after, make_writer)
+        return after
 
 
 def _clear(driver: Driver, path: str, spec: ArraySpec, make_writer: MakeWriter) -> None:
-    """Nothing but fill beyond the edge of ``spec.shape``, nor any chunk outside it."""
+    """Nothing but fill beyond the edge of ``spec.shape``, nor any chunk outside it. Looks at
+    what is stored only: of a sparse array that is little."""
     chunks = Chunks(driver, path, spec)
     counts = spec.grid.counts(spec.shape)
     prefix = path + spec.keys.prefix if spec.keys.separator == "/" else path
     prefix = prefix if prefix.endswith("/") else path
-    outside = []
+    outside: list[str] = []
+    across: list[tuple[int, ...]] = []
     for key in driver.list(prefix):
         index = spec.keys.index(key[len(path) :], spec.ndim)
-        if index is not None and any(i >= n for i, n in zip(index, counts, strict=True)):
+        if index is None:
+            continue
+        if any(i >= n for i, n in zip(index, counts, strict=True)):
             outside.append(key)
+            continue
+        ends = map(add, spec.grid.origin(index), spec.grid.chunk_shape(index))
+        if any(end > n for end, n in zip(ends, spec.shape, strict=True)):
+            across.append(index)
     driver.delete_many(outside)
     writer = make_writer(spec, spec.shape)
-    seen: set[tuple[int, ...]] = set()
-    for axis, axis_grid in enumerate(spec.grid.axes):
-        last = counts[axis] - 1
-        if last < 0 or axis_grid.start(last) + axis_grid.size(last) == spec.shape[axis]:
-            continue
-        ranges = [range(last, last + 1) if k == axis else range(n) for k, n in enumerate(counts)]
-        for index in product(*ranges):
-            if index not in seen:
-                seen.add(index)
-                if _dirty(chunks, index):
-                    writer.merge_chunk(index, lambda chunk: None)
+    for index in across:
+        if _dirty(chunks, index):
+            writer.merge_chunk(index, lambda chunk: None)
 
 
 def _dirty(chunks: Chunks, index: tuple[int, ...]) -> bool:

@@ -16,22 +16,19 @@ class _Process:
     inherited locks that nobody will release, so it starts afresh."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self.lock = threading.Lock()
         self.pool: ThreadPoolExecutor | None = None
         self.stripes = [threading.Lock() for _ in range(256)]
 
 
-_process: _Process | None = None
+_processes: dict[int, _Process] = {}
 _local = threading.local()
 
 
 def _state() -> _Process:
-    global _process
-    state = _process
-    if state is None or state.pid != os.getpid():
-        _process = state = _Process()
-    return state
+    pid = os.getpid()
+    # setdefault is atomic: two threads that come first agree on one.
+    return _processes.get(pid) or _processes.setdefault(pid, _Process())
 
 
 def cores() -> int:
@@ -46,9 +43,19 @@ def key_lock(*names: str) -> threading.Lock:
     return stripes[hash(names) % len(stripes)]
 
 
-def submit(work: Callable[[], Any]) -> Future[Any]:
-    """Run ``work`` on the pool, in the background."""
-    return _pool().submit(_marked, work)
+def submit(work: Callable[[], Any]) -> Future[Any] | None:
+    """Run ``work`` on the pool, in the background; ``None`` when the interpreter is going down
+    and starts nothing more."""
+    try:
+        return _pool().submit(_marked, work)
+    except RuntimeError:
+        return None
+
+
+def once(change: Callable[[], None]) -> None:
+    """Run ``change`` while no other thread of this process does."""
+    with _state().lock:
+        change()
 
 
 def spread(
@@ -84,7 +91,8 @@ def spread(
             stopped = True
             raise
 
-    helpers = [_pool().submit(_marked, drain) for _ in range(threads - 1)]
+    asked = [submit(drain) for _ in range(threads - 1)]
+    helpers = [helper for helper in asked if helper is not None]
     try:
         drain()
     finally:

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
-from .array import Array
 from .dtype import short
 from .errors import (
     Conflict,
@@ -25,6 +24,7 @@ from .errors import (
     StashError,
     Unsupported,
 )
+from .handle import Handle
 from .index import Transform, identity, outer, point, select
 from .lazy import Indexer, View
 
@@ -82,7 +82,7 @@ def to_numpy(tensor: torch.Tensor, *, shared: bool = False) -> NDArray[Any]:
 class Tensors:
     """``a.torch``: the array's selections as tensors over the one buffer that is read."""
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Handle) -> None:
         """Tensors of ``array``."""
         self._array = array
 
@@ -120,7 +120,7 @@ class ArrayDataset(Dataset[Any]):
 
     def __init__(
         self,
-        *arrays: Array | View | NDArray[Any] | torch.Tensor,
+        *arrays: Handle | View | NDArray[Any] | torch.Tensor,
         transform: Callable[..., Any] | None = None,
     ) -> None:
         """Rows of ``arrays`` along their first axis; ``transform`` gets a row's tensors as its
@@ -129,7 +129,7 @@ class ArrayDataset(Dataset[Any]):
             raise Invalid("a dataset needs at least one array")
         columns = [to_numpy(a) if isinstance(a, torch.Tensor) else a for a in arrays]
         for column in columns:
-            if not isinstance(column, (Array, View, np.ndarray)) or not column.ndim:
+            if not isinstance(column, (Handle, View, np.ndarray)) or not column.ndim:
                 raise Invalid(f"a dataset takes arrays with at least one axis, not {short(column)}")
         lengths = [len(column) for column in columns]
         if len(set(lengths)) > 1:
@@ -176,7 +176,7 @@ def _rows(array: Any, rows: NDArray[np.intp]) -> Sequence[Any]:
 def _in_worker(column: Any) -> Any:
     """The column, reading with one thread where a loader's workers already fill the processors."""
     array = column.array if isinstance(column, View) else column
-    if get_worker_info() is not None and isinstance(array, Array) and array.settings.threads != 1:
+    if get_worker_info() is not None and isinstance(array, Handle) and array.settings.threads != 1:
         array.settings = replace(array.settings, threads=1)
         array.refresh()
     return column

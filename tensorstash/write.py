@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from operator import add, mul
 from typing import Any
 
@@ -84,15 +85,15 @@ class Writer:
             data = pipeline.encode(chunk)
         self._put(self.chunks.key(index), data)
 
-    def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
+    def merge_chunk(self, index: tuple[int, ...], change: Change, covers: bool = False) -> None:
         """Apply ``change`` to what is stored of a chunk of the array's own grid, whoever else
-        is writing to it."""
+        is writing to it. Where it ``covers`` all that lies in the array, damage is repaired."""
         spec = self.chunks.spec
         shape = spec.grid.chunk_shape(index)
         pipeline = Pipeline(spec.codecs, spec.chunk_spec(shape))
 
         def merged(stored: Buffer | None) -> Buffer | None:
-            chunk = self._decoded(stored, pipeline, spec.grid.origin(index))
+            chunk = self._decoded(stored, pipeline, spec.grid.origin(index), covers)
             change(chunk)
             if stored is None and not self.write_fill and is_fill(chunk, spec.fill):
                 return None
@@ -108,7 +109,7 @@ class Writer:
         if chunk is not None:
             self.put_chunk(part.chunk, chunk)
         else:
-            self.merge_chunk(part.chunk, partial(_bring, todo, source, part))
+            self.merge_chunk(part.chunk, partial(_bring, todo, source, part), _covers(todo, part))
 
     def _store_shard(
         self,
@@ -134,14 +135,19 @@ class Writer:
         def merged(stored: Buffer | None) -> Buffer | None:
             held: list[Buffer | None] = [None] * sharding.count
             if stored is not None:
-                held = sharding.split(stored)
+                try:
+                    held = sharding.split(stored)
+                except Corrupt:
+                    if not self._covers_shard(sharding, todo, shard, parts):
+                        raise
             pieces = []
             for part, k, chunk in zip(parts, ids, covering, strict=True):
                 if chunk is None:
                     place = tuple(map(add, map(mul, shard, sharding.grid), part.chunk))
                     origin = tuple(map(mul, place, sharding.chunk_shape))
+                    covers = _covers(todo, part)
                     try:
-                        chunk = self._decoded(held[k], sharding.inner, origin)
+                        chunk = self._decoded(held[k], sharding.inner, origin, covers)
                     except Corrupt as error:
                         raise self.chunks.damaged(error, key, place) from error.__cause__
                     _bring(todo, source, part, chunk)
@@ -157,7 +163,7 @@ class Writer:
         self, todo: Plan, source: NDArray[Any], part: Part, spec: ChunkSpec
     ) -> NDArray[Any] | None:
         """The new chunk, when ``part`` leaves nothing of the old one."""
-        if todo.joint or False in part.wholes:
+        if not _covers(todo, part):
             return None
         piece = gather(source, part.outside)
         if piece.size != spec.count and self.grown_from is None:
@@ -168,6 +174,14 @@ class Writer:
         chunk = np.empty(spec.shape, spec.dtype) if piece.size == spec.count else blank(spec)
         scatter(chunk, part.inside, piece)
         return chunk
+
+    def _covers_shard(
+        self, sharding: BoundSharding, todo: Plan, shard: tuple[int, ...], parts: list[Part]
+    ) -> bool:
+        """Whether ``parts`` leave nothing of a shard that lies in the array."""
+        counts = self.chunks.grid.counts(self.chunks.spec.shape)
+        inside = (min(g, n - s * g) for g, n, s in zip(sharding.grid, counts, shard, strict=True))
+        return len(parts) == prod(inside) and all(_covers(todo, part) for part in parts)
 
     # -- one object -------------------------------------------------------------------------
 
@@ -216,12 +230,18 @@ class Writer:
                     wait = min(wait * 2, 0.05)
 
     def _decoded(
-        self, stored: Buffer | None, pipeline: Pipeline, origin: tuple[int, ...]
+        self, stored: Buffer | None, pipeline: Pipeline, origin: tuple[int, ...], covers: bool
     ) -> NDArray[Any]:
-        """A chunk in memory of its own, to be changed."""
+        """A chunk in memory of its own, to be changed; blank where it is damaged and the change
+        ``covers`` all of it."""
         if stored is None:
             return blank(pipeline.spec)
-        chunk = np.array(pipeline.decode(stored), order="C", copy=True)
+        try:
+            chunk = np.array(pipeline.decode(stored), order="C", copy=True)
+        except Corrupt:
+            if not covers:
+                raise
+            return blank(pipeline.spec)
         if self.grown_from is not None:
             # Cells beyond the edge that the array grows from become fill.
             for axis, (edge, start) in enumerate(zip(self.grown_from, origin, strict=True)):
@@ -257,6 +277,11 @@ class Writer:
         if pipeline.spec.nbytes < _THREAD_BYTES:
             return 1
         return min(len(todo), cores() if self.threads is None else self.threads)
+
+
+def _covers(todo: Plan, part: Part) -> bool:
+    """Whether a part is known to leave nothing of a chunk that lies in the array."""
+    return not todo.joint and False not in part.wholes
 
 
 def _bring(todo: Plan, source: NDArray[Any], part: Part, chunk: NDArray[Any]) -> None:

@@ -670,6 +670,18 @@ def test_iterating_a_view_reads_each_chunk_once() -> None:
     assert driver.reads.keys == 4
 
 
+def test_a_view_that_repeats_one_element_keeps_the_last_value() -> None:
+    array = stash.create({}, (8, 3), "i4", chunks=(3, 3))
+    view = array.lazy[[4]][[0, 0, 0]]
+    same(view.read(), np.zeros((3, 3), "i4"))
+    view[:, 1] = [1, 2, 3]
+    assert array[4].tolist() == [0, 3, 0]
+    same(view.read(), np.array([[0, 3, 0]] * 3, "i4"))
+    with array.writer() as writer:
+        writer[[4, 4], [2, 2]] = [7, 8]
+    assert array[4].tolist() == [0, 3, 8]
+
+
 def test_views_pickle_small(tmp_path: Path) -> None:
     stash.save(tmp_path / "a", np.arange(1000).reshape(100, 10))
     view = stash.open(tmp_path / "a").lazy[10:20, ::-1]

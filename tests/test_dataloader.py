@@ -7,6 +7,7 @@ arrives exactly once, and what goes wrong in a worker arrives as what it is.
 from __future__ import annotations
 
 import collections
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ ROWS = 400
 METHODS = multiprocessing.get_all_start_methods()
 
 # A worker that hangs fails the test: DataLoader's timeout (below) and this one.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60 + 60 * TRIALS)
 
 
 def make(folder: Path, sharded: bool = False) -> None:
@@ -86,12 +87,39 @@ def opened(folder: Path, cache: int | str = 0) -> tuple[stash.Array, stash.Array
     )
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["chunks", "shards"])
-def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("loader")
-    make(folder, request.param)
-    images = stash.load(folder / "set" / "images")
-    return folder, hashlib.sha256(images.tobytes()).hexdigest()
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same set in chunks and in shards, with the checksum of its images."""
+    sets = []
+    for sharded in (False, True):
+        folder = tmp_path_factory.mktemp("loader")
+        make(folder, sharded)
+        images = stash.load(folder / "set" / "images")
+        sets.append((folder, hashlib.sha256(images.tobytes()).hexdigest()))
+    return sets
+
+
+@pytest.fixture(params=[0, 1], ids=["chunks", "shards"])
+def stored(every: Any, request: pytest.FixtureRequest) -> Any:
+    return every[request.param]
+
+
+@pytest.fixture
+def chunked(every: Any) -> Any:
+    return every[0]
+
+
+@pytest.fixture
+def sharded_set(every: Any) -> Any:
+    return every[1]
+
+
+@pytest.fixture(autouse=True)
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # After an error torch waits so long, in vain, for each of its workers to end.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+    yield
+    gc.collect()  # the error's traceback holds the loader, whose workers would wait for the end
 
 
 def test_without_workers(stored: Any) -> None:
@@ -102,8 +130,8 @@ def test_without_workers(stored: Any) -> None:
 
 @pytest.mark.parametrize("touched", [False, True], ids=["untouched", "touched"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_row_once(stored: Any, method: str, touched: bool) -> None:
-    folder, wanted = stored
+def test_every_row_once(chunked: Any, method: str, touched: bool) -> None:
+    folder, wanted = chunked
     for _ in range(TRIALS):
         images, labels = opened(folder)
         if touched:
@@ -114,8 +142,8 @@ def test_every_row_once(stored: Any, method: str, touched: bool) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_that_stay(stored: Any, method: str) -> None:
-    folder, wanted = stored
+def test_workers_that_stay(sharded_set: Any, method: str) -> None:
+    folder, wanted = sharded_set
     images, labels = opened(folder, "64MiB")
     touch(images)
     loader = epoch(ArrayDataset(images, labels), method, persistent_workers=True)
@@ -150,8 +178,8 @@ def as_pair(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_views_transforms_and_plain_columns(stored: Any, method: str) -> None:
-    folder, _ = stored
+def test_views_and_transforms(chunked: Any, method: str) -> None:
+    folder, _ = chunked
     images, labels = opened(folder)
     touch(images)
     dataset = ArrayDataset(images.lazy[100:, ::2, ::-1], labels.lazy[100:], transform=as_pair)
@@ -172,8 +200,8 @@ def test_a_small_set_in_memory_reaches_every_worker(method: str) -> None:
     assert torch.equal(found[found[:, 0].argsort()], torch.arange(300).reshape(100, 3))
 
 
-def test_workers_read_with_one_thread(stored: Any) -> None:
-    folder, _ = stored
+def test_workers_read_with_one_thread(chunked: Any) -> None:
+    folder, _ = chunked
     images, _ = opened(folder)
     touch(images)
 
@@ -191,17 +219,20 @@ def test_workers_read_with_one_thread(stored: Any) -> None:
 
 
 # -- what goes wrong in a worker ---------------------------------------------------------------
+# One worker: torch does not stop another cleanly that is still starting.
 
 
-@pytest.mark.parametrize("method", [None, *METHODS], ids=str)
-@pytest.mark.parametrize("sharded", [False, True], ids=["chunks", "shards"])
+@pytest.mark.parametrize(
+    ("method", "sharded"),
+    [(None, False), (None, True), ("fork", False), ("forkserver", True), ("spawn", False)],
+)
 def test_damage_arrives_with_its_fields(tmp_path: Path, sharded: bool, method: Any) -> None:
     make(tmp_path, sharded)
     damaged = tmp_path / "set" / "images" / "c" / "2" / "0" / "0"
     data = bytearray(damaged.read_bytes())
     data[100] ^= 1
     damaged.write_bytes(data)
-    loader = epoch(ArrayDataset(*opened(tmp_path)), method, 2 if method else 0)
+    loader = epoch(ArrayDataset(*opened(tmp_path)), method, 1 if method else 0)
     with pytest.raises(Corrupt) as caught:
         list(loader)
     error = caught.value
@@ -232,22 +263,22 @@ class Pickled(FailingDriver):
         return Pickled, (self.driver, self.when)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_errors_arrive_as_what_they_are(method: str, tmp_path: Path) -> None:
     array = stash.save(tmp_path / "a", np.arange(100), chunks=10)
     for fault, kind in (("error", DriverError), (Conflict("late", key="c/0"), Conflict)):
         broken = Pickled(array.driver, Told(fault))
         with pytest.raises(kind) as caught:
-            list(epoch(ArrayDataset(stash.open(broken)), method))
+            list(epoch(ArrayDataset(stash.open(broken)), method, 1))
         assert caught.value.key.startswith("c/")
         assert "\n" not in str(caught.value)
     (tmp_path / "a" / "c" / "3").unlink()
     with pytest.raises(NotFound, match="c/3"):
-        list(epoch(ArrayDataset(stash.open(tmp_path / "a", missing="raise")), method))
+        list(epoch(ArrayDataset(stash.open(tmp_path / "a", missing="raise")), method, 1))
 
 
 def test_a_dataset_that_cannot_be_sent_says_so_in_the_parent() -> None:
-    array = stash.save({}, np.zeros(3 << 20, "u1"), codecs=None)
+    array = stash.save({}, np.arange(1 << 18), codecs=None)
     with pytest.raises(NotImplementedError, match="save it to a file, or start workers with fork"):
-        list(epoch(ArrayDataset(array), "spawn"))
+        list(epoch(ArrayDataset(array), "spawn", 1))
     assert sum(len(batch) for batch in epoch(ArrayDataset(array.lazy[:100]), "fork")) == 100

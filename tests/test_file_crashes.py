@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Request, Span
-from tensorstash.drivers import file, replace
+from tensorstash.drivers import posix, replace
 from tensorstash.drivers.file import FileDriver
 from tensorstash.errors import Conflict, DriverError, Unsupported
 from tensorstash.testing.driver_races import run_in_processes
@@ -276,7 +276,7 @@ def test_short_reads_and_writes_are_continued(
         driver.put("k", value)
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(os, "readv", lambda fd, parts: readv(fd, [parts[0][:999]]))
-    monkeypatch.setattr(file, "_CAP", 999)
+    monkeypatch.setattr(posix, "_CAP", 999)
     for room in (10_000, 20_000):
         out = memoryview(bytearray(room))
         assert driver.get_into("k", out) == 10_000
