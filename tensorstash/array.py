@@ -17,7 +17,7 @@ from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
 from .driver import Driver, located
-from .errors import Closed, Invalid, ReadOnly
+from .errors import Closed, Invalid, InvalidSelection, ReadOnly
 from .explain import Explanation, explain
 from .grid import cut
 from .handle import Settings
@@ -201,7 +201,12 @@ class Array:
         """Read a prepared transform; for views and adapters."""
         self._open()
         if out is None:
-            result = np.empty(transform.shape, self.spec.dtype)
+            try:
+                result = np.empty(transform.shape, self.spec.dtype)
+            except ValueError as error:
+                raise InvalidSelection(
+                    f"no memory can hold shape {transform.shape} of {self.spec.dtype}; select less"
+                ) from error
         else:
             result = as_out(out, transform.shape, self.spec.dtype)
         self._read.read(transform, result)

@@ -85,7 +85,8 @@ class Conflict(StashError):
 class Corrupt(StashError):
     """Stored bytes are not what was written.
 
-    ``key`` names the stored object, ``chunk`` the chunk's index in the grid (``None``
+    ``key`` names the stored object, ``chunk`` the chunk's index in the array's grid of chunks
+    (the shard's in that of shards, where it is the shard's own index that is damaged; ``None``
     for metadata), ``codec`` the codec that noticed.
     """
 

@@ -277,10 +277,15 @@ class Group:
         document = members.get(name)
         if document is None:
             return None
-        if self.zarr_format == 2:
-            kind, content = zarr2.parse_documents(document, allow_pickle=self.settings.allow_pickle)
-        else:
-            kind, content = zarr3.parse_document(document)
+        try:
+            if self.zarr_format == 2:
+                pickled = self.settings.allow_pickle
+                kind, content = zarr2.parse_documents(document, allow_pickle=pickled)
+            else:
+                kind, content = zarr3.parse_document(document)
+        except (Invalid, Unsupported) as error:
+            where = located(self.driver, path)
+            raise type(error)(f"in the consolidated metadata of {where}: {error}") from error
         if kind == "group":
             below = {k[len(name) + 1 :]: v for k, v in members.items() if k.startswith(name + "/")}
             return GroupDocument(content.attributes, below, content.zarr_format, content.document)

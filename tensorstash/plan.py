@@ -19,6 +19,7 @@ from .grid import Grid
 from .index import AxisMap, Point, Stride, Take, Transform, dims_of
 from .tables import (
     HELD,
+    Group,
     Index,
     StrideTable,
     Table,
@@ -82,8 +83,7 @@ class Plan:
         scales: list[Any] = [ratios[axis] for axis in self.axes]
         if self.joint:
             scales.insert(0, tuple(ratios[axis] for axis in self.joint))
-        groups = [grouped(t, s) for t, s in zip(self.tables, scales, strict=True)]
-        for combination in product(*groups):
+        for combination in _shard_product(list(zip(self.tables, scales, strict=True))):
             shard = self._array_order(tuple(shard for shard, _ in combination))
             yield shard, self._product([table for _, table in combination])
 
@@ -123,6 +123,19 @@ class Plan:
     @cached_property
     def _order(self) -> list[int]:
         return [int(k) for k in np.argsort(self.joint + self.axes)]
+
+
+def _shard_product(
+    axes: list[tuple[Table | StrideTable, Any]],
+) -> Iterator[tuple[Group, ...]]:
+    """Every combination of the axes' shards; an axis of very many is walked, not held."""
+    for k, (table, scale) in enumerate(axes):
+        if table.count > HELD and isinstance(table, StrideTable):
+            for group in grouped(table, scale):
+                for rest in _shard_product(axes[:k] + axes[k + 1 :]):
+                    yield (*rest[:k], group, *rest[k:])
+            return
+    yield from product(*(list(grouped(table, scale)) for table, scale in axes))
 
 
 def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:

@@ -84,11 +84,10 @@ class Reader:
     def _read_many(self, transform: Transform, out: NDArray[Any]) -> None:
         chunks, fetcher = self.chunks, self.fetcher
         todo = plan(transform, chunks.grid, chunks.spec.shape)
-        threads = self._threads(todo)
-        pieces = threads * 4 if threads > 1 else 1
 
         def work() -> Callable[[Any], None]:
             sink = Sink(chunks, todo, out)
+            sink.prepare()
 
             def fill(block: Any) -> None:
                 for part, chunk in fetcher.fetch(block, sink.target):
@@ -97,7 +96,8 @@ class Reader:
             return fill
 
         if self.cache is None:
-            spread(fetcher.blocks(todo, pieces), work, threads)
+            threads = self._threads(todo)
+            spread(fetcher.blocks(todo, _pieces(threads)), work, threads)
         else:
             sink = Sink(chunks, todo, out)
             for block in fetcher.blocks(todo, 1):
@@ -105,7 +105,8 @@ class Reader:
                 for part, chunk in found:
                     sink.put(part, chunk)
                 if rest is not None:
-                    spread(fetcher.cut(rest, pieces), work, threads)
+                    threads = self._threads(todo)
+                    spread(fetcher.cut(rest, _pieces(threads)), work, threads)
         repeat_core(todo, out)
 
     def _single(self, transform: Transform) -> Part | None:
@@ -164,6 +165,8 @@ class Reader:
         if parts < 2 or not self.chunks.plain or pipeline is None:
             return 1
         work = pipeline.spec.nbytes
+        if work < _THREAD_BYTES or work * parts < _THREAD_TOTAL:
+            return 1
         if self._partial and not todo.joint:
             span = hull(next(todo.parts()).inside, pipeline.spec)
             if span is not None:  # all of it is still read, and its checksum computed
@@ -186,7 +189,11 @@ class Sink:
         self._scratch: Memory = (None, None, None)
         self._spec: ChunkSpec | None = None
         self._whole: tuple[int, ...] | None = None
-        pipeline = chunks.pipeline
+        self._chunks = chunks
+
+    def prepare(self) -> None:
+        """Find memory to decode into, for :meth:`target`."""
+        todo, pipeline = self._plan, self._chunks.pipeline
         if pipeline is None or not pipeline.direct:
             return
         self._scratch = (*scratch(pipeline.stored), None)
@@ -221,6 +228,11 @@ class Sink:
         else:
             piece = gather(joint_first(self._plan, chunk), part.inside, self._joint)
         scatter(self._out, part.outside, piece, self._plan.joint_dims)
+
+
+def _pieces(threads: int) -> int:
+    """Blocks to cut a read in: some more than threads, so that none waits long at the end."""
+    return threads * 4 if threads > 1 else 1
 
 
 def _partial(pipeline: Pipeline) -> bool:

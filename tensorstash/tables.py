@@ -67,6 +67,10 @@ def stride_table(axis_map: Stride, length: int, axis: AxisGrid, n: int) -> Table
     return StrideTable(axis_map, length, axis, n)
 
 
+Group: TypeAlias = tuple[Any, Table]
+"""A shard along one axis (or along the joint axes), and what a plan asks of it."""
+
+
 class StrideTable:
     """The chunks of a strided axis, made as they are asked for: there may be very many."""
 
@@ -229,7 +233,7 @@ def _points(
     return np.broadcast_to(spread, extent).reshape(-1)
 
 
-def grouped(table: Table | StrideTable, scale: Any) -> list[tuple[Any, Table]]:
+def grouped(table: Table | StrideTable, scale: Any) -> Iterator[Group]:
     """The table cut by shard, its chunks made local to it. Chunks of one shard are neighbours
     already, but for joint axes, whose order is by inner chunk."""
     if isinstance(scale, int) and isinstance(table, Table) and table.chunks:
@@ -237,8 +241,9 @@ def grouped(table: Table | StrideTable, scale: Any) -> list[tuple[Any, Table]]:
         shard = chunks[0] // scale
         if shard == chunks[-1] // scale and shard == chunks[len(chunks) // 2] // scale:
             base = shard * scale
-            return [(shard, table.part(0, len(chunks), [chunk - base for chunk in chunks]))]
-    groups: list[tuple[Any, Table]] = []
+            yield shard, table.part(0, len(chunks), [chunk - base for chunk in chunks])
+            return
+    last: Group | None = None
     for piece in table.pieces():
         if isinstance(scale, int):
             shards: list[Any] = [chunk // scale for chunk in piece.chunks]
@@ -260,12 +265,15 @@ def grouped(table: Table | StrideTable, scale: Any) -> list[tuple[Any, Table]]:
         for shard, members in groupby(shards):
             high = low + sum(1 for _ in members)
             part = piece.part(low, high, local[low:high])
-            if groups and groups[-1][0] == shard:  # pieces are cut without regard to shards
-                groups[-1] = (shard, _joined(groups[-1][1], part))
+            if last is not None and last[0] == shard:
+                last = (shard, _joined(last[1], part))  # pieces are cut without regard to shards
             else:
-                groups.append((shard, part))
+                if last is not None:
+                    yield last
+                last = (shard, part)
             low = high
-    return groups
+    if last is not None:
+        yield last
 
 
 def _joined(one: Table, other: Table) -> Table:

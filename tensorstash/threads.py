@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 _Block = TypeVar("_Block")
@@ -44,10 +45,10 @@ def key_lock(*names: str) -> threading.Lock:
 
 
 def submit(work: Callable[[], Any]) -> Future[Any] | None:
-    """Run ``work`` on the pool, in the background; ``None`` when the interpreter is going down
-    and starts nothing more."""
+    """Run ``work`` on the pool, in the background, as the caller would (``np.errstate`` is part
+    of that); ``None`` when the interpreter is going down and starts nothing more."""
     try:
-        return _pool().submit(_marked, work)
+        return _pool().submit(copy_context().run, _marked, work)
     except RuntimeError:
         return None
 

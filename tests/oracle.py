@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from tensorstash.codec import Pipeline
 from tensorstash.index import Point, Stride, Transform
 
-# -- comparing ------------------------------------------------------------------------------
+# -- comparing ---------------------------------------------------------------------------------
 
 
 def same(found: Any, wanted: Any) -> None:
@@ -51,7 +51,7 @@ def count_decodes(patch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-# -- the rules --------------------------------------------------------------------------------
+# -- the rules ---------------------------------------------------------------------------------
 
 
 def positions(transform: Transform, shape: Sequence[int]) -> np.ndarray:
@@ -135,7 +135,7 @@ def int_or_bool(item: Any) -> Any:
     return None if isinstance(item, np.ndarray) else (np.intp if len(item) == 0 else None)
 
 
-# -- strategies ---------------------------------------------------------------------------------
+# -- strategies --------------------------------------------------------------------------------
 
 
 def shapes(max_dims: int = 4, max_side: int = 7, min_dims: int = 0) -> st.SearchStrategy[Any]:

@@ -1,4 +1,4 @@
-"""Append and resize: one step for every reader; a failure changes nothing; no old data comes back."""
+"""Append and resize: one step for every reader, nothing changed by failing, no old data back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def made(how: dict[str, Any], shape: Any = (5, 4), **more: Any) -> tuple[stash.A
     return array, model
 
 
-# -- append ---------------------------------------------------------------------------------------
+# -- append ------------------------------------------------------------------------------------
 
 
 def test_append_answers_where_the_rows_begin(how: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ def test_append_where_another_handle_changed_the_other_axes(how: dict[str, Any])
 
 
 def test_append_where_another_handle_appended(how: dict[str, Any]) -> None:
-    array, model = made(how)
+    array, _ = made(how)
     other = stash.open(array.driver, "r+")
     other.append(np.full((3, 4), 50))
     assert array.append(np.full((2, 4), 60)) == 8
@@ -231,7 +231,7 @@ def test_a_shape_changed_without_the_lock_is_a_conflict() -> None:
     assert stash.open(inner).shape == (9,)
 
 
-# -- stale handles -----------------------------------------------------------------------------------
+# -- stale handles -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index", [0, slice(0, 5), slice(4, 5), ..., (slice(None), 0), [4, 1]])
@@ -262,7 +262,7 @@ def test_a_stale_handle_writing_fill_keeps_rows_it_does_not_know(how: dict[str, 
 
 
 def test_a_stale_handle_writing_beyond_a_shrunk_edge_leaves_nothing(how: dict[str, Any]) -> None:
-    array, model = made(how)
+    array, _ = made(how)
     stale = stash.open(array.driver, "r+")
     array.resize((2, 4))
     stale[...] = 99
@@ -274,7 +274,7 @@ def test_a_stale_handle_writing_beyond_a_shrunk_edge_leaves_nothing(how: dict[st
     assert (array[:, 4:] == -1).all()
 
 
-# -- resize ---------------------------------------------------------------------------------------------
+# -- resize ------------------------------------------------------------------------------------
 
 
 def test_resize_keeps_what_stays_and_shows_fill(how: dict[str, Any]) -> None:
@@ -293,7 +293,7 @@ def test_resize_keeps_what_stays_and_shows_fill(how: dict[str, Any]) -> None:
 
 def test_a_resize_is_one_step_for_every_reader(how: dict[str, Any]) -> None:
     # Also where one axis shrinks and another grows: nobody may see it half done.
-    array, model = made(how, (9, 7))
+    array, _ = made(how, (9, 7))
     inner = array.driver
     for wanted in [(3, 12), (12, 3), (2, 2), (9, 9)]:
         before = stash.load(inner)

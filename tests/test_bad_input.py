@@ -248,6 +248,11 @@ USES: dict[str, Row] = {
     "index, a float": (lambda w: w.array[1.5], InvalidSelection, "1.5"),
     "indices": (lambda w: w.array[0, 0, 0], InvalidSelection, "too many indices"),
     "step": (lambda w: w.array[::0], InvalidSelection, "step"),
+    "too much": (
+        lambda w: stash.create({}, (2**40, 2**40), "f8")[...],
+        InvalidSelection,
+        "no memory can hold",
+    ),
     "block": (lambda w: w.array.blocks[2], InvalidSelection, "2"),
     "value's shape": (lambda w: w.array.__setitem__(0, [1, 2]), Invalid, r"\(2,\).*\(10,\)"),
     "value, text": (lambda w: w.array.__setitem__(0, "x"), Invalid, "float32"),

@@ -29,7 +29,7 @@ def cached(cache: Any = "1MiB", **how: Any) -> tuple[stash.Array, CountingDriver
     return array, driver
 
 
-# -- the container ----------------------------------------------------------------------------------
+# -- the container -----------------------------------------------------------------------------
 
 
 def test_versions_are_told_apart() -> None:
@@ -80,7 +80,7 @@ def test_many_threads() -> None:
     assert not cache._flights
 
 
-# -- arrays -----------------------------------------------------------------------------------------------
+# -- arrays ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shards", [None, (8, 10)])
@@ -214,7 +214,7 @@ def test_handles_share_no_cache_and_pickles_carry_none(tmp_path: Path) -> None:
     assert again[5] == 5
 
 
-# -- reading ahead --------------------------------------------------------------------------------------------
+# -- reading ahead -----------------------------------------------------------------------------
 
 
 def settled(array: stash.Array, driver: CountingDriver) -> Count:

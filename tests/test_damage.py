@@ -4,6 +4,7 @@ repairs it, and a write to a part of it changes nothing."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,27 @@ def test_every_flipped_byte_is_noticed_with_a_checksum(chain: str) -> None:
         noticed(lambda: array[...], KEY, (1, 0))
     store[KEY] = good
     assert np.array_equal(array[...], DATA)
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["chunks", "shards"])
+@pytest.mark.parametrize("chain", CHECKED)
+def test_no_part_of_a_checked_chunk_is_trusted_alone(
+    chain: str, sharded: bool, tmp_path: Path
+) -> None:
+    # Large enough for whatever decodes only as far as it must, from a file or from memory.
+    data = np.random.default_rng(0).integers(0, 60000, (256, 512)).astype("uint16")
+    for place in ({}, tmp_path / "a"):
+        shards = {"shards": (512, 512)} if sharded else {}
+        how = {"chunks": (256, 512), "codecs": CHECKED[chain], **shards}
+        array = stash.create(place, data.shape, "uint16", **how)
+        array[...] = data
+        good = bytes(array.driver.get("c/0/0") or b"")
+        for at in (30, len(good) // 2, len(good) - 200):
+            bad = bytearray(good)
+            bad[at] ^= 16
+            array.driver.put("c/0/0", bad)
+            for corner in ((0, 0), (255, 511), np.s_[100:102, 7]):
+                noticed(lambda c=corner, p=place: stash.open(p)[c], "c/0/0", (0, 0))
 
 
 @pytest.mark.parametrize("chain", UNCHECKED)

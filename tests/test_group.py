@@ -36,7 +36,7 @@ def populated(place: Any, zarr_format: Any = 3) -> stash.Group:
     return group
 
 
-# -- members ---------------------------------------------------------------------------------------
+# -- members -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["files", "dict"])
@@ -162,7 +162,7 @@ def test_names_that_cannot_be(name: str) -> None:
     assert list(group) == []
 
 
-# -- conflicts ---------------------------------------------------------------------------------------
+# -- conflicts ---------------------------------------------------------------------------------
 
 
 def test_nothing_is_replaced_unasked(zarr_format: Any) -> None:
@@ -257,7 +257,7 @@ def test_require_group() -> None:
     assert len(made) == 8
 
 
-# -- attributes ----------------------------------------------------------------------------------------
+# -- attributes --------------------------------------------------------------------------------
 
 
 def test_attributes(zarr_format: Any) -> None:
@@ -313,7 +313,7 @@ def test_many_writers_of_attributes(zarr_format: Any) -> None:
     assert len(group.refresh().attrs) == 30
 
 
-# -- consolidated metadata --------------------------------------------------------------------------------
+# -- consolidated metadata ---------------------------------------------------------------------
 
 
 def test_a_consolidated_group_is_one_read(zarr_format: Any) -> None:
@@ -390,7 +390,7 @@ def test_we_read_zarrs_groups(tmp_path: Path, zarr_format: Any, consolidated: bo
         assert dict(group["raw"]["image"].attrs) == {"unit": "K"}
 
 
-# -- handles ----------------------------------------------------------------------------------------------
+# -- handles -----------------------------------------------------------------------------------
 
 
 def test_handles_pickle_small(tmp_path: Path) -> None:

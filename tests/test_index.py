@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tensorstash.errors import Invalid, InvalidSelection
 from tensorstash.compose import compose
+from tensorstash.errors import Invalid, InvalidSelection
 from tensorstash.index import (
     Point,
     Stride,
@@ -34,7 +34,6 @@ from tests.oracle import (
     result_of,
     shapes,
 )
-
 
 EXAMPLES = settings.default.max_examples  # the "long" profile soaks
 

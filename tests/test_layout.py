@@ -177,19 +177,19 @@ def test_peers_read_what_we_write_by_default(dtype: Any, sharded: bool, tmp_path
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
-        ({}, {"c/0/0", "c/0/1"}),
-        ({"separator": "."}, {"c.0.0", "c.0.1"}),
-        ({"key_encoding": "v2"}, {"0.0", "0.1"}),
-        ({"key_encoding": "v2", "separator": "/"}, {"0/0", "0/1"}),
-        ({"zarr_format": 2}, {"0.0", "0.1"}),
-        ({"zarr_format": 2, "separator": "/"}, {"0/0", "0/1"}),
+        ({}, ["c/0/0", "c/0/1"]),
+        ({"separator": "."}, ["c.0.0", "c.0.1"]),
+        ({"key_encoding": "v2"}, ["0.0", "0.1"]),
+        ({"key_encoding": "v2", "separator": "/"}, ["0/0", "0/1"]),
+        ({"zarr_format": 2}, ["0.0", "0.1"]),
+        ({"zarr_format": 2, "separator": "/"}, ["0/0", "0/1"]),
     ],
     ids=repr,
 )
-def test_chunk_keys(options: dict[str, Any], keys: set[str]) -> None:
+def test_chunk_keys(options: dict[str, Any], keys: list[str]) -> None:
     store: dict[str, Any] = {}
     stash.create(store, (2, 4), "u1", chunks=2, **options)[...] = 7
-    assert {key for key in store if "z" not in key} == keys
+    assert sorted(key for key in store if "z" not in key) == keys
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

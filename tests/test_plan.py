@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tensorstash.grid import Grid, RectilinearAxis, RegularAxis, cut
 from tensorstash.compose import compose
+from tensorstash.grid import Grid, RectilinearAxis, RegularAxis, cut
 from tensorstash.index import Stride, Transform, identity, outer, point, select
 from tensorstash.place import core, gather, joint_first, repeat_core, scatter
 from tensorstash.plan import Part, Plan, plan
@@ -64,7 +64,7 @@ def touched(transform: Transform, grid: Grid, shape: tuple[int, ...]) -> set[tup
     return set(zip(*(column.tolist() for column in columns), strict=True))
 
 
-# -- strategies -------------------------------------------------------------------------------
+# -- strategies --------------------------------------------------------------------------------
 
 
 @st.composite
@@ -104,7 +104,7 @@ def cases(draw: Any) -> tuple[tuple[int, ...], Grid, Transform]:
     return shape, draw(grids(shape)), draw(transforms(shape))
 
 
-# -- what a plan does -----------------------------------------------------------------------------
+# -- what a plan does --------------------------------------------------------------------------
 
 
 @settings(max_examples=2 * EXAMPLES)
@@ -210,7 +210,7 @@ def test_shards_group_the_parts(data: Any) -> None:
     assert len(set(seen)) == len(seen)
 
 
-# -- small sizes, all of them -------------------------------------------------------------------
+# -- small sizes, all of them ------------------------------------------------------------------
 
 
 def test_every_stride_over_every_small_grid() -> None:
@@ -253,7 +253,7 @@ def test_every_short_list_over_every_small_grid() -> None:
                 assert len(plan(transform, grid, (n,))) == len({i // edge for i in index})
 
 
-# -- counts, memory ------------------------------------------------------------------------------
+# -- counts, memory ----------------------------------------------------------------------------
 
 
 def test_a_plan_costs_the_sum_of_the_axes_chunks() -> None:
@@ -311,6 +311,40 @@ def test_a_huge_plan_is_never_held(
     finally:
         tracemalloc.stop()
     assert peak < 24 << 20  # a part held is about 400 bytes: ten million are gigabytes
+
+
+@pytest.mark.parametrize("shape", [(10**7,), (10**5, 10**5)])
+def test_the_shards_of_a_huge_plan_are_never_held(shape: tuple[int, ...]) -> None:
+    tracemalloc.start()
+    try:
+        todo = plan(identity(shape), Grid.regular((1,) * len(shape)), shape)
+        seen = []
+        for shard, parts in islice(todo.shards((50,) * len(shape)), 20):
+            seen.append(shard)
+            assert sum(1 for _ in parts) == 50 ** len(shape)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(set(seen)) == 20
+    assert peak < 24 << 20
+
+
+def test_shards_that_are_walked_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tensorstash.plan.HELD", 4)
+    monkeypatch.setattr("tensorstash.tables.HELD", 4)
+    shape = (37, 3, 29)
+    for index in [..., (slice(None, None, -1), 1), (slice(3, 31), [2, 0], slice(28, 2, -3))]:
+        todo = plan(select(index, shape), Grid.regular((2, 1, 2)), shape)
+        found: Counter[tuple[int, ...]] = Counter()
+        shards = []
+        for shard, parts in todo.shards((3, 2, 5)):
+            shards.append(shard)
+            for part in parts:
+                place = zip(shard, (3, 2, 5), part.chunk, strict=True)
+                found[tuple(s * r + c for s, r, c in place)] += 1
+        assert len(set(shards)) == len(shards)
+        assert found == Counter(part.chunk for part in todo.parts())
+        assert len(todo) == sum(found.values())
 
 
 def test_counting_a_huge_plan_walks_nothing() -> None:

@@ -43,7 +43,7 @@ def sharded(shape: Any, chunks: Any, shards: Any, gap: int = 0, **how: Any) -> A
     return array, driver
 
 
-# -- reading ---------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------
 
 
 def test_the_index_is_read_once() -> None:
@@ -106,7 +106,7 @@ def test_runs_bridge_gaps_and_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(runs(entries, [], 5)) == []
     monkeypatch.setattr("tensorstash.fetch._RUN_BYTES", 25)
     groups = list(runs(entries, [0, 1, 2, 4], 0))
-    assert [span for spans, _ in groups for span in spans][0] == Span(0, 20)
+    assert groups[0][0][0] == Span(0, 20)
     assert all(sum(s.stop - s.start for s in spans) < 50 for spans, _ in groups)
     assert sorted(k for _, members in groups for m in members for k in m) == [0, 1, 2, 4]
 
@@ -150,7 +150,7 @@ def test_a_shard_replaced_while_it_is_read_is_read_again() -> None:
 
 def test_a_shard_that_never_holds_still_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tensorstash.fetch._RETRIES", 5)
-    array, driver = sharded((16,), (2,), (16,))
+    _, driver = sharded((16,), (2,), (16,))
 
     class Restless(MemoryDriver):
         def get_ranges(self, key: str, spans: Any, tag: Any = None) -> Any:
@@ -164,7 +164,7 @@ def test_a_shard_that_never_holds_still_is_a_conflict(monkeypatch: pytest.Monkey
         stash.open(Restless(inner._mapping))[...]
 
 
-# -- writing ----------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------
 
 
 def test_a_full_shard_is_one_put_and_no_read() -> None:
@@ -223,7 +223,7 @@ def test_shards_across_the_edge_of_the_array() -> None:
     same(stash.load(array.driver), model)
 
 
-# -- the layout itself ---------------------------------------------------------------------------------
+# -- the layout itself -------------------------------------------------------------------------
 
 
 def bound(shape: Any, inner: Any, location: str = "end") -> BoundSharding:

@@ -241,12 +241,14 @@ def test_a_batch_is_one_plan() -> None:
     driver = CountingDriver(MemoryDriver())
     data = values("float32", (100, 4))
     stash.create(driver, data.shape, "f4", chunks=(10, 4))[...] = data
-    dataset = ArrayDataset(stash.open(driver))
-    driver.reset()
+    array = stash.open(driver)
     rows = [99, 3, 3, -1, 55, 50, 0, 99, 7]
-    batch = dataset.__getitems__(rows)
-    assert driver.reads.keys == len({row % 100 // 10 for row in rows})
-    assert torch.equal(torch.stack(batch), torch.from_numpy(data[rows]))
+    for column in (array, array.lazy[:]):
+        dataset = ArrayDataset(column)
+        driver.reset()
+        batch = dataset.__getitems__(rows)
+        assert driver.reads.keys == len({row % 100 // 10 for row in rows})
+        assert torch.equal(torch.stack(batch), torch.from_numpy(data[rows]))
     driver.reset()
     assert dataset.__getitems__([]) == []
     assert driver.reads.keys == 0

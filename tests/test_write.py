@@ -31,7 +31,7 @@ def filled(shape: Any, chunks: Any, **how: Any) -> tuple[stash.Array, CountingDr
     return array, driver
 
 
-# -- requests -----------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------
 
 
 def test_whole_chunks_are_not_read() -> None:
@@ -115,7 +115,7 @@ def test_nothing_selected_is_nothing_written() -> None:
     assert driver.reads == Count()
 
 
-# -- values -----------------------------------------------------------------------------------------
+# -- values ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shards", [None, (6, 8)])
@@ -151,7 +151,19 @@ def test_values_are_not_kept_or_changed() -> None:
     same(array[...], np.arange(8.0))
 
 
-# -- damage -------------------------------------------------------------------------------------------
+def test_the_callers_errstate_holds_in_every_thread() -> None:
+    array = stash.create({}, (8, 65536), "i4", chunks=(1, 65536), threads=4)
+    model = np.zeros((8, 65536), "i4")
+    value = np.full((8, 65536), np.nan)
+    with np.errstate(invalid="ignore"):
+        array[...] = value
+        model[...] = value
+    same(array[...], model)
+    with pytest.raises(FloatingPointError), np.errstate(invalid="raise"):
+        array[...] = value
+
+
+# -- damage ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shards", [None, (8,)])
@@ -192,7 +204,7 @@ def test_an_inner_chunk_that_is_overwritten_whole_is_not_decoded(
     assert len(seen) == 3  # the index again, and the one inner chunk that keeps a part
 
 
-# -- failing ------------------------------------------------------------------------------------------
+# -- failing -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["get_tagged", "put"])

@@ -24,7 +24,7 @@ def counted(shape: Any, chunks: Any, dtype: str = "f4", **how: Any) -> Any:
     return array, driver
 
 
-# -- cost -----------------------------------------------------------------------------------------
+# -- cost --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shards", [None, (64, 100)])
@@ -54,7 +54,7 @@ def test_a_thousand_appends_write_little_more_than_their_rows() -> None:
 
 def test_the_budget_bounds_what_is_held() -> None:
     model = np.random.default_rng(0).random((40, 60), "f4")
-    array, driver = counted(model.shape, (10, 10))
+    array, _ = counted(model.shape, (10, 10))
     writer = array.writer(3 * 500)  # a chunk and its mask take 500 bytes
     for row in range(40):
         writer[row] = model[row]
@@ -79,7 +79,7 @@ def test_whole_chunks_go_at_once_and_the_rest_on_closing() -> None:
     assert array[...].tolist() == [1] * 4 + [2, 2, 4, 0, 3, 3]
 
 
-# -- what is stored -----------------------------------------------------------------------------------
+# -- what is stored ----------------------------------------------------------------------------
 
 
 def test_it_merges_with_what_others_write_meanwhile() -> None:
@@ -148,7 +148,7 @@ def test_appends_and_assignments_together() -> None:
     assert array[:, 0].tolist() == [0, 1, 3, 0, 2, 2, 4]
 
 
-# -- errors ---------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------
 
 
 def test_refused() -> None:
