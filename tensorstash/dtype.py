@@ -59,8 +59,9 @@ _CONFIGURED: Final = {
     "struct": {"fields"},
     "structured": {"fields"},
 }
-_UNITS: Final = frozenset(
-    ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as", "generic"]
+_UNITS: Final = (
+    *("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"),
+    "generic",
 )
 _TIMES: Final = {"M": "numpy.datetime64", "m": "numpy.timedelta64"}
 

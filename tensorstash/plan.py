@@ -90,7 +90,7 @@ class Plan:
     def _product(self, tables: Sequence[Table | StrideTable]) -> Iterator[Part]:
         """The product of the tables at the speed of :mod:`itertools`, in bounded memory."""
         for k, table in enumerate(tables):
-            if table.count > HELD:
+            if table.count > HELD and isinstance(table, StrideTable):  # others are held anyway
                 return chain.from_iterable(
                     self._product([*tables[:k], piece, *tables[k + 1 :]])
                     for piece in table.pieces()

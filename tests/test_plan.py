@@ -18,6 +18,7 @@ from tensorstash.grid import Grid, RectilinearAxis, RegularAxis, cut
 from tensorstash.index import Stride, Transform, identity, outer, point, select
 from tensorstash.place import core, gather, joint_first, repeat_core, scatter
 from tensorstash.plan import Part, Plan, plan
+from tensorstash.tables import HELD
 from tests.oracle import numpy_index, outer_index, point_index, positions, shapes
 
 EXAMPLES = settings.default.max_examples  # the "long" profile soaks
@@ -130,10 +131,16 @@ def test_a_plan_writes_in_order_and_the_last_stays(case: Any) -> None:
     assert array.reshape(-1).tolist() == wanted.tolist()
 
 
-@settings(max_examples=2 * EXAMPLES)
+@pytest.mark.parametrize("held", [HELD, 2])
 @given(cases())
-def test_laws(case: Any) -> None:
-    shape, grid, transform = case
+def test_laws(held: int, case: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("plan", "tables"):
+            patch.setattr(f"tensorstash.{module}.HELD", held)
+        check_laws(*case)
+
+
+def check_laws(shape: tuple[int, ...], grid: Grid, transform: Transform) -> None:
     todo = plan(transform, grid, shape)
     if 0 in transform.shape:
         return
@@ -311,6 +318,23 @@ def test_a_huge_plan_is_never_held(
     finally:
         tracemalloc.stop()
     assert peak < 24 << 20  # a part held is about 400 bytes: ten million are gigabytes
+
+
+def test_index_arrays_that_touch_very_many_chunks() -> None:
+    # More than are held of a slice: these once recursed until the interpreter crashed.
+    shape, grid = (60_000, 3), Grid.regular((2, 2))
+    rows = np.arange(0, 60_000, 3)
+    array = np.arange(180_000).reshape(shape)
+    columns = rows % 3
+    for transform, wanted in (
+        (select(rows, shape), array[rows]),
+        (select(rows[::-1], shape), array[rows[::-1]]),
+        (select((rows, columns), shape), array[rows, columns]),
+    ):
+        assert plan(transform, grid, shape).count > HELD
+        assert (read(array, transform, grid) == wanted).all()
+        todo = plan(transform, grid, shape)
+        assert sum(1 for _, parts in todo.shards((5, 1)) for _ in parts) == len(todo)
 
 
 @pytest.mark.parametrize("shape", [(10**7,), (10**5, 10**5)])
