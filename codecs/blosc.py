@@ -138,7 +138,12 @@ class Blosc(BytesCodec):
         first, last = start // block, -(-stop // block)
         if first == count - 1 and size % block:
             first -= 1  # a last, shorter block is laid out differently and cannot stand alone
-        if first < 0 or flags & _STORED or 2 * (last - first) > count or stored < _HEADER.size + 4 * count:
+        if (
+            first < 0
+            or flags & _STORED
+            or 2 * (last - first) > count
+            or stored < _HEADER.size + 4 * count
+        ):
             return False
         at = _HEADER.size + 4 * first
         wanted = last - first + (last < count)

@@ -86,10 +86,7 @@ class Zstd(BytesCodec):
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from error
 
-
-    def decode_span(
-        self, data: Buffer, limit: int, start: int, stop: int, out: memoryview
-    ) -> bool:
+    def decode_span(self, data: Buffer, limit: int, start: int, stop: int, out: memoryview) -> bool:
         """A frame is decoded from its beginning, so what comes after ``stop`` can be left out."""
         size = len(out)
         if size <= 2 * _BLOCK or 5 * stop > 3 * size:
