@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,8 @@ def test_damage_never_gives_a_wrong_size_or_a_crash(codec: BytesCodec, data: st.
     cut = data.draw(st.sampled_from([len(encoded), len(encoded) - 1, 20, 3]))
     out = memoryview(bytearray(len(raw)))
     start = data.draw(st.integers(0, len(raw) - 1))
-    try:
+    with suppress(ValueError):
         codec.decode_span(bytes(encoded[:cut]), len(raw), start, start + 1, out)
-    except ValueError:
-        pass
     assert len(out) == len(raw)
 
 
