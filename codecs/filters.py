@@ -8,13 +8,12 @@ import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import UNSIZED_LIMIT, Buffer, ChunkSpec, Serializer
+from tensorstash.codec import UNSIZED_LIMIT, Buffer, Cached, ChunkSpec, Serializer
 from tensorstash.codecs.numcodec import (
     ARRAY_TO_ARRAY,
     ARRAY_TO_BYTES,
@@ -88,7 +87,7 @@ class Filters(Serializer):
         assert self.steps is not None
         return Filters(self.configs, self.stored, self.allow_pickle, spec.fill)
 
-    @cached_property
+    @Cached
     def steps(self) -> list[tuple[str, Any]]:
         """Each filter's id and what carries it out."""
         steps: list[tuple[str, Any]] = []

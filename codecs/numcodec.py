@@ -12,14 +12,13 @@ import difflib
 import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numcodecs import lz4, registry
 from numpy.typing import NDArray
 
-from tensorstash.codec import ArrayCodec, Buffer, BytesCodec, ChunkSpec, Codec
+from tensorstash.codec import ArrayCodec, Buffer, BytesCodec, Cached, ChunkSpec, Codec
 from tensorstash.codecs import blosc, gzip, zstd
 from tensorstash.codecs.streams import check_claim, expand, inflate, pour
 from tensorstash.errors import Invalid, StashError, Unsupported
@@ -114,7 +113,7 @@ class Named(Codec):
         """The name without its prefix."""
         return self.name.removeprefix("numcodecs.")
 
-    @cached_property
+    @Cached
     def codec(self) -> Any:
         """The numcodecs object."""
         return load(self.identifier, self.options)

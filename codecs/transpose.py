@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import ArrayCodec, ChunkSpec, Codec, take
+from tensorstash.codec import ArrayCodec, Cached, ChunkSpec, Codec, take
 from tensorstash.errors import Invalid
 
 
@@ -80,6 +79,6 @@ class Transpose(ArrayCodec):
             return chunk if self.order == "C" else chunk.T
         return chunk.transpose(self._inverse)
 
-    @cached_property
+    @Cached
     def _inverse(self) -> tuple[int, ...]:
         return tuple(np.argsort(self.order).tolist())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cached import Cached
 from .codec import ChunkSpec, Pipeline
 from .driver import Driver
 from .errors import Corrupt, NotFound
@@ -36,7 +36,7 @@ class Chunks:
         self.prefix = path + spec.keys.prefix
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
 
-    @cached_property
+    @Cached
     def sharding(self) -> BoundSharding | None:
         """The shard layout, when inner chunks can be reached without decoding whole shards:
         sharding is the only codec (codecs around it would hide the index)."""
@@ -48,13 +48,13 @@ class Chunks:
             return None
         return codec.bind(self.spec.chunk_spec(chunks))
 
-    @cached_property
+    @Cached
     def grid(self) -> Grid:
         """The grid of what is decoded at once."""
         sharding = self.sharding
         return self.spec.grid if sharding is None else Grid.regular(sharding.chunk_shape)
 
-    @cached_property
+    @Cached
     def pipeline(self) -> Pipeline | None:
         """The one pipeline of every chunk of :attr:`grid`; ``None`` when chunks differ."""
         if self.sharding is not None:
@@ -72,7 +72,7 @@ class Chunks:
             found = self._pipelines[shape] = Pipeline(self.spec.codecs, self.spec.chunk_spec(shape))
         return found
 
-    @cached_property
+    @Cached
     def key(self) -> Callable[[tuple[int, ...]], str]:
         """The key of a stored object (a chunk, or a shard) by its grid index."""
         prefix, separator, ndim = self.prefix, self.spec.keys.separator, self.spec.ndim

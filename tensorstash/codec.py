@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .cached import Cached as Cached
 from .driver import Buffer as Buffer
 from .errors import Corrupt, Invalid, StashError
 
@@ -149,6 +150,10 @@ class Pipeline:
 
     def __init__(self, codecs: Sequence[Codec], spec: ChunkSpec) -> None:
         arrays, serializer, tail = split(codecs)
+        if spec.nbytes >= 1 << 63:
+            raise Invalid(
+                f"no memory can hold a chunk of shape {spec.shape} of {spec.dtype}; use smaller chunks"
+            )
         self.spec = spec
         self._arrays: list[tuple[ArrayCodec, ChunkSpec]] = []
         for codec in arrays:

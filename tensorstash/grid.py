@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cached import Cached
 from .errors import Invalid
 
 
@@ -49,7 +49,7 @@ class RectilinearAxis:
 
     edges: tuple[int, ...]
 
-    @cached_property
+    @Cached
     def _starts(self) -> NDArray[np.intp]:
         return np.fromiter(accumulate(self.edges, initial=0), dtype=np.intp)
 
@@ -100,7 +100,7 @@ class Grid:
                 raise Invalid(f"chunk shape {tuple(chunks)} has an edge below 1")
         return cls(tuple(RegularAxis(int(edge)) for edge in chunks))
 
-    @cached_property
+    @Cached
     def chunks(self) -> tuple[int, ...] | None:
         """The one shape of every chunk, or ``None`` when chunks differ."""
         if all(isinstance(axis, RegularAxis) for axis in self.axes):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, product
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .cached import Cached
 from .grid import Grid
 from .index import AxisMap, Point, Stride, Take, Transform, dims_of
 from .tables import (
@@ -120,7 +120,7 @@ class Plan:
         flat = (*chunks[0], *chunks[1:])
         return tuple(flat[k] for k in self._order)
 
-    @cached_property
+    @Cached
     def _order(self) -> list[int]:
         return [int(k) for k in np.argsort(self.joint + self.axes)]
 

@@ -41,15 +41,15 @@ def connect(url: str, options: Mapping[str, Any]) -> Driver:
     """The driver that serves ``url`` (``scheme://rest``)."""
     scheme, _, rest = url.partition("://")
     factory = _driver_factory(scheme)
-    _, *takes = inspect.signature(factory).parameters.values()
-    if not any(option.kind is option.VAR_KEYWORD for option in takes):
+    if options:
+        _, *takes = inspect.signature(factory).parameters.values()
         known = [option.name for option in takes]
-        for name in options:
-            if name not in known:
-                raise Invalid(
-                    f"driver {scheme!r} has no option {short(name)}; it takes "
-                    f"{', '.join(known) or 'none'}"
-                )
+        wrong = [name for name in options if name not in known]
+        if wrong and not any(option.kind is option.VAR_KEYWORD for option in takes):
+            raise Invalid(
+                f"driver {scheme!r} has no option {short(wrong[0])}; it takes "
+                f"{', '.join(known) or 'none'}"
+            )
     return factory(rest, **options)
 
 

@@ -18,9 +18,12 @@ from .chain import parse_codecs
 from .codec import ChunkSpec, Codec, Pipeline, Serializer
 from .driver import Buffer, Span
 from .dtype import short
-from .errors import Corrupt, Invalid
+from .errors import Corrupt, Invalid, Unsupported
 from .fill import is_fill
 from .registry import make_codec
+
+INDEX_LIMIT = 64 << 20
+"""Most bytes of a shard's index: a stored shape must not make us allocate absurdly."""
 
 _EMPTY = (1 << 64) - 1
 _FIXED = ("bytes", "transpose", "crc32c")  # encode to a size that depends on the shape alone
@@ -99,9 +102,16 @@ class BoundSharding(Sharding):
         self.grid = tuple(n // c for n, c in zip(spec.shape, self.chunk_shape, strict=True))
         self.count = math.prod(self.grid)
         index = ChunkSpec((*self.grid, 2), np.dtype("uint64"), np.zeros((), "uint64"))
+        if index.nbytes > INDEX_LIMIT:
+            raise Unsupported(
+                f"a shard of {self.count} inner chunks has an index of {index.nbytes} bytes; the "
+                f"most is {INDEX_LIMIT}, larger inner chunks need less"
+            )
         self._index = Pipeline(self.index_codecs, index)
-        self.index_nbytes = len(self._index.encode(np.zeros(index.shape, "uint64")))
-        if not all(codec.name in _FIXED for codec in self.index_codecs):
+        if all(codec.name in _FIXED for codec in self.index_codecs):
+            self.index_nbytes = self._index.limit or 0
+        else:
+            self.index_nbytes = len(self._index.encode(np.zeros(index.shape, "uint64")))
             noise = np.random.default_rng(0).integers(0, 1 << 62, index.shape, "uint64")
             if len(self._index.encode(noise)) != self.index_nbytes:
                 raise Invalid("index_codecs must encode to a fixed size: bytes, crc32c")

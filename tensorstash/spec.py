@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cached import Cached
 from .codec import ChunkSpec, Codec
 from .grid import Grid
 
@@ -74,7 +74,7 @@ class ArraySpec:
         """Number of axes."""
         return len(self.shape)
 
-    @cached_property
+    @Cached
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)

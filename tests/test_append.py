@@ -274,9 +274,6 @@ def test_a_stale_handle_writing_beyond_a_shrunk_edge_leaves_nothing(how: dict[st
     assert (array[:, 4:] == -1).all()
 
 
-# -- resize ------------------------------------------------------------------------------------
-
-
 def test_resize_keeps_what_stays_and_shows_fill(how: dict[str, Any]) -> None:
     array, model = made(how, (9, 7))
     for shape in [(3, 7), (9, 7), (9, 2), (12, 9), (0, 4), (5, 5), (2, 9), (7, 3)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import tensorstash as stash
+from tensorstash.errors import Corrupt, Invalid, Unsupported
 from tests.damage import noticed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,12 +59,53 @@ def test_a_header_that_claims_100_gb(name: str) -> None:
     assert (array[...] == stash.create({}, (), dtype, fill_value=array[0, 0])[...]).all()
 
 
+def changed(store: dict[str, Any], shape: Any) -> dict[str, Any]:
+    """``store`` with other chunks (shards, where there are shards) in its metadata."""
+    document = json.loads(store["zarr.json"])
+    document["chunk_grid"]["configuration"]["chunk_shape"] = shape
+    return {**store, "zarr.json": json.dumps(document).encode()}
+
+
+@pytest.mark.parametrize("n", [2**24, 2**31, 2**40, 2**62])
+def test_metadata_that_claims_a_shard_of_many_chunks(n: int) -> None:
+    store: dict[str, Any] = {}
+    stash.create(store, (4, 4), "u1", chunks=(2, 2), shards=(4, 4))[...] = 3
+    store = changed(store, [n, 4])
+    tracemalloc.start()
+    try:
+        for use in (
+            lambda: stash.open(store).chunks,
+            lambda: stash.open(store)[0, 0],
+            lambda: stash.open(store, "r+").__setitem__((0, 0), 1),
+            lambda: stash.create({}, (4, 4), "u1", chunks=(2, 2), shards=(n, 4)),
+        ):
+            with pytest.raises((Unsupported, Invalid), match=f"{n}"):
+                use()
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("codecs", ["auto", ["zstd"], ["gzip"]])
+def test_metadata_that_claims_a_huge_chunk(codecs: Any) -> None:
+    store: dict[str, Any] = {}
+    stash.create(store, (4,), "u2", chunks=4, codecs=codecs)[...] = 3
+    for n in (2**33, 2**44, 2**61):
+        claimed = changed(store, [n])
+        with pytest.raises((Corrupt, MemoryError)):
+            stash.open(claimed)[...]
+        with pytest.raises((Corrupt, MemoryError)):
+            stash.open(claimed, "r+")[0] = 1
+    with pytest.raises(Invalid, match="no memory can hold a chunk"):
+        stash.open(changed(store, [2**62]))[0]
+
+
 def test_the_process_stays_small(tmp_path: Path) -> None:
     # tracemalloc does not see what C libraries take; the kernel does.
     code = """
 import resource
 import tensorstash as stash
-from tests.test_bombs import BOMBS
+from tests.test_bombs import BOMBS, changed
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 stores = []
 for chain, dtype, bomb in BOMBS.values():
@@ -71,6 +114,10 @@ for chain, dtype, bomb in BOMBS.values():
     array[...] = 5
     store["c/0/1"] = bomb
     stores.append(store)
+for codecs in ("auto", ["zstd"], ["gzip"]):
+    store = {}
+    stash.create(store, (4,), "u2", chunks=4, codecs=codecs)[...] = 3
+    stores.append(changed(store, [2**30]))
 before = peak()
 for store in stores:
     try:

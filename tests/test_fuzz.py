@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -179,8 +180,9 @@ def walk(found: Any) -> None:
         _ = repr(found), found.tree(), dict(found.attrs)
         return
     _ = repr(found), found.info(), dict(found.attrs), found.chunks, found.shards, found.fill_value
-    corner = tuple(slice(0, 2) for _ in found.shape[:16])
-    if found.ndim <= 16:
+    corner = tuple(slice(0, 2) for _ in found.shape)
+    # A reader of an array with huge chunks needs room for one: see test_bombs.
+    if math.prod(found.chunks or (1,)) * found.dtype.itemsize < 1 << 20:
         expected = tuple(min(n, 2) for n in found.shape)
         assert found[corner].shape == expected
         found.explain(corner)

@@ -16,6 +16,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash import threads as workers
+from tensorstash.cached import Cached
 from tests.races import (
     GROWING,
     LAYOUTS,
@@ -230,6 +231,48 @@ def test_forks_while_threads_are_at_work(tmp_path: Path) -> None:
             thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     assert [array[8 + k, 5] for k in range(4)] == [0, 1, 2, 3]
+
+
+class Slow:
+    """Its property takes until it is told."""
+
+    def __init__(self, told: threading.Event) -> None:
+        self.told = told
+
+    @Cached
+    def value(self) -> list[int]:
+        """Something new each time it is worked out."""
+        assert self.told.wait(30)
+        return [1]
+
+
+def use_at_once(thing: Slow) -> None:
+    told = threading.Event()
+    told.set()
+    assert Slow(told).value == [1]
+
+
+def test_properties_that_are_kept_are_not_locked_in_children() -> None:
+    # functools.cached_property has a lock a class until Python 3.12, which a child inherits.
+    thing = Slow(threading.Event())
+    found: list[list[int]] = []
+    threads = [threading.Thread(target=lambda: found.append(thing.value)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    child = fork.Process(target=use_at_once, args=(thing,))
+    child.start()
+    finish(child, seconds=20)
+    thing.told.set()
+    for thread in threads:
+        thread.join()
+    assert all(value is thing.value for value in found)
+    root = Path(stash.__file__).parent
+    for path in [
+        *root.rglob("*.py"),
+        *(root / "drivers").glob("*.py"),
+        *(root / "codecs").glob("*.py"),
+    ]:
+        assert "import cached_property" not in path.read_text(), path
 
 
 def threads_first(array: stash.Array) -> None:
