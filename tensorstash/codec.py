@@ -152,7 +152,8 @@ class Pipeline:
         arrays, serializer, tail = split(codecs)
         if spec.nbytes >= 1 << 63:
             raise Invalid(
-                f"no memory can hold a chunk of shape {spec.shape} of {spec.dtype}; use smaller chunks"
+                f"no memory can hold a chunk of shape {spec.shape} of {spec.dtype}; "
+                "use smaller chunks"
             )
         self.spec = spec
         self._arrays: list[tuple[ArrayCodec, ChunkSpec]] = []

@@ -278,6 +278,25 @@ def test_documents(name: str, data: st.DataObject) -> None:
                 assert len(str(error)) < 1000
 
 
+FOUND: dict[str, tuple[str, dict[str, Any]]] = {
+    "a list for a unit": (
+        "times",
+        {"data_type": {"name": "numpy.datetime64", "configuration": {"unit": []}}},
+    ),
+    "a chunk beyond 63 bits": ("v2, records", {"chunks": [2**63 - 1, 4]}),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_documents_that_once_raised_something_else(name: str) -> None:
+    kind, changes = FOUND[name]
+    store = dict(STORES[kind])
+    key = "zarr.json" if "zarr.json" in store else ".zarray"
+    store[key] = json.dumps({**json.loads(store[key]), **changes}).encode()
+    with pytest.raises(StashError):
+        stash.open(store)[...]
+
+
 @given(
     st.one_of(st.binary(max_size=50), st.text(max_size=50).map(str.encode), JSON.map(json.dumps))
 )
