@@ -167,10 +167,10 @@ class Reader:
         work = pipeline.spec.nbytes
         if work < _THREAD_BYTES or work * parts < _THREAD_TOTAL:
             return 1
-        if self._partial and not todo.joint:
+        if pipeline.raw and self._partial and not todo.joint:
             span = hull(next(todo.parts()).inside, pipeline.spec)
-            if span is not None:  # all of it is still read, and its checksum computed
-                work = span[1] - span[0] + (0 if pipeline.raw else work // 8)
+            if span is not None:  # no more than this is read of a chunk
+                work = span[1] - span[0]
         if work < _THREAD_BYTES or work * parts < _THREAD_TOTAL:
             return 1
         return min(parts, cores() if self.threads is None else self.threads)
