@@ -17,11 +17,7 @@ from .place import core, gather, hull, joint_first, repeat_core, scatter
 from .plan import Part, Plan, plan
 from .readahead import ReadAhead
 from .tables import Index
-from .threads import cores, spread
-
-_THREAD_BYTES = 64 << 10
-"""Decoded chunks below this are not worth handing the GIL over for: on two cores, threading
-32 KiB chunks made a gather 3.6 times slower than the plain loop."""
+from .threads import THREAD_BYTES, count_for, spread
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _SPAN_FROM = 16 << 10  # chunks up to this size are not worth reading in part
@@ -165,15 +161,15 @@ class Reader:
         if parts < 2 or not self.chunks.plain or pipeline is None:
             return 1
         work = pipeline.spec.nbytes
-        if work < _THREAD_BYTES or work * parts < _THREAD_TOTAL:
+        if work < THREAD_BYTES or work * parts < _THREAD_TOTAL:
             return 1
         if pipeline.raw and self._partial and not todo.joint:
             span = hull(next(todo.parts()).inside, pipeline.spec)
             if span is not None:  # no more than this is read of a chunk
                 work = span[1] - span[0]
-        if work < _THREAD_BYTES or work * parts < _THREAD_TOTAL:
+        if work * parts < _THREAD_TOTAL:
             return 1
-        return min(parts, cores() if self.threads is None else self.threads)
+        return count_for(parts, work, self.threads)
 
 
 class Sink:

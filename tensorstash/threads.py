@@ -12,6 +12,11 @@ from typing import Any, TypeVar
 _Block = TypeVar("_Block")
 
 
+THREAD_BYTES = 64 << 10
+"""Tasks below this are not worth handing the GIL over for: on two cores, threading 32 KiB
+chunks made a gather 3.6 times slower than the plain loop."""
+
+
 class _Process:
     """Per-process state. A forked child has none of its parent's threads and may have
     inherited locks that nobody will release, so it starts afresh."""
@@ -35,6 +40,15 @@ def _state() -> _Process:
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_for(tasks: int, task_bytes: int, most: int | None) -> int:
+    """Threads worth having for ``tasks`` that each handle ``task_bytes`` of decoded data: one
+    where handing the interpreter's lock over costs more than it gains, else at most ``most``
+    (``None``: as many as there are processors)."""
+    if tasks < 2 or task_bytes < THREAD_BYTES:
+        return 1
+    return min(tasks, cores() if most is None else most)
 
 
 def key_lock(*names: str) -> threading.Lock:

@@ -22,10 +22,9 @@ from .index import Transform
 from .place import core, gather, joint_first, scatter
 from .plan import Part, Plan, plan
 from .shard import BoundSharding
-from .threads import cores, key_lock, spread
+from .threads import THREAD_BYTES, cores, count_for, key_lock, spread
 
 _PATIENCE = 60.0  # seconds of losing every race before a writer gives up
-_THREAD_BYTES = 64 << 10
 
 Change = Callable[[NDArray[Any]], None]
 """Brings new values into a chunk of the array's grid, in place."""
@@ -263,7 +262,7 @@ class Writer:
                 encoded[k] = encode_one(pieces[k])
 
         threads = 1
-        if self.chunks.plain and sharding.inner.spec.nbytes * len(pieces) >= 4 * _THREAD_BYTES:
+        if self.chunks.plain and sharding.inner.spec.nbytes * len(pieces) >= 4 * THREAD_BYTES:
             threads = cores() if self.threads is None else self.threads
         size = max(1, -(-len(pieces) // (threads * 4)))
         blocks = (range(k, min(k + size, len(pieces))) for k in range(0, len(pieces), size))
@@ -272,11 +271,9 @@ class Writer:
 
     def _threads(self, todo: Plan) -> int:
         pipeline = self.chunks.pipeline
-        if len(todo) < 2 or not self.chunks.plain or pipeline is None:
+        if not self.chunks.plain or pipeline is None:
             return 1
-        if pipeline.spec.nbytes < _THREAD_BYTES:
-            return 1
-        return min(len(todo), cores() if self.threads is None else self.threads)
+        return count_for(len(todo), pipeline.spec.nbytes, self.threads)
 
 
 def _covers(todo: Plan, part: Part) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Deadlines measure the machine, not the code; slow generation is bounded by max_examples.
@@ -15,3 +17,8 @@ settings.register_profile("long", max_examples=5000, **_QUIET)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
 )
+
+
+@pytest.fixture(params=[3, 2], ids=["v3", "v2"])
+def zarr_format(request: Any) -> Any:
+    return request.param

@@ -15,24 +15,11 @@ import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import AlreadyExists, Closed, Corrupt, Invalid, NotFound, ReadOnly
 from tensorstash.testing.counting import CountingDriver
+from tests.groups import populated
 from tests.oracle import same
 
 # zarr-python warns that consolidated metadata is not in the v3 specification.
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
-
-
-@pytest.fixture(params=[3, 2], ids=["v3", "v2"])
-def zarr_format(request: Any) -> Any:
-    return request.param
-
-
-def populated(place: Any, zarr_format: Any = 3) -> stash.Group:
-    group = stash.create_group(place, {"title": "run"}, zarr_format=zarr_format)
-    group.create("raw/image", (4, 6), "u2", chunks=(2, 3), attributes={"unit": "K"})[...] = 7
-    group.create("raw/mask", (4, 6), "b1")
-    group.create("time", (4,), "f8")[...] = [0, 1, 2, 3]
-    group.create_group("empty", {"note": "nothing yet"})
-    return group
 
 
 # -- members -----------------------------------------------------------------------------------
