@@ -25,12 +25,14 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
+    Check,
     Driver,
     Request,
     Span,
     Tag,
     check_key,
     check_prefix,
+    held,
 )
 from tensorstash.drivers import flock, partial, posix, replace
 from tensorstash.errors import Conflict, DriverError, Invalid
@@ -156,7 +158,7 @@ class FileDriver(Driver):
         # fresh memory for every call would cost a page fault each 4 KiB.
         scratch: memoryview = getattr(_local, "scratch", None) or memoryview(bytearray(_SCRATCH))
         _local.scratch = None
-        for i, (key, span) in enumerate(requests):
+        for i, (key, span, _) in enumerate(requests):
             if span is not None:
                 yield i, self.get(key, span)
                 continue
@@ -259,7 +261,7 @@ class FileDriver(Driver):
     # -- locking ------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, key: str, timeout: float | None = None) -> Iterator[None]:
+    def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
         """Hold the name ``key`` alone among all processes; released when its holder dies.
 
         Waits at most ``timeout`` seconds (``None``: for ever), then raises
@@ -283,7 +285,7 @@ class FileDriver(Driver):
             pause = min(2 * pause, 0.05)
         holder = os.getpid()
         try:
-            yield
+            yield held
         finally:
             if os.getpid() == holder:  # a child forked meanwhile does not hold it
                 flock.drop_file(fd, path)

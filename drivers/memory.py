@@ -17,12 +17,14 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
+    Check,
     Driver,
     Span,
     Tag,
     as_bytes,
     check_key,
     check_prefix,
+    held,
     pick,
 )
 from tensorstash.errors import Conflict, Invalid, Unsupported
@@ -204,7 +206,7 @@ class MemoryDriver(Driver):
     # -- locking ------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, key: str, timeout: float | None = None) -> Iterator[None]:
+    def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
         """Hold the name ``key`` alone among the threads of this process."""
         process, place = _process(), (id(self._mapping), self._prefix + check_key(key))
         with process.guard:
@@ -218,7 +220,7 @@ class MemoryDriver(Driver):
                 key=key,
             )
         try:
-            yield
+            yield held
         finally:
             lock.release()
 

@@ -7,7 +7,7 @@ are required; the others have defaults that real backends override to save round
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -36,10 +36,13 @@ class Span(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One value, or bytes of one value, wanted from :meth:`Driver.get_many`."""
+    """One value, or bytes of one value, wanted from :meth:`Driver.get_many` or
+    :meth:`Driver.get_many_tagged`. ``unless``, for the latter: a version that the asker holds
+    already; while it is the stored one, its tag is answered and no bytes are moved."""
 
     key: str
     span: Span | None = None
+    unless: Tag | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,30 @@ class Capabilities:
     """A request costs no round trip: loop over keys rather than batching them."""
     gap_bytes: int = 65536
     """Ranges of one value closer than this are fetched as one."""
+    concurrency: int = 1
+    """Requests worth having under way at once, where they are not ``local``."""
+    content_tags: bool = False
+    """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
+
+
+Check: TypeAlias = Callable[[], None]
+"""What :meth:`Driver.lock` yields: raises :class:`~tensorstash.errors.Conflict` when the lock
+was lost meanwhile. To be called before each step that must not happen without the lock."""
 
 
 class Changed(Exception):
     """A value no longer carries the tag it was expected to. Internal: callers read again."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a driver sent and received in this process; see :attr:`Driver.traffic`."""
+
+    requests: int = 0
+    """Requests sent, repeated ones included (of a pipeline: each round trip)."""
+    retries: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
 
 
 class Driver(ABC):
@@ -115,6 +138,19 @@ class Driver(ABC):
         valid only until the next one is asked for: drivers may reuse its memory."""
         for i, request in enumerate(requests):
             yield i, self.get(request.key, request.span)
+
+    def get_many_tagged(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        """``(i, (value, tag))`` for the i-th request, or ``(i, None)`` where nothing is stored,
+        in the order of arrival. Buffers are the caller's to keep. A request whose ``unless`` is
+        the stored version is answered with empty bytes and that tag. Requests are taken from
+        the iterable as earlier ones are answered, so their number is no matter of memory."""
+        for i, (key, span, unless) in enumerate(requests):
+            if unless is not None and self.tag(key) == unless:
+                yield i, (b"", unless)
+                continue
+            yield i, self.get_tagged(key, span)
 
     def get_into(self, key: str, out: memoryview) -> int | None:
         """Read a whole value straight into ``out`` (writable bytes). Answers the value's size,
@@ -173,14 +209,20 @@ class Driver(ABC):
         """Delete every key that starts with ``prefix`` (empty or ending in ``/``)."""
         self.delete_many(list(self.list(prefix)))
 
-    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[None]:
+    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """Hold the name ``key`` alone, among all processes that can reach the data. Released
         when its holder dies. Raises :class:`~tensorstash.errors.Conflict` after ``timeout``
-        seconds; not reentrant."""
+        seconds; not reentrant. Yields a :data:`Check`: a lock that is a lease can be lost by
+        a holder that was stopped for longer than it lasts."""
         raise Unsupported(
             f"driver {self.scheme!r} offers no lock, which append and resize need; "
             "write from one process, or use a driver that locks"
         )
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What went over the wire in this process, where the driver counts it."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most drivers hold nothing
         """Let go of connections. The driver may be used again and then reconnects."""
@@ -213,6 +255,10 @@ def check_prefix(prefix: str) -> str:
             raise Invalid(f"prefix {prefix!r} does not end in '/'")
         check_key(prefix[:-1])
     return prefix
+
+
+def held() -> None:
+    """The :data:`Check` of a lock that cannot be lost while its holder lives."""
 
 
 def pick(value: Buffer, span: Span | None) -> Buffer:

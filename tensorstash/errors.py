@@ -13,6 +13,10 @@
     ├── Conflict                                         someone else wrote first: read again, retry
     ├── Corrupt                                          stored bytes are damaged
     └── DriverError       (OSError)                      the backend failed
+        ├── Denied        (PermissionError)              fix the credentials, or ask for the right
+        ├── NoSpace                                      free space, or raise the quota
+        ├── TimedOut      (TimeoutError)                 too slow: wait, or raise the limit
+        └── Unavailable   (ConnectionError)              it cannot be reached: check it, try again
 
 Every message is one line, names the thing and says what to do next. Each class is
 also a builtin where one fits, so ordinary ``except KeyError`` works.
@@ -25,12 +29,16 @@ __all__ = [
     "Closed",
     "Conflict",
     "Corrupt",
+    "Denied",
     "DriverError",
     "Invalid",
     "InvalidSelection",
+    "NoSpace",
     "NotFound",
     "ReadOnly",
     "StashError",
+    "TimedOut",
+    "Unavailable",
     "Unsupported",
 ]
 
@@ -119,6 +127,22 @@ class DriverError(StashError, OSError):
     def __reduce__(self) -> tuple[object, ...]:
         fields = {"key": self.key, "driver": self.driver}
         return _rebuild, (type(self), str(self), fields, {"errno": self.errno})
+
+
+class Denied(DriverError, PermissionError):
+    """The backend refuses these credentials, or this use of them."""
+
+
+class NoSpace(DriverError):
+    """The backend has no room left: disk, memory or quota. Nothing was stored."""
+
+
+class TimedOut(DriverError, TimeoutError):
+    """The backend did not answer within the time limit."""
+
+
+class Unavailable(DriverError, ConnectionError):
+    """The backend could not be reached, or kept failing, through every retry."""
 
 
 def _rebuild(

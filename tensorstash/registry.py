@@ -70,7 +70,9 @@ def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
 
 @cache
 def _driver_factory(scheme: str) -> Callable[..., Driver]:
-    found = _leaf("tensorstash.drivers", scheme, "connect")
+    found = _leaf("tensorstash.drivers", scheme, "connect") or _leaf(
+        "tensorstash.drivers", "fsspec", "find"
+    )(scheme)
     if found is None:
         known = _leaves("tensorstash.drivers", "connect")
         raise Unsupported(f"no driver for {short(scheme + '://')}{_nearest(scheme, known)}")

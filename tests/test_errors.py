@@ -24,12 +24,16 @@ from tensorstash.errors import (
     Closed,
     Conflict,
     Corrupt,
+    Denied,
     DriverError,
     Invalid,
     InvalidSelection,
+    NoSpace,
     NotFound,
     ReadOnly,
     StashError,
+    TimedOut,
+    Unavailable,
     Unsupported,
 )
 from tensorstash.testing.counting import FailingDriver
@@ -45,6 +49,10 @@ BUILTINS: dict[type[StashError], tuple[type[Exception], ...]] = {
     Conflict: (),
     Corrupt: (),
     DriverError: (OSError,),
+    Denied: (PermissionError, OSError, DriverError),
+    NoSpace: (OSError, DriverError),
+    TimedOut: (TimeoutError, OSError, DriverError),
+    Unavailable: (ConnectionError, OSError, DriverError),
 }
 TEXT = "no 'x' in file:///data; it holds: y"
 MADE = [

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tensorstash.driver import Buffer, Driver, Request, Span, Tag
+from tensorstash.driver import Buffer, Check, Driver, Request, Span, Tag, Traffic
 from tensorstash.errors import DriverError
 
 
@@ -28,7 +28,7 @@ class Count:
         return Count(self.calls + other.calls, self.keys + other.keys, self.nbytes + other.nbytes)
 
 
-_READS = ("get", "get_tagged", "get_many", "get_into", "get_ranges")
+_READS = ("get", "get_tagged", "get_many", "get_many_tagged", "get_into", "get_ranges")
 _WRITES = ("put", "put_many")
 
 
@@ -100,6 +100,15 @@ class CountingDriver(Driver):
             self._count("get_many", calls=0, nbytes=0 if value is None else len(value))
             yield i, value
 
+    def get_many_tagged(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        self._count("get_many_tagged", keys=0)
+        for i, found in self.driver.get_many_tagged(requests):
+            nbytes = 0 if found is None else len(found[0])
+            self._count("get_many_tagged", calls=0, nbytes=nbytes)
+            yield i, found
+
     def get_into(self, key: str, out: memoryview) -> int | None:
         size = self.driver.get_into(key, out)
         self._count("get_into", nbytes=min(size or 0, len(out)))
@@ -162,9 +171,13 @@ class CountingDriver(Driver):
         self._count("list_dir", keys=len(found[0]) + len(found[1]))
         return found
 
-    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[None]:
+    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         self._count("lock")
         return self.driver.lock(key, timeout)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self.driver.traffic
 
     def close(self) -> None:
         self.driver.close()
@@ -229,6 +242,20 @@ class FailingDriver(Driver):
             fault = self._ask("get_many", asked[i].key)
             yield i, None if value is None else _damaged(value, fault)
 
+    def get_many_tagged(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        keys: list[str] = []
+
+        def noted() -> Iterator[Request]:
+            for request in requests:
+                keys.append(request.key)
+                yield request
+
+        for i, found in self.driver.get_many_tagged(noted()):
+            fault = self._ask("get_many_tagged", keys[i])
+            yield i, None if found is None else (_damaged(found[0], fault), found[1])
+
     def get_into(self, key: str, out: memoryview) -> int | None:
         fault = self._ask("get_into", key)
         size = self.driver.get_into(key, out)
@@ -282,9 +309,13 @@ class FailingDriver(Driver):
         self._ask("list_dir", prefix)
         return self.driver.list_dir(prefix)
 
-    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[None]:
+    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         self._ask("lock", key)
         return self.driver.lock(key, timeout)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self.driver.traffic
 
     def close(self) -> None:
         self.driver.close()

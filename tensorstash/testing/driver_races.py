@@ -95,6 +95,9 @@ class DriverRaces(DriverValues):
             tag = driver.put("k", b"same" if i % 2 else b"%04d" % i)
             assert driver.tag("k") == tag
             seen.add(tag)
+        if driver.capabilities.content_tags:
+            assert len(seen) >= self.rounds // 2
+            return
         assert len(seen) == self.rounds
         for value in (b"", b"", b"1", b"1"):
             before = driver.tag("k")
@@ -193,6 +196,8 @@ class DriverRaces(DriverValues):
                 assert out[:size] in patterns
                 for _, value in driver.get_many([Request("k"), Request("k", Span(0))]):
                     assert as_value(value) in patterns
+                for _, pair in driver.get_many_tagged([Request("k"), Request("k", Span(0))]):
+                    assert pair is not None and as_value(pair[0]) in patterns
                 try:
                     found = driver.get_ranges("k", [Span(0, 9), Span(-9), Span(5000, 5009)])
                 except Changed:

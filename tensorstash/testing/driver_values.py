@@ -106,13 +106,57 @@ class DriverValues:
         requests += [Request("c/7", Span(10, 20)), Request("c/7", Span(-5)), Request("no/such")]
         expected = [
             None if (v := values.get(key)) is None else v[slice(*(span or Span(0)).resolve(len(v)))]
-            for key, span in requests
+            for key, span, _ in requests
         ]
         # A buffer is only good until the next is asked for: copy each at once.
         found = [(i, as_value(v)) for i, v in driver.get_many(r for r in requests)]
         assert sorted(i for i, _ in found) == [*range(len(requests))]
         assert all(value == expected[i] for i, value in found)
         assert [*driver.get_many([])] == []
+
+    def test_get_many_tagged(self, driver: Driver) -> None:
+        tags = {f"c/{i}": driver.put(f"c/{i}", b"%d" % i * 100) for i in range(30)}
+        requests = [Request(f"c/{i}", None if i % 2 else Span(i, i + 50)) for i in range(35)]
+        taken = iter(requests)
+        found = dict(driver.get_many_tagged(taken))
+        assert [*taken] == [] and sorted(found) == [*range(35)]
+        for i, (key, span, _) in enumerate(requests):
+            if i >= 30:
+                assert found[i] is None
+                continue
+            value, tag = found[i] or (b"", None)
+            start, stop = (span or Span(0)).resolve(len(b"%d" % i * 100))
+            assert bytes(value) == (b"%d" % i * 100)[start:stop] and tag == tags[key]
+        # Buffers stay what they are while later ones arrive.
+        kept = [pair for _, pair in driver.get_many_tagged(Request(key) for key in tags)]
+        assert {bytes(value) for value, _ in filter(None, kept)} == {
+            b"%d" % i * 100 for i in range(30)
+        }
+        assert [*driver.get_many_tagged([])] == []
+
+    def test_get_many_tagged_spares_what_the_asker_holds(self, driver: Driver) -> None:
+        old = driver.put("k", b"0123456789")
+        asked = [Request("k", None, old), Request("k", Span(-3), old), Request("gone", None, old)]
+        assert [*sorted(driver.get_many_tagged(asked))] == [
+            (0, (b"", old)),
+            (1, (b"", old)),
+            (2, None),
+        ]
+        new = driver.put("k", b"abcdefghij")
+        answers = {
+            i: None if pair is None else (bytes(pair[0]), pair[1])
+            for i, pair in driver.get_many_tagged(asked)
+        }
+        assert answers == {0: (b"abcdefghij", new), 1: (b"hij", new), 2: None}
+
+    def test_get_many_tagged_may_be_left_early(self, driver: Driver) -> None:
+        for i in range(10):
+            driver.put(f"c/{i}", b"1")
+        for _ in range(3):
+            for _, found in driver.get_many_tagged(Request(f"c/{i % 10}") for i in range(1000)):
+                assert found is not None
+                break
+        assert as_value(driver.get("c/3")) == b"1"
 
     def test_get_into_sizes(self, driver: Driver) -> None:
         for size in (0, 1, 10, 100_000):
