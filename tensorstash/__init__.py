@@ -6,7 +6,7 @@
 """
 
 from .array import Array
-from .create import copy, create, load, open, save
+from .create import create, load, open, save
 from .driver import Driver
 from .errors import (
     AlreadyExists,
@@ -29,6 +29,8 @@ from .explain import Explanation
 from .group import Group, create_group, open_group
 from .info import Info
 from .lazy import View
+from .stats import Stats
+from .transfer import copy
 
 __version__ = "0.1.0"
 
@@ -50,6 +52,7 @@ __all__ = [
     "NotFound",
     "ReadOnly",
     "StashError",
+    "Stats",
     "TimedOut",
     "Unavailable",
     "Unsupported",

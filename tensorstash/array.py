@@ -16,7 +16,7 @@ from .buffer import BufferedWriter
 from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
-from .driver import Driver, located
+from .driver import Check, Driver, held, located
 from .errors import Closed, Invalid, InvalidSelection, ReadOnly
 from .explain import Explanation, explain
 from .grid import cut
@@ -27,6 +27,7 @@ from .lazy import Indexer, Lazy
 from .node import require
 from .read import Reader
 from .spec import ArraySpec
+from .stats import Meter, Stats
 from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
 
@@ -50,6 +51,7 @@ class Array:
         self._spec = spec
         self._reader: Reader | None = None
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
+        self._meter = Meter()
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -131,6 +133,11 @@ class Array:
         """What it is and what is stored of it (lists the stored chunks)."""
         self._open()
         return info(self.driver, self.path, self.spec, self._read.chunks)
+
+    @property
+    def stats(self) -> Stats:
+        """What this handle cost so far, in this process: chunks, bytes, requests, time."""
+        return self._meter.stats(self.driver)
 
     def __len__(self) -> int:
         if not self.spec.shape:
@@ -302,14 +309,16 @@ class Array:
         if reader is None:
             chunks = Chunks(self.driver, self.path, self.spec, self.settings.missing)
             reader = self._reader = Reader(
-                chunks, self._cache, self.settings.threads, self.settings.immutable
+                chunks, self._cache, self.settings.threads, self.settings.immutable, self._meter
             )
         return reader
 
-    def make_writer(self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None) -> Writer:
+    def make_writer(
+        self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None, check: Check = held
+    ) -> Writer:
         """The writer for this array as ``spec`` has it."""
         chunks = Chunks(self.driver, self.path, spec)
-        return Writer(chunks, self.settings.threads, self.settings.write_fill, grown_from)
+        return Writer(chunks, self.settings.threads, self.settings.write_fill, grown_from, check)
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -16,18 +16,18 @@ from . import layout, node
 from .array import Array
 from .chain import make
 from .codec import Pipeline
-from .driver import Driver, located
+from .driver import Driver
 from .dtype import short
 from .errors import AlreadyExists, Invalid, NotFound
 from .formats import zarr2
 from .formats.document import lengths
 from .grid import Grid
-from .handle import Settings
+from .handle import Settings, make_settings
 from .layout import CodecsLike
 from .location import Location, resolve
-from .shard import Sharding
+from .reach import reach
 from .spec import ArraySpec, KeyEncoding
-from .values import as_array, natural, parse_bytes, parse_lengths
+from .values import as_array, natural, parse_lengths
 
 Mode = Literal["r", "r+", "a", "w", "x"]
 
@@ -57,7 +57,7 @@ def create(
     """
     driver = resolve(location, options)
     spec = make_spec(shape, dtype, **layout_options)
-    settings = _settings("r+", cache, threads, missing, write_fill=write_fill)
+    settings = make_settings("r+", cache, threads, missing, write_fill=write_fill)
     return create_at(driver, "", spec, settings, overwrite=overwrite)
 
 
@@ -80,6 +80,8 @@ def open(
     missing: Literal["fill", "raise"] = "fill",
     write_fill: bool = False,
     allow_pickle: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir_bytes: int | str = "10GiB",
     **layout_options: Any,
 ) -> Array:
     """Open an array: one small read.
@@ -92,13 +94,16 @@ def open(
     ``threads``: the most that one call uses (default: one a processor).
     ``missing="raise"``: absent chunks raise :class:`~tensorstash.errors.NotFound` instead of
     reading as fill. ``allow_pickle``: read and write v2 object arrays that are pickled, which
-    runs code found in the data. Nothing stored there: :class:`~tensorstash.errors.NotFound`.
+    runs code found in the data. ``cache_dir``: keep what is fetched from afar in this folder, up
+    to ``cache_dir_bytes``, for all processes of this host and for the next run; checked against
+    the stored version too, with a request that moves no bytes. Nothing stored there:
+    :class:`~tensorstash.errors.NotFound`.
     """
     if mode not in ("r", "r+", "a", "w", "x"):
         raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
-    driver = resolve(location, options)
+    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
     writes = "r" if mode == "r" else "r+"
-    settings = _settings(
+    settings = make_settings(
         writes,
         cache,
         threads,
@@ -231,106 +236,6 @@ def load(location: Location, **options: Any) -> NDArray[Any]:
     return result
 
 
-def copy(
-    source: Location | Array,
-    target: Location,
-    *,
-    progress: bool = False,
-    options: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    **changes: Any,
-) -> Array:
-    """Copy an array, chunk by chunk of the target, between any two drivers.
-
-    ``changes`` are what :func:`make_spec` takes but for the shape (``chunks=``, ``codecs=``,
-    ``dtype=``, ...); what is left out stays as it is in the source. ``progress`` shows a bar
-    (needs tqdm). Memory in use: one target chunk. A copy that is interrupted leaves an array
-    of which the rest reads as fill: copy again with ``overwrite``.
-    """
-    if progress:
-        _need_tqdm()
-    origin = source if isinstance(source, Array) else open(source)
-    if changes.get("shape", origin.shape) != origin.shape:
-        raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
-    spec = _changed(origin.spec, changes)
-    driver = resolve(target, options)
-    if overwrite:
-        _refuse_inside(origin, driver)
-    made = create_at(driver, "", spec, Settings(mode="r+"), overwrite=overwrite)
-    blocks: Iterator[Any] = _places(made)
-    if progress:
-        blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)
-    for where in blocks:
-        made[where] = origin[where]
-    return made
-
-
-def _refuse_inside(origin: Array, target: Driver) -> None:
-    """Replacing deletes all there is at ``target``: that must not be, or hold, the source."""
-    above = located(target).rstrip("/") + "/"
-    below = located(origin.driver, origin.path).rstrip("/") + "/"
-    if below.startswith(above):
-        # Drivers on different dicts have one URL; a stored version is only in one place.
-        tag = target.tag(node.lock_key(below[len(above) :].lstrip("/"), origin.spec))
-        if tag is not None and tag == origin.driver.tag(node.lock_key(origin.path, origin.spec)):
-            raise Invalid(f"{below[:-1]} cannot be copied over itself; copy it elsewhere first")
-
-
-def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
-    """``spec`` with a user's changes; kept chain and grid where they still fit."""
-    if not changes and spec.grid.chunks is not None:
-        return spec
-    sharding = spec.codecs[0] if isinstance(spec.codecs[0], Sharding) else None
-    known: dict[str, Any] = {
-        "shape": spec.shape,
-        "dtype": "bytes" if spec.dtype.kind == "O" else spec.dtype,
-        "codecs": list(sharding.codecs if sharding else spec.codecs),
-        "fill_value": spec.fill[()],
-        "dimension_names": spec.dimension_names,
-        "attributes": spec.attributes,
-        "zarr_format": spec.zarr_format,
-    }
-    same_format = changes.get("zarr_format", spec.zarr_format) == spec.zarr_format
-    if same_format:
-        known |= {"key_encoding": spec.keys.name, "separator": spec.keys.separator}
-    if "dtype" in changes or not same_format:
-        known["codecs"] = "auto"
-    if spec.grid.chunks is not None and "chunks" not in changes and "shards" not in changes:
-        known["chunks"] = sharding.chunk_shape if sharding else spec.grid.chunks
-        known["shards"] = spec.grid.chunks if sharding and same_format else None
-    if "dtype" in changes:
-        try:
-            fills.parse(spec.fill[()], dtypes.parse(changes["dtype"]))
-        except Invalid:
-            known["fill_value"] = None
-    return make_spec(**{**known, **changes})
-
-
-def _places(array: Array) -> Iterator[tuple[slice, ...]]:
-    grid, counts = array.spec.grid, array.spec.grid.counts(array.shape)
-    for index in np.ndindex(*counts):
-        starts = grid.origin(index)
-        stops = (a + n for a, n in zip(starts, grid.chunk_shape(index), strict=True))
-        yield tuple(slice(a, min(b, n)) for a, b, n in zip(starts, stops, array.shape, strict=True))
-
-
-def _need_tqdm() -> None:
-    try:
-        importlib.import_module("tqdm.auto")
-    except ModuleNotFoundError as error:
-        raise Invalid("progress=True needs tqdm: pip install tqdm") from error
-
-
-def _with_bar(blocks: Iterator[Any], nbytes: int) -> Iterator[Any]:
-    from tqdm.auto import tqdm
-
-    places = list(blocks)
-    with tqdm(total=nbytes, unit="B", unit_scale=True, desc="copy") as bar:
-        for where in places:
-            yield where
-            bar.update(nbytes / max(1, len(places)))
-
-
 def _v2_chain(
     dtype: np.dtype[Any], ndim: int, codecs: CodecsLike, order: str, filters: Any
 ) -> tuple[Any, ...]:
@@ -360,17 +265,3 @@ def _v2_chain(
             )
         return layout.chain(codecs, dtype)
     return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)
-
-
-def _settings(
-    mode: str,
-    cache: int | str,
-    threads: int | None,
-    missing: str,
-    **flags: bool,
-) -> Settings:
-    if missing not in ("fill", "raise"):
-        raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise Invalid(f"threads={short(threads)} is not a number of threads")
-    return Settings(mode, parse_bytes(cache), threads=threads, missing=missing, **flags)

@@ -84,6 +84,8 @@ class Traffic:
     retries: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    disk_hits: int = 0
+    """Values answered from a local disk cache."""
 
 
 class Driver(ABC):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from operator import mul
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from .driver import Buffer, Changed, Request, Span, Tag
 from .errors import Conflict, Corrupt
 from .plan import Part, Plan
 from .shard import BoundSharding
+from .stats import Meter
 
 Memory: TypeAlias = tuple[NDArray[Any] | None, memoryview | None, tuple[int, int] | None]
 """An array for a decoded chunk, its bytes, and which of them are wanted (``None``: all)."""
@@ -30,7 +32,7 @@ Fetched: TypeAlias = tuple[Part, NDArray[Any] | None]
 
 _RUN_BYTES = 16 << 20  # the most bytes of one shard held at once
 _BLOCK = 1024  # the most parts in a block
-_RETRIES = 100
+RETRIES = 100
 
 
 class Fetcher(ABC):
@@ -41,10 +43,11 @@ class Fetcher(ABC):
     the cache. ``immutable``: what is kept is not compared with the stored version.
     """
 
-    def __init__(self, chunks: Chunks, cache: Cache | None, immutable: bool = False) -> None:
+    def __init__(self, chunks: Chunks, cache: Cache | None, immutable: bool, meter: Meter) -> None:
         self.chunks = chunks
         self.cache = cache
         self.immutable = immutable
+        self.meter = meter
 
     @abstractmethod
     def blocks(self, plan: Plan, pieces: int) -> Iterator[Any]:
@@ -66,13 +69,14 @@ class Fetcher(ABC):
     def fetch(self, block: Any, target: Target) -> Iterator[Fetched]:
         """Every part of a block with its chunk; ``None`` where nothing is stored."""
 
-    def _owned(self, pipeline: Pipeline, data: Buffer) -> NDArray[Any]:
-        """A decoded chunk in memory of its own, for the cache."""
-        chunk = pipeline.decode(data)
-        if chunk.base is not None:
-            chunk = chunk.copy()
-        chunk.flags.writeable = False
-        return chunk
+
+def owned(pipeline: Pipeline, data: Buffer) -> NDArray[Any]:
+    """A decoded chunk in read-only memory of its own, to be kept."""
+    chunk = pipeline.decode(data)
+    if chunk.base is not None:
+        chunk = chunk.copy()
+    chunk.flags.writeable = False
+    return chunk
 
 
 class ChunkFetcher(Fetcher):
@@ -112,6 +116,7 @@ class ChunkFetcher(Fetcher):
                 rest.append(part)
             else:
                 found.append((part, chunk))
+                self.meter.hit()
         return found, rest or None
 
     def fetch(self, block: list[Part], target: Target) -> Iterator[Fetched]:
@@ -134,10 +139,12 @@ class ChunkFetcher(Fetcher):
                 yield part, None
                 continue
             pipeline = one or chunks.pipeline_of(part.chunk)
+            began = perf_counter()
             try:
                 chunk = pipeline.decode(data, *target(part))
             except Corrupt as error:
                 raise chunks.damaged(error, requests[i].key, part.chunk) from error.__cause__
+            self.meter.decoded(len(data), perf_counter() - began)
             yield part, chunk
 
     def _fetch_raw(
@@ -156,6 +163,7 @@ class ChunkFetcher(Fetcher):
                 data = driver.get(name, Span(*span))
                 if data is not None and len(data) == span[1] - span[0]:
                     view[slice(*span)] = data
+                    self.meter.decoded(len(data), 0.0)
                     yield part, array
                     continue
             found = driver.get_into(name, view)
@@ -166,6 +174,7 @@ class ChunkFetcher(Fetcher):
                 error = Corrupt(f"{found} bytes are stored, {nbytes} make a chunk", codec="bytes")
                 raise chunks.damaged(error, name, part.chunk)
             else:
+                self.meter.decoded(nbytes, 0.0)
                 yield part, array
 
     def _fetch_owned(self, block: list[Part], cache: Cache) -> Iterator[Fetched]:
@@ -187,10 +196,12 @@ class ChunkFetcher(Fetcher):
         if found is None:
             chunks.absent(key, part.chunk)
             return None
+        began = perf_counter()
         try:
-            chunk = self._owned(chunks.pipeline_of(part.chunk), found[0])
+            chunk = owned(chunks.pipeline_of(part.chunk), found[0])
         except Corrupt as error:
             raise chunks.damaged(error, key, part.chunk) from error.__cause__
+        self.meter.decoded(len(found[0]), perf_counter() - began)
         cache.put(key, found[1], chunk, chunk.nbytes)
         return chunk
 
@@ -204,10 +215,11 @@ class ShardFetcher(Fetcher):
         chunks: Chunks,
         cache: Cache | None,
         immutable: bool,
+        meter: Meter,
         sharding: BoundSharding,
         indices: Cache,
     ) -> None:
-        super().__init__(chunks, cache, immutable)
+        super().__init__(chunks, cache, immutable, meter)
         self.sharding = sharding
         self.indices = indices
 
@@ -252,13 +264,14 @@ class ShardFetcher(Fetcher):
                 rest.append(part)
             else:
                 found.append((part, chunk))
+                self.meter.hit()
         return found, (shard, rest) if rest else None
 
     def fetch(self, block: tuple[tuple[int, ...], list[Part]], target: Target) -> Iterator[Fetched]:
         """See :meth:`Fetcher.fetch`."""
         shard, parts = block
         key = self.chunks.key(shard)
-        for _ in range(_RETRIES):
+        for _ in range(RETRIES):
             try:
                 yield from self._fetch_version(key, shard, parts, target)
                 return
@@ -292,15 +305,17 @@ class ShardFetcher(Fetcher):
         inner = self.sharding.inner
         for k, data in self._bytes(key, tag, entries, wanted):
             part = parts[k]
+            began = perf_counter()
             try:
                 if cache is None:
                     chunk = inner.decode(data, *target(part))
                 else:
-                    chunk = self._owned(inner, data)
+                    chunk = owned(inner, data)
                     cache.put((key, part.chunk), tag, chunk, chunk.nbytes)
             except Corrupt as error:
                 place = self._place(shard, part)
                 raise chunks.damaged(error, key, place) from error.__cause__
+            self.meter.decoded(len(data), perf_counter() - began)
             yield part, chunk
 
     def index(self, key: str, shard: tuple[int, ...]) -> tuple[Tag, NDArray[np.int64]] | None:

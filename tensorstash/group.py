@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -14,8 +15,9 @@ from .dtype import short
 from .errors import AlreadyExists, Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
-from .handle import Settings
+from .handle import Settings, make_settings
 from .location import Location, resolve
+from .reach import reach
 from .spec import ArraySpec
 
 GroupMode = Literal["r", "r+", "a", "w", "x"]
@@ -96,9 +98,8 @@ class Group:
             yield from sorted(path for path in members if "/" not in path)
             return
         _, folders = self.driver.list_dir(self.path)
-        for name in folders:
-            if node.load_any(self.driver, f"{self.path}{name}/"):
-                yield name
+        present = node.stored(self.driver, [f"{self.path}{name}/" for name in folders])
+        yield from (name for name in folders if f"{self.path}{name}/" in present)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -345,22 +346,38 @@ def open_group(
     *,
     options: Mapping[str, Any] | None = None,
     zarr_format: Literal[2, 3] = 3,
+    cache: int | str = 0,
+    immutable: bool = False,
+    threads: int | None = None,
+    missing: Literal["fill", "raise"] = "fill",
     allow_pickle: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir_bytes: int | str = "10GiB",
 ) -> Group:
-    """Open a group: one small read. ``mode`` as for ``tensorstash.open``; ``zarr_format`` is
-    what a new group is stored as."""
+    """Open a group: one small read. ``mode`` and the options are those of ``tensorstash.open``,
+    for every array reached from here (``cache``: for each); ``zarr_format`` is what a new group
+    is stored as."""
     if mode not in ("r", "r+", "a", "w", "x"):
         raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
-    driver = resolve(location, options)
-    settings = Settings(mode="r" if mode == "r" else "r+", allow_pickle=allow_pickle)
+    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    settings = make_settings(
+        "r" if mode == "r" else "r+",
+        cache,
+        threads,
+        missing,
+        immutable=immutable,
+        allow_pickle=allow_pickle,
+    )
     if mode in ("w", "x"):
-        return create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
+        made = create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
+        return Group(driver, "", settings, made.document)
     try:
         return Group(driver, "", settings).refresh()
     except NotFound:
         if mode != "a":
             raise
     try:
-        return create_group(driver, zarr_format=zarr_format)
+        made = create_group(driver, zarr_format=zarr_format)
+        return Group(driver, "", settings, made.document)
     except AlreadyExists:
         return Group(driver, "", settings).refresh()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .driver import Driver, Tag, located
+from .driver import Driver, Request, Span, Tag, located
 from .dtype import short
 from .errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound, Unsupported
 from .formats import zarr2, zarr3
@@ -156,8 +156,15 @@ def update_attributes(
 
 def load_any(driver: Driver, path: str) -> bool:
     """Whether a node's document is stored at ``path``, readable or not."""
+    return bool(stored(driver, [path]))
+
+
+def stored(driver: Driver, paths: Sequence[str]) -> set[str]:
+    """Those of ``paths`` at which a node's document is stored, readable or not; asked at once."""
     keys = (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP)
-    return any(driver.tag(path + key) is not None for key in keys)
+    requests = (Request(path + key, Span(0, 1)) for path in paths for key in keys)
+    found = driver.get_many_tagged(requests)
+    return {paths[i // len(keys)] for i, document in found if document is not None}
 
 
 def lock_key(path: str, content: Content) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from .index import Point, Stride, Transform
 from .place import core, gather, hull, joint_first, repeat_core, scatter
 from .plan import Part, Plan, plan
 from .readahead import ReadAhead
+from .shard_stream import ShardStream
+from .stats import Meter
+from .stream import Arrival, ChunkStream, Stream
 from .tables import Index
 from .threads import THREAD_BYTES, count_for, spread
 
@@ -35,16 +39,26 @@ class Reader:
         cache: Cache | None = None,
         threads: int | None = None,
         immutable: bool = False,
+        meter: Meter | None = None,
     ):
         self.chunks = chunks
         self.cache = cache
         self.threads = threads
-        sharding = chunks.sharding
-        self.fetcher: Fetcher
+        meter = meter or Meter()
+        self._fetcher: Fetcher | None = None
+        self._stream: Stream | None = None
+        sharding, local = chunks.sharding, chunks.driver.capabilities.local
         if sharding is None:
-            self.fetcher = ChunkFetcher(chunks, cache, immutable)
+            if local:
+                self._fetcher = ChunkFetcher(chunks, cache, immutable, meter)
+            else:
+                self._stream = ChunkStream(chunks, cache, immutable, meter)
         else:
-            self.fetcher = ShardFetcher(chunks, cache, immutable, sharding, Cache(_INDEX_BYTES))
+            indices = Cache(_INDEX_BYTES)
+            if local:
+                self._fetcher = ShardFetcher(chunks, cache, immutable, meter, sharding, indices)
+            else:
+                self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -59,10 +73,18 @@ class Reader:
         if 0 in transform.shape:
             return
         one = self._single(transform)
-        if one is not None:
-            self._read_single(one, out)
-        else:
-            self._read_many(transform, out)
+        if one is None:
+            todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+            if self._stream is not None:
+                self._read_far(self._stream, todo, out)
+            elif self._fetcher is not None:
+                self._read_near(self._fetcher, todo, out)
+            repeat_core(todo, out)
+        elif self._stream is not None:
+            for arrival in self._stream.single(one):
+                self._put_single(self._stream.settle(arrival, self._target), out)
+        elif self._fetcher is not None:
+            self._read_single(self._fetcher, one, out)
         if self._ahead is not None:
             self._ahead.note(transform)
 
@@ -71,15 +93,19 @@ class Reader:
         if self.cache is None:
             return
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
-        for block in self.fetcher.blocks(todo, 1):
-            _, rest = self.fetcher.kept(block, self.cache)
-            if rest is not None:
-                for _ in self.fetcher.fetch(rest, lambda part: (None, None, None)):
-                    pass
+        if self._stream is not None:
+            for arrival in self._stream.arrivals(todo):
+                self._stream.settle(arrival, _no_memory)
+        elif self._fetcher is not None:
+            for block in self._fetcher.blocks(todo, 1):
+                _, rest = self._fetcher.kept(block, self.cache)
+                if rest is not None:
+                    for _ in self._fetcher.fetch(rest, _no_memory):
+                        pass
 
-    def _read_many(self, transform: Transform, out: NDArray[Any]) -> None:
-        chunks, fetcher = self.chunks, self.fetcher
-        todo = plan(transform, chunks.grid, chunks.spec.shape)
+    def _read_near(self, fetcher: Fetcher, todo: Plan, out: NDArray[Any]) -> None:
+        """Where requests cost no round trip: threads fetch and decode blocks of parts."""
+        chunks = self.chunks
 
         def work() -> Callable[[Any], None]:
             sink = Sink(chunks, todo, out)
@@ -94,16 +120,26 @@ class Reader:
         if self.cache is None:
             threads = self._threads(todo)
             spread(fetcher.blocks(todo, _pieces(threads)), work, threads)
-        else:
-            sink = Sink(chunks, todo, out)
-            for block in fetcher.blocks(todo, 1):
-                found, rest = fetcher.kept(block, self.cache)
-                for part, chunk in found:
-                    sink.put(part, chunk)
-                if rest is not None:
-                    threads = self._threads(todo)
-                    spread(fetcher.cut(rest, _pieces(threads)), work, threads)
-        repeat_core(todo, out)
+            return
+        sink = Sink(chunks, todo, out)
+        for block in fetcher.blocks(todo, 1):
+            found, rest = fetcher.kept(block, self.cache)
+            for part, chunk in found:
+                sink.put(part, chunk)
+            if rest is not None:
+                threads = self._threads(todo)
+                spread(fetcher.cut(rest, _pieces(threads)), work, threads)
+
+    def _read_far(self, stream: Stream, todo: Plan, out: NDArray[Any]) -> None:
+        """Where they do: one window of requests, whose answers threads decode as they come."""
+
+        def work() -> Callable[[Arrival], None]:
+            sink = Sink(self.chunks, todo, out)
+            sink.prepare()
+            return lambda arrival: sink.put(*stream.settle(arrival, sink.target))
+
+        with closing(stream.arrivals(todo)) as arrivals:
+            spread(arrivals, work, self._threads(todo))
 
     def _single(self, transform: Transform) -> Part | None:
         """The part of a basic, forward selection that lies in one chunk: an element, a row, a
@@ -132,22 +168,22 @@ class Reader:
             return None
         return Part(tuple(chunk), tuple(inside), (), (False,))
 
-    def _read_single(self, part: Part, out: NDArray[Any]) -> None:
-        block = self.fetcher.block(part)
+    def _read_single(self, fetcher: Fetcher, part: Part, out: NDArray[Any]) -> None:
+        block = fetcher.block(part)
         if self.cache is not None:
-            found, rest = self.fetcher.kept(block, self.cache)
+            found, rest = fetcher.kept(block, self.cache)
             if rest is None:
                 self._put_single(found[0], out)
                 return
-        memory = self._memory
-
-        def target(_: Part) -> Memory:
-            if memory is None:
-                return None, None, None
-            return *scratch(memory), hull(part.inside, memory) if self._partial else None
-
-        for fetched in self.fetcher.fetch(block, target):
+        for fetched in fetcher.fetch(block, self._target):
             self._put_single(fetched, out)
+
+    def _target(self, part: Part) -> Memory:
+        """Memory for the one chunk of a small read."""
+        memory = self._memory
+        if memory is None:
+            return None, None, None
+        return *scratch(memory), hull(part.inside, memory) if self._partial else None
 
     def _put_single(self, fetched: Fetched, out: NDArray[Any]) -> None:
         part, chunk = fetched
@@ -224,6 +260,11 @@ class Sink:
         else:
             piece = gather(joint_first(self._plan, chunk), part.inside, self._joint)
         scatter(self._out, part.outside, piece, self._plan.joint_dims)
+
+
+def _no_memory(part: Part) -> Memory:
+    """For what is decoded to be kept."""
+    return None, None, None
 
 
 def _pieces(threads: int) -> int:

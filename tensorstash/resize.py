@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chunks import Chunks
-from .driver import Driver
+from .driver import Check, Driver
 from .errors import Conflict, Corrupt, Invalid, Unsupported
 from .fill import is_fill
 from .formats.document import MAX_LENGTH
@@ -20,7 +20,7 @@ from .node import lock_key, require, update
 from .spec import ArraySpec
 from .write import Writer
 
-MakeWriter = Callable[[ArraySpec, tuple[int, ...]], Writer]
+MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
 
 
 def append(
@@ -37,7 +37,7 @@ def append(
     looks, and then the new shape is put in one step: an append that fails or is killed leaves
     the array as it was.
     """
-    with driver.lock(lock_key(path, spec)):
+    with driver.lock(lock_key(path, spec)) as check:
         node = require(driver, path, allow_pickle=True)
         before = _array(node.content)
         start = before.shape[axis]
@@ -51,7 +51,8 @@ def append(
         if rows.shape[axis] == 0:
             return before, start
         where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
-        make_writer(after, before.shape).write(Transform(rows.shape, where), rows)
+        make_writer(after, before.shape, check).write(Transform(rows.shape, where), rows)
+        check()
         return _publish(driver, path, before, after), start
 
 
@@ -68,7 +69,7 @@ def resize(
     are new lie beyond the old edge, and what is stored there is cleared before. What falls
     outside is cleared after.
     """
-    with driver.lock(lock_key(path, spec)):
+    with driver.lock(lock_key(path, spec)) as check:
         before = _array(require(driver, path, allow_pickle=True).content)
         fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
         if not fits:
@@ -79,14 +80,17 @@ def resize(
         if after.shape == before.shape:
             return before
         if any(new > old for new, old in zip(after.shape, before.shape, strict=True)):
-            _clear(driver, path, before, make_writer)
+            _clear(driver, path, before, make_writer, check)
+        check()
         after = _publish(driver, path, before, after)
         if any(new < old for new, old in zip(after.shape, before.shape, strict=True)):
-            _clear(driver, path, after, make_writer)
+            _clear(driver, path, after, make_writer, check)
         return after
 
 
-def _clear(driver: Driver, path: str, spec: ArraySpec, make_writer: MakeWriter) -> None:
+def _clear(
+    driver: Driver, path: str, spec: ArraySpec, make_writer: MakeWriter, check: Check
+) -> None:
     """Nothing but fill beyond the edge of ``spec.shape``, nor any chunk outside it. Looks at
     what is stored only: of a sparse array that is little."""
     chunks = Chunks(driver, path, spec)
@@ -105,8 +109,9 @@ def _clear(driver: Driver, path: str, spec: ArraySpec, make_writer: MakeWriter) 
         ends = map(add, spec.grid.origin(index), spec.grid.chunk_shape(index))
         if any(end > n for end, n in zip(ends, spec.shape, strict=True)):
             across.append(index)
+    check()
     driver.delete_many(outside)
-    writer = make_writer(spec, spec.shape)
+    writer = make_writer(spec, spec.shape, check)
     for index in across:
         if _dirty(chunks, index):
             writer.merge_chunk(index, lambda chunk: None)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 _Block = TypeVar("_Block")
 
+
+IO_THREADS = 32
+"""The most that wait for round trips at once, in all reads and writes of a process."""
 
 THREAD_BYTES = 64 << 10
 """Tasks below this are not worth handing the GIL over for: on two cores, threading 32 KiB
@@ -23,7 +26,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.pool: ThreadPoolExecutor | None = None
+        self.pools: dict[bool, ThreadPoolExecutor] = {}
         self.stripes = [threading.Lock() for _ in range(256)]
 
 
@@ -58,11 +61,12 @@ def key_lock(*names: str) -> threading.Lock:
     return stripes[hash(names) % len(stripes)]
 
 
-def submit(work: Callable[[], Any]) -> Future[Any] | None:
+def submit(work: Callable[[], Any], waits: bool = False) -> Future[Any] | None:
     """Run ``work`` on the pool, in the background, as the caller would (``np.errstate`` is part
-    of that); ``None`` when the interpreter is going down and starts nothing more."""
+    of that); ``None`` when the interpreter is going down and starts nothing more. ``waits``: it
+    mostly waits for round trips, and goes to the pool of many threads."""
     try:
-        return _pool().submit(copy_context().run, _marked, work)
+        return _pool(waits).submit(copy_context().run, _marked, work)
     except RuntimeError:
         return None
 
@@ -74,13 +78,16 @@ def once(change: Callable[[], None]) -> None:
 
 
 def spread(
-    blocks: Iterable[_Block], make_work: Callable[[], Callable[[_Block], Any]], threads: int
+    blocks: Iterable[_Block],
+    make_work: Callable[[], Callable[[_Block], Any]],
+    threads: int,
+    waits: bool = False,
 ) -> None:
     """Do the work of every block once, on ``threads`` threads, the caller's among them.
 
     Each thread calls ``make_work`` once and uses its answer for the blocks it takes. The first
     error stops the rest and is raised here. Called from a worker thread, everything runs in
-    that thread: nested use cannot deadlock.
+    that thread: nested use cannot deadlock. ``waits`` as in :func:`submit`.
     """
     if threads <= 1 or getattr(_local, "worker", False):
         work = make_work()
@@ -106,7 +113,7 @@ def spread(
             stopped = True
             raise
 
-    asked = [submit(drain) for _ in range(threads - 1)]
+    asked = [submit(drain, waits) for _ in range(threads - 1)]
     helpers = [helper for helper in asked if helper is not None]
     try:
         drain()
@@ -119,13 +126,30 @@ def spread(
             raise error
 
 
-def _pool() -> ThreadPoolExecutor:
+class Shared(Iterator[_Block]):
+    """An iterator that several threads take from."""
+
+    def __init__(self, items: Iterable[_Block]) -> None:
+        self._items: Iterator[_Block] = iter(items)
+        self._lock = threading.Lock()
+
+    def __next__(self) -> _Block:
+        with self._lock:
+            return next(self._items)
+
+    def stop(self) -> None:
+        """Nothing more is to be taken."""
+        self._items = iter(())
+
+
+def _pool(waits: bool) -> ThreadPoolExecutor:
     state = _state()
-    if state.pool is None:
+    if waits not in state.pools:
         with state.lock:
-            if state.pool is None:
-                state.pool = ThreadPoolExecutor(max(2, cores()), "tensorstash")
-    return state.pool
+            if waits not in state.pools:
+                count = IO_THREADS if waits else max(2, cores())
+                state.pools[waits] = ThreadPoolExecutor(count, "tensorstash")
+    return state.pools[waits]
 
 
 def _marked(work: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
 from operator import add, mul
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from .chunks import Chunks, blank, scratch
 from .codec import ChunkSpec, Pipeline
-from .driver import Buffer
+from .driver import Buffer, Check, held
 from .errors import Conflict, Corrupt
 from .fill import is_fill
 from .index import Transform
 from .place import core, gather, joint_first, scatter
 from .plan import Part, Plan, plan
 from .shard import BoundSharding
-from .threads import THREAD_BYTES, cores, count_for, key_lock, spread
+from .threads import THREAD_BYTES, Shared, cores, count_for, key_lock, spread
 
+_SHARD_BYTES = 256 << 20  # decoded, of all shards that are encoded at once
 _PATIENCE = 60.0  # seconds of losing every race before a writer gives up
 
 Change = Callable[[NDArray[Any]], None]
@@ -40,6 +41,7 @@ class Writer:
 
     ``grown_from`` is for whoever grows the array and holds its lock: the shape so far. What
     chunks hold beyond it is left over from a failed append or a longer past, and becomes fill.
+    ``check`` is that lock's: called before every put.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Writer:
         threads: int | None = None,
         write_fill: bool = False,
         grown_from: tuple[int, ...] | None = None,
+        check: Check = held,
     ):
         self.chunks = chunks
         self.threads = threads
         self.write_fill = write_fill
         self.grown_from = grown_from
+        self.check = check
 
     def write(self, transform: Transform, value: NDArray[Any]) -> None:
         """``value`` (of the transform's shape, any dtype NumPy can assign) is stored."""
@@ -62,26 +66,25 @@ class Writer:
         todo = plan(transform, chunks.grid, chunks.spec.shape)
         source = core(todo, value, -1)  # of values for one element, the last one stays
         sharding = chunks.sharding
-        if sharding is None:
+        capabilities = chunks.driver.capabilities
+        if sharding is not None:
+            store = partial(self._store_shard, sharding, todo, source)
+            at_once = max(1, min(capabilities.concurrency, _SHARD_BYTES // sharding.spec.nbytes))
+            threads = 1 if capabilities.local else at_once
+            shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
+            spread(shards, lambda: lambda pair: store(*pair), threads, waits=True)
+        elif capabilities.local:
             spread(todo.parts(), lambda: partial(self._store, todo, source), self._threads(todo))
-            return
-        for shard, parts in todo.shards(sharding.grid):
-            self._store_shard(sharding, todo, source, shard, list(parts))
+        else:
+            self._store_far(todo, source, capabilities.concurrency)
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
         sharding = self.chunks.sharding
         if sharding is not None:
             data = sharding.join(self._encode_all(sharding, list(sharding.pieces(chunk))))
-        elif not self.write_fill and is_fill(chunk, self.chunks.spec.fill):
-            data = None
         else:
-            pipeline = self.chunks.pipeline_of(index)
-            if pipeline.direct and not chunk.flags.c_contiguous:
-                gathered, _ = scratch(pipeline.spec)
-                gathered[...] = chunk
-                chunk = gathered
-            data = pipeline.encode(chunk)
+            data = self._encode(index, chunk)
         self._put(self.chunks.key(index), data)
 
     def merge_chunk(self, index: tuple[int, ...], change: Change, covers: bool = False) -> None:
@@ -99,6 +102,42 @@ class Writer:
             return pipeline.encode(chunk)
 
         self._replace(self.chunks.key(index), index, merged)
+
+    # -- far away ---------------------------------------------------------------------------
+
+    def _store_far(self, todo: Plan, source: NDArray[Any], concurrency: int) -> None:
+        """Where every request is a round trip: chunks that are covered go out as one batch, and
+        those to be merged as many at once as the driver can use."""
+        driver = self.chunks.driver
+        merges: list[Part] = []
+        absent: list[str] = []
+        parts = Shared(todo.parts())
+
+        def encoded() -> Iterator[tuple[str, Buffer]]:
+            for part in parts:
+                shape = self.chunks.grid.chunk_shape(part.chunk)
+                chunk = self._covering(todo, source, part, self.chunks.spec.chunk_spec(shape))
+                if chunk is None:
+                    merges.append(part)
+                    continue
+                key, data = self.chunks.key(part.chunk), self._encode(part.chunk, chunk)
+                self.check()
+                if data is None:
+                    absent.append(key)
+                else:
+                    yield key, data
+
+        def put(_: int) -> None:
+            try:
+                driver.put_many(encoded())
+            finally:
+                parts.stop()
+
+        threads = self._threads(todo)
+        spread(range(threads), lambda: put, threads)
+        if absent:
+            driver.delete_many(absent)
+        spread(merges, lambda: partial(self._store, todo, source), concurrency, waits=True)
 
     # -- one part ---------------------------------------------------------------------------
 
@@ -186,6 +225,7 @@ class Writer:
 
     def _put(self, key: str, data: Buffer | None) -> None:
         """Replace an object; one that need not be stored is deleted."""
+        self.check()
         if data is None:
             self.chunks.driver.delete(key)
         else:
@@ -209,6 +249,7 @@ class Writer:
                     raise self.chunks.damaged(error, key, index, what) from error.__cause__
                 if data is None:
                     return
+                self.check()
                 try:
                     if not driver.capabilities.conditional_put:
                         driver.put(key, data)
@@ -248,6 +289,20 @@ class Writer:
                     beyond = slice(max(edge - start, 0), None)
                     chunk[(slice(None),) * axis + (beyond,)] = self.chunks.spec.fill
         return chunk
+
+    def _encode(self, index: tuple[int, ...], chunk: NDArray[Any]) -> Buffer | None:
+        """The stored form of a whole chunk; ``None`` when it need not be stored."""
+        if not self.write_fill and is_fill(chunk, self.chunks.spec.fill):
+            return None
+        pipeline = self.chunks.pipeline_of(index)
+        if pipeline.direct and not chunk.flags.c_contiguous:
+            if self.chunks.driver.capabilities.local:
+                gathered, _ = scratch(pipeline.spec)
+                gathered[...] = chunk
+                chunk = gathered
+            else:  # it may be on its way while the next chunk is encoded
+                chunk = np.ascontiguousarray(chunk)
+        return pipeline.encode(chunk)
 
     def _encode_all(
         self, sharding: BoundSharding, pieces: list[NDArray[Any]]

@@ -11,9 +11,8 @@ import numpy as np
 from hypothesis import settings
 
 import tensorstash as stash
-from tests.oracle import (
-    shapes,
-)
+from tests.far import FarDriver
+from tests.oracle import shapes
 
 EXAMPLES = settings.default.max_examples  # the "long" profile soaks
 NUMBERS = ["b1", "u1", "i2", "i4", "u8", "f2", "f4", "f8", "c8", "c16"]
@@ -28,7 +27,12 @@ class Layout:
     dtype: str
     how: dict[str, Any]
     opening: dict[str, Any]
-    in_files: bool
+    where: str
+    """"memory", "files" or "far" away."""
+
+    def place(self, folder: str) -> Any:
+        """Where it is stored; in ``folder``, where it is in files."""
+        return {"memory": {}, "files": folder, "far": FarDriver(seed=len(folder))}[self.where]
 
     def create(self, location: Any) -> stash.Array:
         return stash.create(location, self.shape, self.dtype, **self.how, **self.opening)
@@ -75,7 +79,8 @@ def layouts(draw: Any, dtypes: Any = NUMBERS, min_dims: int = 0) -> Layout:
         "threads": draw(st.sampled_from([1, 2, None])),
         "write_fill": draw(st.booleans()),
     }
-    return Layout(shape, dtype, how, opening, draw(st.integers(0, 3)) == 0)
+    place = draw(st.sampled_from(["memory", "files", "far", "far"]))
+    return Layout(shape, dtype, how, opening, place)
 
 
 def bytes_document(dtype: str) -> dict[str, Any]:

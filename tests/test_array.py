@@ -38,7 +38,7 @@ from tests.oracle import (
 def test_reads_are_numpys(data: Any) -> None:
     layout = data.draw(layouts())
     with tempfile.TemporaryDirectory() as folder:
-        array = layout.create(folder if layout.in_files else {})
+        array = layout.create(layout.place(folder))
         model = layout.model()
         model[...] = data.draw(values(layout.shape, layout.dtype))
         array[...] = model
@@ -61,7 +61,7 @@ def test_reads_are_numpys(data: Any) -> None:
 def test_assignments_are_numpys(data: Any) -> None:
     layout = data.draw(layouts())
     with tempfile.TemporaryDirectory() as folder:
-        array = layout.create(folder if layout.in_files else {})
+        array = layout.create(layout.place(folder))
         model = layout.model()
         for _ in range(3):
             index = data.draw(numpy_index(layout.shape))

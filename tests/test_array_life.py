@@ -39,7 +39,7 @@ class Life(RuleBasedStateMachine):
     def begin(self, data: Any) -> None:
         self.layout = data.draw(layouts(min_dims=1))
         self.folder = tempfile.TemporaryDirectory()
-        self.place: Any = self.folder.name if self.layout.in_files else {}
+        self.place: Any = self.layout.place(self.folder.name)
         self.array = self.layout.create(self.place)
         self.model = self.layout.model()
 
@@ -169,7 +169,7 @@ class Life(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.array = stash.open(self.place, "r+", **self.layout.opening)
 
-    @precondition(lambda self: self.layout.in_files)
+    @precondition(lambda self: self.layout.where == "files")
     @rule()
     def pickle(self) -> None:
         data = pickle.dumps(self.array)

@@ -149,7 +149,7 @@ def test_a_shard_replaced_while_it_is_read_is_read_again() -> None:
 
 
 def test_a_shard_that_never_holds_still_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorstash.fetch._RETRIES", 5)
+    monkeypatch.setattr("tensorstash.fetch.RETRIES", 5)
     _, driver = sharded((16,), (2,), (16,))
 
     class Restless(MemoryDriver):

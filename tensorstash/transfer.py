@@ -1,0 +1,138 @@
+"""Copying arrays between any two places."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import dtype as dtypes
+from . import fill as fills
+from . import node
+from .array import Array
+from .create import create_at, make_spec, open
+from .driver import Driver, located
+from .errors import Invalid
+from .handle import Settings
+from .location import Location, resolve
+from .shard import Sharding
+from .spec import ArraySpec
+from .threads import spread
+
+_BYTES = 128 << 20  # of target chunks under way at once
+
+
+def copy(
+    source: Location | Array,
+    target: Location,
+    *,
+    progress: bool = False,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    **changes: Any,
+) -> Array:
+    """Copy an array, chunk by chunk of the target, between any two drivers.
+
+    ``changes`` are what :func:`make_spec` takes but for the shape (``chunks=``, ``codecs=``,
+    ``dtype=``, ...); what is left out stays as it is in the source. ``progress`` shows a bar
+    (needs tqdm). Memory in use: one target chunk; from or to afar as many as fit in 128 MiB, so
+    that their round trips overlap. A copy that is interrupted leaves an array of which the rest
+    reads as fill: copy again with ``overwrite``.
+    """
+    if progress:
+        _need_tqdm()
+    origin = source if isinstance(source, Array) else open(source)
+    if changes.get("shape", origin.shape) != origin.shape:
+        raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
+    spec = _changed(origin.spec, changes)
+    driver = resolve(target, options)
+    if overwrite:
+        _refuse_inside(origin, driver)
+    made = create_at(driver, "", spec, Settings(mode="r+"), overwrite=overwrite)
+    blocks: Iterator[Any] = _places(made)
+    if progress:
+        blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)
+
+    def move(where: tuple[slice, ...]) -> None:
+        made[where] = origin[where]
+
+    spread(blocks, lambda: move, _at_once(origin, made), waits=True)
+    return made
+
+
+def _at_once(origin: Array, made: Array) -> int:
+    """Target chunks worth having under way together."""
+    ends = [array.driver.capabilities for array in (origin, made)]
+    if all(end.local for end in ends):
+        return 1
+    chunk = math.prod(made.spec.grid.chunk_shape((0,) * made.ndim)) * made.dtype.itemsize
+    return max(1, min(max(end.concurrency for end in ends), _BYTES // max(1, chunk)))
+
+
+def _refuse_inside(origin: Array, target: Driver) -> None:
+    """Replacing deletes all there is at ``target``: that must not be, or hold, the source."""
+    above = located(target).rstrip("/") + "/"
+    below = located(origin.driver, origin.path).rstrip("/") + "/"
+    if below.startswith(above):
+        # Drivers on different dicts have one URL; a stored version is only in one place.
+        tag = target.tag(node.lock_key(below[len(above) :].lstrip("/"), origin.spec))
+        if tag is not None and tag == origin.driver.tag(node.lock_key(origin.path, origin.spec)):
+            raise Invalid(f"{below[:-1]} cannot be copied over itself; copy it elsewhere first")
+
+
+def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
+    """``spec`` with a user's changes; kept chain and grid where they still fit."""
+    if not changes and spec.grid.chunks is not None:
+        return spec
+    sharding = spec.codecs[0] if isinstance(spec.codecs[0], Sharding) else None
+    known: dict[str, Any] = {
+        "shape": spec.shape,
+        "dtype": "bytes" if spec.dtype.kind == "O" else spec.dtype,
+        "codecs": list(sharding.codecs if sharding else spec.codecs),
+        "fill_value": spec.fill[()],
+        "dimension_names": spec.dimension_names,
+        "attributes": spec.attributes,
+        "zarr_format": spec.zarr_format,
+    }
+    same_format = changes.get("zarr_format", spec.zarr_format) == spec.zarr_format
+    if same_format:
+        known |= {"key_encoding": spec.keys.name, "separator": spec.keys.separator}
+    if "dtype" in changes or not same_format:
+        known["codecs"] = "auto"
+    if spec.grid.chunks is not None and "chunks" not in changes and "shards" not in changes:
+        known["chunks"] = sharding.chunk_shape if sharding else spec.grid.chunks
+        known["shards"] = spec.grid.chunks if sharding and same_format else None
+    if "dtype" in changes:
+        try:
+            fills.parse(spec.fill[()], dtypes.parse(changes["dtype"]))
+        except Invalid:
+            known["fill_value"] = None
+    return make_spec(**{**known, **changes})
+
+
+def _places(array: Array) -> Iterator[tuple[slice, ...]]:
+    grid, counts = array.spec.grid, array.spec.grid.counts(array.shape)
+    for index in np.ndindex(*counts):
+        starts = grid.origin(index)
+        stops = (a + n for a, n in zip(starts, grid.chunk_shape(index), strict=True))
+        yield tuple(slice(a, min(b, n)) for a, b, n in zip(starts, stops, array.shape, strict=True))
+
+
+def _need_tqdm() -> None:
+    try:
+        importlib.import_module("tqdm.auto")
+    except ModuleNotFoundError as error:
+        raise Invalid("progress=True needs tqdm: pip install tqdm") from error
+
+
+def _with_bar(blocks: Iterator[Any], nbytes: int) -> Iterator[Any]:
+    from tqdm.auto import tqdm
+
+    places = list(blocks)
+    with tqdm(total=nbytes, unit="B", unit_scale=True, desc="copy") as bar:
+        for where in places:
+            yield where
+            bar.update(nbytes / max(1, len(places)))
