@@ -5,6 +5,10 @@
 ``tensorstash.torch``, contract suites for drivers and codecs in ``tensorstash.testing``.
 """
 
+import importlib
+import os
+from typing import Any
+
 from .array import Array
 from .create import create, load, open, save
 from .driver import Driver
@@ -29,6 +33,8 @@ from .explain import Explanation
 from .group import Group, create_group, open_group
 from .info import Info
 from .lazy import View
+from .location import Location
+from .log import log_requests
 from .stats import Stats
 from .transfer import copy
 
@@ -61,7 +67,18 @@ __all__ = [
     "create",
     "create_group",
     "load",
+    "log_requests",
     "open",
     "open_group",
     "save",
+    "zarr_store",
 ]
+
+if os.environ.get("TENSORSTASH_LOG"):
+    log_requests()
+
+
+def zarr_store(location: Location, **how: Any) -> Any:
+    """``location`` as a ``zarr.abc.store.Store``, so that zarr-python, xarray and dask reach it
+    through our driver; see ``tensorstash.zarr_adapter``. Needs zarr."""
+    return importlib.import_module("tensorstash.zarr_adapter").zarr_store(location, **how)

@@ -29,7 +29,7 @@ from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
 from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
-from .write import Writer
+from .write import Guess, Writer
 
 
 class Array:
@@ -42,9 +42,15 @@ class Array:
     """
 
     def __init__(
-        self, driver: Driver, path: str, settings: Settings, spec: ArraySpec | None = None
+        self,
+        driver: Driver,
+        path: str,
+        settings: Settings,
+        spec: ArraySpec | None = None,
+        created: bool = False,
     ) -> None:
-        """Made by ``tensorstash.open`` and ``create``. Without ``spec`` it is read on first use."""
+        """Made by ``tensorstash.open`` and ``create``. Without ``spec`` it is read on first use;
+        ``created``: just now, so nothing is stored yet."""
         self.driver = driver
         self.path = path
         self.settings = settings
@@ -52,6 +58,7 @@ class Array:
         self._reader: Reader | None = None
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
         self._meter = Meter()
+        self._guess = Guess(absent=created)
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -318,7 +325,9 @@ class Array:
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
         chunks = Chunks(self.driver, self.path, spec)
-        return Writer(chunks, self.settings.threads, self.settings.write_fill, grown_from, check)
+        return Writer(
+            chunks, self.settings.threads, self.settings.write_fill, grown_from, check, self._guess
+        )
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""

@@ -66,7 +66,7 @@ def create_at(
 ) -> Array:
     """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
     node.create(driver, path, spec, overwrite=overwrite)
-    return Array(driver, path, settings, spec)
+    return Array(driver, path, settings, spec, created=True)
 
 
 def open(

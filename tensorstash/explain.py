@@ -15,9 +15,9 @@ class Explanation:
     """The I/O of one read, before caches.
 
     ``chunks`` are decoded, each once, and come from ``objects`` stored objects (fewer where
-    shards hold several). ``requests`` is the most that are sent: one an object, and for shards
-    one more an object until its index is known. Bytes are decoded bytes; ``amplification`` is
-    how many are decoded for each one wanted.
+    shards hold several). ``requests`` is the most that are sent: one an object, and for
+    shards one more an object until its index is known, from afar one more a chunk. Bytes are
+    decoded bytes; ``amplification`` is how many are decoded for each one wanted.
     """
 
     shape: tuple[int, ...]
@@ -57,7 +57,9 @@ def explain(chunks: Chunks, transform: Transform) -> Explanation:
     if chunks.sharding is None:
         return Explanation(transform.shape, todo.count, todo.count, todo.count, wanted, decoded)
     objects = plan(transform, spec.grid, spec.shape).count
-    return Explanation(transform.shape, todo.count, objects, 2 * objects, wanted, decoded)
+    near = chunks.driver.capabilities.local
+    requests = objects + (objects if near else todo.count)
+    return Explanation(transform.shape, todo.count, objects, requests, wanted, decoded)
 
 
 def readable(nbytes: int) -> str:

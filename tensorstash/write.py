@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from operator import add, mul
@@ -31,6 +32,14 @@ Change = Callable[[NDArray[Any]], None]
 """Brings new values into a chunk of the array's grid, in place."""
 
 
+@dataclass
+class Guess:
+    """Whether chunks at the array's edge are likely to be ``absent`` still, as in an array that
+    is being filled: far away, a put that is then refused costs less than asking first."""
+
+    absent: bool = False
+
+
 class Writer:
     """Writes any selection of an array.
 
@@ -41,7 +50,7 @@ class Writer:
 
     ``grown_from`` is for whoever grows the array and holds its lock: the shape so far. What
     chunks hold beyond it is left over from a failed append or a longer past, and becomes fill.
-    ``check`` is that lock's: called before every put.
+    ``check`` is that lock's: called before every put. ``guess`` outlives the writer.
     """
 
     def __init__(
@@ -51,12 +60,14 @@ class Writer:
         write_fill: bool = False,
         grown_from: tuple[int, ...] | None = None,
         check: Check = held,
+        guess: Guess | None = None,
     ):
         self.chunks = chunks
         self.threads = threads
         self.write_fill = write_fill
         self.grown_from = grown_from
         self.check = check
+        self.guess = guess or Guess()
 
     def write(self, transform: Transform, value: NDArray[Any]) -> None:
         """``value`` (of the transform's shape, any dtype NumPy can assign) is stored."""
@@ -101,7 +112,7 @@ class Writer:
                 return None
             return pipeline.encode(chunk)
 
-        self._replace(self.chunks.key(index), index, merged)
+        self._replace(self.chunks.key(index), index, merged, covers)
 
     # -- far away ---------------------------------------------------------------------------
 
@@ -195,7 +206,7 @@ class Writer:
             # A shard that was there stays, though empty: only its condition makes this safe.
             return sharding.join(held) or (None if stored is None else sharding.empty())
 
-        self._replace(key, shard, merged)
+        self._replace(key, shard, merged, self._covers_shard(sharding, todo, shard, parts))
 
     def _covering(
         self, todo: Plan, source: NDArray[Any], part: Part, spec: ChunkSpec
@@ -232,16 +243,25 @@ class Writer:
             self.chunks.driver.put(key, data)
 
     def _replace(
-        self, key: str, index: tuple[int, ...], merged: Callable[[Buffer | None], Buffer | None]
+        self,
+        key: str,
+        index: tuple[int, ...],
+        merged: Callable[[Buffer | None], Buffer | None],
+        covers: bool,
     ) -> None:
         """Replace what is stored by ``merged`` of it, on the condition that it is still stored;
-        else again with what is. ``None`` leaves an absent object absent."""
+        else again with what is. ``None`` leaves an absent object absent. ``covers``: nothing is
+        wanted of what is stored, unless the array has grown."""
         driver = self.chunks.driver
+        if covers and self._put_absent(key, merged):
+            return
         gives_up = time.monotonic() + _PATIENCE
         wait = 0.0005
         with key_lock(driver.url, key):  # this process' threads take turns; others may race us
             while True:
                 found = driver.get_tagged(key)
+                if covers:
+                    self.guess.absent = found is None
                 try:
                     data = merged(None if found is None else found[0])
                 except Corrupt as error:
@@ -268,6 +288,23 @@ class Writer:
                         ) from None
                     time.sleep(random.uniform(0, wait))
                     wait = min(wait * 2, 0.05)
+
+    def _put_absent(self, key: str, merged: Callable[[Buffer | None], Buffer | None]) -> bool:
+        """Store without asking first, where nothing is likely to be stored; whether that was
+        so."""
+        capabilities = self.chunks.driver.capabilities
+        if capabilities.local or not capabilities.conditional_put or not self.guess.absent:
+            return False
+        data = merged(None)
+        if data is None:
+            return False
+        self.check()
+        try:
+            self.chunks.driver.put(key, data, if_absent=True)
+        except Conflict:
+            self.guess.absent = False
+            return False
+        return True
 
     def _decoded(
         self, stored: Buffer | None, pipeline: Pipeline, origin: tuple[int, ...], covers: bool

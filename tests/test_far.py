@@ -252,6 +252,35 @@ def test_a_write_costs_a_put_an_object(how: Any, index: Any, gets: int, puts: in
     same(array[...], model)
 
 
+@pytest.mark.parametrize(("shards", "objects"), [(None, 36), ((16, 10), 6)])
+def test_filling_a_new_array_asks_nothing_first(shards: Any, objects: int) -> None:
+    driver = FarDriver()
+    array = stash.create(driver, MODEL.shape, "i4", chunks=(4, 5), shards=shards)
+    driver.reset()
+    array[...] = MODEL
+    assert [verb for verb, _ in driver.sent] == ["put"] * objects
+    same(array[...], MODEL)
+    # Something is there after all: noticed by the refused put, and not tried again.
+    driver.reset()
+    array[...] = -MODEL
+    verbs = [verb for verb, _ in driver.sent]
+    edges = 4 if shards is None else 2
+    assert verbs.count("get") == edges and objects < verbs.count("put") <= objects + edges
+    same(array[...], -MODEL)
+    driver.reset()
+    array[...] = MODEL
+    assert [verb for verb, _ in driver.sent].count("put") == objects
+    same(stash.load(driver), MODEL)
+
+
+def test_filling_does_not_wipe_what_another_handle_appended() -> None:
+    driver = FarDriver()
+    array = stash.create(driver, MODEL.shape, "i4", chunks=(4, 5))
+    stash.open(driver, "r+").append(np.full((3, 20), 7, "i4"))
+    array[...] = MODEL  # does not know the longer array
+    same(stash.load(driver), np.concatenate([MODEL, np.full((3, 20), 7, "i4")]))
+
+
 def test_chunks_of_fill_are_deleted_in_one_request() -> None:
     array, driver = far()
     array[:32] = 0

@@ -34,9 +34,11 @@ PUBLIC = [
     "create",
     "create_group",
     "load",
+    "log_requests",
     "open",
     "open_group",
     "save",
+    "zarr_store",
 ]
 
 
