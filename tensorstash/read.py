@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,8 @@ class Reader:
         """``out`` (of the transform's shape and the array's dtype, any strides) is filled."""
         if 0 in transform.shape:
             return
+        if self._ahead is not None and self._stream is not None:
+            self._ahead.wait(transform)
         one = self._single(transform)
         if one is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
@@ -81,8 +83,10 @@ class Reader:
                 self._read_near(self._fetcher, todo, out)
             repeat_core(todo, out)
         elif self._stream is not None:
-            for arrival in self._stream.single(one):
-                self._put_single(self._stream.settle(arrival, self._target), out)
+            # Of threads that want one chunk, the first fetches it.
+            with nullcontext() if self.cache is None else self.cache.flight(one.chunk):
+                for arrival in self._stream.single(one):
+                    self._put_single(self._stream.settle(arrival, self._target), out)
         elif self._fetcher is not None:
             self._read_single(self._fetcher, one, out)
         if self._ahead is not None:

@@ -48,6 +48,16 @@ class ReadAhead:
         future = submit(lambda: self._warm(wanted))
         self._running = None if future is None else (os.getpid(), future)
 
+    def wait(self, transform: Transform) -> None:
+        """Called before a read that would otherwise ask again for what is on its way."""
+        box, ahead = _box(transform), self._done
+        if box is None or ahead is None or not self._busy() or self._running is None:
+            return
+        meets = all(a < d and c < b for (a, b), (c, d) in zip(box, ahead, strict=True))
+        # One that has not begun may stand behind us in the queue: never wait for that.
+        if meets and self._running[1].running():
+            self._running[1].exception()
+
     def _next(self, box: Box, axis: int) -> Box | None:
         """The chunks that the next read of this size needs, and never less than one further."""
         start, stop = box[axis]

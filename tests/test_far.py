@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -219,6 +221,35 @@ def test_damage_stops_the_read_and_names_the_chunk(threads: int) -> None:
     with pytest.raises(Corrupt, match=r"chunk \(3, 2\) at key 'c/3/2'") as caught:
         stash.open(driver, threads=threads)[...]
     assert caught.value.chunk == (3, 2)
+
+
+def test_threads_that_want_one_chunk_fetch_it_once() -> None:
+    array, driver = far(cache="1MiB", codecs="zstd")
+    before = driver.traffic.bytes_read
+    array[0, 0]
+    one = driver.traffic.bytes_read - before
+    array, driver = far(cache="1MiB", codecs="zstd")
+    before = driver.traffic.bytes_read
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(lambda k: int(array[0, 0]), range(40))]
+    assert found == [int(MODEL[0, 0])] * 40
+    assert driver.traffic.bytes_read - before == one
+
+
+def test_what_is_on_its_way_is_waited_for() -> None:
+    class Slow(FarDriver):
+        def get_many_tagged(self, requests: Any) -> Any:
+            time.sleep(0.005)
+            yield from super().get_many_tagged(requests)
+
+    driver = Slow()
+    stash.save(driver, MODEL, chunks=(4, 5))
+    array = stash.open(driver, cache="1MiB")
+    before = driver.traffic.bytes_read
+    for start in range(0, 33, 4):
+        same(array[start : start + 4], MODEL[start : start + 4])
+    stored = sum(size for key, size in driver.sizes("c/"))
+    assert driver.traffic.bytes_read - before == stored  # every chunk once
 
 
 # -- writing ----------------------------------------------------------------------------------
