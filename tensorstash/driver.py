@@ -234,6 +234,12 @@ class Driver(ABC):
         """Where this driver points, without secrets: for messages and ``repr``."""
         return f"{self.scheme}://"
 
+    @property
+    def identity(self) -> str:
+        """What tells this place from every other, those too that have the same ``url`` on other
+        servers: what is cached on disk is kept under it. Holds no secrets."""
+        return self.url
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}>"
 

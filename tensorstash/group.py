@@ -12,13 +12,23 @@ from .attributes import Attributes
 from .create import create_at, make_spec
 from .driver import Driver, located
 from .dtype import short
-from .errors import AlreadyExists, Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
+from .errors import (
+    AlreadyExists,
+    Closed,
+    Corrupt,
+    Invalid,
+    NotFound,
+    ReadOnly,
+    StashError,
+    Unsupported,
+)
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
 from .handle import Settings, make_settings
 from .location import Location, resolve
 from .reach import reach
 from .spec import ArraySpec
+from .tree import Branch, draw
 
 GroupMode = Literal["r", "r+", "a", "w", "x"]
 
@@ -73,9 +83,7 @@ class Group:
             known = ", ".join(list(self)[:8])
             where = located(self.driver, self.path)
             raise NotFound(f"no {name!r} in {where}; it holds: {known or 'nothing'}")
-        if isinstance(content, ArraySpec):
-            return Array(self.driver, path, self.settings, content)
-        return Group(self.driver, path, self.settings, content)
+        return self._handle(path, content)
 
     def __contains__(self, name: object) -> bool:
         self._open()
@@ -92,14 +100,7 @@ class Group:
 
     def __iter__(self) -> Iterator[str]:
         """Names of the direct members, sorted."""
-        self._open()
-        members = self._consolidated()
-        if members is not None:
-            yield from sorted(path for path in members if "/" not in path)
-            return
-        _, folders = self.driver.list_dir(self.path)
-        present = node.stored(self.driver, [f"{self.path}{name}/" for name in folders])
-        yield from (name for name in folders if f"{self.path}{name}/" in present)
+        return (name for name, _ in self._each())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -110,8 +111,10 @@ class Group:
 
     def items(self) -> Iterator[tuple[str, Array | Group]]:
         """Names and handles of the direct members."""
-        for name in self:
-            yield name, self[name]
+        for name, member in self._each():
+            if isinstance(member, StashError):
+                raise member
+            yield name, member
 
     def arrays(self) -> dict[str, Array]:
         """The direct members that are arrays."""
@@ -131,9 +134,7 @@ class Group:
 
     def tree(self) -> str:
         """All members below, drawn as a tree."""
-        lines = [located(self.driver, self.path)]
-        self._draw("", lines)
-        return "\n".join(lines)
+        return "\n".join([located(self.driver, self.path), *draw(self._branch())])
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -267,6 +268,32 @@ class Group:
             if above is not None and isinstance(above.content, ArraySpec):
                 raise Invalid(f"{'/'.join(parts[:k])!r} is an array and cannot hold {name!r}")
 
+    def _each(self) -> Iterator[tuple[str, Array | Group | StashError]]:
+        """Names and handles of the direct members, sorted; an error where one cannot be read."""
+        self._open()
+        members = self._consolidated()
+        if members is not None:
+            for name in sorted(path for path in members if "/" not in path):
+                try:
+                    yield name, self[name]
+                except (Corrupt, Invalid, Unsupported) as error:
+                    yield name, error
+            return
+        _, folders = self.driver.list_dir(self.path)
+        paths = [f"{self.path}{name}/" for name in folders]
+        pickled = self.settings.allow_pickle
+        for path, found in node.load_each(self.driver, paths, allow_pickle=pickled):
+            name = path[len(self.path) : -1]
+            yield (
+                name,
+                found if isinstance(found, StashError) else self._handle(path, found.content),
+            )
+
+    def _handle(self, path: str, content: node.Content) -> Array | Group:
+        kind: Any = Array if isinstance(content, ArraySpec) else Group
+        made: Array | Group = kind(self.driver, path, self.settings, content)
+        return made
+
     def _consolidated(self) -> Mapping[str, Mapping[str, Any]] | None:
         return self.document.consolidated if self.settings.mode == "r" else None
 
@@ -301,19 +328,14 @@ class Group:
                 found[name] = zarr2.decode(data, name)
         return found
 
-    def _draw(self, indent: str, lines: list[str]) -> None:
-        names = list(self)
-        for k, name in enumerate(names):
-            last = k == len(names) - 1
-            member: Array | Group | None = None
-            try:
-                member = self[name]
-                what = f" {member.shape} {member.dtype}" if isinstance(member, Array) else ""
-            except (Corrupt, Invalid, Unsupported) as error:  # must not hide the others
-                what = f" ({type(error).__name__}: cannot be opened)"
-            lines.append(f"{indent}{'└── ' if last else '├── '}{name}{what}")
+    def _branch(self) -> Branch:
+        for name, member in self._each():
             if isinstance(member, Group):
-                member._draw(indent + ("    " if last else "│   "), lines)
+                yield name, "", member._branch()
+            elif isinstance(member, Array):
+                yield name, f"{member.shape} {member.dtype}", None
+            else:  # must not hide the others
+                yield name, f"({type(member).__name__}: cannot be opened)", None
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
@@ -360,14 +382,9 @@ def open_group(
     if mode not in ("r", "r+", "a", "w", "x"):
         raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
     driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
-    settings = make_settings(
-        "r" if mode == "r" else "r+",
-        cache,
-        threads,
-        missing,
-        immutable=immutable,
-        allow_pickle=allow_pickle,
-    )
+    writes = "r" if mode == "r" else "r+"
+    flags = {"immutable": immutable, "allow_pickle": allow_pickle}
+    settings = make_settings(writes, cache, threads, missing, **flags)
     if mode in ("w", "x"):
         made = create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
         return Group(driver, "", settings, made.document)

@@ -5,17 +5,42 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .driver import Driver
 from .dtype import short
 from .errors import Invalid
 from .registry import connect
 
-Location: TypeAlias = str | os.PathLike[str] | MutableMapping[str, Any] | Driver
-"""A path, a URL, a ``pathlib.Path``, a ``dict`` (or any mutable mapping), or a driver."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+@runtime_checkable
+class Filesystem(Protocol):
+    """An fsspec filesystem object, as far as a location needs to know it."""
+
+    protocol: str | tuple[str, ...]
+    storage_options: dict[str, Any]
+
+
+@runtime_checkable
+class ZarrStore(Protocol):
+    """A store of zarr-python, as far as a location needs to know it."""
+
+    supports_writes: bool
+    supports_listing: bool
+
+
+Location: TypeAlias = (
+    str | os.PathLike[str] | MutableMapping[str, Any] | Driver | Filesystem | ZarrStore
+)
+"""A path, a URL (also a chained one: ``zip://inner::s3://bucket/x.zip``), a ``pathlib.Path``, a
+``dict`` or any mutable mapping, an fsspec mapper or filesystem, a zarr store, or a driver.
+
+A mapping of the user's is as safe as its ``__setitem__``: conditions and locks hold between
+the threads of this process that come through us, and a value that its owner replaces in
+several steps may be read in between. An fsspec mapper is taken for the place it maps.
+"""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 
 
 def resolve(location: Location, options: Mapping[str, Any] | None = None) -> Driver:
@@ -26,16 +51,42 @@ def resolve(location: Location, options: Mapping[str, Any] | None = None) -> Dri
         if options:
             raise Invalid("options belong to the driver, which is made already")
         return location
+    found = _foreign(location)
+    if found is not None:
+        return connect(found[0], {**(options or {}), **found[1]})
     if isinstance(location, MutableMapping):
         return connect("memory://", {**(options or {}), "mapping": location})
     try:
-        name = os.fspath(location)
+        name = os.fspath(location)  # type: ignore[arg-type]
     except TypeError:
         raise Invalid(
-            f"a location is a path, a URL, a dict or a driver, not {type(location).__name__}"
+            "a location is a path, a URL, a dict, a driver or a store, not "
+            f"{type(location).__name__}"
         ) from None
     if isinstance(name, bytes) or not name:
         raise Invalid(f"a location is a non-empty text, not {name!r}")
     if _URL.match(name):
         return connect(name, options or {})
     return connect("file://" + os.path.abspath(os.path.expanduser(name)), options or {})
+
+
+def _foreign(location: Any) -> tuple[str, dict[str, Any]] | None:
+    """URL and options for an object of fsspec's or zarr's, told by where its class was defined:
+    neither library is imported for it. What is a directory is a ``file://`` like any other."""
+    for kind in type(location).__mro__:
+        match kind.__module__, kind.__name__:
+            case "fsspec.mapping", "FSMap":
+                return _in_filesystem(location.fs, location.root)
+            case "fsspec.spec", "AbstractFileSystem":
+                return _in_filesystem(location, "")
+            case "zarr.abc.store", "Store":
+                return "zarr://", {"store": location}
+            case "zarr.storage._common", "StorePath":
+                return f"zarr://{location.path}", {"store": location.store}
+    return None
+
+
+def _in_filesystem(fs: Any, root: str) -> tuple[str, dict[str, Any]]:
+    if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+        return "file://" + os.path.abspath(root or "/"), {}
+    return "fsspec://" + root, {"fs": fs}

@@ -5,14 +5,22 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .driver import Driver, Request, Span, Tag, located
+from .driver import Buffer, Driver, Request, Span, Tag, located
 from .dtype import short
-from .errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound, Unsupported
+from .errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    Invalid,
+    NotFound,
+    StashError,
+    Unsupported,
+)
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
 from .spec import ArraySpec
@@ -35,7 +43,29 @@ class Node(NamedTuple):
 def load(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node | None:
     """The array or group at ``path`` (empty or ending in ``/``), Zarr v3 before v2; ``None``
     when there is neither."""
-    found = driver.get_tagged(path + zarr3.KEY)
+    return _parse(driver, path, driver.get_tagged(path + zarr3.KEY), allow_pickle)
+
+
+def load_each(
+    driver: Driver, paths: Sequence[str], *, allow_pickle: bool = False
+) -> Iterator[tuple[str, Node | StashError]]:
+    """``(path, node)`` for those of ``paths`` that hold one, in their order; the error instead of
+    the node where it cannot be read. All are asked for at once."""
+    documents = dict(driver.get_many_tagged(Request(path + zarr3.KEY) for path in paths))
+    for i, path in enumerate(paths):
+        try:
+            node = _parse(driver, path, documents[i], allow_pickle)
+        except (Corrupt, Invalid, Unsupported) as error:
+            yield path, error
+        else:
+            if node is not None:
+                yield path, node
+
+
+def _parse(
+    driver: Driver, path: str, found: tuple[Buffer, Tag] | None, allow_pickle: bool
+) -> Node | None:
+    """The node whose ``zarr.json`` is ``found``; where there is none, what v2's documents say."""
     try:
         if found is not None:
             return Node(zarr3.parse(found[0])[1], found[1])
@@ -156,15 +186,10 @@ def update_attributes(
 
 def load_any(driver: Driver, path: str) -> bool:
     """Whether a node's document is stored at ``path``, readable or not."""
-    return bool(stored(driver, [path]))
-
-
-def stored(driver: Driver, paths: Sequence[str]) -> set[str]:
-    """Those of ``paths`` at which a node's document is stored, readable or not; asked at once."""
     keys = (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP)
-    requests = (Request(path + key, Span(0, 1)) for path in paths for key in keys)
-    found = driver.get_many_tagged(requests)
-    return {paths[i // len(keys)] for i, document in found if document is not None}
+    found = driver.get_many_tagged([Request(path + key, Span(0, 1)) for key in keys])
+    answers = dict(found)  # all of them: to leave early would cancel what is on its way
+    return any(document is not None for document in answers.values())
 
 
 def lock_key(path: str, content: Content) -> str:

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .driver import Driver
+from .formats import zarr2, zarr3
 from .location import Location, resolve
 from .values import parse_bytes
+
+
+_DOCUMENTS = frozenset({zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED})
 
 
 def reach(
@@ -20,10 +24,11 @@ def reach(
 ) -> Driver:
     """:func:`resolve`, behind a ``DiskCache`` in ``cache_dir`` of at most
     ``cache_dir_bytes``; what is on this machine already needs none. ``immutable``: what it holds
-    is not compared with what is stored."""
+    is not compared with what is stored, but for metadata."""
     driver = resolve(location, options)
     if cache_dir is None or driver.capabilities.local:
         return driver
     from .diskcache import DiskCache  # its checksum library is not needed before
 
-    return DiskCache(driver, os.fspath(cache_dir), parse_bytes(cache_dir_bytes), immutable)
+    limit = parse_bytes(cache_dir_bytes)
+    return DiskCache(driver, os.fspath(cache_dir), limit, immutable, _DOCUMENTS)

@@ -26,6 +26,18 @@ from .errors import Invalid, Unsupported
 _CORE_CODECS = {"sharding_indexed": "tensorstash.shard"}
 """Codecs that are layout rather than arithmetic, and so live in the core."""
 
+_EXTRAS = {
+    "aiobotocore": "s3",
+    "aiohttp": "fsspec",
+    "fsspec": "fsspec",
+    "hiredis": "redis",
+    "obstore": "s3-fast",
+    "redis": "redis",
+    "s3fs": "s3",
+    "zarr": "zarr",
+}
+"""Which of our extras installs the module that a leaf misses."""
+
 
 def make_codec(name: str, configuration: Mapping[str, Any] | None = None) -> Codec:
     """The codec that a metadata document calls ``name``.
@@ -86,9 +98,12 @@ def _leaf(package: str, name: str, attribute: str) -> Any:
             return getattr(importlib.import_module(f"{package}.{module}"), attribute, None)
         except ModuleNotFoundError as error:
             if error.name != f"{package}.{module}":
+                library = str(error.name).partition(".")[0]
+                extra = _EXTRAS.get(library)
+                install = f"'tensorstash[{extra}]'" if extra else library
                 raise Unsupported(
                     f"{package.rpartition('.')[2][:-1]} {name!r} needs the package "
-                    f"{error.name!r}: pip install {error.name}"
+                    f"{library!r}: pip install {install}"
                 ) from error
     for entry in entry_points(group=package):
         if entry.name == name:

@@ -8,6 +8,21 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Fixtures are found by name, here.
+from tests.servers.fixtures import (  # noqa: F401
+    certificates,
+    http_server,
+    proxy,
+    rclone_s3,
+    redis_cluster,
+    redis_server,
+    redis_tls,
+    redis_url,
+    rgw,
+    s3,
+    valkey_server,
+)
+
 # Deadlines measure the machine, not the code; slow generation is bounded by max_examples.
 _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 

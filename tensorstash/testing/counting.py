@@ -186,6 +186,10 @@ class CountingDriver(Driver):
     def url(self) -> str:
         return self.driver.url
 
+    @property
+    def identity(self) -> str:
+        return self.driver.identity
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -323,6 +327,10 @@ class FailingDriver(Driver):
     @property
     def url(self) -> str:
         return self.driver.url
+
+    @property
+    def identity(self) -> str:
+        return self.driver.identity
 
 
 def _damaged(value: Buffer, fault: Fault | None) -> Buffer:

@@ -1,0 +1,1 @@
+"""Real servers for the tests, each in a temporary folder on a free port, and ways to break them."""
