@@ -27,7 +27,7 @@ from tensorstash.driver import (
     held,
     pick,
 )
-from tensorstash.errors import Conflict, Invalid, Unsupported
+from tensorstash.errors import Conflict, DriverError, Invalid, StashError, Unsupported
 
 _PICKLE_LIMIT = 1 << 20
 _IMAGE = os.urandom(8)  # with the process number: tells this process from any other
@@ -120,7 +120,10 @@ class MemoryDriver(Driver):
 
     def get(self, key: str, span: Span | None = None) -> Buffer | None:
         """The stored object itself, or a view of bytes ``span`` of it."""
-        value = self._mapping.get(self._prefix + check_key(key))
+        try:
+            value = self._mapping.get(self._prefix + check_key(key))
+        except Exception as error:
+            raise self._failed("read", key, error) from error
         if type(value) is not bytes:
             if value is None:
                 return None
@@ -129,14 +132,14 @@ class MemoryDriver(Driver):
 
     def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
         """The value (or a view of bytes ``span`` of it) and its tag."""
-        value = self._mapping.get(self._prefix + check_key(key))
+        value = self._value(key)
         return None if value is None else (pick(_buffer(value, key), span), _Version(value))
 
     def get_ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None = None
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Views of parts of one stored object."""
-        value = self._mapping.get(self._prefix + check_key(key))
+        value = self._value(key)
         if tag is not None and (value is None or _Version(value) != tag):
             raise Changed(key)
         if value is None:
@@ -146,7 +149,7 @@ class MemoryDriver(Driver):
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored object."""
-        value = self._mapping.get(self._prefix + check_key(key))
+        value = self._value(key)
         return None if value is None else _Version(value)
 
     # -- writing ------------------------------------------------------------------
@@ -162,20 +165,26 @@ class MemoryDriver(Driver):
         copy = bytes(memoryview(value)) if len(value) > 1 else _Short(value)
         with _process().guard:
             if if_absent or if_tag is not None:
-                current = self._mapping.get(place)
+                current = self._value(key)
                 holds = current is None if if_absent else _Version(current) == if_tag
                 if not holds:
                     raise Conflict(
                         f"{key!r} was written by someone else first; read it again", key=key
                     )
-            self._mapping[place] = copy
+            try:
+                self._mapping[place] = copy
+            except Exception as error:
+                raise self._failed("store", key, error) from error
         return _Version(copy)
 
     def delete(self, key: str) -> None:
         """Remove the value; no error when absent."""
         place = self._prefix + check_key(key)
         with _process().guard:
-            self._mapping.pop(place, None)
+            try:
+                self._mapping.pop(place, None)
+            except Exception as error:
+                raise self._failed("delete", key, error) from error
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every key that starts with ``prefix``."""
@@ -230,7 +239,27 @@ class MemoryDriver(Driver):
         check_prefix(prefix)
         start = self._prefix + prefix
         with _process().guard:
-            return [place for place in [*self._mapping] if place.startswith(start)]
+            try:
+                return [place for place in [*self._mapping] if place.startswith(start)]
+            except Exception as error:
+                raise self._failed("list", prefix, error) from error
+
+    def _value(self, key: str) -> Any:
+        try:
+            return self._mapping.get(self._prefix + check_key(key))
+        except Exception as error:
+            raise self._failed("read", key, error) from error
+
+    def _failed(self, verb: str, key: str, error: Exception) -> Exception:
+        """A mapping of the user's may raise anything; absence is a ``KeyError`` to it."""
+        if isinstance(error, StashError):
+            return error
+        return DriverError(
+            f"cannot {verb} {key!r}: the {type(self._mapping).__name__} that holds it raised "
+            f"{type(error).__name__}; see that exception",
+            key=key,
+            driver=self.scheme,
+        )
 
     def __reduce__(self) -> tuple[Callable[..., MemoryDriver], tuple[Any, ...]]:
         """The contents travel along; :class:`Unsupported` beyond 1 MiB."""

@@ -8,16 +8,29 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .diskcache_entry import SMALL, Entry
 from .diskcache_folder import CacheCounts, CacheFolder
-from .driver import Buffer, Capabilities, Changed, Check, Driver, Request, Span, Tag, Traffic
+from .driver import (
+    Buffer,
+    Capabilities,
+    Changed,
+    Check,
+    Driver,
+    Put,
+    Request,
+    Span,
+    Tag,
+    Traffic,
+)
 from .errors import Invalid
 
 _READY_BYTES = 16 << 20
 _READY = 1024
 _ALL = 1 << 62
+
+_Item = TypeVar("_Item", bound=tuple[str, Any] | Put)
 
 
 @dataclass(slots=True)
@@ -239,17 +252,20 @@ class DiskCache(Driver):
 
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
         """Store each value by the driver, and forget those before."""
-        keys: list[str] = []
-
-        def noted() -> Iterator[tuple[str, Buffer]]:
-            for key, value in items:
-                keys.append(key)
-                yield key, value
-
+        noted = _Noted(items)
         try:
-            self.driver.put_many(noted())
+            self.driver.put_many(noted)
         finally:
-            for key in keys:
+            for key in noted.keys:
+                self._drop(key)
+
+    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
+        """Store each value by the driver, and forget those before."""
+        noted = _Noted(puts)
+        try:
+            yield from self.driver.put_each(noted)
+        finally:
+            for key in noted.keys:
                 self._drop(key)
 
     def delete(self, key: str) -> None:
@@ -390,3 +406,16 @@ class DiskCache(Driver):
         """Of this process: a forked child inherits no lock that nobody will release."""
         pid = os.getpid()
         return self._guards.get(pid) or self._guards.setdefault(pid, threading.Lock())
+
+
+class _Noted(Iterator[_Item]):
+    """An iterator that remembers the keys of what was taken from it."""
+
+    def __init__(self, items: Iterable[_Item]) -> None:
+        self._items = iter(items)
+        self.keys: list[str] = []
+
+    def __next__(self) -> _Item:
+        item = next(self._items)
+        self.keys.append(item[0])
+        return item

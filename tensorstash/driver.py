@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from .errors import Corrupt, Invalid, Unsupported
+from .errors import Conflict, Corrupt, Invalid, Unsupported
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes a driver or codec hands over. Treat as read-only."""
@@ -43,6 +43,15 @@ class Request(NamedTuple):
     key: str
     span: Span | None = None
     unless: Tag | None = None
+
+
+class Put(NamedTuple):
+    """One value to be stored by :meth:`Driver.put_each`; conditions as in :meth:`Driver.put`."""
+
+    key: str
+    value: Buffer
+    if_absent: bool = False
+    if_tag: Tag | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +210,17 @@ class Driver(ABC):
         """Unconditional puts, each atomic; together they are not."""
         for key, value in items:
             self.put(key, value)
+
+    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
+        """``(i, tag)`` for the i-th put, in the order of completion; ``None`` where its condition
+        did not hold, and nothing was changed there. Each is atomic; together they are not. Any
+        other failure is raised, with some of the others carried out. Puts are taken from the
+        iterable as earlier ones are done."""
+        for i, (key, value, if_absent, if_tag) in enumerate(puts):
+            try:
+                yield i, self.put(key, value, if_absent=if_absent, if_tag=if_tag)
+            except Conflict:
+                yield i, None
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete each key."""

@@ -54,8 +54,8 @@ class ReadAhead:
         if box is None or ahead is None or not self._busy() or self._running is None:
             return
         meets = all(a < d and c < b for (a, b), (c, d) in zip(box, ahead, strict=True))
-        # One that has not begun may stand behind us in the queue: never wait for that.
-        if meets and self._running[1].running():
+        # One that has not begun may stand behind us in the queue: that is called off.
+        if meets and not self._running[1].cancel():
             self._running[1].exception()
 
     def _next(self, box: Box, axis: int) -> Box | None:

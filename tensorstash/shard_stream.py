@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import mul
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +23,9 @@ from .plan import Part, Plan
 from .shard import BoundSharding
 from .stats import Meter
 from .stream import Arrival, Stream
+from .threads import begin
 
-_BATCH = 256  # shards whose indices are held at once
+_LEAST = 16  # shards whose indices are asked for together, at least
 _WHOLE_BYTES = 64 << 20  # the largest shard (decoded) that is read in one piece
 
 Index = NDArray[np.int64]
@@ -34,12 +38,24 @@ class _Shard:
     place: tuple[int, ...]
     key: str
     parts: list[Part]
-    tag: Tag = None
-    entries: list[list[int]] = field(default_factory=list)
-    ready: list[Arrival] = field(default_factory=list)
-    """Arrivals that only wait for the version to be confirmed."""
-    wanted: list[int] = field(default_factory=list)
-    changed: bool = False
+
+    def start(self) -> None:
+        """Nothing is known."""
+        self.tag: Tag = None
+        self.whole = False
+        """It is asked for in one piece, and no index before."""
+        self.entries: list[list[int]] = []
+        self.ready: list[tuple[int, NDArray[Any] | None]] = []
+        """Parts that need no bytes, with the chunk that is kept of each, if there is one."""
+        self.wanted: list[int] = []
+        self.confirmed = False
+        """What is known is of the stored version."""
+        self.changed = False
+
+    def absent(self) -> None:
+        """It is not stored."""
+        self.ready = [(k, None) for k in range(len(self.parts))]
+        self.wanted = []
 
 
 class ShardStream(Stream):
@@ -62,71 +78,62 @@ class ShardStream(Stream):
         self._counts = chunks.grid.counts(chunks.spec.shape)
 
     def arrivals(self, todo: Plan) -> Generator[Arrival, None, None]:
-        """See :meth:`Stream.arrivals`."""
+        """See :meth:`Stream.arrivals`. While the chunks of some shards come in, the indices of the
+        next are asked for."""
         grid, key = self.sharding.grid, self.chunks.key
         shards = (_Shard(place, key(place), list(parts)) for place, parts in todo.shards(grid))
-        while batch := list(islice(shards, _BATCH)):
-            yield from self._batch(batch)
+        size = max(_LEAST, self.chunks.driver.capabilities.concurrency)
+        batches = iter(lambda: list(islice(shards, size)), [])
+        batch = next(batches, [])
+        self._locate(batch)
+        while batch:
+            following = next(batches, [])
+            ahead = begin(partial(self._locate, following)) if following else None
+            try:
+                yield from self._fetch(batch)
+            finally:
+                if ahead is not None:
+                    ahead()
+            batch = following
 
-    def single(self, part: Part) -> Iterator[Arrival]:
+    def single(self, part: Part) -> Generator[Arrival, None, None]:
         """See :meth:`Stream.single`."""
         pairs = list(map(divmod, part.chunk, self.sharding.grid))
         place = tuple(shard for shard, _ in pairs)
         local = Part(tuple(inner for _, inner in pairs), *part[1:])
-        return self._batch([_Shard(place, self.chunks.key(place), [local])])
-
-    def _batch(self, shards: list[_Shard]) -> Iterator[Arrival]:
-        for _ in range(RETRIES):
-            located = yield from self._locate(shards)
-            yield from self._fetch(located)
-            shards = [shard for shard in located if shard.changed]
-            if not shards:
-                return
-        place, key = shards[0].place, shards[0].key
-        raise Conflict(f"shard {place} at key {key!r} changes faster than it can be read", key=key)
+        shard = _Shard(place, self.chunks.key(place), [local])
+        with self.indices.flight(shard.key):  # of threads in one shard, the first asks
+            self._locate([shard])
+        yield from self._fetch([shard])
 
     # -- where the chunks are -----------------------------------------------------------------
 
-    def _locate(self, shards: list[_Shard]) -> Generator[Arrival, None, list[_Shard]]:
-        """Answers the shards of which bytes are still to be fetched; yields what is known to be
-        right without."""
-        located: list[_Shard] = []
+    def _locate(self, shards: list[_Shard]) -> None:
+        """Find out which bytes of each shard are wanted; of one that comes whole, all."""
         asked: list[_Shard] = []
         requests: list[Request] = []
+        span = self.sharding.index_span
         for shard in shards:
+            shard.start()
             kept = self.indices.peek(shard.key)
-            if kept is None:
-                whole = self._is_whole(shard)
-                requests.append(Request(shard.key, None if whole else self.sharding.index_span))
-                asked.append(shard)
+            if kept is not None:
+                self._adopt(shard, *kept)
+                shard.confirmed = self.immutable
+                if shard.wanted or self.immutable:
+                    continue  # the bytes come with their version
+            elif self._is_whole(shard):
+                shard.whole = True
                 continue
-            self._adopt(shard, *kept)
-            if shard.wanted:
-                located.append(shard)  # the bytes come with their version
-            elif self.immutable:
-                yield from shard.ready
-            else:
-                requests.append(Request(shard.key, self.sharding.index_span, kept[0]))
-                asked.append(shard)
+            requests.append(Request(shard.key, span, None if kept is None else kept[0]))
+            asked.append(shard)
         for i, found in self.chunks.driver.get_many_tagged(requests):
-            shard, request = asked[i], requests[i]
+            shard = asked[i]
             if found is None:
                 self.indices.drop(shard.key)
-                for part in shard.parts:
-                    yield Arrival(part, shard.key, self._global(shard, part))
-                continue
-            data, tag = found
-            if request.unless is not None and tag == request.unless:
-                yield from shard.ready
-            elif request.span is None:
-                yield from self._split(shard, data, tag)
-            else:
-                self._adopt(shard, tag, self._index(shard, data, tag))
-                if shard.wanted:
-                    located.append(shard)
-                else:
-                    yield from shard.ready
-        return located
+                shard.absent()
+            elif requests[i].unless is None or found[1] != requests[i].unless:
+                self._adopt(shard, found[1], self._index(shard, *found))
+            shard.confirmed = True
 
     def _is_whole(self, shard: _Shard) -> bool:
         """Whether to fetch it in one piece: what is not wanted of it is no more than a gap that
@@ -153,7 +160,7 @@ class ShardStream(Stream):
         """Take ``index`` for the shard's: some parts are absent, some kept, some wanted."""
         strides, cache = self.sharding.strides, self.cache
         ids = [sum(map(mul, part.chunk, strides)) for part in shard.parts]
-        shard.tag, shard.entries, shard.changed = tag, index[ids].tolist(), False
+        shard.tag, shard.entries = tag, index[ids].tolist()
         shard.ready, shard.wanted = [], []
         for k, part in enumerate(shard.parts):
             chunk = None
@@ -163,45 +170,75 @@ class ShardStream(Stream):
                 if chunk is None:
                     shard.wanted.append(k)
                     continue
-            shard.ready.append(Arrival(part, shard.key, self._global(shard, part), chunk))
+            shard.ready.append((k, chunk))
 
     # -- their bytes --------------------------------------------------------------------------
 
-    def _split(self, shard: _Shard, data: Buffer, tag: Tag) -> Iterator[Arrival]:
-        """The chunks of a shard that came whole."""
-        start, stop = self.sharding.index_span.resolve(len(data))
-        index = self._index(shard, memoryview(data)[start:stop], tag)
-        self._adopt(shard, tag, index)
-        yield from shard.ready
-        for k in shard.wanted:
-            offset, size = shard.entries[k]
-            yield self._arrival(shard, k, memoryview(data)[offset : offset + size])
-
     def _fetch(self, shards: list[_Shard]) -> Iterator[Arrival]:
-        """The wanted bytes of located shards; those found changed are marked."""
-        asked: list[tuple[_Shard, Span, list[int]]] = []
+        """All arrivals of located shards, those that change meanwhile located again."""
+        for _ in range(RETRIES):
+            yield from self._fetch_once(shards)
+            shards = [shard for shard in shards if shard.changed]
+            if not shards:
+                return
+            self._locate(shards)
+        place, key = shards[0].place, shards[0].key
+        raise Conflict(f"shard {place} at key {key!r} changes faster than it can be read", key=key)
+
+    def _fetch_once(self, shards: list[_Shard]) -> Iterator[Arrival]:
+        asked: dict[int, tuple[_Shard, Span | None, list[int]]] = {}
         gap = self.chunks.driver.capabilities.gap_bytes
+        count = itertools.count()
 
         def requests() -> Iterator[Request]:
             for shard in shards:
+                if shard.whole:
+                    asked[next(count)] = shard, None, []
+                    yield Request(shard.key)
+                    continue
                 for spans, members in runs(shard.entries, shard.wanted, gap):
                     for span, inside in zip(spans, members, strict=True):
-                        asked.append((shard, span, inside))
+                        asked[next(count)] = shard, span, inside
                         yield Request(shard.key, span)
 
+        for shard in shards:
+            if shard.confirmed:
+                yield from self._ready(shard)
         for i, found in self.chunks.driver.get_many_tagged(requests()):
-            shard, span, inside = asked[i]
+            shard, span, inside = asked.pop(i)
+            if span is None:
+                yield from self._split(shard, found)
+                continue
             if found is None or found[1] != shard.tag:
                 shard.changed = True
                 self.indices.drop(shard.key)
                 continue
-            ready, shard.ready = shard.ready, []
-            yield from ready
+            yield from self._ready(shard)
             view = memoryview(found[0])
             for k in inside:
                 offset, size = shard.entries[k]
                 at = offset - span.start
                 yield self._arrival(shard, k, view[at : at + size])
+
+    def _ready(self, shard: _Shard) -> Iterator[Arrival]:
+        """What needs no bytes, once: absent parts and kept ones."""
+        ready, shard.ready = shard.ready, []
+        for k, chunk in ready:
+            part = shard.parts[k]
+            yield Arrival(part, shard.key, self._global(shard, part), chunk)
+
+    def _split(self, shard: _Shard, found: tuple[Buffer, Tag] | None) -> Iterator[Arrival]:
+        """The chunks of a shard that was asked for whole."""
+        if found is None:
+            shard.absent()
+        else:
+            view = memoryview(found[0])
+            start, stop = self.sharding.index_span.resolve(len(view))
+            self._adopt(shard, found[1], self._index(shard, view[start:stop], found[1]))
+        yield from self._ready(shard)
+        for k in shard.wanted:
+            offset, size = shard.entries[k]
+            yield self._arrival(shard, k, view[offset : offset + size])
 
     def _arrival(self, shard: _Shard, k: int, data: Buffer) -> Arrival:
         part = shard.parts[k]

@@ -71,6 +71,15 @@ def submit(work: Callable[[], Any], waits: bool = False) -> Future[Any] | None:
         return None
 
 
+def begin(work: Callable[[], _Block]) -> Callable[[], _Block]:
+    """Have ``work``, which mostly waits, done in the background; answers a function that waits
+    for what it answers, and does it itself where no thread has begun to."""
+    future = submit(work, waits=True)
+    if future is None:
+        return work
+    return lambda: work() if future.cancel() else future.result()
+
+
 def once(change: Callable[[], None]) -> None:
     """Run ``change`` while no other thread of this process does."""
     with _state().lock:

@@ -169,11 +169,12 @@ def test_an_appender_that_is_killed_leaves_whole_blocks_and_no_lock(place: Remot
     place = place.having(lease=1.0)
     url = place.fresh()
     array = place.create((0, 3), "i8", url=url, chunks=(7, 3))
-    for seconds in (0.3, 0.35, 0.4):
+    for seconds in (0.1, 0.15):
         before = array.refresh().shape[0]
         process = fork.Process(target=append_for_ever, args=(place, url))
         process.start()
         while place.open(url).shape[0] == before:
+            assert process.is_alive()
             time.sleep(0.02)
         time.sleep(seconds)
         assert process.pid is not None

@@ -99,7 +99,8 @@ def test_selections_of_shards(wire: Line, urls: dict[str, str], name: str) -> No
 def test_open(wire: Line, urls: dict[str, str]) -> None:
     wire.proxy.forget()
     array = wire.far.open(urls["chunks"])
-    print(wire.far.kind, "open", wire.proxy.counts, array.stats); array = wire.far.open(urls["chunks"], "r+")
+    print(wire.far.kind, "open", wire.proxy.counts, array.stats)
+    array = wire.far.open(urls["chunks"], "r+")
     wire.proxy.forget()
     array[5] = 1
     print(wire.far.kind, "merge row", wire.proxy.counts, array.stats)

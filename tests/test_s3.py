@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tensorstash.driver import Driver
 from tensorstash.drivers import s3 as s3_driver
 from tensorstash.drivers.s3 import S3Driver
 from tensorstash.testing.driver import DriverContract
@@ -52,10 +53,17 @@ class TestMotoWithObstore(S3Contract):
     client = "auto"  # forked children of a process that used obstore go by s3fs
 
 
-class TestCephWithS3fs(S3Contract):
+class CephContract(S3Contract):
     server = "rgw"
 
+    @pytest.mark.xfail(reason="Ceph answers 200 to a plain PUT that a racing conditional one undid")
+    def test_no_put_or_delete_slips_into_a_compare_and_swap(self, driver: Driver) -> None:
+        super().test_no_put_or_delete_slips_into_a_compare_and_swap(driver)
 
-class TestCephWithObstore(S3Contract):
-    server = "rgw"
+
+class TestCephWithS3fs(CephContract):
+    pass
+
+
+class TestCephWithObstore(CephContract):
     client = "auto"

@@ -19,7 +19,7 @@ import tensorstash as stash
 from tensorstash.drivers.file import FileDriver
 from tensorstash.errors import Unsupported
 from tensorstash.location import resolve
-from tensorstash.zarr_store import DriverStore, zarr_store
+from tensorstash.zarr_adapter import DriverStore, zarr_store
 
 
 def synchronous(cls: Any) -> Any:

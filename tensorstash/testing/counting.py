@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tensorstash.driver import Buffer, Check, Driver, Request, Span, Tag, Traffic
+from tensorstash.driver import Buffer, Check, Driver, Put, Request, Span, Tag, Traffic
 from tensorstash.errors import DriverError
 
 
@@ -29,7 +29,7 @@ class Count:
 
 
 _READS = ("get", "get_tagged", "get_many", "get_many_tagged", "get_into", "get_ranges")
-_WRITES = ("put", "put_many")
+_WRITES = ("put", "put_many", "put_each")
 
 
 class CountingDriver(Driver):
@@ -139,6 +139,15 @@ class CountingDriver(Driver):
 
         self._count("put_many", keys=0)
         self.driver.put_many(counted())
+
+    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
+        def counted() -> Iterator[Put]:
+            for put in puts:
+                self._count("put_each", calls=0, nbytes=len(put.value))
+                yield put
+
+        self._count("put_each", keys=0)
+        return self.driver.put_each(counted())
 
     def delete(self, key: str) -> None:
         self._count("delete")
@@ -289,6 +298,11 @@ class FailingDriver(Driver):
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
         self.driver.put_many(
             (key, _damaged(value, self._ask("put_many", key))) for key, value in items
+        )
+
+    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
+        return self.driver.put_each(
+            put._replace(value=_damaged(put.value, self._ask("put_each", put.key))) for put in puts
         )
 
     def delete(self, key: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tensorstash.driver import Changed, Driver, Request, Span
+from tensorstash.driver import Changed, Driver, Put, Request, Span
 from tensorstash.errors import Conflict
 
 from .driver_values import DriverValues, as_value
@@ -127,6 +127,50 @@ class DriverRaces(DriverValues):
         with pytest.raises(Conflict):
             driver.put("no/dir/k", b"4", if_tag=second)
         assert [*driver.list()] == []
+
+    def test_put_each_answers_every_put(self, driver: Driver) -> None:
+        needs(driver.capabilities.conditional_put)
+        tags = [driver.put(f"k/{i}", b"%d" % i) for i in range(20)]
+        puts = [
+            *(Put(f"k/{i}", b"new %d" % i, if_tag=tag) for i, tag in enumerate(tags[:10])),
+            *(Put(f"k/{i}", b"no", if_tag=tags[0]) for i in range(10, 15)),
+            *(Put(f"k/{i}", b"no", if_absent=True) for i in range(15, 20)),
+            *(Put(f"new/{i}", b"n%d" % i, if_absent=True) for i in range(5)),
+            *(Put(f"plain/{i}", b"p%d" % i) for i in range(5)),
+        ]
+        taken = iter(puts)
+        answers = dict(driver.put_each(taken))
+        assert [*taken] == [] and sorted(answers) == [*range(30)]
+        for i, (key, value, _, _) in enumerate(puts):
+            if 10 <= i < 20:
+                assert answers[i] is None and as_value(driver.get(key)) == key[2:].encode()
+            else:
+                assert answers[i] == driver.tag(key) and as_value(driver.get(key)) == value
+        assert [*driver.put_each([])] == []
+
+    def test_put_each_loses_no_increment(self, driver: Driver) -> None:
+        needs(driver.capabilities.conditional_put)
+        keys = [f"n/{i}" for i in range(4)]
+        for key in keys:
+            driver.put(key, b"0")
+
+        def work(_: int) -> None:
+            left = dict.fromkeys(keys, 10)
+            while left:
+                names = [*left]
+                found = dict(driver.get_many_tagged([Request(name) for name in names]))
+                puts = []
+                for i, name in enumerate(names):
+                    value, tag = found[i] or (b"", None)
+                    puts.append(Put(name, b"%d" % (int(bytes(value)) + 1), if_tag=tag))
+                for i, tag in driver.put_each(puts):
+                    if tag is not None:
+                        left[names[i]] -= 1
+                        if not left[names[i]]:
+                            del left[names[i]]
+
+        in_threads(4, work)
+        assert {as_value(driver.get(key)) for key in keys} == {b"40"}
 
     def test_if_absent_has_one_winner(self, driver: Driver) -> None:
         needs(driver.capabilities.conditional_put)

@@ -1,0 +1,242 @@
+"""One event loop in one daemon thread of this process, for drivers whose clients are
+asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from tensorstash.errors import DriverError
+
+_T = TypeVar("_T")
+_Item = TypeVar("_Item")
+
+_LEAST = 4
+_HELD_BYTES = 128 << 20
+_EXIT_SECONDS = 2.0
+
+
+class Loop:
+    """An event loop, started by its first use. Made by :func:`current` only."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._guard = threading.Lock()
+        self._loop: _OwnedLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._at_exit: list[Callable[[], Coroutine[Any, Any, None]]] = []
+
+    def started(self) -> asyncio.AbstractEventLoop:
+        """The event loop, running."""
+        if self._loop is None:
+            with self._guard:
+                if self._loop is None:
+                    loop = _OwnedLoop()
+                    self._thread = threading.Thread(
+                        target=loop.run_forever, name="tensorstash-loop", daemon=True
+                    )
+                    self._thread.start()
+                    atexit.register(self._stop)
+                    self._loop = loop
+        return self._loop
+
+    def at_exit(self, make_coro: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """``make_coro`` is awaited in the loop when the process ends in good order."""
+        self._at_exit.append(make_coro)
+
+    def run(self, coro: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
+        """What ``coro`` answers, awaited in the loop while this thread waits; it is cancelled
+        when this thread is interrupted, or after ``timeout`` seconds (``TimeoutError``)."""
+        call: _Call[_T] = _Call(coro)
+        loop = self.started()
+        loop.call_soon_threadsafe(call.start)
+        try:
+            task = call.done.get(timeout=timeout)
+        except BaseException as error:
+            loop.call_soon_threadsafe(call.cancel)
+            if isinstance(error, Empty):
+                raise TimeoutError(f"not done after {timeout} s") from None
+            raise
+        return task.result()
+
+    def soon(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Have ``coro`` awaited in the loop and do not wait for it."""
+        loop = self.started()
+        loop.call_soon_threadsafe(_Call(coro).start)
+
+    def _stop(self) -> None:
+        if os.getpid() != self.pid or self._loop is None or self._thread is None:
+            return
+        with suppress(Exception):
+            self.run(self._finish(), _EXIT_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_EXIT_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    async def _finish(self) -> None:
+        for make_coro in self._at_exit:
+            await make_coro()
+
+
+_loops: dict[int, Loop] = {}  # those of ancestors stay: their sockets are not ours to close
+
+
+def current() -> Loop:
+    """This process' loop. In a forked child another one than the parent's."""
+    pid = os.getpid()
+    # setdefault is atomic: two first users agree on one.
+    return _loops.get(pid) or _loops.setdefault(pid, Loop())
+
+
+def window(
+    make_coro: Callable[[_Item], Coroutine[Any, Any, _T]],
+    items: Iterable[_Item],
+    limit: int,
+    weigh: Callable[[_Item | _T], int] | None = None,
+) -> Iterator[tuple[int, _T]]:
+    """``(i, result)`` of ``make_coro(item)`` for the i-th item, in the order of arrival.
+
+    Items are taken in the caller's thread, one for each result that it asks for, so that at
+    most ``limit`` are under way or wait to be asked for; fewer (but 4) where the heaviest item
+    or result so far, by ``weigh`` in bytes, makes that more than 128 MiB. The first error ends
+    the rest. What is under way when the caller leaves is cancelled.
+    """
+    here = current()
+    work: _Window[_Item, _T] = _Window(here.started(), make_coro)
+    source = enumerate(items)
+    room, heaviest, under_way, more = limit, 1, 0, True
+
+    def weighed(thing: _Item | _T) -> None:
+        nonlocal room, heaviest
+        assert weigh is not None
+        weight = weigh(thing)
+        if weight > heaviest:
+            heaviest = weight
+            room = max(min(limit, _HELD_BYTES // heaviest), min(limit, _LEAST))
+
+    try:
+        while True:
+            while more and under_way < room:
+                found = next(source, None)
+                if found is None:
+                    more = False
+                    break
+                if weigh is not None:
+                    weighed(found[1])
+                work.submit(found)
+                under_way += 1
+            if not under_way:
+                return
+            i, result, error = work.done.get()
+            under_way -= 1
+            if error is not None:
+                raise error
+            if weigh is not None:
+                weighed(result)
+            yield i, result
+            if os.getpid() != here.pid:
+                under_way = 0
+                raise DriverError(
+                    "a batch begun before a fork cannot go on in the child; begin it again there"
+                )
+    finally:
+        if under_way and os.getpid() == here.pid:
+            work.cancel()
+
+
+class _OwnedLoop(asyncio.SelectorEventLoop):
+    """Looks closed in a forked child, so that finalizers of the parent's connections, should
+    any run there, leave the parent's sockets and selector alone."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        super().__init__()
+
+    def is_closed(self) -> bool:
+        return os.getpid() != self._pid or super().is_closed()
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if os.getpid() == self._pid:
+            super().call_exception_handler(context)
+
+    def __del__(self, *_: Any) -> None:
+        """Nothing: the loop lives as long as its process."""
+
+
+class _Call(Generic[_T]):
+    """One coroutine on its way into the loop and back."""
+
+    __slots__ = ("_coro", "_task", "done")
+
+    def __init__(self, coro: Coroutine[Any, Any, _T]) -> None:
+        self.done: SimpleQueue[asyncio.Task[_T]] = SimpleQueue()
+        self._coro = coro
+        self._task: asyncio.Task[_T] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._coro)
+        self._task.add_done_callback(self.done.put)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class _Window(Generic[_Item, _T]):
+    """What the consumer's thread and the loop's thread share of one window."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        make_coro: Callable[[_Item], Coroutine[Any, Any, _T]],
+    ) -> None:
+        self.done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+        self._loop = loop
+        self._make_coro = make_coro
+        self._waiting: deque[tuple[int, _Item]] = deque()
+        self._woken = False
+        self._left = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # in the consumer's thread
+
+    def submit(self, item: tuple[int, _Item]) -> None:
+        self._waiting.append(item)
+        if not self._woken:  # one wake-up of the loop serves all that is submitted before it
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._start)
+
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._leave)
+
+    # in the loop's thread
+
+    def _start(self) -> None:
+        self._woken = False
+        while self._waiting and not self._left:
+            task = self._loop.create_task(self._one(*self._waiting.popleft()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _leave(self) -> None:
+        self._left = True
+        for task in [*self._tasks]:
+            task.cancel()
+
+    async def _one(self, i: int, item: _Item) -> None:
+        try:
+            result = await self._make_coro(item)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.done.put((i, None, error))
+        else:
+            self.done.put((i, result, None))

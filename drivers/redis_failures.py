@@ -1,0 +1,103 @@
+"""What went wrong with a Redis request, in our words."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import redis.exceptions as theirs
+
+from tensorstash.errors import Denied, DriverError, NoSpace, TimedOut, Unavailable
+
+_SHORT = 5.0
+
+
+class Judgement(NamedTuple):
+    """What an error of redis-py means: our class, what to do next, and for how many seconds
+    trying again may help."""
+
+    error: type[DriverError]
+    advice: str
+    patience: float = 0.0
+
+
+_DENIED = Judgement(
+    Denied, "check username and password (a pickled driver carries none: pass connection=)"
+)
+_RIGHTS = Judgement(Denied, "ask for the right, or use the prefix this user may use")
+_REPLICA = Judgement(Denied, "this server is a read-only replica, connect to the primary")
+_FULL = Judgement(NoSpace, "raise maxmemory or free some, what was stored is intact")
+_DISK = Judgement(NoSpace, "free disk space on the server, what was stored is intact")
+_SAVING = Judgement(Unavailable, "the server cannot save and refuses writes, see its log")
+_BUSY = Judgement(Unavailable, "wait until the server is ready, see its log", math.inf)
+_TLS = Judgement(Unavailable, "check the option ca_certs and the server's certificate")
+_LOST = Judgement(Unavailable, "check that the server runs and can be reached", _SHORT)
+_SLOW = Judgement(TimedOut, "see whether the server is overloaded, or raise timeout", math.inf)
+_TYPE = Judgement(DriverError, "another program uses this key, delete it or use another prefix")
+_DB = Judgement(DriverError, "use a database number the server has")
+_OTHER = Judgement(DriverError, "see the server's log")
+
+_BY_CLASS: tuple[tuple[type[Exception], Judgement], ...] = (
+    (theirs.AuthenticationError, _DENIED),
+    (theirs.AuthorizationError, _RIGHTS),
+    (theirs.NoPermissionError, _RIGHTS),
+    (theirs.ReadOnlyError, _REPLICA),
+    (theirs.OutOfMemoryError, _FULL),
+    (theirs.BusyLoadingError, _BUSY),
+    (theirs.MasterDownError, _BUSY),
+    (theirs.ClusterDownError, _BUSY),
+    (theirs.TryAgainError, _BUSY),
+    (theirs.AskError, _BUSY),  # MovedError too: slots are on the move
+    (theirs.TimeoutError, _SLOW),
+    (TimeoutError, _SLOW),
+)
+
+_BY_WORD: tuple[tuple[str, Judgement], ...] = (
+    ("CERTIFICATE_VERIFY_FAILED", _TLS),
+    ("SSL", _TLS),
+    ("No space left", _DISK),
+    ("OOM ", _FULL),
+    ("MISCONF", _SAVING),
+    ("BUSY ", _BUSY),
+    ("NOREPLICAS", _BUSY),
+    ("max number of clients", _BUSY),
+    ("WRONGTYPE", _TYPE),
+    ("READONLY", _REPLICA),
+    ("NOPERM", _RIGHTS),
+    ("user executing the script can't", _RIGHTS),
+    ("DB index", _DB),
+    ("Invalid Database", _DB),
+)
+
+
+def judge(error: BaseException) -> Judgement:
+    """What ``error`` means."""
+    for kind, judgement in _BY_CLASS:
+        if isinstance(error, kind):
+            return judgement
+    text = str(error)
+    for word, judgement in _BY_WORD:
+        if word in text:
+            return judgement
+    lost = isinstance(error, theirs.ConnectionError | theirs.InvalidResponse | OSError)
+    return _LOST if lost else _OTHER
+
+
+def failed(
+    error: BaseException,
+    what: str,
+    server: str,
+    key: str,
+    *,
+    unknown: bool = False,
+    secret: str | None = None,
+) -> DriverError:
+    """The error to raise. With ``unknown`` a write may have been carried out."""
+    judgement = judge(error)
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    if secret and secret in reason:
+        reason = type(error).__name__
+    fate = "; whether it was carried out is unknown" if unknown else ""
+    return judgement.error(
+        f"{what} at {server} failed ({reason}){fate}; {judgement.advice}", key=key, driver="redis"
+    )

@@ -1,0 +1,309 @@
+"""Requests to Redis: sent together, repeated within a time limit, counted and logged."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+
+from tensorstash.driver import Traffic
+from tensorstash.drivers import redis_wire
+from tensorstash.drivers.redis_cluster import (
+    ASKING,
+    SLOTS,
+    Address,
+    RedisCluster,
+    cluster_of,
+    redirected,
+)
+from tensorstash.drivers.redis_command import RedisCommand, weigh
+from tensorstash.drivers.redis_failures import failed, judge
+from tensorstash.drivers.redis_options import Connection, RedisOptions, from_factory, options_of
+from tensorstash.drivers.redis_place import RedisPlace
+from tensorstash.drivers.redis_wire import RedisWire
+
+_log = logging.getLogger("tensorstash")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
+_PASSING = (AskError, MovedError, NoScriptError)
+_REFUSED = (AuthenticationError, BusyLoadingError)
+"""Errors of a connection that mean that nothing was carried out."""
+
+
+_Routes = dict[Address, list[int]]
+
+
+class Errand(NamedTuple):
+    """What commands are for, in logs and messages; whether they change anything."""
+
+    verb: str
+    key: str
+    writes: bool = False
+    detail: object = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.key!r}"
+
+
+class Answers(NamedTuple):
+    """One answer a command; ``repeated`` when an earlier attempt may have been carried out."""
+
+    replies: list[Any]
+    repeated: bool
+
+
+class RedisLink:
+    """One process' way to one place; may be used by many threads."""
+
+    def __init__(
+        self, place: RedisPlace, given: Mapping[str, Any], connection: Connection | None
+    ) -> None:
+        self.place = place
+        self.traffic = Traffic()
+        self._given = given
+        self._connection = connection
+        self._guard = threading.Lock()
+        self._options: RedisOptions | None = None
+        self._wires: dict[Address, RedisWire] = {}
+        self._cluster: RedisCluster | None = None
+
+    @property
+    def options(self) -> RedisOptions:
+        """All options, those of the user's ``connection`` included, which is called now."""
+        if self._options is None:
+            with self._guard:
+                if self._options is None:
+                    options = options_of({**from_factory(self._connection), **self._given}, "redis")
+                    if options.password is None and "REDISCLI_AUTH" in os.environ:
+                        options = replace(options, password=os.environ["REDISCLI_AUTH"])
+                    self._options = options
+        return self._options
+
+    def close(self) -> None:
+        """Close idle connections."""
+        for wire in [*self._wires.values()]:
+            wire.close()
+        self._cluster = None
+
+    def ask(
+        self, errand: Errand, commands: Sequence[RedisCommand], *, node: Address | None = None
+    ) -> Answers:
+        """Send the commands (to ``node``, or to those that serve their keys) and answer the
+        replies in order. Every command must bear repetition: it is repeated, after a pause, when
+        no reply came and time is left. Raises :class:`DriverError` for the first that failed."""
+        options = self.options
+        start = time.monotonic()
+        deadline = start + options.timeout
+        attempt = _Attempt(commands, node)
+        pause, number = _FIRST_PAUSE, 0
+        before: Exception | None = None
+        while True:
+            number += 1
+            begun = time.monotonic()
+            self._try(attempt, deadline)
+            self._count(errand, attempt, number, time.monotonic() - begun)
+            error = attempt.error
+            if error is None and not attempt.open:
+                return Answers(attempt.replies, attempt.lost)
+            with self._guard:
+                self.traffic.retries += 1
+            if error is None or (isinstance(error, _PASSING) and number <= 5):
+                continue
+            if isinstance(error, redis_wire.TimeIsUp):
+                error = before or error
+            before = error
+            patience = judge(error).patience
+            if options.cluster and patience:
+                patience = options.timeout  # a replica may be about to take over
+            wait = pause * random.uniform(0.5, 1)
+            if time.monotonic() + wait >= min(deadline, start + patience):
+                with self._guard:
+                    self.traffic.retries -= 1
+                raise failed(
+                    error,
+                    str(errand),
+                    self.place.server,
+                    errand.key,
+                    unknown=attempt.lost and errand.writes,
+                    secret=options.password,
+                ) from error
+            time.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def nodes(self, errand: Errand) -> list[Address | None]:
+        """Every server that holds a part of the keys; ``None`` is the only one."""
+        if not self.options.cluster:
+            return [None]
+        [answer], _ = self.ask(errand, [SLOTS])
+        cluster = cluster_of(answer, (self.place.host, self.place.port))
+        if not cluster.whole:
+            error = ClusterDownError("some slots are served by no node")
+            raise failed(error, str(errand), self.place.server, errand.key) from error
+        return [*cluster.primaries]
+
+    # -- within -------------------------------------------------------------------
+
+    def _try(self, attempt: _Attempt, deadline: float) -> None:
+        """Send what has no reply yet, to all nodes before any reply is awaited."""
+        attempt.error = None
+        under_way = []
+        try:
+            routes, asking = self._routes(attempt, deadline)
+        except (RedisError, OSError) as error:
+            attempt.error = error
+            return
+        for address, chosen in routes.items():
+            wire, asked = self._wire(address), [attempt.commands[i] for i in chosen]
+            if asking:
+                asked = [each for one in asked for each in (ASKING, one)]
+            sent: Sequence[int] = ()
+            connection: Any = None
+            try:
+                connection = wire.take(deadline)
+                sent = chosen
+                redis_wire.send(connection, asked, deadline)
+            except (RedisError, OSError) as error:
+                self._lose(attempt, error, connection, bool(sent))
+                continue
+            except BaseException:
+                if connection is not None:
+                    connection.disconnect()
+                raise
+            with self._guard:
+                self.traffic.requests += 1
+            under_way.append((address, wire, connection, chosen, len(asked)))
+        idle = self.options.timeout / 2
+        while under_way:
+            address, wire, connection, chosen, count = under_way.pop(0)
+            try:
+                replies = redis_wire.receive(connection, count, deadline, idle)
+            except (RedisError, OSError) as error:
+                self._lose(attempt, error, connection, not isinstance(error, _REFUSED))
+                continue
+            except BaseException:  # interrupted: unread replies must not meet the next request
+                for _, _, each, _, _ in [(address, wire, connection, chosen, count), *under_way]:
+                    each.disconnect()
+                raise
+            wire.give(connection)
+            if count > len(chosen):
+                replies = replies[1::2]
+            for i, reply in zip(chosen, replies, strict=True):
+                self._settle(attempt, i, reply, address)
+
+    def _lose(self, attempt: _Attempt, error: Exception, connection: Any, sent: bool) -> None:
+        if connection is not None:
+            connection.disconnect()
+        attempt.error = attempt.error or error
+        attempt.lost |= sent
+        self._cluster = None
+
+    def _settle(self, attempt: _Attempt, i: int, reply: Any, address: Address) -> None:
+        if not isinstance(reply, ResponseError):
+            attempt.replies[i] = reply
+            attempt.open.discard(i)
+            return
+        if attempt.error is None or _weight(reply) > _weight(attempt.error):
+            attempt.error = reply
+        if isinstance(reply, NoScriptError):
+            attempt.commands[i] = attempt.commands[i].spelled_out()
+        elif isinstance(reply, AskError):
+            attempt.asking[i] = redirected(reply, address)
+        elif isinstance(reply, MovedError):
+            self._cluster = None
+
+    def _routes(self, attempt: _Attempt, deadline: float) -> tuple[_Routes, bool]:
+        open_ = sorted(attempt.open)
+        if attempt.node is not None:
+            return {attempt.node: open_}, False
+        if not self.options.cluster:
+            return {(self.place.host, self.place.port): open_}, False
+        moving, attempt.asking = attempt.asking, {}
+        if moving:  # first those whose slot is being moved, as their node told us
+            target = next(iter(moving.values()))
+            return {target: [i for i in open_ if moving.get(i) == target]}, True
+        cluster = self._cluster or self._discover(deadline)
+        routes: _Routes = {}
+        for i in open_:
+            key = attempt.commands[i].key
+            routes.setdefault(cluster.owner(key) if key else cluster.owners[0], []).append(i)
+        return routes, False
+
+    def _discover(self, deadline: float) -> RedisCluster:
+        last: Exception | None = None
+        for address in [*{(self.place.host, self.place.port): 0, **dict.fromkeys(self._wires, 0)}]:
+            connection: Any = None
+            try:
+                wire = self._wire(address)
+                connection = wire.take(deadline)
+                redis_wire.send(connection, [SLOTS], deadline)
+                [answer] = redis_wire.receive(connection, 1, deadline, self.options.timeout / 2)
+                wire.give(connection)
+                if isinstance(answer, ResponseError):
+                    raise answer
+                self._cluster = found = cluster_of(answer, address)
+                return found
+            except (RedisError, OSError) as error:
+                if connection is not None and not isinstance(error, ResponseError):
+                    connection.disconnect()
+                last = error
+        assert last is not None
+        raise last
+
+    def _wire(self, address: Address) -> RedisWire:
+        wire = self._wires.get(address)
+        if wire is None:
+            host, port = address
+            place = replace(self.place, host=host, port=port)
+            wire = self._wires.setdefault(address, RedisWire(place, self.options))
+        return wire
+
+    def _count(self, errand: Errand, attempt: _Attempt, number: int, seconds: float) -> None:
+        read = weigh(attempt.replies) if attempt.error is None else 0
+        written = sum(weigh(each.args) for each in attempt.commands) if errand.writes else 0
+        with self._guard:
+            self.traffic.bytes_read += read
+            self.traffic.bytes_written += written
+        if _log.isEnabledFor(logging.DEBUG):
+            outcome = "ok" if attempt.error is None else type(attempt.error).__name__
+            _log.debug(
+                "redis %s %s: %s, %d bytes, %.2f ms, attempt %d",
+                errand,
+                errand.detail,
+                outcome,
+                written if errand.writes else read,
+                seconds * 1000,
+                number,
+            )
+
+
+def _weight(error: Exception) -> int:
+    """Of several errors the one decides that repeating helps least."""
+    return 0 if isinstance(error, _PASSING) else 1 if judge(error).patience else 2
+
+
+class _Attempt:
+    """Commands on their way: what was answered so far, and what went wrong last."""
+
+    def __init__(self, commands: Sequence[RedisCommand], node: Address | None) -> None:
+        self.commands = [*commands]
+        self.node = node
+        self.replies: list[Any] = [None] * len(self.commands)
+        self.open = {*range(len(self.commands))}
+        self.asking: dict[int, Address] = {}
+        self.error: Exception | None = None
+        self.lost = False

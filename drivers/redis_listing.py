@@ -1,0 +1,95 @@
+"""Walks over the names that Redis holds, by SCAN: in steps, never blocking the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tensorstash.drivers.redis_command import RedisCommand, command
+from tensorstash.drivers.redis_keys import RedisKeys, is_lock
+from tensorstash.drivers.redis_link import Errand, RedisLink
+
+_COUNT = b"10000"  # names a step: a few ms of the server
+_BATCH = 1000
+
+
+class RedisListing:
+    """Listings through one link."""
+
+    def __init__(self, link: RedisLink, keys: RedisKeys) -> None:
+        self._link = link
+        self._keys = keys
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key that starts with ``prefix``, once."""
+        seen: set[str] = set()  # SCAN may repeat what it said
+        for page in self._pages(prefix, Errand("list", prefix)):
+            for place in page:
+                key = self._keys.key(place)
+                if key is not None and key not in seen:
+                    seen.add(key)
+                    yield key
+
+    def folder(self, prefix: str) -> tuple[Sequence[str], Sequence[str]]:
+        """Names directly below ``prefix``: keys and folders, both sorted."""
+        skip = len(prefix)
+        names: set[str] = set()
+        folders: set[str] = set()
+        for page in self._pages(prefix, Errand("list", prefix)):
+            for place in page:
+                key = self._keys.key(place)
+                if key is not None:
+                    name, slash, _ = key[skip:].partition("/")
+                    (folders if slash else names).add(name)
+        return sorted(names), sorted(folders)
+
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Every key with the bytes of its value."""
+        batch: list[str] = []
+        for key in self.keys(prefix):
+            batch.append(key)
+            if len(batch) == _BATCH:
+                yield from self._sizes(batch)
+                batch = []
+        yield from self._sizes(batch)
+
+    def clear(self, prefix: str) -> None:
+        """Drop everything that starts with ``prefix``, but for locks: their holders live."""
+        errand = Errand("delete", prefix, writes=True)
+        for page in self._pages(prefix, errand):
+            places = [place for place in page if not is_lock(place)]
+            for i in range(0, len(places), _BATCH):
+                drop(self._link, errand, places[i : i + _BATCH])
+
+    def _sizes(self, batch: list[str]) -> list[tuple[str, int]]:
+        if not batch:
+            return []
+        steps: list[RedisCommand] = []
+        for key in batch:
+            place = self._keys.value(key)
+            steps += (command(b"EXISTS", place), command(b"STRLEN", place))
+        replies, _ = self._link.ask(Errand("size", batch[0], detail=len(batch)), steps)
+        there, sizes = replies[::2], replies[1::2]
+        return [
+            pair for pair, yes in zip(zip(batch, sizes, strict=True), there, strict=True) if yes
+        ]
+
+    def _pages(self, prefix: str, errand: Errand) -> Iterator[list[bytes]]:
+        pattern = self._keys.below(prefix)
+        for node in self._link.nodes(errand):
+            cursor = b"0"
+            while True:
+                step = RedisCommand(b"", (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _COUNT))
+                [[cursor, page]], _ = self._link.ask(errand, [step], node=node)
+                yield page
+                if cursor == b"0":
+                    break
+
+
+def drop(link: RedisLink, errand: Errand, places: Sequence[bytes]) -> None:
+    """Drop these names, whatever they hold, in the background of the server."""
+    if not places:
+        return
+    if link.options.cluster:
+        link.ask(errand, [command(b"UNLINK", place) for place in places])
+    else:
+        link.ask(errand, [command(b"UNLINK", *places)])

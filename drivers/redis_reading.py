@@ -1,0 +1,222 @@
+"""Many reads in few round trips, each of a bounded number of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha1
+from typing import Any, NamedTuple, cast
+
+from tensorstash.driver import Buffer, Changed, Request, Span, Tag
+from tensorstash.drivers.redis_command import RedisCommand, command, run
+from tensorstash.drivers.redis_keys import RedisKeys
+from tensorstash.drivers.redis_link import Errand, RedisLink
+from tensorstash.drivers.redis_scripts import READ
+
+ROUND_BYTES = 16 << 20
+"""Bytes wanted in one round trip; a value alone may be larger."""
+ROUND_KEYS = 1000
+_FIRST = 8
+_GROWTH = 32
+_FAMILIES = 4096
+
+Found = tuple[Buffer, Tag] | None
+
+
+class _Family(NamedTuple):
+    """What is known of the values of one array: how many were seen, and the largest."""
+
+    seen: int = 0
+    largest: int = 0
+
+
+class RedisReading:
+    """Reads through one link. It learns how large an array's values are: the first round trip
+    asks for few, the next ones for as many as fit."""
+
+    def __init__(self, link: RedisLink, keys: RedisKeys) -> None:
+        self._link = link
+        self._keys = keys
+        self._families: dict[str, _Family] = {}
+
+    def many(
+        self, requests: Iterable[Request], *, tags: bool = True
+    ) -> Iterator[tuple[int, Found]]:
+        """``(i, (value, tag))`` or ``(i, None)`` in order; without ``tags`` they mean nothing."""
+        batch: list[tuple[int, Request]] = []
+        wanted, counts = 0, dict[str, int]()
+        for i, request in enumerate(requests):
+            size, room = self._expect(request, counts)
+            if batch and (wanted + size > ROUND_BYTES or not room or len(batch) == ROUND_KEYS):
+                yield from self._round(batch, tags)
+                batch, wanted, counts = [], 0, {}
+                size, _ = self._expect(request, counts)
+            batch.append((i, request))
+            wanted += size
+        if batch:
+            yield from self._round(batch, tags)
+
+    def one(self, request: Request) -> Found:
+        """The answer to one request."""
+        [(_, found)] = self._round([(0, request)], True)
+        return found
+
+    def value(self, key: str) -> Buffer | None:
+        """A whole value, without its version."""
+        [found], _ = self._link.ask(Errand("read", key), [command(b"GET", self._keys.value(key))])
+        return cast("bytes | None", found)
+
+    def ranges(
+        self, key: str, spans: Sequence[Span], tag: Tag | None
+    ) -> tuple[Sequence[Buffer], Tag] | None:
+        """Parts of one version; :class:`Changed` when it is not ``tag``, or changed midway."""
+        parts: list[Buffer] = []
+        batch: list[Span] = []
+        wanted = 0
+        for span in [*spans, None]:
+            size = 0 if span is None else _size(span) or 0
+            if span is None or (batch and wanted + size > ROUND_BYTES):
+                found = self._ranges(key, batch, tag)
+                if found is None:
+                    if tag is not None:
+                        raise Changed(key)
+                    return None
+                tag = found[1]
+                parts += found[0]
+                batch, wanted = [], 0
+            if span is not None:
+                batch.append(span)
+                wanted += size
+        assert tag is not None
+        return parts, tag
+
+    def tag(self, key: str) -> Tag | None:
+        """The stored version, without its bytes."""
+        found = self._ranges(key, [], None)
+        return None if found is None else found[1]
+
+    # -- within -------------------------------------------------------------------
+
+    def _ranges(
+        self, key: str, spans: Sequence[Span], tag: Tag | None
+    ) -> tuple[list[Buffer], Tag] | None:
+        only = b"" if tag is None else tag if isinstance(tag, bytes) else b"?"
+        step = run(READ, self._keys.pair(key), b"", only, *_bounds(spans))
+        [found], _ = self._link.ask(Errand("read", key, detail=spans), [step])
+        if found is None:
+            return None
+        version, *parts = found
+        if tag is not None and version != tag:
+            raise Changed(key)
+        return parts, version
+
+    def _round(self, batch: list[tuple[int, Request]], tags: bool) -> list[tuple[int, Found]]:
+        plain = [each for each in batch if each[1].span is None and each[1].unless is None]
+        rest = [each for each in batch if each[1].span is not None or each[1].unless is not None]
+        first = batch[0][1]
+        more = f"and {len(batch) - 1} more" if len(batch) > 1 else first.span or ""
+        errand = Errand("read", first.key, detail=more)
+        steps = [self._whole(plain, tags), [self._part(request) for _, request in rest]]
+        replies, _ = self._link.ask(errand, [each for step in steps for each in step])
+        cut = len(steps[0])
+        found = self._found(plain, replies[:cut], tags)
+        doubtful = found.pop(-1, None) is not None
+        for (i, request), reply in zip(rest, replies[cut:], strict=True):
+            found[i] = _part_of(request, reply)
+        if doubtful:  # something else than bytes, or it came just now: ask for each alone
+            for i, request in plain:
+                if found[i] is None:
+                    [reply], _ = self._link.ask(Errand("read", request.key), [self._part(request)])
+                    found[i] = _part_of(request, reply)
+        self._learn(plain, found)
+        return [(i, found[i]) for i, _ in batch]
+
+    def _whole(self, batch: list[tuple[int, Request]], tags: bool) -> list[RedisCommand]:
+        """MGET answers nothing for what is no string: EXISTS tells that from absence."""
+        if not batch:
+            return []
+        pairs = [self._keys.pair(request.key) for _, request in batch]
+        if self._link.options.cluster:  # no command over several slots
+            return [
+                each
+                for value, tag in pairs
+                for each in (command(b"MGET", value, tag), command(b"EXISTS", value))
+            ]
+        names = [name for pair in pairs for name in (pair if tags else pair[:1])]
+        values = [value for value, _ in pairs]
+        return [command(b"MGET", *names), command(b"EXISTS", *values)]
+
+    def _found(
+        self, batch: list[tuple[int, Request]], replies: list[Any], tags: bool
+    ) -> dict[int, Found]:
+        """What was found, with an entry at -1 when absence is in doubt."""
+        if not batch:
+            return {}
+        cluster = self._link.options.cluster
+        flat = [each for reply in replies[::2] for each in reply] if cluster else replies[0]
+        tags = tags or cluster
+        values, versions = (flat[::2], flat[1::2]) if tags else (flat, [b""] * len(batch))
+        found: dict[int, Found] = {
+            i: None if value is None else (value, _version(value, version))
+            for (i, _), value, version in zip(batch, values, versions, strict=True)
+        }
+        there = sum(replies[1::2]) if cluster else replies[1]
+        if there != len(values) - values.count(None):
+            found[-1] = b"", b""
+        return found
+
+    def _part(self, request: Request) -> RedisCommand:
+        unless = request.unless if isinstance(request.unless, bytes) else b""
+        spans = [request.span or Span(0)]
+        return run(READ, self._keys.pair(request.key), unless, b"", *_bounds(spans))
+
+    def _expect(self, request: Request, counts: dict[str, int]) -> tuple[int, bool]:
+        """Bytes to reckon with, and whether one more of its kind may join the round."""
+        size = None if request.span is None else _size(request.span)
+        if size is not None:
+            return size, True
+        name = _family(request.key)
+        family = self._families.get(name, _Family())
+        counts[name] = counts.get(name, 0) + 1
+        return family.largest, counts[name] <= max(_FIRST, family.seen * _GROWTH)
+
+    def _learn(self, batch: list[tuple[int, Request]], found: dict[int, Found]) -> None:
+        for i, request in batch:
+            pair, name = found[i], _family(request.key)
+            if len(self._families) >= _FAMILIES and name not in self._families:
+                self._families.clear()
+            seen, largest = self._families.get(name, _Family())
+            size = 0 if pair is None else len(pair[0])
+            self._families[name] = _Family(seen + 1, max(size, largest))
+
+
+def _family(key: str) -> str:
+    return key.rstrip("0123456789/.")
+
+
+def _version(value: bytes, version: bytes | None) -> bytes:
+    # Stored by another program: its bytes are its version.
+    return b"sha1:" + sha1(value).hexdigest().encode() if version is None else version
+
+
+def _part_of(request: Request, reply: list[bytes] | None) -> Found:
+    if reply is None:
+        return None
+    return (reply[1], reply[0]) if len(reply) > 1 else (b"", reply[0])
+
+
+def _size(span: Span) -> int | None:
+    """The most bytes a span can have, where that is known."""
+    start, stop = span
+    if start < 0:
+        return -start
+    return None if stop is None else max(stop - start, 0)
+
+
+def _bounds(spans: Sequence[Span]) -> list[bytes]:
+    """First and last byte, as GETRANGE counts: from the end if negative, clipped, inclusive."""
+    bounds = []
+    for start, stop in spans:
+        empty = stop is not None and stop <= max(start, 0)
+        first, last = (1, 0) if empty else (start, -1 if stop is None else stop - 1)
+        bounds += [b"%d" % first, b"%d" % last]
+    return bounds

@@ -1,0 +1,140 @@
+"""Connections to one Redis server.
+
+redis-py's own client and pool are not used: they repeat commands whose reply was lost, unless
+told otherwise in several places, and cost more than the command itself. Its connections are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Lost
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as Late
+from redis.retry import Retry
+
+from tensorstash.drivers.redis_command import RedisCommand
+from tensorstash.drivers.redis_options import RedisOptions
+from tensorstash.drivers.redis_place import RedisPlace
+
+_PIECE = 64 << 10
+
+Open: TypeAlias = Any
+"""One of redis-py's connections, which its authors left without types."""
+
+
+class TimeIsUp(Late):
+    """The last attempt had no time left: what went wrong before says more."""
+
+
+class RedisWire:
+    """Idle connections of one process to one server; each is used by one thread at a time."""
+
+    def __init__(self, place: RedisPlace, options: RedisOptions) -> None:
+        self.place = place
+        self._options = options
+        self._idle: list[Open] = []
+
+    def take(self, deadline: float) -> Open:
+        """A connection that is ready to send, to be given back with :meth:`give`."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                if not connection.can_read():
+                    return connection
+            except (redis.RedisError, OSError):  # closed by the server meanwhile
+                pass
+            connection.disconnect()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeIsUp("the time is up")
+        connection = self._make(left)
+        connection.connect()
+        return connection
+
+    def give(self, connection: Open) -> None:
+        """Keep a connection whose answers were all read."""
+        self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+    def _make(self, seconds: float) -> Open:
+        options, place = self._options, self.place
+        settings: dict[str, Any] = {
+            "db": place.db,
+            "username": options.username,
+            "password": options.password,
+            "socket_timeout": min(options.timeout / 2, seconds),
+            "socket_connect_timeout": min(options.connect_timeout, seconds),
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,  # no greeting to wait for, and every server speaks it
+            "driver_info": None,  # two round trips saved
+        }
+        if place.path:
+            make: Any = redis.UnixDomainSocketConnection
+            return make(path=place.path, **settings)
+        settings |= {"host": place.host, "port": place.port, "socket_keepalive": True}
+        if place.scheme != "rediss":
+            make = redis.Connection
+            return make(**settings)
+        return redis.SSLConnection(
+            ssl_ca_certs=options.ca_certs,
+            ssl_certfile=options.certfile,
+            ssl_keyfile=options.keyfile,
+            ssl_cert_reqs="required" if options.verify else "none",
+            ssl_check_hostname=options.verify,
+            **settings,
+        )
+
+
+def send(connection: Open, commands: Sequence[RedisCommand], deadline: float) -> None:
+    """Send all commands, before any answer is awaited."""
+    _limit(connection, deadline)
+    connection.send_packed_command(_packed(connection, commands))
+
+
+def _packed(connection: Open, commands: Sequence[RedisCommand]) -> Iterator[bytes]:
+    """Made while sending: the server works meanwhile, and no second copy of all is held."""
+    pieces: list[bytes] = []
+    size = 0
+    for each in commands:
+        for piece in connection.pack_command(*each.args):
+            if pieces and size + len(piece) > _PIECE:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+            pieces.append(piece)
+            size += len(piece)
+    yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def receive(connection: Open, count: int, deadline: float, idle: float) -> list[Any]:
+    """``count`` answers; a server's refusal of a single command stands among them as an exception.
+    A server that says nothing for ``idle`` seconds is given up."""
+    found: list[Any] = []
+    for _ in range(count):
+        _limit(connection, deadline, idle)
+        try:
+            found.append(connection.read_response())
+        except ResponseError as error:
+            found.append(error)
+    return found
+
+
+def _limit(connection: Open, deadline: float, idle: float | None = None) -> None:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeIsUp("the time is up")
+    sock = connection._sock
+    if sock is None:
+        raise Lost("the connection was closed")
+    sock.settimeout(left if idle is None else min(left, idle))

@@ -1,0 +1,63 @@
+"""Repeating a request until it succeeds, is refused for good, or its time is up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import TypeVar
+
+from tensorstash.drivers.s3_client import Failed
+
+_T = TypeVar("_T")
+
+SLOWEST = float(1 << 20)
+"""Bytes a second below which a body counts as stuck: a big one gets more time than a small one."""
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
+
+_limit: ContextVar[asyncio.Timeout] = ContextVar("tensorstash_limit")
+
+
+async def repeat(attempt: Callable[[int], Awaitable[_T]], limit: float) -> _T:
+    """What ``attempt(n)`` (n from 1) answers, called again while it fails as ``busy`` or ``lost``.
+
+    Pauses are random between nothing and a bound that doubles (full jitter), so that clients
+    that failed together do not come back together. After ``limit`` seconds in all, or where the
+    next pause would end beyond them, the last :class:`Failed` is raised; its ``timed_out`` is set
+    where an answer was still awaited then.
+    """
+    clock = asyncio.get_running_loop().time
+    last: Failed | None = None
+    try:
+        async with asyncio.timeout(limit) as timeout:
+            token = _limit.set(timeout)
+            try:
+                n = 1
+                while True:
+                    try:
+                        return await attempt(n)
+                    except Failed as failed:
+                        if failed.kind not in ("busy", "lost"):
+                            raise
+                        last = failed
+                    pause = random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**n))
+                    if clock() + pause >= (timeout.when() or 0):
+                        raise last
+                    await asyncio.sleep(pause)
+                    n += 1
+            finally:
+                _limit.reset(token)
+    except TimeoutError:
+        raise Failed("lost", f"no answer within {limit:g} s", timed_out=True) from last
+
+
+def expect(nbytes: int) -> None:
+    """Called by a client that learns how long the body is that it is about to read: the limit of
+    the :func:`repeat` it runs in grows by the time that may take."""
+    timeout = _limit.get(None)
+    when = None if timeout is None else timeout.when()
+    if timeout is not None and when is not None and nbytes > SLOWEST:
+        timeout.reschedule(when + nbytes / SLOWEST)

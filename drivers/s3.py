@@ -1,0 +1,389 @@
+"""Objects in an S3 bucket, of Amazon or any server that speaks its protocol:
+``s3://bucket/path``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, TypeVar
+
+from tensorstash.driver import (
+    Buffer,
+    Capabilities,
+    Changed,
+    Check,
+    Driver,
+    Request,
+    Span,
+    Tag,
+    Traffic,
+    check_prefix,
+)
+from tensorstash.drivers import lease, loop, s3_pool
+from tensorstash.drivers.s3_client import Found
+from tensorstash.drivers.s3_keys import is_key, lock_place, owned
+from tensorstash.drivers.s3_limits import Limits
+from tensorstash.drivers.s3_requests import Requests
+from tensorstash.drivers.s3_settings import Settings, split
+from tensorstash.errors import Conflict, Invalid, Unsupported
+
+_GAP = 1 << 20  # at 20 ms a request and 100 MB/s a request costs as much as 2 MB
+_LARGEST_PUT = 5 << 30
+_AT_ONCE = 1000  # keys of one delete request
+_LIMITS = Limits()
+
+_T = TypeVar("_T")
+
+Connection = Callable[[], Mapping[str, Any]]
+
+
+def connect(
+    rest: str,
+    *,
+    key: str | None = None,
+    secret: str | None = None,
+    token: str | None = None,
+    profile: str | None = None,
+    region: str | None = None,
+    endpoint: str | None = None,
+    endpoint_url: str | None = None,
+    anon: bool = False,
+    path_style: bool | None = None,
+    ca: str | None = None,
+    verify: bool = True,
+    connection: Connection | None = None,
+    client: str = "auto",
+    unsafe: bool = False,
+    timeout: float = 30.0,
+    idle: float = 10.0,
+    lease: float = 30.0,
+    concurrency: int = 32,
+    multipart_bytes: int = 64 << 20,
+    part_bytes: int = 16 << 20,
+) -> S3Driver:
+    """The objects of the bucket that ``rest`` names up to its first ``/``, below the path that
+    follows.
+
+    Who asks and where: ``key``, ``secret``, ``token``, ``profile``, ``region``, ``endpoint`` (or
+    ``endpoint_url``; for other servers than Amazon's), ``anon`` (unsigned requests),
+    ``path_style`` (the bucket in the address's path; the default with an endpoint), ``ca`` (a
+    file of certificates to trust) and ``verify``. What is not given comes from the usual chain:
+    ``AWS_*`` variables, then ``~/.aws``, then the machine's role. ``connection`` is a function
+    that answers a dict of these options; it is called once in each process and, unlike keys,
+    travels in pickles.
+
+    ``client`` is ``"s3fs"``, ``"obstore"``, or ``"auto"``: obstore where it can be used.
+    ``timeout`` bounds a request with all its repetitions, in seconds, and grows by a second for
+    each MiB; ``idle`` bounds a server's silence. ``concurrency``: requests under way at once.
+    ``lease``: seconds after which the lock of a dead process is free. Values of
+    ``multipart_bytes`` or more go up in parts of ``part_bytes``. ``unsafe`` allows servers that
+    do not keep conditions: for a single writing process, see :class:`S3Driver`.
+    """
+    if endpoint is not None and endpoint_url is not None:
+        raise Invalid("options 'endpoint' and 'endpoint_url' of s3:// mean the same; give one")
+    if connection is not None and not callable(connection):
+        raise Invalid("option 'connection' of s3:// is a function that answers a dict of options")
+    bucket, root = split(rest)
+    settings = Settings(
+        bucket,
+        key=key,
+        secret=secret,
+        token=token,
+        profile=profile,
+        region=region,
+        endpoint=endpoint if endpoint is not None else endpoint_url,
+        anon=anon,
+        path_style=path_style,
+        ca=ca,
+        verify=verify,
+        concurrency=concurrency,
+        idle=idle,
+    )
+    return S3Driver(
+        settings.checked(),
+        root,
+        connection=connection,
+        client=s3_pool.check_kind(client),
+        unsafe=bool(unsafe),
+        limits=Limits(timeout, lease, multipart_bytes, part_bytes).checked(),
+    )
+
+
+class S3Driver(Driver):
+    """Keys are objects below a path of a bucket; safe between threads, processes and hosts.
+
+    A tag is an ETag. Conditions are kept by the server, which is tried once in each process
+    before they are relied on; a server that does not keep them is refused. With ``unsafe`` it
+    is not tried: conditional puts compare and store in two steps, and locks exclude the
+    threads of this process only, so that no more than one process may write.
+
+    The driver keeps objects of its own in folders ``.tensorstash``, which are no keys: locks
+    (``lease.py``), beside the key that they lock, and while it tries a server, one object.
+    """
+
+    scheme = "s3"
+
+    def __init__(
+        self,
+        settings: Settings,
+        root: str,
+        *,
+        connection: Connection | None = None,
+        client: str = "auto",
+        unsafe: bool = False,
+        limits: Limits = _LIMITS,
+    ) -> None:
+        """See :func:`connect`. ``root`` is empty or ends in ``/``."""
+        self.capabilities = Capabilities(
+            conditional_put=not unsafe,
+            locks=not unsafe,
+            gap_bytes=_GAP,
+            concurrency=settings.concurrency,
+            content_tags=True,
+        )
+        self._settings = settings
+        self._root = root
+        self._connection = connection
+        self._client = client
+        self._unsafe = unsafe
+        self._limits = limits
+        # By process; those of ancestors stay, so that nothing of theirs is closed here.
+        self._requests: dict[int, Requests] = {}
+
+    @property
+    def url(self) -> str:
+        """``s3://bucket/path``."""
+        return f"s3://{self._settings.bucket}/{self._root}".rstrip("/")
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this driver sent and received in this process."""
+        found = self._requests.get(os.getpid())
+        return Traffic() if found is None else found.traffic
+
+    # -- reading ------------------------------------------------------------------
+
+    def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
+        """The value (or bytes ``span`` of it) and its ETag."""
+        return self._read(owned(key), span)
+
+    def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
+        """``(i, value)`` in the order of arrival, from a bounded window of requests."""
+        for i, found in self.get_many_tagged(Request(key, span) for key, span, _ in requests):
+            yield i, None if found is None else found[0]
+
+    def get_many_tagged(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        """``(i, (value, tag))`` in the order of arrival, from a bounded window of requests."""
+        for i, found in self._found(requests):
+            yield i, None if found is None else (found.data, found.etag)
+
+    def get_ranges(
+        self, key: str, spans: Sequence[Span], tag: Tag | None = None
+    ) -> tuple[Sequence[Buffer], Tag] | None:
+        """Several parts of one version, one request each, all under way at once."""
+        if not spans:
+            raise Invalid(f"get_ranges of {key!r} without spans")
+        if len(spans) == 1:
+            found = self.get_tagged(key, spans[0])
+            if found is None and tag is None:
+                return None
+            if found is None or (tag is not None and found[1] != tag):
+                raise Changed(key)
+            return [found[0]], found[1]
+        parts: list[Buffer] = [b""] * len(spans)
+        absent = 0
+        for i, part in self._found(Request(key, span) for span in spans):
+            if part is None:
+                absent += 1
+            else:
+                if tag is not None and part.etag != tag:
+                    raise Changed(key)
+                parts[i], tag = part.data, part.etag
+            if absent and tag is not None:
+                raise Changed(key)
+        return None if tag is None else (parts, tag)
+
+    def tag(self, key: str) -> Tag | None:
+        """The stored object's ETag, from a request for its first byte: unlike the answer to a
+        HEAD, that tells a missing bucket from a missing object."""
+        return self._run(self._here().tag(owned(key)))
+
+    # -- writing ------------------------------------------------------------------
+
+    def put(
+        self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
+    ) -> Tag:
+        """Store ``value`` and answer its ETag."""
+        if if_absent and if_tag is not None:
+            raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
+        data = _data(value)
+        if not if_absent and if_tag is None:
+            return self._run(self._here().put(owned(key), data))
+        return self._swap(owned(key), data, if_tag)
+
+    def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
+        """Unconditional puts from a bounded window; items are taken as earlier ones are
+        stored."""
+        here = self._here()
+
+        async def put(item: tuple[str, bytes]) -> int:
+            await here.put(*item)
+            return 0
+
+        def weigh(item: tuple[str, bytes] | int) -> int:
+            return item if isinstance(item, int) else len(item[1])
+
+        pairs = ((owned(key), _data(value)) for key, value in items)
+        for _ in loop.window(put, pairs, self._settings.concurrency, weigh):
+            pass
+
+    def delete(self, key: str) -> None:
+        """Remove the object; no error when absent."""
+        self._run(self._here().delete([owned(key)]))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete 1,000 keys a request, several requests at once."""
+        self._delete_all(owned(key) for key in keys)
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete what is listed below ``prefix`` and the driver's own objects there."""
+        check_prefix(prefix)
+        self._delete_all(key for page in self._pages(prefix) for key, _ in page)
+
+    # -- listing ------------------------------------------------------------------
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Every key below ``prefix``, in the server's order, a page of 1,000 at a time."""
+        return (key for key, _ in self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """``(key, bytes stored)`` of every key below ``prefix``, from the listing alone."""
+        check_prefix(prefix)
+        return (one for page in self._pages(prefix) for one in page if is_key(one[0]))
+
+    def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
+        """Names directly below ``prefix``: the server sums up what lies deeper."""
+        check_prefix(prefix)
+        here, skip = self._here(), len(prefix)
+        keys: list[str] = []
+        folders: list[str] = []
+        after: str | None = None
+        while True:
+            page = self._run(here.page(prefix, True, after))
+            keys += [key[skip:] for key, _ in page.keys if is_key(key)]
+            folders += [name[skip:-1] for name in page.folders if is_key(name[:-1])]
+            after = page.after
+            if after is None:
+                return sorted(keys), sorted(folders)
+
+    # -- locking ------------------------------------------------------------------
+
+    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
+        """Hold the name ``key`` alone, by a lease that is renewed while it is held (see
+        ``lease.py``); of a holder that died it is free after ``lease`` seconds."""
+        place, url = lock_place(key), self.url
+        if self._unsafe:
+            return lease.turns((url, place), key, url, timeout)
+        store = lease.Store(self._read, self._swap)
+        return lease.lease(store, place, key, url, self._limits.lease, timeout)
+
+    # -- handles ------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of this process' connections to the bucket once they are idle."""
+        found = self._requests.get(os.getpid())
+        if found is not None:
+            loop.current().run(found.close())
+
+    def __reduce__(self) -> tuple[Callable[..., S3Driver], tuple[Any, ...]]:
+        """Without keys: elsewhere they come from ``connection`` or the usual chain."""
+        options = {
+            **self._settings.without_secrets(),
+            **asdict(self._limits),
+            "connection": self._connection,
+            "client": self._client,
+            "unsafe": self._unsafe,
+        }
+        return _restore, (f"{self._settings.bucket}/{self._root}", options)
+
+    # -- within -------------------------------------------------------------------
+
+    def _here(self) -> Requests:
+        """This process' requests; made, and libraries imported, by the first."""
+        pid = os.getpid()
+        found = self._requests.get(pid)
+        if found is None:
+            settings = self._settings.with_connection(self._connection)
+            kind = s3_pool.choose(self._client)
+            made = Requests(kind, settings, self._root, self.url, self._limits)
+            found = self._requests.setdefault(pid, made)
+        return found
+
+    def _run(self, coro: Coroutine[Any, Any, _T]) -> _T:
+        return loop.current().run(coro)
+
+    def _found(self, requests: Iterable[Request]) -> Iterator[tuple[int, Found | None]]:
+        here = self._here()
+
+        async def get(request: Request) -> Found | None:
+            key, span, unless = request
+            return await here.get(key, span, unless if isinstance(unless, str) else None)
+
+        def weigh(thing: Request | Found | None) -> int:
+            return len(thing.data) if isinstance(thing, Found) else 0
+
+        checked = (Request(owned(key), span, unless) for key, span, unless in requests)
+        return loop.window(get, checked, self._settings.concurrency, weigh)
+
+    def _read(self, place: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
+        found = self._run(self._here().get(place, span, None))
+        return None if found is None else (found.data, found.etag)
+
+    def _swap(self, place: str, data: bytes, tag: Tag | None) -> str:
+        """Put where the object is absent (``None``) or still ``tag``."""
+        if len(data) > _LARGEST_PUT:
+            raise Unsupported(
+                f"{len(data)} bytes for {place!r} are more than one conditional put to S3 may hold "
+                "(5 GiB); use smaller chunks",
+            )
+        here = self._here()
+        if tag is not None and not isinstance(tag, str):
+            raise Conflict(f"{place!r} in {self.url} has another tag: no ETag", key=place)
+        if not self._unsafe:
+            return self._run(here.put_if(place, data, tag))
+        with lease.turns((self.url, f"{place}\0put"), place, self.url, None):
+            if self._run(here.tag(place)) != tag:
+                raise Conflict(
+                    f"{place!r} in {self.url} was written by someone else first; read it again",
+                    key=place,
+                )
+            return self._run(here.put(place, data))
+
+    def _pages(self, prefix: str) -> Iterator[Sequence[tuple[str, int]]]:
+        here = self._here()
+        after: str | None = None
+        while True:
+            page = self._run(here.page(prefix, False, after))
+            yield page.keys
+            after = page.after
+            if after is None:
+                return
+
+    def _delete_all(self, keys: Iterator[str]) -> None:
+        here = self._here()
+        batches = iter(lambda: [*islice(keys, _AT_ONCE)], [])
+        for _ in loop.window(here.delete, batches, self._settings.concurrency):
+            pass
+
+
+def _restore(rest: str, options: dict[str, Any]) -> S3Driver:
+    return connect(rest, **options)
+
+
+def _data(value: Buffer) -> bytes:
+    return value if type(value) is bytes else bytes(value)

@@ -1,0 +1,295 @@
+"""S3 requests through obstore: reads, puts and deletes at a fraction of what s3fs costs.
+
+What obstore cannot do exactly goes through s3fs, so that the driver sees one client that is
+whole:
+
+* listings: obstore answers the key ``a/`` as ``a``, and fails where one is ``a//b``;
+* multipart uploads, whose steps it does not offer one by one;
+* keys that it cannot express (:func:`expressible`);
+* answers to a range that it does not read: 416, or 200 with a part or the whole;
+* everything where its runtime cannot run: in a child forked from a process that used it.
+
+It compares no checksums of the server with the bodies that come: damage on the way is for TLS,
+and for the checksums within the values, to notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+import obstore
+from obstore.exceptions import NotModifiedError
+from obstore.store import S3Store
+
+from tensorstash.driver import Buffer, Span
+from tensorstash.drivers import retry, s3_obstore_store
+from tensorstash.drivers.s3_client import Client, Failed, Found, Head, Page
+from tensorstash.drivers.s3_obstore_failures import answer_of
+from tensorstash.drivers.s3_obstore_store import usable
+from tensorstash.drivers.s3_settings import Settings
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, OffsetRange, SuffixRange
+
+__all__ = ["ObstoreClient", "expressible", "make", "usable"]
+
+_MARK = "tensorstash-mark"
+
+_INEXPRESSIBLE = re.compile(
+    "[\0-\x1f\x7f\ufffe\uffff\ud800-\udfff]"  # refused in a path, or in the XML of a delete
+    r"|(?:^|/)\.{0,2}(?:/|$)"  # segments that it drops or refuses
+)
+
+
+def make(settings: Settings) -> Client:
+    """A client of one bucket."""
+    return ObstoreClient(settings)
+
+
+def expressible(key: str) -> bool:
+    """Whether obstore means exactly this key: it has no empty, ``.`` or ``..`` segment and no
+    control character."""
+    return _INEXPRESSIBLE.search(key) is None
+
+
+class ObstoreClient(Client):
+    """One bucket through obstore, and through s3fs what obstore cannot do."""
+
+    can_unquote = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store: S3Store | None = None
+        self._connecting = asyncio.Lock()
+        self._made: Client | None = None
+
+    # -- reading ------------------------------------------------------------------
+
+    async def get(
+        self, key: str, span: Span | None = None, unless: str | None = None
+    ) -> Found | None:
+        """See :meth:`Client.get`. The data is a view of obstore's memory."""
+        store = await self._serving(key)
+        if store is None or (span is not None and _empty(span)):
+            return await self._spare().get(key, span, unless)
+        options: GetOptions = {}
+        wanted = None if span is None else _range(span)
+        if wanted is not None:
+            options["range"] = wanted
+        if unless is not None:
+            options["if_none_match"] = f'"{unless}"'
+        try:
+            async with self._limit() as limit:
+                result = await obstore.get_async(store, key, options=options)
+                first, last = result.range
+                _extend(limit, last - first)
+                retry.expect(last - first)
+                data = memoryview(await result.bytes_async())
+        except TimeoutError as error:
+            raise _late() from error
+        except NotModifiedError:
+            return Found(b"", unless or "", 0)
+        except Exception as error:
+            answer = answer_of(error)
+            if answer.absent:
+                return None
+            if wanted is not None and answer.ranged:
+                found = await self._spare().get(key, span, unless)
+                return None if found is None else found._replace(requests=found.requests + 1)
+            raise answer.failure() from answer.cause(error)
+        etag, size = _etag(result.meta["e_tag"]), result.meta["size"]
+        if len(data) != last - first:
+            raise Failed("lost", f"{len(data)} bytes came of {last - first}")
+        if span is not None:
+            start, stop = span.resolve(size)
+            if not first <= start <= stop <= last:
+                raise Failed("other", f"the server answered {first}-{last} to {start}-{stop}")
+            data = data[start - first : stop - first]
+        return Found(data, etag, size)
+
+    async def head(self, key: str) -> Head | None:
+        """See :meth:`Client.head`. From the first byte: the answer to a HEAD does not tell a
+        missing bucket from a missing object."""
+        store = await self._serving(key)
+        if store is None:
+            return await self._spare().head(key)
+        try:
+            async with self._limit():
+                result = await obstore.get_async(store, key, options={"range": (0, 1)})
+                await result.bytes_async()
+        except TimeoutError as error:
+            raise _late() from error
+        except Exception as error:
+            answer = answer_of(error)
+            if answer.absent:
+                return None
+            if answer.ranged:
+                head = await self._spare().head(key)
+                return None if head is None else head._replace(requests=head.requests + 1)
+            raise answer.failure() from answer.cause(error)
+        meta = result.meta
+        return Head(_etag(meta["e_tag"]), meta["size"], result.attributes.get(_MARK))
+
+    async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
+        """See :meth:`Client.page`."""
+        return await self._spare().page(prefix, folders, after)
+
+    # -- writing ------------------------------------------------------------------
+
+    async def put(
+        self,
+        key: str,
+        value: Buffer,
+        *,
+        if_absent: bool = False,
+        if_etag: str | None = None,
+        mark: str | None = None,
+    ) -> str:
+        """See :meth:`Client.put`."""
+        store = await self._serving(key)
+        if store is None:
+            spare = self._spare()
+            return await spare.put(key, value, if_absent=if_absent, if_etag=if_etag, mark=mark)
+        body = value if isinstance(value, bytes) else _flat(value)
+        try:
+            async with self._limit(len(body)):
+                answered = await obstore.put_async(
+                    store,
+                    key,
+                    body,
+                    attributes=None if mark is None else {_MARK: mark},
+                    mode="create"
+                    if if_absent
+                    else "overwrite"
+                    if if_etag is None
+                    else {"e_tag": f'"{if_etag}"' if self.quoted else if_etag},
+                    use_multipart=False,
+                )
+        except TimeoutError as error:
+            raise _late() from error
+        except Exception as error:
+            answer = answer_of(error)
+            conditional = if_absent or if_etag is not None
+            raise answer.failure(conditional=conditional) from answer.cause(error)
+        return _etag(answered["e_tag"])
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """See :meth:`Client.delete`."""
+        served = [key for key in keys if expressible(key)]
+        store = await self._serving(served[0]) if served else None
+        if store is None:
+            served = []
+        if len(served) < len(keys):
+            left = set(served)
+            await self._spare().delete([key for key in keys if key not in left])
+        if store is None:
+            return
+        try:
+            async with self._limit():
+                await obstore.delete_async(store, served)
+        except TimeoutError as error:
+            raise _late() from error
+        except Exception as error:
+            answer = answer_of(error)
+            raise answer.failure() from answer.cause(error)
+
+    async def begin_parts(self, key: str, mark: str | None = None) -> str:
+        """See :meth:`Client.begin_parts`."""
+        return await self._spare().begin_parts(key, mark)
+
+    async def put_part(self, key: str, upload: str, number: int, value: Buffer) -> str:
+        """See :meth:`Client.put_part`."""
+        return await self._spare().put_part(key, upload, number, value)
+
+    async def end_parts(
+        self,
+        key: str,
+        upload: str,
+        etags: Sequence[str],
+        *,
+        if_absent: bool = False,
+        if_etag: str | None = None,
+    ) -> str:
+        """See :meth:`Client.end_parts`."""
+        spare = self._spare()
+        return await spare.end_parts(key, upload, etags, if_absent=if_absent, if_etag=if_etag)
+
+    async def abort_parts(self, key: str, upload: str) -> None:
+        """See :meth:`Client.abort_parts`."""
+        await self._spare().abort_parts(key, upload)
+
+    async def close(self) -> None:
+        """See :meth:`Client.close`."""
+        self._store = None
+        made, self._made = self._made, None
+        if made is not None:
+            await made.close()
+
+    # -- within -------------------------------------------------------------------
+
+    def _spare(self) -> Client:
+        """The client for the rest, made when it is first needed."""
+        if self._made is None:
+            try:
+                module = import_module("tensorstash.drivers.s3_s3fs")
+            except ModuleNotFoundError as error:
+                raise Failed(
+                    "refused", f"obstore cannot do this; pip install {error.name}"
+                ) from error
+            self._made = cast(Callable[[Settings], Client], module.make)(self._settings)
+        self._made.quoted = self.quoted
+        return self._made
+
+    async def _serving(self, key: str) -> S3Store | None:
+        """The store for a request about ``key``, or ``None``: s3fs must do it."""
+        if not expressible(key):
+            return None
+        if self._store is not None:
+            return self._store if usable() else None
+        async with self._connecting:
+            if self._store is None and await s3_obstore_store.runs():
+                self._store, self.amazon = await asyncio.to_thread(
+                    s3_obstore_store.connect, self._settings
+                )
+        return self._store
+
+    def _limit(self, nbytes: int = 0) -> asyncio.Timeout:
+        # obstore's own limits count an upload as silence of the server.
+        return asyncio.timeout(self._settings.idle + nbytes / retry.SLOWEST)
+
+
+def _extend(limit: asyncio.Timeout, nbytes: int) -> None:
+    when = limit.when()
+    if when is not None and nbytes > retry.SLOWEST:
+        limit.reschedule(when + nbytes / retry.SLOWEST)
+
+
+def _late() -> Failed:
+    return Failed("lost", "no answer in time", timed_out=True)
+
+
+def _empty(span: Span) -> bool:
+    return span.stop is not None and span.start >= 0 and span.stop <= span.start
+
+
+def _range(span: Span) -> tuple[int, int] | OffsetRange | SuffixRange | None:
+    if span.start < 0:
+        return {"suffix": -span.start}
+    if span.stop is None:
+        return {"offset": span.start} if span.start else None
+    return span.start, span.stop
+
+
+def _flat(value: Buffer) -> bytes | memoryview:
+    view = memoryview(value)
+    return view.cast("B") if view.nbytes and view.c_contiguous else view.tobytes()
+
+
+def _etag(etag: str | None) -> str:
+    if etag is None:
+        raise Failed("lost", "the answer has no ETag")
+    return etag[1:-1] if etag[:1] == etag[-1:] == '"' else etag

@@ -1,0 +1,118 @@
+"""The S3 clients of this process, shared by all drivers of one bucket and identity: making one
+costs more than a hundred requests."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+from collections import OrderedDict
+from typing import Any
+
+from tensorstash.drivers import loop
+from tensorstash.drivers.s3_client import Client
+from tensorstash.drivers.s3_settings import Settings
+from tensorstash.errors import Invalid, Unsupported
+
+KINDS = ("auto", "s3fs", "obstore")
+_MOST = 16
+
+
+class Shared:
+    """A client and who uses it. Touched in the event loop only."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.sent = 0
+        self.under_way = 0
+        self.closed = False
+        self.probing = asyncio.Lock()
+
+    async def retire(self) -> None:
+        """Close once nothing is under way; whoever comes next gets another one."""
+        if self.closed:
+            return
+        self.closed = True
+        while self.under_way:
+            await asyncio.sleep(0.01)
+        await self.client.close()
+
+
+class Pool:
+    """At most 16 clients, the least recently used closed first."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[Any, Shared] = OrderedDict()
+
+    def get(self, kind: str, settings: Settings, environment: Any) -> Shared:
+        """The client for these settings; to be called in the event loop."""
+        name = (kind, settings, environment)
+        shared = self._clients.get(name)
+        if shared is None or shared.closed:
+            shared = self._clients[name] = Shared(_module(kind).make(settings))
+        self._clients.move_to_end(name)
+        if len(self._clients) > _MOST:
+            _, oldest = self._clients.popitem(last=False)
+            _retiring.add(task := asyncio.ensure_future(oldest.retire()))
+            task.add_done_callback(_retiring.discard)
+        return shared
+
+    async def close(self) -> None:
+        """Close every client, in use or not: the process ends."""
+        for shared in self._clients.values():
+            if not shared.closed:
+                shared.closed = True
+                await shared.client.close()
+
+
+_pools: dict[int, Pool] = {}  # those of ancestors stay: their sockets are not ours to close
+_retiring: set[asyncio.Future[None]] = set()
+
+
+def current() -> Pool:
+    """This process' clients."""
+    pid = os.getpid()
+    pool = _pools.get(pid)
+    if pool is None:
+        mine = Pool()
+        pool = _pools.setdefault(pid, mine)
+        if pool is mine:
+            loop.current().at_exit(pool.close)
+    return pool
+
+
+def choose(kind: str) -> str:
+    """``s3fs`` or ``obstore``, its library imported: which one ``kind`` means in this process.
+
+    ``auto`` is obstore where it is installed and can be used: in a child forked from a process
+    that used it its threads are gone, and a request would wait for them for ever.
+    """
+    try:
+        if kind == "s3fs" or (kind == "auto" and not importlib.util.find_spec("obstore")):
+            _module("s3fs")
+            return "s3fs"
+        if _module("obstore").usable():
+            return "obstore"
+        if kind == "auto":
+            _module("s3fs")
+            return "s3fs"
+    except ModuleNotFoundError as error:
+        raise Unsupported(
+            f"s3:// needs the package {error.name!r}: pip install {error.name}"
+        ) from error
+    raise Unsupported(
+        "obstore cannot be used in a child forked from a process that used it; give "
+        'client="auto" or "s3fs", or start workers with spawn or forkserver'
+    )
+
+
+def check_kind(kind: str) -> str:
+    """``kind`` itself, or :class:`~tensorstash.errors.Invalid`."""
+    if kind not in KINDS:
+        raise Invalid(f"option 'client' of s3:// is one of {', '.join(KINDS)}")
+    return kind
+
+
+def _module(kind: str) -> Any:
+    return importlib.import_module(f"tensorstash.drivers.s3_{kind}")

@@ -1,0 +1,354 @@
+"""S3 requests through s3fs: its session, credentials and signing, without its retries.
+
+Bodies are protected on their way up by the SHA-256 in the signature, which a server checks
+before it stores, and on their way down by TLS where there is some and by the crc32c of the
+arrays. The checksum headers that newer botocore adds are left out: they protect nothing
+beyond that, and older servers refuse them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import aiohttp
+import botocore.exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from tensorstash.driver import Buffer, Span
+from tensorstash.drivers import retry
+from tensorstash.drivers.s3_client import Client, Failed, Found, Head, Page
+from tensorstash.drivers.s3_kinds import kind_of
+from tensorstash.drivers.s3_s3fs_session import file_system
+from tensorstash.drivers.s3_settings import Settings
+
+_MARK = "tensorstash-mark"
+
+_TIMED_OUT = (TimeoutError, boto.ConnectTimeoutError, boto.ReadTimeoutError)
+_LOST = (
+    aiohttp.ClientError,
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    ResponseParserError,
+    OSError,
+)
+_NO_KEYS = (
+    boto.CredentialRetrievalError,
+    boto.NoAuthTokenError,
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.TokenRetrievalError,
+)
+
+
+def make(settings: Settings) -> Client:
+    """A client of one bucket."""
+    return S3fsClient(settings)
+
+
+class S3fsClient(Client):
+    """One ``S3FileSystem`` of the event loop it is first used in."""
+
+    can_unquote = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._bucket = settings.bucket
+        self._secrets = [s for s in (settings.secret, settings.token, settings.key) if s]
+        self._fs = file_system(settings)
+        self._connected = False
+
+    # -- reading ------------------------------------------------------------------
+
+    async def get(
+        self, key: str, span: Span | None = None, unless: str | None = None
+    ) -> Found | None:
+        """See :meth:`Client.get`."""
+        if span is not None and span.stop is not None and span.stop <= max(span.start, 0):
+            head = await self.head(key)  # HTTP has no empty range
+            return None if head is None else Found(b"", head.etag, head.size, head.requests)
+        more = {} if unless is None else {"IfNoneMatch": f'"{unless}"'}
+        header = None if span is None else _range(span)
+        if header is not None:
+            more["Range"] = header
+        requests = 1
+        while True:
+            try:
+                answer = await self._call("get_object", Key=key, **more)
+                return _cut(await self._body(answer), answer, span, requests)
+            except _Absent:
+                return None
+            except _NotModified:
+                return Found(b"", unless or "", 0, requests)
+            except _Beyond:
+                head = await self._head(key)
+                requests += 2
+                if head is not None and span is not None:
+                    start, stop = span.resolve(head.size)
+                    if start == stop:
+                        return Found(b"", head.etag, head.size, requests - 1)
+                # It was replaced in between: ask again.
+
+    async def head(self, key: str) -> Head | None:
+        """From the first byte: the answer to a HEAD does not tell a missing bucket from a missing
+        object."""
+        try:
+            answer = await self._call("get_object", Key=key, Range="bytes=0-0")
+            data = await self._body(answer)
+        except _Absent:
+            return None
+        except _Beyond:  # so it exists, and holds nothing
+            head = await self._head(key)
+            return None if head is None else head._replace(requests=2)
+        return Head(_bare(answer["ETag"]), _size(answer, len(data)), _mark(answer))
+
+    async def _head(self, key: str) -> Head | None:
+        try:
+            answer = await self._call("head_object", Key=key)
+        except _Absent:
+            return None
+        return Head(_bare(answer["ETag"]), int(answer["ContentLength"]), _mark(answer))
+
+    async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
+        """See :meth:`Client.page`."""
+        more = {} if after is None else {"ContinuationToken": after}
+        if folders:
+            more["Delimiter"] = "/"
+        answer = await self._call("list_objects_v2", Prefix=prefix, **more)
+        keys = [(one["Key"], int(one.get("Size", 0))) for one in answer.get("Contents", ())]
+        below = [one["Prefix"] for one in answer.get("CommonPrefixes", ())]
+        return Page(keys, below, answer.get("NextContinuationToken"))
+
+    # -- writing ------------------------------------------------------------------
+
+    async def put(
+        self,
+        key: str,
+        value: Buffer,
+        *,
+        if_absent: bool = False,
+        if_etag: str | None = None,
+        mark: str | None = None,
+    ) -> str:
+        """See :meth:`Client.put`."""
+        more = self._conditions(if_absent, if_etag)
+        if mark is not None:
+            more["Metadata"] = {_MARK: mark}
+        try:
+            answer = await self._call("put_object", Key=key, Body=_body(value), **more)
+        except _Absent:  # what a server may say to If-Match where nothing is stored
+            raise Failed("precondition", "404 NoSuchKey") from None
+        return _bare(answer["ETag"])
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """See :meth:`Client.delete`."""
+        if len(keys) == 1:
+            await self._delete_one(keys[0])
+            return
+        objects = [{"Key": key} for key in keys]
+        try:
+            answer = await self._call("delete_objects", Delete={"Objects": objects, "Quiet": True})
+        except Failed as failed:
+            if failed.kind != "refused":
+                raise
+            # Swift wants a Content-MD5 here, and no XML can carry some characters of a key.
+            for key in keys:
+                await self._delete_one(key)
+            return
+        for error in answer.get("Errors", ()):
+            if error.get("Code") != "NoSuchKey":
+                raise self._failure(error.get("Code", ""), error.get("Message", ""), 0)
+
+    async def _delete_one(self, key: str) -> None:
+        with suppress(_Absent):
+            await self._call("delete_object", Key=key)
+
+    async def begin_parts(self, key: str, mark: str | None = None) -> str:
+        """See :meth:`Client.begin_parts`."""
+        more = {} if mark is None else {"Metadata": {_MARK: mark}}
+        answer = await self._call("create_multipart_upload", Key=key, **more)
+        return cast(str, answer["UploadId"])
+
+    async def put_part(self, key: str, upload: str, number: int, value: Buffer) -> str:
+        """See :meth:`Client.put_part`."""
+        answer = await self._call(
+            "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=_body(value)
+        )
+        return _bare(answer["ETag"])
+
+    async def end_parts(
+        self,
+        key: str,
+        upload: str,
+        etags: Sequence[str],
+        *,
+        if_absent: bool = False,
+        if_etag: str | None = None,
+    ) -> str:
+        """See :meth:`Client.end_parts`."""
+        parts = [{"PartNumber": n, "ETag": f'"{etag}"'} for n, etag in enumerate(etags, 1)]
+        answer = await self._call(
+            "complete_multipart_upload",
+            Key=key,
+            UploadId=upload,
+            MultipartUpload={"Parts": parts},
+            **self._conditions(if_absent, if_etag),
+        )
+        return _bare(answer["ETag"])
+
+    async def abort_parts(self, key: str, upload: str) -> None:
+        """See :meth:`Client.abort_parts`."""
+        with suppress(_Absent):
+            await self._call("abort_multipart_upload", Key=key, UploadId=upload)
+
+    async def close(self) -> None:
+        """See :meth:`Client.close`."""
+        creator, self._fs._s3 = getattr(self._fs, "_s3creator", None), None
+        self._fs._s3creator = None
+        self._connected = False
+        if creator is not None:
+            await creator.__aexit__(None, None, None)
+
+    # -- within -------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        client = await self._fs.set_session()
+        host = urlsplit(client.meta.endpoint_url).hostname or ""
+        self.amazon = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        self._connected = True
+
+    async def _call(self, method: str, **arguments: Any) -> Any:
+        """The answer; :class:`Failed`, or one of the three outcomes that are no failure."""
+        try:
+            if not self._connected:
+                await self._connect()
+            return await self._fs._call_s3(method, Bucket=self._bucket, **arguments)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise self._outcome(error) from error
+
+    async def _body(self, answer: Any) -> bytes:
+        """All of an answer's body."""
+        stream = answer["Body"]
+        retry.expect(answer.get("ContentLength", 0))
+        try:
+            async with stream:
+                data = cast(bytes, await stream.read())
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise self._outcome(error) from error
+        if len(data) != answer.get("ContentLength", len(data)):
+            raise Failed("lost", f"{len(data)} bytes came of {answer['ContentLength']}")
+        return data
+
+    def _conditions(self, if_absent: bool, if_etag: str | None) -> dict[str, Any]:
+        if if_absent:
+            return {"IfNoneMatch": "*"}
+        if if_etag is not None:
+            return {"IfMatch": f'"{if_etag}"' if self.quoted else if_etag}
+        return {}
+
+    def _outcome(self, error: Exception) -> Exception:
+        cause = error if hasattr(error, "response") else error.__cause__
+        answer = getattr(cause, "response", None)
+        if isinstance(answer, dict):
+            found = answer.get("Error", {})
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return self._failure(str(found.get("Code", "")), str(found.get("Message", "")), status)
+        if isinstance(error, _NO_KEYS):
+            return Failed(
+                "denied", "no usable credentials in the options, the environment or ~/.aws"
+            )
+        if isinstance(error, boto.SSLError):
+            return Failed("other", f"TLS: {self._clean(str(error))}")
+        if isinstance(error, _LOST):
+            return Failed(
+                "lost",
+                self._clean(str(error)) or type(error).__name__,
+                timed_out=isinstance(error, _TIMED_OUT),
+            )
+        return Failed("other", f"{type(error).__name__}: {self._clean(str(error))}")
+
+    def _failure(self, code: str, message: str, status: int) -> Exception:
+        if status == 304 or code == "304":
+            return _NotModified()
+        if status == 416 or code == "InvalidRange":
+            return _Beyond()
+        if code in ("NoSuchKey", "404", "NotFound"):
+            return _Absent()
+        shown = " ".join(dict.fromkeys(str(s) for s in (status, code) if s))
+        kind = kind_of(code, status)
+        if kind in ("refused", "other") and message and message != code:
+            shown += f": {self._clean(message)}"
+        return Failed(kind, shown)
+
+    def _clean(self, text: str) -> str:
+        """One line without secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return " ".join(text.split())[:200]
+
+
+class _Absent(Exception):
+    """A definite not-found."""
+
+
+class _NotModified(Exception):
+    """The stored version is the one the asker holds."""
+
+
+class _Beyond(Exception):
+    """The object ends before the range begins."""
+
+
+def _body(value: Buffer) -> bytes:
+    return value if type(value) is bytes else bytes(value)
+
+
+def _mark(answer: Any) -> str | None:
+    return cast("str | None", answer.get("Metadata", {}).get(_MARK))
+
+
+def _bare(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _range(span: Span) -> str | None:
+    start, stop = span
+    if start < 0:
+        return f"bytes={start}"
+    if stop is None:
+        return f"bytes={start}-" if start else None
+    return f"bytes={start}-{stop - 1}"
+
+
+def _size(answer: Any, received: int) -> int:
+    """The whole object's size, of an answer that may be a part of it."""
+    whole = answer.get("ContentRange", "").rpartition("/")[2]
+    return int(whole) if whole.isdigit() else received
+
+
+def _cut(data: bytes, answer: Any, span: Span | None, requests: int) -> Found:
+    """What was asked for, of what came: a server may ignore ranges."""
+    etag = _bare(answer["ETag"])
+    given = answer.get("ContentRange")
+    size = _size(answer, len(data))
+    if span is None:
+        return Found(data, etag, size, requests)
+    start, stop = span.resolve(size)
+    if given is None:
+        return Found(data[start:stop], etag, size, requests)
+    first = int(given.split()[-1].partition("-")[0])
+    if not first <= start <= stop <= first + len(data):
+        raise Failed("other", f"the server answered {given!r} to bytes {start}-{stop - 1}")
+    return Found(
+        data if stop - start == len(data) else data[start - first : stop - first],
+        etag,
+        size,
+        requests,
+    )

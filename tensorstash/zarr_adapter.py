@@ -1,0 +1,234 @@
+"""Any place that tensorstash reaches, as a store of zarr-python: for zarr, xarray and dask."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from .driver import Driver, Request, Span, located
+from .errors import Conflict
+from .location import Location, resolve
+
+_T = TypeVar("_T")
+_THREADS = 16
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def zarr_store(
+    location: Location,
+    *,
+    options: Mapping[str, Any] | None = None,
+    read_only: bool = False,
+) -> DriverStore:
+    """What is at ``location`` as a ``zarr.abc.store.Store``, to be given to ``zarr.open``,
+    ``xarray.open_zarr`` or ``dask.array.from_zarr``. Nothing is read yet.
+
+    ``options`` go to the driver. zarr-python's own rules hold for what is written through the
+    store: partial writes of a chunk by several writers are not merged safely.
+    """
+    return DriverStore(resolve(location, options), read_only=read_only)
+
+
+class DriverStore(Store):
+    """A driver as a store. Its methods run in up to 16 threads, so no request holds up
+    zarr's event loop; a forked child has threads of its own. Pickles as the driver does."""
+
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = True
+
+    def __init__(self, driver: Driver, *, read_only: bool = False) -> None:
+        """Read and write through ``driver``."""
+        super().__init__(read_only=read_only or not driver.capabilities.writable)
+        self.driver = driver
+
+    def with_read_only(self, read_only: bool = False) -> DriverStore:
+        """The same place, read only or not."""
+        return DriverStore(self.driver, read_only=read_only)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both lead to the same place, by drivers alike, with the same rights."""
+        return (
+            isinstance(other, DriverStore)
+            and type(self.driver) is type(other.driver)
+            and self.driver.url == other.driver.url
+            and self._own(self.driver) == self._own(other.driver)
+            and self.read_only == other.read_only
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @staticmethod
+    def _own(driver: Driver) -> object:
+        """A mapping of the user's has no URL that would tell it from another."""
+        return id(getattr(driver, "_mapping", None)) if driver.url.endswith("://") else None
+
+    def __repr__(self) -> str:
+        return f"<DriverStore {located(self.driver)}>"
+
+    # -- reading ------------------------------------------------------------------
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """The value, or a part of it; ``None`` when nothing is stored."""
+        span = _span(byte_range)
+        value = await self._run(lambda: _kept(self.driver.get(key, span)))
+        return None if value is None else prototype.buffer.from_bytes(value)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """All parts in one batch of the driver."""
+        requests = [Request(key, _span(byte_range)) for key, byte_range in key_ranges]
+
+        def get_all() -> dict[int, bytes | None]:
+            return {i: _kept(value) for i, value in self.driver.get_many(requests)}
+
+        found = await self._run(get_all) if requests else {}
+        values = (found[i] for i in range(len(requests)))
+        return [None if value is None else prototype.buffer.from_bytes(value) for value in values]
+
+    async def _get_many(
+        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
+    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        asked = list(requests)
+        prototypes = [prototype for _, prototype, _ in asked]
+        pairs = [(key, byte_range) for key, _, byte_range in asked]
+        if prototypes:
+            values = await self.get_partial_values(prototypes[0], pairs)
+            for (key, _), value in zip(pairs, values, strict=True):
+                yield key, value
+
+    async def exists(self, key: str) -> bool:
+        """Whether a value is stored."""
+        return await self._run(lambda: self.driver.tag(key) is not None)
+
+    async def getsize(self, key: str) -> int:
+        """Bytes of the value; ``FileNotFoundError`` when absent."""
+        value = await self.get(key, default_buffer_prototype())
+        if value is None:
+            raise FileNotFoundError(key)
+        return len(value)
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Bytes of all values below the folder ``prefix``."""
+        below = _folder(prefix)
+        return await self._run(lambda: sum(size for _, size in self.driver.sizes(below)))
+
+    # -- writing ------------------------------------------------------------------
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Store the value."""
+        self._check_writable()
+        data = _bytes(value)
+        await self._run(lambda: self.driver.put(key, data))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Store the value unless there is one: in one step where the driver can."""
+        self._check_writable()
+        data = _bytes(value)
+
+        def put_new() -> None:
+            if self.driver.capabilities.conditional_put:
+                with suppress(Conflict):
+                    self.driver.put(key, data, if_absent=True)
+            elif self.driver.tag(key) is None:
+                self.driver.put(key, data)
+
+        await self._run(put_new)
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        self._check_writable()
+        items = [(key, _bytes(value)) for key, value in values]
+        await self._run(lambda: self.driver.put_many(items))
+
+    async def delete(self, key: str) -> None:
+        """Remove the value; no error when absent."""
+        self._check_writable()
+        await self._run(lambda: self.driver.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove every value below the folder ``prefix``."""
+        self._check_writable()
+        below = _folder(prefix)
+        await self._run(lambda: self.driver.delete_prefix(below))
+
+    # -- listing ------------------------------------------------------------------
+
+    async def list(self) -> AsyncIterator[str]:
+        """Every key."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Every key that starts with ``prefix``, which need not end at a ``/``."""
+        below = prefix[: prefix.rfind("/") + 1]
+        for key in await self._run(lambda: [*self.driver.list(below)]):
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Names of values and folders directly below the folder ``prefix``."""
+        keys, folders = await self._run(lambda: self.driver.list_dir(_folder(prefix)))
+        for name in dict.fromkeys((*keys, *folders)):
+            yield name
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Whether no value lies below the folder ``prefix``."""
+        below = _folder(prefix)
+        return await self._run(lambda: next(iter(self.driver.list(below)), None) is None)
+
+    # -- within -------------------------------------------------------------------
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        pid = os.getpid()
+        # setdefault is atomic, and a pool without work has no threads: two first users agree.
+        pool = _pools.get(pid) or _pools.setdefault(
+            pid, ThreadPoolExecutor(_THREADS, "tensorstash-zarr")
+        )
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _folder(prefix: str) -> str:
+    prefix = prefix.rstrip("/")
+    return prefix and prefix + "/"
+
+
+def _span(byte_range: ByteRequest | None) -> Span | None:
+    match byte_range:
+        case None:
+            return None
+        case RangeByteRequest(start, end):
+            return Span(start, end)
+        case OffsetByteRequest(offset):
+            return Span(offset)
+        case SuffixByteRequest(0):
+            return Span(0, 0)
+        case SuffixByteRequest(suffix):
+            return Span(-suffix)
+    raise TypeError(f"Unexpected byte_range, got {byte_range}.")
+
+
+def _kept(value: Any) -> bytes | None:
+    """A driver's buffer lasts until its next one."""
+    return None if value is None else bytes(value)
+
+
+def _bytes(value: Buffer) -> bytes:
+    if not isinstance(value, Buffer):
+        raise TypeError(f"a store takes a zarr Buffer, not {type(value).__name__}")
+    return value.to_bytes()
