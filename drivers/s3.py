@@ -16,6 +16,7 @@ from tensorstash.driver import (
     Changed,
     Check,
     Driver,
+    Put,
     Request,
     Span,
     Tag,
@@ -30,7 +31,9 @@ from tensorstash.drivers.s3_requests import Requests
 from tensorstash.drivers.s3_settings import Settings, split
 from tensorstash.errors import Conflict, Invalid, Unsupported
 
-_GAP = 1 << 20  # at 20 ms a request and 100 MB/s a request costs as much as 2 MB
+_GAP = 256 << 10
+# Of 64 requests that are under way together, one more takes 20 ms / 64 and some CPU, which at
+# 100 MB/s is worth 100 to 250 KB: measured, see docs/decisions/0008.
 _LARGEST_PUT = 5 << 30
 _AT_ONCE = 1000  # keys of one delete request
 _LIMITS = Limits()
@@ -60,7 +63,7 @@ def connect(
     timeout: float = 30.0,
     idle: float = 10.0,
     lease: float = 30.0,
-    concurrency: int = 32,
+    concurrency: int = 64,
     multipart_bytes: int = 64 << 20,
     part_bytes: int = 16 << 20,
 ) -> S3Driver:
@@ -159,6 +162,15 @@ class S3Driver(Driver):
         return f"s3://{self._settings.bucket}/{self._root}".rstrip("/")
 
     @property
+    def identity(self) -> str:
+        """The URL, and the server that it is asked of."""
+        settings = self._here().settings
+        environment = [os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")]
+        server = settings.endpoint or next(filter(None, environment), "")
+        profile = settings.profile or os.environ.get("AWS_PROFILE") or ""
+        return f"{self.url} {server} {profile}".rstrip()
+
+    @property
     def traffic(self) -> Traffic:
         """What this driver sent and received in this process."""
         found = self._requests.get(os.getpid())
@@ -241,6 +253,28 @@ class S3Driver(Driver):
         pairs = ((owned(key), _data(value)) for key, value in items)
         for _ in loop.window(put, pairs, self._settings.concurrency, weigh):
             pass
+
+    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
+        """Conditional and other puts from a bounded window, as :meth:`put_many`."""
+        here = self._here()
+
+        async def store(put: Put) -> str | None:
+            key, data = owned(put.key), _data(put.value)
+            if not put.if_absent and put.if_tag is None:
+                return await here.put(key, data)
+            if put.if_tag is not None and not isinstance(put.if_tag, str):
+                return None  # no ETag: of another driver's value
+            try:
+                return await here.put_if(key, data, put.if_tag)
+            except Conflict:
+                return None
+
+        def weigh(thing: Put | str | None) -> int:
+            return len(thing.value) if isinstance(thing, Put) else 0
+
+        if self._unsafe:  # compares and stores in two steps, by turns
+            return super().put_each(puts)
+        return loop.window(store, puts, self._settings.concurrency, weigh)
 
     def delete(self, key: str) -> None:
         """Remove the object; no error when absent."""

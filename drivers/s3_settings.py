@@ -34,7 +34,7 @@ class Settings:
     ca: str | None = None
     """A file of certificates to trust instead of the system's."""
     verify: bool = True
-    concurrency: int = 32
+    concurrency: int = 64
     idle: float = 10.0
     """Seconds that a connection may take to open, or be silent while an answer is due."""
 

@@ -24,12 +24,13 @@ from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
 from .lazy import Indexer, Lazy
+from .merge import Guess
 from .node import require
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
 from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
-from .write import Guess, Writer
+from .write import Writer
 
 
 class Array:

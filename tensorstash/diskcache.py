@@ -6,17 +6,16 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from .around import Around
 from .diskcache_entry import SMALL, Entry
 from .diskcache_folder import CacheCounts, CacheFolder
 from .driver import (
     Buffer,
     Capabilities,
     Changed,
-    Check,
     Driver,
     Put,
     Request,
@@ -43,7 +42,7 @@ class _Asked:
     writes: int
 
 
-class DiskCache(Driver):
+class DiskCache(Around):
     """``driver`` itself, except that values and parts of values that were read once come from
     files below ``folder`` while the stored version is still the same.
 
@@ -85,8 +84,7 @@ class DiskCache(Driver):
         path = os.fspath(folder)
         if not isinstance(path, str) or not path or "\0" in path:
             raise Invalid(f"{path!r} names no folder; give a path like '~/.cache/tensorstash'")
-        self.driver = driver
-        self.scheme = driver.scheme
+        super().__init__(driver)
         self.immutable = immutable
         self.compared = compared
         self._folder = CacheFolder(os.path.abspath(os.path.expanduser(path)), limit_bytes)
@@ -112,16 +110,6 @@ class DiskCache(Driver):
     def traffic(self) -> Traffic:
         """That of the driver, with what was answered here."""
         return replace(self.driver.traffic or Traffic(), disk_hits=self.counts.hits)
-
-    @property
-    def url(self) -> str:
-        """That of the driver."""
-        return self.driver.url
-
-    @property
-    def identity(self) -> str:
-        """That of the driver."""
-        return self.driver.identity
 
     def __reduce__(self) -> tuple[Callable[..., DiskCache], tuple[Any, ...]]:
         """The driver, the folder and the limit; counts stay here."""
@@ -293,28 +281,6 @@ class DiskCache(Driver):
                 self._writes += 1
                 if self.immutable:
                     self._folder.drop_below(self.identity, prefix)
-
-    # -- passed on ----------------------------------------------------------------
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Passed on."""
-        return self.driver.list(prefix)
-
-    def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
-        """Passed on."""
-        return self.driver.list_dir(prefix)
-
-    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Passed on."""
-        return self.driver.sizes(prefix)
-
-    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
-        """Passed on."""
-        return self.driver.lock(key, timeout)
-
-    def close(self) -> None:
-        """Passed on."""
-        self.driver.close()
 
     # -- within -------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from .formats import zarr2, zarr3
 from .location import Location, resolve
 from .values import parse_bytes
 
-
 _DOCUMENTS = frozenset({zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED})
 
 

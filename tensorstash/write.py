@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from math import prod
 from operator import add, mul
 from typing import Any
@@ -17,27 +15,20 @@ from numpy.typing import NDArray
 from .chunks import Chunks, blank, scratch
 from .codec import ChunkSpec, Pipeline
 from .driver import Buffer, Check, held
-from .errors import Conflict, Corrupt
+from .errors import Corrupt
 from .fill import is_fill
 from .index import Transform
+from .merge import Guess, Merge, merge_many, merge_one
 from .place import core, gather, joint_first, scatter
 from .plan import Part, Plan, plan
 from .shard import BoundSharding
-from .threads import THREAD_BYTES, Shared, cores, count_for, key_lock, spread
+from .threads import THREAD_BYTES, Shared, cores, count_for, spread
 
 _SHARD_BYTES = 256 << 20  # decoded, of all shards that are encoded at once
-_PATIENCE = 60.0  # seconds of losing every race before a writer gives up
+_BATCH = 128  # chunks that are merged at once
 
 Change = Callable[[NDArray[Any]], None]
 """Brings new values into a chunk of the array's grid, in place."""
-
-
-@dataclass
-class Guess:
-    """Whether chunks at the array's edge are likely to be ``absent`` still, as in an array that
-    is being filled: far away, a put that is then refused costs less than asking first."""
-
-    absent: bool = False
 
 
 class Writer:
@@ -98,21 +89,30 @@ class Writer:
             data = self._encode(index, chunk)
         self._put(self.chunks.key(index), data)
 
-    def merge_chunk(self, index: tuple[int, ...], change: Change, covers: bool = False) -> None:
+    def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
         """Apply ``change`` to what is stored of a chunk of the array's own grid, whoever else
-        is writing to it. Where it ``covers`` all that lies in the array, damage is repaired."""
+        is writing to it."""
+        self._merge_one(self._merge(index, change, False))
+
+    def _merge(self, index: tuple[int, ...], change: Change, covers: bool) -> Merge:
+        """``change`` to be brought into a stored chunk. Where it ``covers`` all that lies in the
+        array, damage is repaired."""
         spec = self.chunks.spec
         shape = spec.grid.chunk_shape(index)
         pipeline = Pipeline(spec.codecs, spec.chunk_spec(shape))
+        key = self.chunks.key(index)
 
         def merged(stored: Buffer | None) -> Buffer | None:
-            chunk = self._decoded(stored, pipeline, spec.grid.origin(index), covers)
+            try:
+                chunk = self._decoded(stored, pipeline, spec.grid.origin(index), covers)
+            except Corrupt as error:
+                raise self.chunks.damaged(error, key, index, self._what) from error.__cause__
             change(chunk)
             if stored is None and not self.write_fill and is_fill(chunk, spec.fill):
                 return None
             return pipeline.encode(chunk)
 
-        self._replace(self.chunks.key(index), index, merged, covers)
+        return Merge(key, index, merged, covers)
 
     # -- far away ---------------------------------------------------------------------------
 
@@ -148,7 +148,12 @@ class Writer:
         spread(range(threads), lambda: put, threads)
         if absent:
             driver.delete_many(absent)
-        spread(merges, lambda: partial(self._store, todo, source), concurrency, waits=True)
+        waiting = (self._part_merge(todo, source, part) for part in merges)
+        while batch := [*islice(waiting, _BATCH)]:
+            lost = batch
+            if len(batch) > 1:
+                lost = merge_many(driver, batch, self.check, self.guess)
+            spread(lost, lambda: self._merge_one, concurrency, waits=True)
 
     # -- one part ---------------------------------------------------------------------------
 
@@ -158,7 +163,14 @@ class Writer:
         if chunk is not None:
             self.put_chunk(part.chunk, chunk)
         else:
-            self.merge_chunk(part.chunk, partial(_bring, todo, source, part), _covers(todo, part))
+            self._merge_one(self._part_merge(todo, source, part))
+
+    def _part_merge(self, todo: Plan, source: NDArray[Any], part: Part) -> Merge:
+        bring = partial(_bring, todo, source, part)
+        return self._merge(part.chunk, bring, _covers(todo, part))
+
+    def _merge_one(self, merge: Merge) -> None:
+        merge_one(self.chunks.driver, merge, self.check, self.guess)
 
     def _store_shard(
         self,
@@ -181,22 +193,23 @@ class Writer:
             self._put(key, sharding.join([encoded[k] for k in order]))
             return
 
+        covers = self._covers_shard(sharding, todo, shard, parts)
+
         def merged(stored: Buffer | None) -> Buffer | None:
             held: list[Buffer | None] = [None] * sharding.count
             if stored is not None:
                 try:
                     held = sharding.split(stored)
-                except Corrupt:
-                    if not self._covers_shard(sharding, todo, shard, parts):
-                        raise
+                except Corrupt as error:
+                    if not covers:
+                        raise self.chunks.damaged(error, key, shard, "shard") from error.__cause__
             pieces = []
             for part, k, chunk in zip(parts, ids, covering, strict=True):
                 if chunk is None:
                     place = tuple(map(add, map(mul, shard, sharding.grid), part.chunk))
                     origin = tuple(map(mul, place, sharding.chunk_shape))
-                    covers = _covers(todo, part)
                     try:
-                        chunk = self._decoded(held[k], sharding.inner, origin, covers)
+                        chunk = self._decoded(held[k], sharding.inner, origin, _covers(todo, part))
                     except Corrupt as error:
                         raise self.chunks.damaged(error, key, place) from error.__cause__
                     _bring(todo, source, part, chunk)
@@ -206,7 +219,11 @@ class Writer:
             # A shard that was there stays, though empty: only its condition makes this safe.
             return sharding.join(held) or (None if stored is None else sharding.empty())
 
-        self._replace(key, shard, merged, self._covers_shard(sharding, todo, shard, parts))
+        self._merge_one(Merge(key, shard, merged, covers))
+
+    @property
+    def _what(self) -> str:
+        return "chunk" if self.chunks.sharding is None else "shard"
 
     def _covering(
         self, todo: Plan, source: NDArray[Any], part: Part, spec: ChunkSpec
@@ -241,70 +258,6 @@ class Writer:
             self.chunks.driver.delete(key)
         else:
             self.chunks.driver.put(key, data)
-
-    def _replace(
-        self,
-        key: str,
-        index: tuple[int, ...],
-        merged: Callable[[Buffer | None], Buffer | None],
-        covers: bool,
-    ) -> None:
-        """Replace what is stored by ``merged`` of it, on the condition that it is still stored;
-        else again with what is. ``None`` leaves an absent object absent. ``covers``: nothing is
-        wanted of what is stored, unless the array has grown."""
-        driver = self.chunks.driver
-        if covers and self._put_absent(key, merged):
-            return
-        gives_up = time.monotonic() + _PATIENCE
-        wait = 0.0005
-        with key_lock(driver.url, key):  # this process' threads take turns; others may race us
-            while True:
-                found = driver.get_tagged(key)
-                if covers:
-                    self.guess.absent = found is None
-                try:
-                    data = merged(None if found is None else found[0])
-                except Corrupt as error:
-                    what = "chunk" if self.chunks.sharding is None else "shard"
-                    raise self.chunks.damaged(error, key, index, what) from error.__cause__
-                if data is None:
-                    return
-                self.check()
-                try:
-                    if not driver.capabilities.conditional_put:
-                        driver.put(key, data)
-                    elif found is None:
-                        driver.put(key, data, if_absent=True)
-                    else:
-                        driver.put(key, data, if_tag=found[1])
-                    return
-                except Conflict:
-                    if time.monotonic() > gives_up:
-                        raise Conflict(
-                            f"chunk {index} at key {key!r} was changed by other writers for "
-                            f"{_PATIENCE:.0f} s without a break; write whole chunks, or fewer "
-                            "writers a chunk",
-                            key=key,
-                        ) from None
-                    time.sleep(random.uniform(0, wait))
-                    wait = min(wait * 2, 0.05)
-
-    def _put_absent(self, key: str, merged: Callable[[Buffer | None], Buffer | None]) -> bool:
-        """Store without asking first, where nothing is likely to be stored; whether that was
-        so."""
-        capabilities = self.chunks.driver.capabilities
-        if capabilities.local or not capabilities.conditional_put or not self.guess.absent:
-            return False
-        data = merged(None)
-        if data is None:
-            return False
-        self.check()
-        try:
-            self.chunks.driver.put(key, data, if_absent=True)
-        except Conflict:
-            self.guess.absent = False
-            return False
-        return True
 
     def _decoded(
         self, stored: Buffer | None, pipeline: Pipeline, origin: tuple[int, ...], covers: bool

@@ -5,18 +5,32 @@ from __future__ import annotations
 import doctest
 import inspect
 import re
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tensorstash
 import tensorstash.errors
+from tests.servers.redis import Redis
+from tests.servers.s3 import S3
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+# Places that pages name, in the words that stand for the tests' own servers.
+ON_S3 = re.compile(r"s3://my-bucket|http://localhost:9000")
+ON_REDIS = re.compile(r"redis://localhost:6379/0")
+ELSEWHERE = re.compile(
+    r"s3://(?!my-bucket)|https?://(?!localhost:9000)|rediss?://(?!localhost:6379/0)|unix://"
+    r"|\b(?:gs|az|abfs|hf|s?ftp)://"
+)
 
 
 def name(path: Path) -> str:
@@ -32,22 +46,66 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
     ]
 
 
+class Stage:
+    """The tests' servers, each started when a page first names one, in the place of the reader's:
+    a bucket and a prefix of the page's own."""
+
+    def __init__(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.request = request
+        self.monkeypatch = monkeypatch
+        self.names: dict[str, str] = {}
+
+    def set(self, code: str) -> str:
+        """``code``, leading to servers that are there."""
+        if ON_S3.search(code) and "s3://my-bucket" not in self.names:
+            server: S3 = self.request.getfixturevalue("s3")
+            self.names["s3://my-bucket"] = f"s3://{server.make_bucket()}"
+            self.names["http://localhost:9000"] = server.endpoint
+            self.names["my-key"], self.names["my-secret"] = server.key, server.secret
+            for variable, value in (
+                ("AWS_ENDPOINT_URL", server.endpoint),
+                ("AWS_ACCESS_KEY_ID", server.key),
+                ("AWS_SECRET_ACCESS_KEY", server.secret),
+                ("AWS_DEFAULT_REGION", "us-east-1"),
+            ):
+                self.monkeypatch.setenv(variable, value)
+        if ON_REDIS.search(code) and "redis://localhost:6379/0" not in self.names:
+            redis: Redis = self.request.getfixturevalue("valkey_server")
+            self.names["redis://localhost:6379/0"] = redis.fresh()
+        for word, ours in self.names.items():
+            code = code.replace(word, ours)
+        return code
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
-def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_blocks_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """In order, in one namespace and one empty folder, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "page"}
-    for line, language, code in blocks(page):
+    stage = Stage(request, monkeypatch)
+    module: Any = types.ModuleType("page")  # what a page defines can be pickled
+    monkeypatch.setitem(sys.modules, "page", module)
+    namespace: dict[str, Any] = vars(module)
+    for line, language, text in blocks(page):
+        code = stage.set(text)
         if language == "pycon":
             example = doctest.DocTestParser().get_doctest(code, namespace, name(page), None, line)
             report: list[str] = []
             runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
             runner.run(example, out=report.append, clear_globs=False)
             assert not runner.failures, "".join(report)
-            namespace = example.globs
+            namespace.update(example.globs)
         else:
             # Blank lines before the code make a traceback show the page's own line numbers.
             exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
+def test_code_blocks_lead_to_servers_of_the_tests_only(page: Path) -> None:
+    for line, _, code in blocks(page):
+        found = ELSEWHERE.search(code)
+        assert found is None, f"{name(page)}:{line}: nobody serves {found[0]} to the tests"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

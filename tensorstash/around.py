@@ -1,0 +1,41 @@
+"""A driver around a driver: what it does not change is passed on."""
+# ruff: noqa: D102 - its methods promise what those of Driver promise
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+from .driver import Check, Driver
+
+
+class Around(Driver):
+    """``driver`` itself, as far as listings, locks and names go. Reading, writing and deleting
+    are for whoever derives from it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.scheme = driver.scheme
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        return self.driver.list(prefix)
+
+    def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
+        return self.driver.list_dir(prefix)
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return self.driver.sizes(prefix)
+
+    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
+        return self.driver.lock(key, timeout)
+
+    def close(self) -> None:
+        self.driver.close()
+
+    @property
+    def url(self) -> str:
+        return self.driver.url
+
+    @property
+    def identity(self) -> str:
+        return self.driver.identity

@@ -1,0 +1,132 @@
+"""Bringing changes into stored objects so that no other writer's are lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .driver import Buffer, Check, Driver, Put, Request
+from .errors import Conflict
+from .threads import key_lock
+
+_PATIENCE = 60.0  # seconds of losing every race before a writer gives up
+
+
+class Merge(NamedTuple):
+    """A change to one object. ``merged(stored)`` is what shall be stored in place of what is, or
+    ``None`` to leave an absent object absent; it may be called again. ``covers``: nothing is
+    wanted of what is stored, unless the array has grown. ``place`` is for messages."""
+
+    key: str
+    place: tuple[int, ...]
+    merged: Callable[[Buffer | None], Buffer | None]
+    covers: bool
+
+
+@dataclass
+class Guess:
+    """Whether objects at the array's edge are likely to be ``absent`` still, as in an array that
+    is being filled: far away, a put that is then refused costs less than asking first."""
+
+    absent: bool = False
+
+
+def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
+    """Replace what is stored on the condition that it is still stored; else merge again with
+    what is. ``check`` is called before every put."""
+    key = merge.key
+    if merge.covers and _put_absent(driver, merge, check, guess):
+        return
+    gives_up = time.monotonic() + _PATIENCE
+    wait = 0.0005
+    with key_lock(driver.url, key):  # this process' threads take turns; others may race us
+        while True:
+            found = driver.get_tagged(key)
+            if merge.covers:
+                guess.absent = found is None
+            data = merge.merged(None if found is None else found[0])
+            if data is None:
+                return
+            check()
+            try:
+                if not driver.capabilities.conditional_put:
+                    driver.put(key, data)
+                elif found is None:
+                    driver.put(key, data, if_absent=True)
+                else:
+                    driver.put(key, data, if_tag=found[1])
+                return
+            except Conflict:
+                if time.monotonic() > gives_up:
+                    raise Conflict(
+                        f"chunk {merge.place} at key {key!r} was changed by other writers for "
+                        f"{_PATIENCE:.0f} s without a break; write whole chunks, or fewer "
+                        "writers a chunk",
+                        key=key,
+                    ) from None
+                time.sleep(random.uniform(0, wait))
+                wait = min(wait * 2, 0.05)
+
+
+def _put_absent(driver: Driver, merge: Merge, check: Check, guess: Guess) -> bool:
+    """Store without asking first, where nothing is likely to be stored; whether that was so."""
+    capabilities = driver.capabilities
+    if capabilities.local or not capabilities.conditional_put or not guess.absent:
+        return False
+    data = merge.merged(None)
+    if data is None:
+        return False
+    check()
+    try:
+        driver.put(merge.key, data, if_absent=True)
+    except Conflict:
+        guess.absent = False
+        return False
+    return True
+
+
+def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Guess) -> list[Merge]:
+    """As :func:`merge_one` for many objects far away: one window reads what is stored, another
+    puts what becomes of it. Answers those that another writer was faster to change."""
+    conditional = driver.capabilities.conditional_put
+    likely = [m for m in merges if m.covers and guess.absent and conditional]
+    asked = [m for m in merges if not (m.covers and guess.absent and conditional)]
+    found = dict(driver.get_many_tagged(Request(merge.key) for merge in asked))
+    there = [found[i] is not None for i, merge in enumerate(asked) if merge.covers]
+    if there:
+        guess.absent = not any(there)
+    sent: list[Merge] = []
+    lost: list[Merge] = []
+
+    def puts() -> Iterator[Put]:
+        for merge in likely:
+            data = merge.merged(None)
+            if data is None:
+                lost.append(merge)
+                continue
+            check()
+            sent.append(merge)
+            yield Put(merge.key, data, if_absent=True)
+        for i, merge in enumerate(asked):
+            stored = found.pop(i)
+            data = merge.merged(None if stored is None else stored[0])
+            if data is None:
+                continue
+            check()
+            sent.append(merge)
+            if not conditional:
+                yield Put(merge.key, data)
+            elif stored is None:
+                yield Put(merge.key, data, if_absent=True)
+            else:
+                yield Put(merge.key, data, if_tag=stored[1])
+
+    for i, tag in driver.put_each(puts()):
+        if tag is None:
+            lost.append(sent[i])
+    if any(merge in lost for merge in likely):
+        guess.absent = False
+    return lost
