@@ -58,7 +58,7 @@ class FsspecReader(Driver):
             conditional_put=False,
             locks=False,
             shared="memory" not in recipe.names,
-            gap_bytes=1 << 20,
+            gap_bytes=256 << 10,
             concurrency=self.traits.concurrency,
             content_tags=self.traits.versions[:1] != ("generation",),
         )

@@ -9,7 +9,7 @@ import pytest
 
 from tensorstash.driver import Driver
 from tensorstash.drivers import s3 as s3_driver
-from tensorstash.drivers.s3 import S3Driver
+from tensorstash.drivers.s3.driver import S3Driver
 from tensorstash.testing.driver import DriverContract
 from tests.servers.s3 import S3
 
@@ -28,6 +28,7 @@ def use_chain(server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class S3Contract(DriverContract):
     rounds = 40
+    swaps = 8
     many = 120
     torn_puts = 12
     examples = 5

@@ -16,7 +16,7 @@ import tensorstash as stash
 from tensorstash.driver import Request
 from tensorstash.drivers import loop
 from tensorstash.drivers import s3 as s3_driver
-from tensorstash.drivers.s3 import S3Driver
+from tensorstash.drivers.s3.driver import S3Driver
 from tensorstash.errors import DriverError, NotFound
 from tests.races import fork, in_processes, in_threads, spawn
 from tests.servers.s3 import S3

@@ -15,7 +15,7 @@ import pytest
 import tensorstash as stash
 from tensorstash.driver import Request, Span
 from tensorstash.drivers import s3 as s3_driver
-from tensorstash.drivers.s3 import S3Driver
+from tensorstash.drivers.s3.driver import S3Driver
 from tensorstash.errors import Denied, Invalid, NoSpace, NotFound, Unavailable, Unsupported
 from tests.servers.rgw import Rgw
 from tests.servers.s3 import S3

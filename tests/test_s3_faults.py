@@ -13,10 +13,10 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Request
-from tensorstash.drivers import lease
 from tensorstash.drivers import s3 as s3_driver
-from tensorstash.drivers.s3 import S3Driver
-from tensorstash.drivers.s3_keys import lock_place
+from tensorstash.drivers.s3 import lease
+from tensorstash.drivers.s3.driver import S3Driver
+from tensorstash.drivers.s3.keys import lock_place
 from tensorstash.errors import Conflict, Corrupt, DriverError, TimedOut, Unavailable
 from tests.servers.fault import Fault
 from tests.servers.faults import FaultProxy, Proxies

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Span
-from tensorstash.drivers import s3_obstore
-from tensorstash.drivers.s3_client import Client, Failed
-from tensorstash.drivers.s3_settings import Settings
+from tensorstash.drivers.s3 import obstore as s3_obstore
+from tensorstash.drivers.s3.client import Client, Failed
+from tensorstash.drivers.s3.settings import Settings
 from tests.servers.faults import FaultProxy
 from tests.servers.s3 import S3
 from tests.test_s3_obstore import MAKERS, REQUESTS, Make, ask, at, kind
@@ -251,8 +251,8 @@ def test_nothing_but_what_is_given_decides(
 FORKS = """
     import asyncio, os, sys, obstore
     from obstore.store import MemoryStore
-    from tensorstash.drivers import s3_obstore, s3_obstore_store
-    from tensorstash.drivers.s3_settings import Settings
+    from tensorstash.drivers.s3 import obstore as s3_obstore, obstore_store as s3_obstore_store
+    from tensorstash.drivers.s3.settings import Settings
 
     settings = Settings({bucket!r}, key={key!r}, secret={secret!r}, endpoint={endpoint!r})
     before = {before!r}

@@ -88,6 +88,9 @@ class DriverRaces(DriverValues):
     torn_puts: ClassVar[int] = 60
     """Puts of 1 MiB in the test that reads are never torn."""
 
+    swaps: ClassVar[int] = 25
+    """Swaps of each thread or process in the tests that none is lost."""
+
     def test_every_put_makes_another_version(self, driver: Driver) -> None:
         # Same size, many within one tick of any clock, and one value put again and again.
         seen = set()
@@ -190,14 +193,14 @@ class DriverRaces(DriverValues):
     def test_no_increment_is_lost_between_threads(self, driver: Driver) -> None:
         needs(driver.capabilities.conditional_put)
         driver.put("n", b"0")
-        in_threads(8, lambda i: increment(driver, "n", 25))
-        assert as_value(driver.get("n")) == b"200"
+        in_threads(8, lambda i: increment(driver, "n", self.swaps))
+        assert as_value(driver.get("n")) == b"%d" % (8 * self.swaps)
 
     def test_no_increment_is_lost_between_processes(self, driver: Driver) -> None:
         needs(driver.capabilities.conditional_put and driver.capabilities.shared)
         driver.put("n", b"0")
-        run_in_processes(_fork, 4, increment, driver, "n", 25)
-        assert as_value(driver.get("n")) == b"100"
+        run_in_processes(_fork, 4, increment, driver, "n", self.swaps)
+        assert as_value(driver.get("n")) == b"%d" % (4 * self.swaps)
 
     def test_no_put_or_delete_slips_into_a_compare_and_swap(self, driver: Driver) -> None:
         # Swaps carry the last unconditional value along; one lost in between would show.

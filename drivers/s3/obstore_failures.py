@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-from tensorstash.drivers.s3_client import Failed
-from tensorstash.drivers.s3_kinds import kind_of
+from tensorstash.drivers.s3.client import Failed
+from tensorstash.drivers.s3.kinds import kind_of
 
 # Only the Debug print at the end of the text can be trusted: in it line breaks of a key or of a
 # server's answer are escaped, so neither can stand for a line of its own.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tensorstash.drivers.s3_client import Kind
+from tensorstash.drivers.s3.client import Kind
 
 _CODES: dict[str, Kind] = {
     "AccessDenied": "denied",

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tensorstash.drivers.s3_client import Client, Failed
+from tensorstash.drivers.s3.client import Client, Failed
 
 _WRONG = "0123456789abcdef0123456789abcdef"
 

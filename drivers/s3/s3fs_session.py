@@ -10,7 +10,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.loaders import create_loader
 
-from tensorstash.drivers.s3_settings import Settings
+from tensorstash.drivers.s3.settings import Settings
 
 
 def file_system(settings: Settings) -> Any:

@@ -14,8 +14,8 @@ import botocore.session
 import obstore
 from obstore.store import MemoryStore, S3Store
 
-from tensorstash.drivers.s3_client import Failed
-from tensorstash.drivers.s3_settings import Settings
+from tensorstash.drivers.s3.client import Failed
+from tensorstash.drivers.s3.settings import Settings
 
 # botocore renews temporary credentials ten minutes before they expire, at the latest.
 _HOLD = timedelta(minutes=8)

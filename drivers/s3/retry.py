@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TypeVar
 
-from tensorstash.drivers.s3_client import Failed
+from tensorstash.drivers.s3.client import Failed
 
 _T = TypeVar("_T")
 

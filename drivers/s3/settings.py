@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tensorstash.driver import check_key
-from tensorstash.drivers.s3_limits import check_count, check_seconds
+from tensorstash.drivers.s3.limits import check_count, check_seconds
 from tensorstash.errors import Invalid
 
 SECRETS = ("key", "secret", "token")

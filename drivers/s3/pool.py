@@ -11,8 +11,8 @@ from collections import OrderedDict
 from typing import Any
 
 from tensorstash.drivers import loop
-from tensorstash.drivers.s3_client import Client
-from tensorstash.drivers.s3_settings import Settings
+from tensorstash.drivers.s3.client import Client
+from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Invalid, Unsupported
 
 KINDS = ("auto", "s3fs", "obstore")
@@ -115,4 +115,4 @@ def check_kind(kind: str) -> str:
 
 
 def _module(kind: str) -> Any:
-    return importlib.import_module(f"tensorstash.drivers.s3_{kind}")
+    return importlib.import_module(f"tensorstash.drivers.s3.{kind}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tensorstash.drivers.s3_client import Failed
+from tensorstash.drivers.s3.client import Failed
 from tensorstash.errors import (
     Denied,
     DriverError,

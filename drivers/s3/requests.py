@@ -11,13 +11,13 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from tensorstash.driver import Span, Traffic
-from tensorstash.drivers import retry, s3_pool
-from tensorstash.drivers.s3_client import Client, Failed, Found, Page
-from tensorstash.drivers.s3_errors import error_of, unknown
-from tensorstash.drivers.s3_keys import HIDDEN
-from tensorstash.drivers.s3_limits import Limits
-from tensorstash.drivers.s3_probe import Conditions, probe
-from tensorstash.drivers.s3_settings import Settings
+from tensorstash.drivers.s3 import pool, retry
+from tensorstash.drivers.s3.client import Client, Failed, Found, Page
+from tensorstash.drivers.s3.errors import error_of, unknown
+from tensorstash.drivers.s3.keys import HIDDEN
+from tensorstash.drivers.s3.limits import Limits
+from tensorstash.drivers.s3.probe import Conditions, probe
+from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Conflict, TimedOut, Unavailable, Unsupported
 
 _T = TypeVar("_T")
@@ -41,8 +41,8 @@ class Requests:
         self._environment = settings.environment()
         self._root = root
         self._url = url
-        self._pool = s3_pool.current()
-        self._shared: s3_pool.Shared | None = None
+        self._pool = pool.current()
+        self._shared: pool.Shared | None = None
 
     # -- reading ------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Requests:
 
     # -- within -------------------------------------------------------------------
 
-    def shared(self) -> s3_pool.Shared:
+    def shared(self) -> pool.Shared:
         """The client of now: after a close, another one."""
         shared = self._shared
         if shared is None or shared.closed:
@@ -204,7 +204,7 @@ class Requests:
                 'data; use another server, or options={"unsafe": True} where one process writes'
             )
 
-    async def _probe(self, shared: s3_pool.Shared) -> Conditions:
+    async def _probe(self, shared: pool.Shared) -> Conditions:
         key = f"{HIDDEN}/probe-"
         client = shared.client
 

@@ -1,5 +1,4 @@
-"""Objects in an S3 bucket, of Amazon or any server that speaks its protocol:
-``s3://bucket/path``."""
+"""The driver's contract, carried out by requests in the event loop."""
 
 from __future__ import annotations
 
@@ -23,17 +22,18 @@ from tensorstash.driver import (
     Traffic,
     check_prefix,
 )
-from tensorstash.drivers import lease, loop, s3_pool
-from tensorstash.drivers.s3_client import Found
-from tensorstash.drivers.s3_keys import is_key, lock_place, owned
-from tensorstash.drivers.s3_limits import Limits
-from tensorstash.drivers.s3_requests import Requests
-from tensorstash.drivers.s3_settings import Settings, split
+from tensorstash.drivers import loop
+from tensorstash.drivers.s3 import lease, pool
+from tensorstash.drivers.s3.client import Found
+from tensorstash.drivers.s3.keys import is_key, lock_place, owned
+from tensorstash.drivers.s3.limits import Limits
+from tensorstash.drivers.s3.requests import Requests
+from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Conflict, Invalid, Unsupported
 
 _GAP = 256 << 10
 # Of 64 requests that are under way together, one more takes 20 ms / 64 and some CPU, which at
-# 100 MB/s is worth 100 to 250 KB: measured, see docs/decisions/0008.
+# 100 MB/s is worth 100 to 250 KB: measured, see docs/decisions/0009.
 _LARGEST_PUT = 5 << 30
 _AT_ONCE = 1000  # keys of one delete request
 _LIMITS = Limits()
@@ -41,78 +41,6 @@ _LIMITS = Limits()
 _T = TypeVar("_T")
 
 Connection = Callable[[], Mapping[str, Any]]
-
-
-def connect(
-    rest: str,
-    *,
-    key: str | None = None,
-    secret: str | None = None,
-    token: str | None = None,
-    profile: str | None = None,
-    region: str | None = None,
-    endpoint: str | None = None,
-    endpoint_url: str | None = None,
-    anon: bool = False,
-    path_style: bool | None = None,
-    ca: str | None = None,
-    verify: bool = True,
-    connection: Connection | None = None,
-    client: str = "auto",
-    unsafe: bool = False,
-    timeout: float = 30.0,
-    idle: float = 10.0,
-    lease: float = 30.0,
-    concurrency: int = 64,
-    multipart_bytes: int = 64 << 20,
-    part_bytes: int = 16 << 20,
-) -> S3Driver:
-    """The objects of the bucket that ``rest`` names up to its first ``/``, below the path that
-    follows.
-
-    Who asks and where: ``key``, ``secret``, ``token``, ``profile``, ``region``, ``endpoint`` (or
-    ``endpoint_url``; for other servers than Amazon's), ``anon`` (unsigned requests),
-    ``path_style`` (the bucket in the address's path; the default with an endpoint), ``ca`` (a
-    file of certificates to trust) and ``verify``. What is not given comes from the usual chain:
-    ``AWS_*`` variables, then ``~/.aws``, then the machine's role. ``connection`` is a function
-    that answers a dict of these options; it is called once in each process and, unlike keys,
-    travels in pickles.
-
-    ``client`` is ``"s3fs"``, ``"obstore"``, or ``"auto"``: obstore where it can be used.
-    ``timeout`` bounds a request with all its repetitions, in seconds, and grows by a second for
-    each MiB; ``idle`` bounds a server's silence. ``concurrency``: requests under way at once.
-    ``lease``: seconds after which the lock of a dead process is free. Values of
-    ``multipart_bytes`` or more go up in parts of ``part_bytes``. ``unsafe`` allows servers that
-    do not keep conditions: for a single writing process, see :class:`S3Driver`.
-    """
-    if endpoint is not None and endpoint_url is not None:
-        raise Invalid("options 'endpoint' and 'endpoint_url' of s3:// mean the same; give one")
-    if connection is not None and not callable(connection):
-        raise Invalid("option 'connection' of s3:// is a function that answers a dict of options")
-    bucket, root = split(rest)
-    settings = Settings(
-        bucket,
-        key=key,
-        secret=secret,
-        token=token,
-        profile=profile,
-        region=region,
-        endpoint=endpoint if endpoint is not None else endpoint_url,
-        anon=anon,
-        path_style=path_style,
-        ca=ca,
-        verify=verify,
-        concurrency=concurrency,
-        idle=idle,
-    )
-    return S3Driver(
-        settings.checked(),
-        root,
-        connection=connection,
-        client=s3_pool.check_kind(client),
-        unsafe=bool(unsafe),
-        limits=Limits(timeout, lease, multipart_bytes, part_bytes).checked(),
-    )
 
 
 class S3Driver(Driver):
@@ -336,14 +264,9 @@ class S3Driver(Driver):
 
     def __reduce__(self) -> tuple[Callable[..., S3Driver], tuple[Any, ...]]:
         """Without keys: elsewhere they come from ``connection`` or the usual chain."""
-        options = {
-            **self._settings.without_secrets(),
-            **asdict(self._limits),
-            "connection": self._connection,
-            "client": self._client,
-            "unsafe": self._unsafe,
-        }
-        return _restore, (f"{self._settings.bucket}/{self._root}", options)
+        how = {"connection": self._connection, "client": self._client, "unsafe": self._unsafe}
+        settings, limits = self._settings.without_secrets(), asdict(self._limits)
+        return _restore, (self._settings.bucket, self._root, settings, limits, how)
 
     # -- within -------------------------------------------------------------------
 
@@ -353,7 +276,7 @@ class S3Driver(Driver):
         found = self._requests.get(pid)
         if found is None:
             settings = self._settings.with_connection(self._connection)
-            kind = s3_pool.choose(self._client)
+            kind = pool.choose(self._client)
             made = Requests(kind, settings, self._root, self.url, self._limits)
             found = self._requests.setdefault(pid, made)
         return found
@@ -415,8 +338,10 @@ class S3Driver(Driver):
             pass
 
 
-def _restore(rest: str, options: dict[str, Any]) -> S3Driver:
-    return connect(rest, **options)
+def _restore(
+    bucket: str, root: str, settings: dict[str, Any], limits: dict[str, Any], how: dict[str, Any]
+) -> S3Driver:
+    return S3Driver(Settings(bucket, **settings), root, limits=Limits(**limits), **how)
 
 
 def _data(value: Buffer) -> bytes:

@@ -19,11 +19,11 @@ import botocore.exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from tensorstash.driver import Buffer, Span
-from tensorstash.drivers import retry
-from tensorstash.drivers.s3_client import Client, Failed, Found, Head, Page
-from tensorstash.drivers.s3_kinds import kind_of
-from tensorstash.drivers.s3_s3fs_session import file_system
-from tensorstash.drivers.s3_settings import Settings
+from tensorstash.drivers.s3 import retry
+from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
+from tensorstash.drivers.s3.kinds import kind_of
+from tensorstash.drivers.s3.s3fs_session import file_system
+from tensorstash.drivers.s3.settings import Settings
 
 _MARK = "tensorstash-mark"
 

@@ -26,11 +26,11 @@ from obstore.exceptions import NotModifiedError
 from obstore.store import S3Store
 
 from tensorstash.driver import Buffer, Span
-from tensorstash.drivers import retry, s3_obstore_store
-from tensorstash.drivers.s3_client import Client, Failed, Found, Head, Page
-from tensorstash.drivers.s3_obstore_failures import answer_of
-from tensorstash.drivers.s3_obstore_store import usable
-from tensorstash.drivers.s3_settings import Settings
+from tensorstash.drivers.s3 import obstore_store, retry
+from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
+from tensorstash.drivers.s3.obstore_failures import answer_of
+from tensorstash.drivers.s3.obstore_store import usable
+from tensorstash.drivers.s3.settings import Settings
 
 if TYPE_CHECKING:
     from obstore import GetOptions, OffsetRange, SuffixRange
@@ -235,7 +235,7 @@ class ObstoreClient(Client):
         """The client for the rest, made when it is first needed."""
         if self._made is None:
             try:
-                module = import_module("tensorstash.drivers.s3_s3fs")
+                module = import_module("tensorstash.drivers.s3.s3fs")
             except ModuleNotFoundError as error:
                 raise Failed(
                     "refused", f"obstore cannot do this; pip install {error.name}"
@@ -251,9 +251,9 @@ class ObstoreClient(Client):
         if self._store is not None:
             return self._store if usable() else None
         async with self._connecting:
-            if self._store is None and await s3_obstore_store.runs():
+            if self._store is None and await obstore_store.runs():
                 self._store, self.amazon = await asyncio.to_thread(
-                    s3_obstore_store.connect, self._settings
+                    obstore_store.connect, self._settings
                 )
         return self._store
 

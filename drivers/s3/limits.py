@@ -12,7 +12,7 @@ _BYTES = {"multipart_bytes": 5 << 20, "part_bytes": 5 << 20}  # S3 takes no smal
 
 @dataclass(frozen=True)
 class Limits:
-    """Options of the driver; see ``connect`` in ``s3.py``."""
+    """Options of the driver; see ``connect``."""
 
     timeout: float = 30.0
     lease: float = 30.0
