@@ -114,7 +114,11 @@ def test_every_package_folder_is_listed() -> None:
         for path in (ROOT / "tensorstash").rglob("*.py")
         if not any(parent.is_symlink() for parent in path.parents)
     }
-    folders |= {"tensorstash.drivers", "tensorstash.codecs"}
+    for leaves in ("drivers", "codecs"):
+        folders |= {
+            ".".join(("tensorstash", *path.parent.relative_to(ROOT).parts))
+            for path in (ROOT / leaves).rglob("*.py")
+        }
     assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(folders)
 
 
@@ -173,7 +177,8 @@ def test_wheel_from_sdist_holds_exactly_the_modules_of_the_tree(built: tuple[Pat
         if not any(parent.is_symlink() for parent in path.parents)
     }
     for folder in ("drivers", "codecs"):
-        wanted |= {f"tensorstash/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
+        found = (ROOT / folder).rglob("*.py")
+        wanted |= {f"tensorstash/{path.relative_to(ROOT)}" for path in found}
     assert names == wanted | {"tensorstash/py.typed"}
 
 
