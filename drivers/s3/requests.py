@@ -100,10 +100,8 @@ class Requests:
         place = self._root + key
 
         async def attempt(n: int) -> str:
-            return await self._unconditionally(
-                self._send(
-                    n, "PUT", key, lambda client: client.put(place, value), nbytes=len(value)
-                )
+            return await self._send(
+                n, "PUT", key, lambda client: client.put(place, value), nbytes=len(value)
             )
 
         return await self._repeat("write", key, attempt, len(value))
@@ -139,6 +137,7 @@ class Requests:
                         place, value, if_absent=etag is None, if_etag=etag, mark=mark
                     ),
                     nbytes=len(value),
+                    conditional=True,
                 )
             except asyncio.CancelledError:
                 repeated = True
@@ -210,7 +209,7 @@ class Requests:
 
         async def attempt(n: int) -> Conditions:
             async def send(verb: str, work: Awaitable[Any], /) -> Any:
-                return await self._send(n, verb, key, lambda _: work)
+                return await self._send(n, verb, key, lambda _: work, conditional=True)
 
             if not shared.sent:  # only then is it known whose servers these are
                 await send("HEAD", client.head(self._root + key))
@@ -231,15 +230,6 @@ class Requests:
                 ) from failed
             raise error_of(failed, verb, key, self._url) from failed
 
-    async def _unconditionally(self, work: Awaitable[_T]) -> _T:
-        """A server may tell racing writers apart even so (409): then they try again."""
-        try:
-            return await work
-        except Failed as failed:
-            if failed.kind == "precondition":
-                raise Failed("busy", str(failed)) from failed
-            raise
-
     async def _send(
         self,
         n: int,
@@ -248,8 +238,11 @@ class Requests:
         work: Callable[[Client], Awaitable[_T]],
         span: Span | None = None,
         nbytes: int = 0,
+        conditional: bool = False,
     ) -> _T:
-        """One request (of ``nbytes`` going up), counted and logged."""
+        """One request (of ``nbytes`` going up), counted and logged. One that is not
+        ``conditional`` may be told that another was faster even so (409: Ceph, of reads too);
+        then it tries again."""
         shared, traffic = self.shared(), self.traffic
         traffic.requests += 1
         if n > 1:
@@ -265,6 +258,8 @@ class Requests:
             return answer
         except Failed as failed:
             outcome = failed
+            if failed.kind == "precondition" and not conditional:
+                raise Failed("busy", str(failed)) from failed
             raise
         finally:
             shared.under_way -= 1
@@ -300,8 +295,8 @@ class Requests:
 
         async def end(n: int) -> str:
             try:
-                return await self._unconditionally(
-                    self._send(n, "END", key, lambda client: client.end_parts(place, upload, etags))
+                return await self._send(
+                    n, "END", key, lambda client: client.end_parts(place, upload, etags)
                 )
             except Failed:
                 if n == 1:
