@@ -1,8 +1,10 @@
-"""``python -m benchmarks [--quick] [--only S1,S4] [--out docs]``, and ``... codecs``."""
+"""``python -m benchmarks [--quick] [--only S1,S4] [--out docs]``; ``... codecs``, ``cloud``,
+``redis`` measure that part alone and keep the rest of the report."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import tempfile
 import time
@@ -30,10 +32,12 @@ WORKLOADS: dict[str, Callable[[Setting], Workload]] = {
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("peers", "codecs"), default="peers")
+    parser.add_argument(
+        "what", nargs="?", choices=("peers", "codecs", "cloud", "redis"), default="peers"
+    )
     parser.add_argument("--quick", action="store_true", help="small data, 3 rounds")
     parser.add_argument("--only", default="", help="some of S1 to S8, with commas between")
-    parser.add_argument("--rounds", type=int, help="at least; 5 (3 with --quick) unless given")
+    parser.add_argument("--rounds", type=int, help="at least; unless given 5 (3 with --quick)")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the report")
     parser.add_argument("--where", help="folder for the data; the system's for temporary files")
     return parser.parse_args(arguments)
@@ -52,6 +56,12 @@ def main(arguments: list[str]) -> int:
         from . import chains
 
         kept["codecs"] = chains.measure(rounds)
+    elif chosen.what in ("cloud", "redis"):
+        part = importlib.import_module(f".{chosen.what}", __package__)
+        before = machine.load()
+        with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
+            kept[chosen.what] = part.measure(chosen.quick, chosen.rounds, Path(folder))
+        kept[chosen.what]["load"] = f"{before} before the run and {machine.load()} after it"
     else:
         begin, hardware = time.monotonic(), machine.hardware()
         with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
@@ -71,8 +81,8 @@ def main(arguments: list[str]) -> int:
             "hardware": hardware,
             "versions": machine.versions(everyone()),
         }
-    report.write(chosen.out, kept)
-    print(f"written: {chosen.out / report.NAME}.md, .json, .png")
+    report.write(chosen.out, kept, picture=chosen.what == "peers")
+    print(f"written: {chosen.out / report.NAME}.md and what belongs to it")
     return 0
 
 

@@ -26,8 +26,13 @@ def hardware() -> dict[str, str]:
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "Python": sys.version.split()[0],
-        "load before the run": f"{os.getloadavg()[0]:.1f}",
+        "load before the run": load(),
     }
+
+
+def load() -> str:
+    """How many processes want to run, over the last minute; ours are among them."""
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def versions(peers: list[Peer]) -> dict[str, str]:

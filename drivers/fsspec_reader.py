@@ -255,10 +255,11 @@ class FsspecReader(Driver):
 
     def _below(self, prefix: str) -> tuple[dict[str, dict[str, Any]], set[str]]:
         """Keys directly below ``prefix``, and folders (with their ``/``)."""
-        path = self._folder(prefix)
-        entries = self._process.ask(
-            "list", prefix, lambda: self._process.call("ls", path, detail=True)
-        )
+        def look() -> tuple[str, Any]:
+            path = self._folder(prefix)  # which opens the filesystem, and may fail as the rest
+            return path, self._process.call("ls", path, detail=True)
+
+        path, entries = self._process.ask("list", prefix, look) or ("", ())
         base = path.strip("/") + "/" if path.strip("/") else ""
         if entries and len(entries) == 1 and self.traits.folders and prefix:
             own = prefix.rstrip("/")

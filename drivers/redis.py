@@ -31,6 +31,7 @@ from tensorstash.driver import (
     Capabilities,
     Check,
     Driver,
+    Put,
     Request,
     Span,
     Tag,
@@ -114,7 +115,7 @@ class RedisDriver(Driver):
 
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """In order, up to 1,000 values or 16 MiB a round trip."""
-        plain = (Request(key, span) for key, span, _ in requests)
+        plain = (each if each[2] is None else Request(*each[:2]) for each in requests)
         for i, found in self._process.reading.many(plain, tags=False):
             yield i, None if found is None else found[0]
 
@@ -142,13 +143,15 @@ class RedisDriver(Driver):
         self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
     ) -> Tag:
         """Store value and version in one step. :class:`Unsupported` beyond 512 MiB."""
-        if if_absent and if_tag is not None:
-            raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
-        return self._process.writing.put(key, value, if_absent=if_absent, if_tag=if_tag)
+        return self._process.writing.put(Put(key, value, if_absent, if_tag))
 
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
         """Store each, up to 1,000 values or 8 MiB a round trip."""
         self._process.writing.put_many(items)
+
+    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
+        """In order, up to 1,000 values or 8 MiB a round trip."""
+        return self._process.writing.put_each(puts)
 
     def delete(self, key: str) -> None:
         """Drop value and version."""

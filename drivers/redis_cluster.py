@@ -10,11 +10,12 @@ from redis.exceptions import AskError, ClusterDownError
 
 from tensorstash.drivers.redis_command import RedisCommand
 from tensorstash.drivers.redis_keys import SLOT_COUNT, slot
+from tensorstash.drivers.redis_replies import done, slots
 
 Address = tuple[str, int]
 
-ASKING = RedisCommand(b"", (b"ASKING",))
-SLOTS = RedisCommand(b"", (b"CLUSTER", b"SLOTS"))
+ASKING = RedisCommand(b"", (b"ASKING",), done)
+SLOTS = RedisCommand(b"", (b"CLUSTER", b"SLOTS"), slots)
 
 
 class RedisCluster(NamedTuple):

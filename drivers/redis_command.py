@@ -4,39 +4,42 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tensorstash.drivers.redis_replies import Fits
 from tensorstash.drivers.redis_scripts import Script
 
 
 class RedisCommand(NamedTuple):
     """``args`` as they are sent; ``key`` decides about the node of a cluster (empty: any);
-    ``script`` is what ``args`` run, for a server that does not know it yet."""
+    ``fits`` tells a reply from what is none; ``script`` is what ``args`` run, for a server that
+    does not know it yet."""
 
     key: bytes
     args: tuple[bytes, ...]
+    fits: Fits
     script: Script | None = None
 
     def spelled_out(self) -> RedisCommand:
         """The same with the script's text instead of its name."""
         if self.script is None:
             return self
-        return RedisCommand(self.key, (b"EVAL", self.script.body, *self.args[2:]))
+        return self._replace(args=(b"EVAL", self.script.body, *self.args[2:]))
 
 
-def run(script: Script, keys: tuple[bytes, ...], *args: bytes) -> RedisCommand:
+def run(script: Script, fits: Fits, keys: tuple[bytes, ...], *args: bytes) -> RedisCommand:
     """The command that runs ``script``."""
     count = b"%d" % len(keys)
-    return RedisCommand(keys[0], (b"EVALSHA", script.name, count, *keys, *args), script)
+    return RedisCommand(keys[0], (b"EVALSHA", script.name, count, *keys, *args), fits, script)
 
 
-def command(name: bytes, key: bytes, *args: bytes) -> RedisCommand:
+def command(name: bytes, fits: Fits, key: bytes, *args: bytes) -> RedisCommand:
     """The command ``name key args...``."""
-    return RedisCommand(key, (name, key, *args))
+    return RedisCommand(key, (name, key, *args), fits)
 
 
 def weigh(value: Any) -> int:
-    """The bytes in an answer or in arguments."""
+    """The bytes in an answer."""
     if isinstance(value, bytes):
         return len(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return sum(len(each) if type(each) is bytes else weigh(each) for each in value)
     return 0

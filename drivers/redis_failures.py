@@ -32,6 +32,9 @@ _SAVING = Judgement(Unavailable, "the server cannot save and refuses writes, see
 _BUSY = Judgement(Unavailable, "wait until the server is ready, see its log", math.inf)
 _TLS = Judgement(Unavailable, "check the option ca_certs and the server's certificate")
 _LOST = Judgement(Unavailable, "check that the server runs and can be reached", _SHORT)
+_GARBLED = Judgement(
+    Unavailable, "check that a Redis server listens there, and what is between it and here", _SHORT
+)
 _SLOW = Judgement(TimedOut, "see whether the server is overloaded, or raise timeout", math.inf)
 _TYPE = Judgement(DriverError, "another program uses this key, delete it or use another prefix")
 _DB = Judgement(DriverError, "use a database number the server has")
@@ -48,6 +51,7 @@ _BY_CLASS: tuple[tuple[type[Exception], Judgement], ...] = (
     (theirs.ClusterDownError, _BUSY),
     (theirs.TryAgainError, _BUSY),
     (theirs.AskError, _BUSY),  # MovedError too: slots are on the move
+    (theirs.InvalidResponse, _GARBLED),
     (theirs.TimeoutError, _SLOW),
     (TimeoutError, _SLOW),
 )
@@ -79,8 +83,7 @@ def judge(error: BaseException) -> Judgement:
     for word, judgement in _BY_WORD:
         if word in text:
             return judgement
-    lost = isinstance(error, theirs.ConnectionError | theirs.InvalidResponse | OSError)
-    return _LOST if lost else _OTHER
+    return _LOST if isinstance(error, theirs.ConnectionError | OSError) else _OTHER
 
 
 def failed(

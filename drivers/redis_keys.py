@@ -37,7 +37,11 @@ class RedisKeys:
     def pair(self, key: str) -> tuple[bytes, bytes]:
         """Where the value of ``key`` and its version are."""
         place = self._place(key)
-        return encode(place, key), encode(companion(place), key)
+        value = encode(place, key)
+        if "{" in place or "}" in place:
+            return value, encode(companion(place), key)
+        folder, slash, _ = value.rpartition(b"/")
+        return value, b"%b%b.tag{%b}" % (folder, slash, value)
 
     def lock(self, key: str) -> bytes:
         """Where the lock of ``key`` is."""

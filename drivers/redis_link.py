@@ -41,6 +41,7 @@ from tensorstash.drivers.redis_wire import RedisWire
 _log = logging.getLogger("tensorstash")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
 _PASSING = (AskError, MovedError, NoScriptError)
+_MOST_PASSING = 5
 _REFUSED = (AuthenticationError, BusyLoadingError)
 """Errors of a connection that mean that nothing was carried out."""
 
@@ -61,10 +62,10 @@ class Errand(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """One answer a command; ``repeated`` when an earlier attempt may have been carried out."""
+    """One answer a command; ``repeated``: those whose earlier attempt may have been carried out."""
 
     replies: list[Any]
-    repeated: bool
+    repeated: set[int]
 
 
 class RedisLink:
@@ -110,7 +111,7 @@ class RedisLink:
         start = time.monotonic()
         deadline = start + options.timeout
         attempt = _Attempt(commands, node)
-        pause, number = _FIRST_PAUSE, 0
+        pause, number, passing = _FIRST_PAUSE, 0, 0
         before: Exception | None = None
         while True:
             number += 1
@@ -122,8 +123,10 @@ class RedisLink:
                 return Answers(attempt.replies, attempt.lost)
             with self._guard:
                 self.traffic.retries += 1
-            if error is None or (isinstance(error, _PASSING) and number <= 5):
+            passing = passing + 1 if error is None or isinstance(error, _PASSING) else 0
+            if 0 < passing <= _MOST_PASSING:
                 continue
+            error = error or ClusterDownError("the slots do not settle")
             if isinstance(error, redis_wire.TimeIsUp):
                 error = before or error
             before = error
@@ -139,7 +142,7 @@ class RedisLink:
                     str(errand),
                     self.place.server,
                     errand.key,
-                    unknown=attempt.lost and errand.writes,
+                    unknown=bool(attempt.lost) and errand.writes,
                     secret=options.password,
                 ) from error
             time.sleep(wait)
@@ -168,7 +171,8 @@ class RedisLink:
             attempt.error = error
             return
         for address, chosen in routes.items():
-            wire, asked = self._wire(address), [attempt.commands[i] for i in chosen]
+            wire = self._wire(address)
+            asked = wire.prepared([attempt.commands[i] for i in chosen])
             if asking:
                 asked = [each for one in asked for each in (ASKING, one)]
             sent: Sequence[int] = ()
@@ -178,7 +182,7 @@ class RedisLink:
                 sent = chosen
                 redis_wire.send(connection, asked, deadline)
             except (RedisError, OSError) as error:
-                self._lose(attempt, error, connection, bool(sent))
+                self._lose(attempt, error, connection, sent)
                 continue
             except BaseException:
                 if connection is not None:
@@ -186,30 +190,37 @@ class RedisLink:
                 raise
             with self._guard:
                 self.traffic.requests += 1
-            under_way.append((address, wire, connection, chosen, len(asked)))
+            under_way.append((address, wire, connection, chosen, asked))
         idle = self.options.timeout / 2
         while under_way:
-            address, wire, connection, chosen, count = under_way.pop(0)
+            address, wire, connection, chosen, asked = under_way.pop(0)
             try:
-                replies = redis_wire.receive(connection, count, deadline, idle)
+                replies = redis_wire.receive(connection, asked, deadline, idle)
             except (RedisError, OSError) as error:
-                self._lose(attempt, error, connection, not isinstance(error, _REFUSED))
+                self._lose(
+                    attempt, error, connection, () if isinstance(error, _REFUSED) else chosen
+                )
                 continue
             except BaseException:  # interrupted: unread replies must not meet the next request
-                for _, _, each, _, _ in [(address, wire, connection, chosen, count), *under_way]:
+                for _, _, each, _, _ in [(address, wire, connection, chosen, asked), *under_way]:
                     each.disconnect()
                 raise
             wire.give(connection)
-            if count > len(chosen):
+            if len(asked) > len(chosen):
                 replies = replies[1::2]
             for i, reply in zip(chosen, replies, strict=True):
                 self._settle(attempt, i, reply, address)
+                script = attempt.commands[i].script
+                if script is not None:
+                    wire.knows(script, not isinstance(reply, NoScriptError))
 
-    def _lose(self, attempt: _Attempt, error: Exception, connection: Any, sent: bool) -> None:
+    def _lose(
+        self, attempt: _Attempt, error: Exception, connection: Any, sent: Sequence[int]
+    ) -> None:
         if connection is not None:
             connection.disconnect()
         attempt.error = attempt.error or error
-        attempt.lost |= sent
+        attempt.lost.update(sent)
         self._cluster = None
 
     def _settle(self, attempt: _Attempt, i: int, reply: Any, address: Address) -> None:
@@ -219,11 +230,9 @@ class RedisLink:
             return
         if attempt.error is None or _weight(reply) > _weight(attempt.error):
             attempt.error = reply
-        if isinstance(reply, NoScriptError):
-            attempt.commands[i] = attempt.commands[i].spelled_out()
-        elif isinstance(reply, AskError):
+        if isinstance(reply, AskError):
             attempt.asking[i] = redirected(reply, address)
-        elif isinstance(reply, MovedError):
+        if isinstance(reply, MovedError):
             self._cluster = None
 
     def _routes(self, attempt: _Attempt, deadline: float) -> tuple[_Routes, bool]:
@@ -251,7 +260,9 @@ class RedisLink:
                 wire = self._wire(address)
                 connection = wire.take(deadline)
                 redis_wire.send(connection, [SLOTS], deadline)
-                [answer] = redis_wire.receive(connection, 1, deadline, self.options.timeout / 2)
+                [answer] = redis_wire.receive(
+                    connection, [SLOTS], deadline, self.options.timeout / 2
+                )
                 wire.give(connection)
                 if isinstance(answer, ResponseError):
                     raise answer
@@ -274,7 +285,8 @@ class RedisLink:
 
     def _count(self, errand: Errand, attempt: _Attempt, number: int, seconds: float) -> None:
         read = weigh(attempt.replies) if attempt.error is None else 0
-        written = sum(weigh(each.args) for each in attempt.commands) if errand.writes else 0
+        writes = attempt.commands if errand.writes else ()
+        written = sum(sum(map(len, each.args)) for each in writes)
         with self._guard:
             self.traffic.bytes_read += read
             self.traffic.bytes_written += written
@@ -300,10 +312,10 @@ class _Attempt:
     """Commands on their way: what was answered so far, and what went wrong last."""
 
     def __init__(self, commands: Sequence[RedisCommand], node: Address | None) -> None:
-        self.commands = [*commands]
+        self.commands = commands
         self.node = node
-        self.replies: list[Any] = [None] * len(self.commands)
-        self.open = {*range(len(self.commands))}
+        self.replies: list[Any] = [None] * len(commands)
+        self.open = {*range(len(commands))}
         self.asking: dict[int, Address] = {}
         self.error: Exception | None = None
-        self.lost = False
+        self.lost: set[int] = set()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tensorstash.drivers.redis_command import RedisCommand, command
-from tensorstash.drivers.redis_keys import RedisKeys, is_lock
+from tensorstash.drivers.redis_keys import RedisKeys, encode, is_lock
 from tensorstash.drivers.redis_link import Errand, RedisLink
+from tensorstash.drivers.redis_replies import count, scanned
 
 _COUNT = b"10000"  # names a step: a few ms of the server
 _BATCH = 1000
@@ -66,7 +67,7 @@ class RedisListing:
         steps: list[RedisCommand] = []
         for key in batch:
             place = self._keys.value(key)
-            steps += (command(b"EXISTS", place), command(b"STRLEN", place))
+            steps += (command(b"EXISTS", count(1), place), command(b"STRLEN", count(), place))
         replies, _ = self._link.ask(Errand("size", batch[0], detail=len(batch)), steps)
         there, sizes = replies[::2], replies[1::2]
         return [
@@ -75,12 +76,15 @@ class RedisListing:
 
     def _pages(self, prefix: str, errand: Errand) -> Iterator[list[bytes]]:
         pattern = self._keys.below(prefix)
+        fits = scanned(encode(self._keys.prefix + prefix, prefix))
         for node in self._link.nodes(errand):
             cursor = b"0"
             while True:
-                step = RedisCommand(b"", (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _COUNT))
-                [[cursor, page]], _ = self._link.ask(errand, [step], node=node)
-                yield page
+                args = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _COUNT)
+                [[cursor, names]], _ = self._link.ask(
+                    errand, [RedisCommand(b"", args, fits)], node=node
+                )
+                yield names
                 if cursor == b"0":
                     break
 
@@ -90,6 +94,6 @@ def drop(link: RedisLink, errand: Errand, places: Sequence[bytes]) -> None:
     if not places:
         return
     if link.options.cluster:
-        link.ask(errand, [command(b"UNLINK", place) for place in places])
+        link.ask(errand, [command(b"UNLINK", count(1), place) for place in places])
     else:
-        link.ask(errand, [command(b"UNLINK", *places)])
+        link.ask(errand, [command(b"UNLINK", count(len(places)), *places)])

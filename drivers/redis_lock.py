@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from tensorstash.driver import Check
 from tensorstash.drivers.redis_command import run
 from tensorstash.drivers.redis_link import Errand, RedisLink
+from tensorstash.drivers.redis_replies import flag
 from tensorstash.drivers.redis_scripts import HOLD, RELEASE
 from tensorstash.errors import Conflict, DriverError
 
@@ -84,14 +85,14 @@ class _Lease:
         """Let the next one in. What cannot be told to the server ends with the term."""
         errand = Errand("unlock", self._key, writes=True)
         try:
-            self._link.ask(errand, [run(RELEASE, (self._place,), self._token)])
+            self._link.ask(errand, [run(RELEASE, flag, (self._place,), self._token)])
         except DriverError:
             return
 
     def _hold(self, fresh: bytes) -> bool:
         begun = time.monotonic()  # the server counts from later on
         term = b"%d" % max(int(self._term * 1000), 1)
-        step = run(HOLD, (self._place,), self._token, term, fresh)
+        step = run(HOLD, flag, (self._place,), self._token, term, fresh)
         [answer], _ = self._link.ask(Errand("lock", self._key, writes=True), [step])
         if answer:
             self._until = begun + self._term

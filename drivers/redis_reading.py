@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from tensorstash.driver import Buffer, Changed, Request, Span, Tag
 from tensorstash.drivers.redis_command import RedisCommand, command, run
 from tensorstash.drivers.redis_keys import RedisKeys
 from tensorstash.drivers.redis_link import Errand, RedisLink
+from tensorstash.drivers.redis_replies import count, parts, value, values
 from tensorstash.drivers.redis_scripts import READ
 
 ROUND_BYTES = 16 << 20
@@ -18,15 +20,20 @@ ROUND_KEYS = 1000
 _FIRST = 8
 _GROWTH = 32
 _FAMILIES = 4096
+_NUMBERS = "0123456789/."
 
 Found = tuple[Buffer, Tag] | None
 
 
-class _Family(NamedTuple):
+@dataclass(slots=True)
+class _Family:
     """What is known of the values of one array: how many were seen, and the largest."""
 
     seen: int = 0
     largest: int = 0
+
+
+_UNKNOWN = _Family()
 
 
 class RedisReading:
@@ -62,14 +69,15 @@ class RedisReading:
 
     def value(self, key: str) -> Buffer | None:
         """A whole value, without its version."""
-        [found], _ = self._link.ask(Errand("read", key), [command(b"GET", self._keys.value(key))])
+        step = command(b"GET", value, self._keys.value(key))
+        [found], _ = self._link.ask(Errand("read", key), [step])
         return cast("bytes | None", found)
 
     def ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Parts of one version; :class:`Changed` when it is not ``tag``, or changed midway."""
-        parts: list[Buffer] = []
+        found_parts: list[Buffer] = []
         batch: list[Span] = []
         wanted = 0
         for span in [*spans, None]:
@@ -81,13 +89,13 @@ class RedisReading:
                         raise Changed(key)
                     return None
                 tag = found[1]
-                parts += found[0]
+                found_parts += found[0]
                 batch, wanted = [], 0
             if span is not None:
                 batch.append(span)
                 wanted += size
         assert tag is not None
-        return parts, tag
+        return found_parts, tag
 
     def tag(self, key: str) -> Tag | None:
         """The stored version, without its bytes."""
@@ -100,14 +108,14 @@ class RedisReading:
         self, key: str, spans: Sequence[Span], tag: Tag | None
     ) -> tuple[list[Buffer], Tag] | None:
         only = b"" if tag is None else tag if isinstance(tag, bytes) else b"?"
-        step = run(READ, self._keys.pair(key), b"", only, *_bounds(spans))
+        step = self._step(key, spans, b"", only)
         [found], _ = self._link.ask(Errand("read", key, detail=spans), [step])
         if found is None:
             return None
-        version, *parts = found
+        version, *rest = found
         if tag is not None and version != tag:
             raise Changed(key)
-        return parts, version
+        return rest, version
 
     def _round(self, batch: list[tuple[int, Request]], tags: bool) -> list[tuple[int, Found]]:
         plain = [each for each in batch if each[1].span is None and each[1].unless is None]
@@ -138,12 +146,18 @@ class RedisReading:
         if self._link.options.cluster:  # no command over several slots
             return [
                 each
-                for value, tag in pairs
-                for each in (command(b"MGET", value, tag), command(b"EXISTS", value))
+                for place, tag in pairs
+                for each in (
+                    command(b"MGET", values(2), place, tag),
+                    command(b"EXISTS", count(1), place),
+                )
             ]
         names = [name for pair in pairs for name in (pair if tags else pair[:1])]
-        values = [value for value, _ in pairs]
-        return [command(b"MGET", *names), command(b"EXISTS", *values)]
+        places = [place for place, _ in pairs]
+        return [
+            command(b"MGET", values(len(names)), *names),
+            command(b"EXISTS", count(len(places)), *places),
+        ]
 
     def _found(
         self, batch: list[tuple[int, Request]], replies: list[Any], tags: bool
@@ -154,48 +168,55 @@ class RedisReading:
         cluster = self._link.options.cluster
         flat = [each for reply in replies[::2] for each in reply] if cluster else replies[0]
         tags = tags or cluster
-        values, versions = (flat[::2], flat[1::2]) if tags else (flat, [b""] * len(batch))
+        datas, versions = (flat[::2], flat[1::2]) if tags else (flat, [b""] * len(batch))
         found: dict[int, Found] = {
-            i: None if value is None else (value, _version(value, version))
-            for (i, _), value, version in zip(batch, values, versions, strict=True)
+            i: None if data is None else (data, _digest(data) if version is None else version)
+            for (i, _), data, version in zip(batch, datas, versions, strict=True)
         }
         there = sum(replies[1::2]) if cluster else replies[1]
-        if there != len(values) - values.count(None):
+        if there != len(datas) - datas.count(None):
             found[-1] = b"", b""
         return found
 
     def _part(self, request: Request) -> RedisCommand:
         unless = request.unless if isinstance(request.unless, bytes) else b""
-        spans = [request.span or Span(0)]
-        return run(READ, self._keys.pair(request.key), unless, b"", *_bounds(spans))
+        return self._step(request.key, [request.span or Span(0)], unless, b"")
+
+    def _step(self, key: str, spans: Sequence[Span], unless: bytes, only: bytes) -> RedisCommand:
+        fits = parts([_size(span) for span in spans], unless, only)
+        return run(READ, fits, self._keys.pair(key), unless, only, *_bounds(spans))
 
     def _expect(self, request: Request, counts: dict[str, int]) -> tuple[int, bool]:
         """Bytes to reckon with, and whether one more of its kind may join the round."""
-        size = None if request.span is None else _size(request.span)
+        key, span, _ = request
+        size = None if span is None else _size(span)
         if size is not None:
             return size, True
-        name = _family(request.key)
-        family = self._families.get(name, _Family())
+        name = key.rstrip(_NUMBERS)
+        family = self._families.get(name, _UNKNOWN)
+        if family.seen * _GROWTH >= ROUND_KEYS:
+            return family.largest, True
         counts[name] = counts.get(name, 0) + 1
         return family.largest, counts[name] <= max(_FIRST, family.seen * _GROWTH)
 
     def _learn(self, batch: list[tuple[int, Request]], found: dict[int, Found]) -> None:
-        for i, request in batch:
-            pair, name = found[i], _family(request.key)
-            if len(self._families) >= _FAMILIES and name not in self._families:
-                self._families.clear()
-            seen, largest = self._families.get(name, _Family())
-            size = 0 if pair is None else len(pair[0])
-            self._families[name] = _Family(seen + 1, max(size, largest))
+        families = self._families
+        for i, (key, _, _) in batch:
+            name = key.rstrip(_NUMBERS)
+            family = families.get(name)
+            if family is None:
+                if len(families) >= _FAMILIES:
+                    families.clear()
+                family = families.setdefault(name, _Family())
+            family.seen += 1
+            pair = found[i]
+            if pair is not None and len(pair[0]) > family.largest:
+                family.largest = len(pair[0])
 
 
-def _family(key: str) -> str:
-    return key.rstrip("0123456789/.")
-
-
-def _version(value: bytes, version: bytes | None) -> bytes:
+def _digest(data: bytes) -> bytes:
     # Stored by another program: its bytes are its version.
-    return b"sha1:" + sha1(value).hexdigest().encode() if version is None else version
+    return b"sha1:" + sha1(data).hexdigest().encode()
 
 
 def _part_of(request: Request, reply: list[bytes] | None) -> Found:

@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Lost
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as Late
 from redis.retry import Retry
 
 from tensorstash.drivers.redis_command import RedisCommand
 from tensorstash.drivers.redis_options import RedisOptions
 from tensorstash.drivers.redis_place import RedisPlace
+from tensorstash.drivers.redis_scripts import Script
 
 _PIECE = 64 << 10
 
@@ -38,6 +39,7 @@ class RedisWire:
         self.place = place
         self._options = options
         self._idle: list[Open] = []
+        self._known: set[bytes] = set()
 
     def take(self, deadline: float) -> Open:
         """A connection that is ready to send, to be given back with :meth:`give`."""
@@ -56,12 +58,34 @@ class RedisWire:
         if left <= 0:
             raise TimeIsUp("the time is up")
         connection = self._make(left)
-        connection.connect()
+        try:
+            connection.connect()
+        except (RedisError, OSError):
+            raise
+        except Exception as error:  # what the library did not expect of a greeting or an address
+            connection.disconnect()
+            raise InvalidResponse(f"the greeting was unreadable: {type(error).__name__}") from error
         return connection
 
     def give(self, connection: Open) -> None:
         """Keep a connection whose answers were all read."""
         self._idle.append(connection)
+
+    def prepared(self, commands: Sequence[RedisCommand]) -> list[RedisCommand]:
+        """The same, the first that runs a script the server may not know spelled out: what
+        follows may then name it."""
+        ready, told = [], set[bytes]()
+        for each in commands:
+            script = each.script
+            if script is not None and script.name not in self._known and script.name not in told:
+                told.add(script.name)
+                each = each.spelled_out()
+            ready.append(each)
+        return ready
+
+    def knows(self, script: Script, yes: bool) -> None:
+        """Remember whether the server knows ``script``."""
+        (self._known.add if yes else self._known.discard)(script.name)
 
     def close(self) -> None:
         """Close what is idle."""
@@ -117,16 +141,30 @@ def _packed(connection: Open, commands: Sequence[RedisCommand]) -> Iterator[byte
     yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def receive(connection: Open, count: int, deadline: float, idle: float) -> list[Any]:
-    """``count`` answers; a server's refusal of a single command stands among them as an exception.
-    A server that says nothing for ``idle`` seconds is given up."""
+def receive(
+    connection: Open, commands: Sequence[RedisCommand], deadline: float, idle: float
+) -> list[Any]:
+    """One answer for each of ``commands``; a server's refusal stands among them as an exception.
+    A server that says nothing for ``idle`` seconds is given up. :class:`InvalidResponse` when an
+    answer does not fit its command, or more came than was asked for."""
     found: list[Any] = []
-    for _ in range(count):
+    for each in commands:
         _limit(connection, deadline, idle)
         try:
-            found.append(connection.read_response())
+            reply = connection.read_response()
         except ResponseError as error:
             found.append(error)
+            continue
+        except (RedisError, OSError):
+            raise
+        except Exception as error:  # numbers and texts that the library could not read
+            raise InvalidResponse(f"unreadable answer: {type(error).__name__}") from error
+        if not each.fits(reply):
+            raise InvalidResponse(f"an answer that does not fit {each.args[0].decode()}")
+        found.append(reply)
+    # A value cut short by a wrong length leaves its end behind.
+    if connection.can_read():
+        raise InvalidResponse("more came than was asked for")
     return found
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from tensorstash.driver import Buffer, Tag
+from tensorstash.driver import Buffer, Put, Tag
 from tensorstash.drivers.redis_command import RedisCommand, command, run
 from tensorstash.drivers.redis_keys import RedisKeys
 from tensorstash.drivers.redis_link import Errand, RedisLink
+from tensorstash.drivers.redis_replies import done, flag
 from tensorstash.drivers.redis_scripts import ABSENT, ANY, PUT
-from tensorstash.errors import Conflict, DriverError, Unsupported
+from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported
 
 LARGEST = 512 << 20
 """Bytes of a value: what a server takes unless it was told otherwise."""
@@ -30,27 +31,31 @@ class RedisWriting:
         self._link = link
         self._keys = keys
 
-    def put(self, key: str, value: Buffer, *, if_absent: bool, if_tag: Tag | None) -> Tag:
+    def put(self, put: Put) -> Tag:
         """Store, under a condition or none, and answer the new version."""
-        data, version = _data(key, value), os.urandom(12)
-        errand = Errand("write", key, writes=True)
-        if not if_absent and if_tag is None:
-            self._link.ask(errand, [self._step(key, data, version)])
-            return version
-        expected = ABSENT if if_absent else if_tag if isinstance(if_tag, bytes) else _NEVER
-        step = self._script(key, data, version, expected)
-        [stored], repeated = self._link.ask(errand, [step])
-        if stored:
-            return version
-        if repeated:
-            raise DriverError(
-                f"{errand} at {self._link.place.server}: the reply was lost, and since then "
-                "another writer stored a value, so whether it was carried out is unknown; read "
-                "it again",
-                key=key,
-                driver="redis",
+        [(_, version)] = self._each([(0, put, _data(put.key, put.value))])
+        if version is None:
+            raise Conflict(
+                f"{put.key!r} was written by someone else first; read it again", key=put.key
             )
-        raise Conflict(f"{key!r} was written by someone else first; read it again", key=key)
+        return version
+
+    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
+        """Store each under its condition, several a round trip: ``(i, new version or None)``."""
+        batch: list[tuple[int, Put, bytes]] = []
+        size, keys = 0, set[str]()
+        for i, put in enumerate(puts):
+            data = _data(put.key, put.value)
+            full = size + len(data) > ROUND_BYTES or len(batch) == ROUND_KEYS
+            # Two puts of one key in a batch that is repeated would look like another writer's.
+            if batch and (full or put.key in keys):
+                yield from self._each(batch)
+                batch, size, keys = [], 0, set()
+            batch.append((i, put, data))
+            size += len(data)
+            keys.add(put.key)
+        if batch:
+            yield from self._each(batch)
 
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
         """Store each, several a round trip."""
@@ -65,11 +70,39 @@ class RedisWriting:
             size += len(data)
         self._round(batch)
 
+    def _each(self, batch: list[tuple[int, Put, bytes]]) -> Iterator[tuple[int, Tag | None]]:
+        versions = [os.urandom(12) for _ in batch]
+        steps = [
+            self._conditional(put, data, version)
+            for (_, put, data), version in zip(batch, versions, strict=True)
+        ]
+        errand = _errand(batch[0][1].key, len(batch))
+        replies, repeated = self._link.ask(errand, steps)
+        for n, (i, put, _) in enumerate(batch):
+            if not replies[n] and n in repeated:
+                raise DriverError(
+                    f"write {put.key!r} at {self._link.place.server}: the reply was lost, and "
+                    "since then another writer stored a value, so whether it was carried out is "
+                    "unknown; read it again",
+                    key=put.key,
+                    driver="redis",
+                )
+            yield i, versions[n] if replies[n] else None
+
+    def _conditional(self, put: Put, data: bytes, version: bytes) -> RedisCommand:
+        key, _, if_absent, if_tag = put
+        if if_absent:
+            if if_tag is not None:
+                raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
+            return self._script(key, data, version, ABSENT)
+        if if_tag is None:
+            return self._step(key, data, version)
+        return self._script(key, data, version, if_tag if isinstance(if_tag, bytes) else _NEVER)
+
     def _round(self, batch: list[tuple[str, bytes]]) -> None:
         if not batch:
             return
-        more = f"and {len(batch) - 1} more" if len(batch) > 1 else ""
-        errand = Errand("write", batch[0][0], writes=True, detail=more)
+        errand = _errand(batch[0][0], len(batch))
         options = self._link.options
         if options.cluster or options.expire is not None:
             steps = [self._step(key, data, os.urandom(12)) for key, data in batch]
@@ -85,29 +118,34 @@ class RedisWriting:
         versions = os.urandom(12 * len(batch))
         for i, (key, data) in enumerate(batch):
             if args and size + len(data) > COMMAND_BYTES:
-                steps.append(command(b"MSET", *args))
+                steps.append(command(b"MSET", done, *args))
                 args, size = [], 0
             place, tag = self._keys.pair(key)
             args += (place, data, tag, versions[12 * i : 12 * i + 12])
             size += len(data)
-        return [*steps, command(b"MSET", *args)]
+        return [*steps, command(b"MSET", done, *args)]
 
     def _step(self, key: str, data: bytes, version: bytes) -> RedisCommand:
         if self._link.options.expire is not None:
             return self._script(key, data, version, ANY)
         place, tag = self._keys.pair(key)
-        return command(b"MSET", place, data, tag, version)
+        return command(b"MSET", done, place, data, tag, version)
 
     def _script(self, key: str, data: bytes, version: bytes, expected: bytes) -> RedisCommand:
         expire = self._link.options.expire
         milliseconds = b"0" if expire is None else b"%d" % max(int(expire * 1000), 1)
-        return run(PUT, self._keys.pair(key), data, version, expected, milliseconds)
+        return run(PUT, flag, self._keys.pair(key), data, version, expected, milliseconds)
+
+
+def _errand(key: str, count: int) -> Errand:
+    more = f"and {count - 1} more" if count > 1 else ""
+    return Errand("write", key, writes=True, detail=more)
 
 
 def _data(key: str, value: Buffer) -> bytes:
-    data = value if type(value) is bytes else bytes(memoryview(value))
-    if len(data) > LARGEST:
+    size = len(value) if type(value) is bytes else memoryview(value).nbytes
+    if size > LARGEST:
         raise Unsupported(
-            f"{key!r} has {len(data)} bytes, and Redis takes {LARGEST} a value; use smaller chunks"
+            f"{key!r} has {size} bytes, and Redis takes {LARGEST} a value; use smaller chunks"
         )
-    return data
+    return bytes(value)

@@ -289,6 +289,7 @@ class ZarrDriver(Driver):
     ) -> _T | None:
         """What the store answers; ``None`` when nothing is stored there for certain."""
         try:
+            _ = self.store  # opened from here: the loop in which work runs cannot wait for that
             return sync(work)
         except Exception as error:
             if is_absence(error) and (verb != "put" or not last):

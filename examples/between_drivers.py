@@ -105,7 +105,7 @@ def train(labels: np.ndarray, cache: Path, s3: dict[str, Any]) -> None:
         stash.open("s3://demo/images", options=s3, cache_dir=cache),
         stash.open("s3://demo/labels", options=s3, cache_dir=cache),
     )
-    loader = DataLoader(dataset, batch_size=256, num_workers=2)
+    loader = DataLoader(dataset, batch_size=256, num_workers=2, persistent_workers=True)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)

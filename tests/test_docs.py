@@ -28,8 +28,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 ON_S3 = re.compile(r"s3://my-bucket|http://localhost:9000")
 ON_REDIS = re.compile(r"redis://localhost:6379/0")
 ELSEWHERE = re.compile(
-    r"s3://(?!my-bucket)|https?://(?!localhost:9000)|rediss?://(?!localhost:6379/0)|unix://"
-    r"|\b(?:gs|az|abfs|hf|s?ftp)://"
+    r"s3://(?!my-bucket)|https?://(?!localhost:9000)|\b(?:gs|az|abfs|hf|s?ftp)://"
+    # What pages make themselves: a socket that is not there, a port that they listen on.
+    r"|rediss?://(?!localhost:6379/0|127\.0\.0\.1:\{)|unix://(?!/no\.sock)"
 )
 
 
@@ -134,6 +135,19 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
+def test_architecture_names_the_files_there_are() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w*/]+\.py\b", text)) - {"drivers/x.py", "codecs/y.py"}
+    assert named
+    found: set[Path] = set()
+    for one in named:
+        paths = [*ROOT.glob(one), *ROOT.glob(f"tensorstash/{one}"), *ROOT.glob(f"*/{one}")]
+        assert paths, f"docs/architecture.md names {one}, which is not there"
+        found |= set(paths)
+    unnamed = {*(ROOT / "tensorstash").glob("*.py")} - found
+    assert {path.name for path in unnamed} <= {"__init__.py"}
+
+
 FOR_ADAPTERS = {
     # Public for views, writers and adapters, not for users: their docstrings say so.
     *(
@@ -164,8 +178,8 @@ def test_every_leaf_is_documented(folder: str) -> None:
     # A file without the entry function is shared by its neighbours, not a leaf of its own.
     entry = {"drivers": "def connect(", "codecs": "def make("}[folder]
     leaves = {
-        path.stem
-        for path in (ROOT / folder).glob("*.py")
+        path.parent.name if path.stem == "__init__" else path.stem
+        for path in [*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/__init__.py")]
         if entry in path.read_text(encoding="utf-8")
     }
     assert leaves, f"{folder}/ is empty"

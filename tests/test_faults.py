@@ -40,12 +40,17 @@ SECONDS = 2.0
 LIMIT = 10.0
 
 
+KEPT = ("tensorstash_", "tensorstash-loop", "asyncio_")
+"""Threads that serve all arrays as long as the process lives."""
+
+
 @pytest.mark.parametrize("fault", LASTING)
 def test_a_lasting_fault_is_an_error_in_time(wire: Line, fault: str) -> None:
     settings, classes = LASTING[fault]
     if "slow_down" in settings and wire.far.kind == "redis":
         pytest.skip("an answer of HTTP")
     raised: dict[str, str] = {}
+    before = {*threading.enumerate()}
 
     def work(site: Site, name: str, operation: Operation) -> None:
         barrier.wait(30)
@@ -75,6 +80,8 @@ def test_a_lasting_fault_is_an_error_in_time(wire: Line, fault: str) -> None:
     for name, message in raised.items():
         assert "\n" not in message
         assert names_its_key(name, message), f"{name}: {message}"
+    left = {thread.name for thread in {*threading.enumerate()} - before}
+    assert not [name for name in left if not name.startswith(KEPT)], left
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(goes_on, sites.values(), [OPERATIONS[name] for name in sites]))
 

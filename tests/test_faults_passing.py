@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensorstash.errors import Corrupt, DriverError
+from tensorstash.errors import Corrupt, DriverError, StashError
 from tests.remote import KINDS, Line, line
 from tests.remote_operations import CHUNKED, OPERATIONS, READS, SHARDED, WRITES, Site, warm
 from tests.servers.fault import Fault
@@ -150,3 +150,17 @@ def test_whatever_byte_is_flipped_cells_are_right_or_refused(
                 continue
         assert np.array_equal(found, site.model), offset
     assert np.array_equal(site.array[...], site.model)
+
+
+def test_a_flipped_byte_of_metadata_is_refused_or_another_digit(wire: Line) -> None:
+    """Zarr's metadata has no checksum: of a number in it nobody can tell. Never anything worse."""
+    site = Site(wire, 3.0, CHUNKED)
+    url, good = f"{site.url}/a", site.array.spec
+    other = refused = 0
+    for offset in range(10, 700, 13):
+        with wire.proxy.broken(flip=offset, times=1):
+            try:
+                other += site.far.open(url).spec != good
+            except StashError:
+                refused += 1
+    assert other <= 3 < 40 < refused

@@ -21,6 +21,7 @@ from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import DriverError, Unsupported
 from tensorstash.registry import connect
 from tensorstash.testing.driver_races import run_in_processes
+from tests import test_remote_requests as costs
 from tests.servers.http import Http
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +49,7 @@ def section(title: str) -> str:
     return found[1]
 
 
-def tests_in(cell: str) -> list[str]:
+def ids_in(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -68,9 +69,9 @@ def proof() -> tuple[dict[str, str], dict[str, list[str]], dict[str, list[str]]]
     """Marks of the contract's tests, the contract's classes by driver, marks of other tests."""
     contract, classes, others = tables(section("What is guaranteed").partition("### Proof")[2])
     return (
-        {row[0].strip("[]"): tests_in(row[1])[0] for row in contract[1:]},
-        {row[0].strip("`"): tests_in(row[1]) for row in classes[1:]},
-        {row[0].strip("[]"): tests_in(row[1]) for row in others[1:]},
+        {row[0].strip("[]"): ids_in(row[1])[0] for row in contract[1:]},
+        {row[0].strip("`"): ids_in(row[1]) for row in classes[1:]},
+        {row[0].strip("[]"): ids_in(row[1]) for row in others[1:]},
     )
 
 
@@ -189,6 +190,16 @@ def test_tests_that_pages_name_exist(page: Path) -> None:
         assert find(test) is not None, f"{page.name} names {test}, which is not there"
 
 
+def test_counted_requests_are_those_that_tests_count() -> None:
+    _, counted, *_ = tables(section("What it costs in requests"))
+    assert len(counted) > 3
+    for name, *numbers in counted[1:]:
+        chunks, shards = costs.SELECTIONS[name][1], costs.SHARDED[name][1]
+        rounds = 2 if shards.runs else 1
+        expected = [chunks, costs.ROUNDS.get(name, 1), rounds * shards.shards, rounds]
+        assert [int(number) for number in numbers] == expected, name
+
+
 def test_the_search_would_notice() -> None:
     assert find("tests/test_guarantees.py::test_the_search_would_not_notice") is None
     assert find("tests/no_such_file.py") is None
@@ -289,8 +300,7 @@ def read_all(array: stash.Array) -> None:
     assert array[...].tolist() == [*range(40)]
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(("method", "used"), [("fork", False), ("fork", True), ("spawn", True)])
 def test_children_read_from_a_web_server(http_server: Http, method: str, used: bool) -> None:
     stored: dict[str, bytes] = {}
     stash.save(stored, np.arange(40), chunks=10)

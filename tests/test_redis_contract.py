@@ -18,7 +18,7 @@ from tests.servers.redis import Redis
 
 def new(address: str, **options: Any) -> Driver:
     """A driver on a place of its own, whose locks are soon free."""
-    return connect(address, {"lease": 2.0, **options})
+    return connect(address, {"lease": 1.5, **options})
 
 
 def prefix() -> str:
@@ -30,15 +30,21 @@ class RedisContract(DriverContract):
     examples = 25
 
 
+class Again(RedisContract):
+    """On a server reached in another way: fewer repetitions."""
+
+    examples = 8
+    rounds = 200
+    torn_puts = 20
+
+
 class TestValkey(RedisContract):
     @pytest.fixture
     def driver(self, redis_url: str) -> Driver:
         return new(redis_url)
 
 
-class TestValkeyWithoutPrefix(RedisContract):
-    examples = 10
-
+class TestValkeyWithoutPrefix(Again):
     @pytest.fixture
     def driver(self, valkey_server: Redis) -> Iterator[Driver]:
         everything = new(f"redis://127.0.0.1:{valkey_server.port}/7")
@@ -47,18 +53,14 @@ class TestValkeyWithoutPrefix(RedisContract):
         everything.delete_prefix("")
 
 
-class TestUnixSocket(RedisContract):
-    examples = 10
-
+class TestUnixSocket(Again):
     @pytest.fixture
     def driver(self, valkey_server: Redis) -> Driver:
         return new(f"unix://{valkey_server.socket}?db=3&prefix={prefix()}/*[x]?")
 
 
-class TestExpiring(RedisContract):
+class TestExpiring(Again):
     """Puts of another kind, whose end the tests do not see."""
-
-    examples = 10
 
     @pytest.fixture
     def driver(self, redis_url: str) -> Driver:
@@ -70,10 +72,8 @@ def password() -> dict[str, Any]:
     return {"password": os.environ["TENSORSTASH_TEST_PASSWORD"]}
 
 
-class TestPasswordAndPrefix(RedisContract):
+class TestPasswordAndPrefix(Again):
     """A user who may touch one prefix and do nothing dangerous."""
-
-    examples = 10
 
     @pytest.fixture
     def driver(self, redis_server: Redis, monkeypatch: pytest.MonkeyPatch) -> Driver:
@@ -82,9 +82,7 @@ class TestPasswordAndPrefix(RedisContract):
         return new(url, username="narrow", connection=password)
 
 
-class TestTls(RedisContract):
-    examples = 10
-
+class TestTls(Again):
     @pytest.fixture
     def driver(self, redis_tls: Redis, monkeypatch: pytest.MonkeyPatch) -> Driver:
         assert redis_tls.certificates is not None and redis_tls.password
@@ -93,9 +91,7 @@ class TestTls(RedisContract):
         return new(redis_tls.fresh(), ca_certs=authority, connection=password)
 
 
-class TestCluster(RedisContract):
-    examples = 10
-
+class TestCluster(Again):
     @pytest.fixture
     def driver(self, redis_cluster: Cluster) -> Driver:
         return new(redis_cluster.fresh(), cluster=True)

@@ -106,6 +106,27 @@ def test_wrong_options(options: Any) -> None:
         connect("redis://localhost/1", {"cluster": True})
 
 
+def test_places_are_told_apart_without_secrets() -> None:
+    urls = [
+        f"{scheme}://{host}{port}/{db}{prefix}"
+        for scheme in ("redis", "rediss")
+        for host in ("u:secret@one", "two")
+        for port in ("", ":7000")
+        for db in ("0", "1")
+        for prefix in ("", "/a", "/a/b")
+    ]
+    urls += [
+        f"unix:///{path}.sock?db={db}&prefix={prefix}"
+        for path in ("one", "two")
+        for db in ("0", "1")
+        for prefix in ("", "a", "a/b")
+    ]
+    found = {connect(url, {}).identity for url in urls}
+    assert len(found) == len(urls) and "secret" not in str(found)
+    same = connect("redis://v:other@ONE:6379/0/a/", {"password": "x"})
+    assert same.identity == connect(urls[1], {}).identity
+
+
 def test_nothing_is_sent_before_the_first_use() -> None:
     driver = connect("redis://no.such.host.invalid/0", {})
     assert pickle.loads(pickle.dumps(driver)).url == driver.url

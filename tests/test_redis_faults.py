@@ -91,6 +91,7 @@ def test_a_conflict_is_told_from_a_lost_reply(
 
 
 def test_an_outcome_that_stays_unknown_is_said(driver: Driver, far: FaultProxy) -> None:
+    driver = connect(driver.url, {"timeout": 0.5})
     driver.get("k")
     with (
         far.broken(drop_reply=True, only=PUTS),
@@ -151,8 +152,9 @@ def test_a_listing_cut_short_is_not_taken_for_all(
     near.put_many((key, b"1") for key in keys)
     with far.broken(cut_after=2000, times=1):
         assert {*driver.list()} == keys
+    impatient = connect(driver.url, {"timeout": 0.5})
     with far.broken(cut_after=2000), pytest.raises(Unavailable):
-        [*driver.list()]
+        [*impatient.list()]
 
 
 # -- nothing answers ---------------------------------------------------------------------
@@ -270,7 +272,7 @@ def _client(url: str) -> Any:
 
 def test_a_node_of_a_cluster_that_dies() -> None:
     with closing(cluster()) as servers:
-        driver = connect(servers.fresh(), {"cluster": True, "timeout": 3.0})
+        driver = connect(servers.fresh(), {"cluster": True, "timeout": 1.0})
         keys = [f"c/{i}" for i in range(100)]
         driver.put_many((key, b"1") for key in keys)
         assert {*driver.list()} == {*keys}
@@ -283,7 +285,8 @@ def test_a_node_of_a_cluster_that_dies() -> None:
             start = time.monotonic()
             with pytest.raises((Unavailable, TimedOut)):
                 call()
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 3
         servers.nodes[2].process.start()
+        driver = connect(driver.url, {"cluster": True, "timeout": 20.0})
         driver.put_many((key, b"3") for key in keys)
         assert {value for _, value in driver.get_many(Request(key) for key in keys)} == {b"3"}
