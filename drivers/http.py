@@ -14,10 +14,9 @@ from urllib.parse import quote, unquote
 from yarl import URL
 
 from tensorstash.driver import Buffer, Changed, Request, Span, Tag, check_key, pick
-from tensorstash.drivers import fsspec_recipe
 from tensorstash.drivers.fsspec import FsspecDriver
-from tensorstash.drivers.fsspec_reader import Answer, digest
-from tensorstash.drivers.fsspec_recipe import Connection, Recipe
+from tensorstash.drivers.fsspec.reader import Answer, digest
+from tensorstash.drivers.fsspec.recipe import Connection, Recipe, of_url
 from tensorstash.errors import DriverError, Invalid, Unsupported
 
 
@@ -58,7 +57,7 @@ def connect_url(
             "a URL with '?' or '#' names one object, not a place that holds an array; give what "
             "the server asks for as options={'headers': ...}"
         )
-    recipe = fsspec_recipe.of_url(url, options, connection)
+    recipe = of_url(url, options, connection)
     return HttpDriver(
         recipe, timeout=timeout, weak_tags=weak_tags, whole=whole, index_pages=index_pages
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tensorstash.drivers import http
-from tensorstash.drivers.fsspec_recipe import Connection
+from tensorstash.drivers.fsspec.recipe import Connection
 
 
 def connect(

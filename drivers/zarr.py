@@ -36,7 +36,7 @@ from tensorstash.driver import (
     check_prefix,
     pick,
 )
-from tensorstash.drivers.fsspec_failures import failure, is_absence
+from tensorstash.drivers.failures import failure, is_absence
 from tensorstash.drivers.thread_lock import ThreadLocks
 from tensorstash.drivers.window import Window
 from tensorstash.errors import DriverError, Invalid, StashError, Unsupported

@@ -33,7 +33,7 @@ class Conditions:
 
 
 async def probe(send: Send, client: Client, place: str) -> Conditions:
-    """Try conditions on an object at ``place`` followed by a random name; 6 requests, or 7.
+    """Try conditions on an object at ``place`` followed by a random name; 5 requests, or 6.
     Raises :class:`Failed` where a request fails for another reason."""
     key = place + secrets.token_hex(8)
     try:

@@ -1,0 +1,156 @@
+"""One process' use of an fsspec filesystem: made on first use, tried again when it may help."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+from fsspec.asyn import sync
+from fsspec.implementations.dirfs import DirFileSystem
+
+from tensorstash.driver import Traffic
+from tensorstash.drivers import failures, loop
+from tensorstash.drivers.fsspec.recipe import Recipe
+from tensorstash.errors import Invalid, StashError, TimedOut, Unavailable, Unsupported
+
+T = TypeVar("T")
+_log = logging.getLogger("tensorstash")
+_FIRST_PAUSE = 0.1
+
+
+class Process:
+    """A filesystem of this process' own, and what went through it."""
+
+    def __init__(self, recipe: Recipe, timeout: float, serial: bool) -> None:
+        self._recipe = recipe
+        self._timeout = timeout
+        self._guard = threading.RLock()
+        self._serial = serial
+        self._turn: Any = threading.RLock() if serial else nullcontext()
+        self._opened: tuple[Any, str] | None = None
+        self.traffic = Traffic()
+
+    def open(self) -> tuple[Any, str]:
+        """The filesystem and the path in it (without a ``/`` at its end)."""
+        with self._guard:
+            if self._opened is None:
+                try:
+                    fs, path = self._recipe.open()
+                except StashError:
+                    raise
+                except ImportError as error:
+                    raise Unsupported(
+                        f"{self._recipe.place!r} needs the package {error.name or 'named above'!r}"
+                        ": pip install it"
+                    ) from error
+                except (TypeError, ValueError) as error:
+                    raise Invalid(
+                        f"{self._recipe.place!r} cannot be opened with these options: "
+                        f"{type(error).__name__}; see the exception it was raised from"
+                    ) from error
+                # Kept listings would hide what others store, and what other threads do. (The
+                # filesystems that allow one call at a time forget theirs before each look.)
+                for layer in () if self._serial else _layers(fs):
+                    if hasattr(layer, "dircache"):
+                        layer.dircache.use_listings_cache = False
+                if fs.async_impl:
+                    loop.current().at_exit(partial(_leave, weakref.ref(self)))
+                self._opened = fs, fs._strip_protocol(path).rstrip("/")
+            return self._opened
+
+    def forget(self) -> None:
+        """Drop the filesystem; its own finalizers close what it had open."""
+        self._opened = None
+
+    def call(self, name: str, *args: Any, **options: Any) -> Any:
+        """A method of the filesystem, within the time limit where it can be held to one."""
+        fs, _ = self.open()
+        inner = getattr(fs, "_" + name, None) if _layers(fs)[-1].async_impl else None
+        if inner is not None:
+            return sync(fs.loop, inner, *args, timeout=self._timeout, **options)
+        with self._turn:
+            if self._serial and name in ("info", "ls"):
+                fs.invalidate_cache()
+            return getattr(fs, name)(*args, **options)
+
+    def run(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """What a coroutine of the filesystem's loop answers, within the time limit."""
+        fs, _ = self.open()
+        return sync(fs.loop, work, fs, *args, timeout=self._timeout)  # type: ignore[no-any-return]
+
+    def ask(self, verb: str, key: str, work: Callable[[], T]) -> T | None:
+        """What ``work`` answers; ``None`` when nothing is stored there for certain. What may
+        pass is tried again until the time is up; everything else raises one of our errors."""
+        end = time.monotonic() + self._timeout
+        pause, attempt = _FIRST_PAUSE, 1
+        while True:
+            begun = time.perf_counter()
+            try:
+                answer = work()
+            except StashError:
+                raise
+            except Exception as error:
+                absent = failures.is_absence(error)
+                self._note(verb, key, attempt, "absent" if absent else type(error).__name__, begun)
+                if absent:
+                    return None
+                url = self._recipe.place
+                place = url + key if url.endswith("/") else f"{url}/{key}"
+                failed = failures.failure(verb, place, key, self._recipe.names[0], error)
+                passing = isinstance(failed, Unavailable | TimedOut)
+                if not passing or time.monotonic() + pause > end or attempt > 4:
+                    raise failed from error
+            else:
+                self._note(verb, key, attempt, "ok", begun, answer)
+                return answer
+            time.sleep(random.uniform(pause / 2, pause))
+            pause, attempt = pause * 3, attempt + 1
+
+    def sent(self, nbytes: int) -> None:
+        """Count bytes stored."""
+        with self._guard:
+            self.traffic.bytes_written += nbytes
+
+    def _note(
+        self, verb: str, key: str, attempt: int, outcome: str, begun: float, answer: Any = None
+    ) -> None:
+        nbytes = len(answer) if isinstance(answer, bytes | memoryview | bytearray) else 0
+        with self._guard:
+            self.traffic.requests += 1
+            self.traffic.retries += attempt > 1
+            self.traffic.bytes_read += nbytes
+        if _log.isEnabledFor(logging.DEBUG):
+            spent = 1e3 * (time.perf_counter() - begun)
+            _log.debug(
+                "%s %s: %s, %d bytes, %.1f ms, attempt %d",
+                verb,
+                key,
+                outcome,
+                nbytes,
+                spent,
+                attempt,
+            )
+
+
+def _layers(fs: Any) -> list[Any]:
+    """The filesystem, and those below that it only changes the paths of."""
+    layers = [fs]
+    while isinstance(fs, DirFileSystem):
+        layers.append(fs := fs.fs)
+    return layers
+
+
+async def _leave(process: weakref.ref[Process]) -> None:
+    """At the end of the program, while the loop still runs, in which connections close."""
+    if (alive := process()) is not None:
+        alive.forget()
+        for _ in range(10):
+            await asyncio.sleep(0)
