@@ -153,9 +153,11 @@ class RedisLink:
         if not self.options.cluster:
             return [None]
         [answer], _ = self.ask(errand, [SLOTS])
-        cluster = cluster_of(answer, (self.place.host, self.place.port))
-        if not cluster.whole:
-            error = ClusterDownError("some slots are served by no node")
+        try:
+            cluster = cluster_of(answer, (self.place.host, self.place.port))
+            if not cluster.whole:
+                raise ClusterDownError("some slots are served by no node")
+        except ClusterDownError as error:
             raise failed(error, str(errand), self.place.server, errand.key) from error
         return [*cluster.primaries]
 

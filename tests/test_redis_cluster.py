@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from tensorstash.driver import Driver, Request, Span
+from tensorstash.driver import Driver, Put, Request, Span
 from tensorstash.drivers import redis_keys
-from tensorstash.errors import Conflict
+from tensorstash.errors import Conflict, Unavailable
 from tensorstash.registry import connect
 from tests.servers.cluster import Cluster, until
-from tests.servers.port import HOST
+from tests.servers.port import HOST, free_port
+from tests.servers.redis import redis
 
 
 @pytest.fixture
@@ -97,6 +99,19 @@ def test_a_pair_that_is_half_moved_is_waited_for(driver: Driver, nodes: list[Any
     assert driver.get_tagged("{half}/k") == (b"1", tag)
     timer.join()
     until(lambda: driver.get("{half}/k") == b"1")
+
+
+def test_a_cluster_whose_slots_nobody_serves() -> None:
+    settings = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    with closing(redis(settings=settings)) as node:
+        driver = connect(node.address, {"cluster": True, "timeout": 0.5})
+        for call in (
+            lambda: [*driver.list()],
+            lambda: driver.get("k"),
+            lambda: [*driver.put_each([Put("k", b"1")])],
+        ):
+            with pytest.raises(Unavailable, match="no node serves"):
+                call()
 
 
 def pair(prefix: str, key: str) -> tuple[bytes, bytes]:
