@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tensorstash.drivers.redis import RedisDriver
-from tensorstash.drivers.redis_options import Connection
-from tensorstash.drivers.redis_place import tcp_place
+from tensorstash.drivers.redis.options import Connection
+from tensorstash.drivers.redis.place import tcp_place
 
 
 def connect(rest: str, *, connection: Connection | None = None, **options: Any) -> RedisDriver:

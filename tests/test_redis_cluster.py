@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Driver, Put, Request, Span
-from tensorstash.drivers import redis_keys
+from tensorstash.drivers.redis import keys as redis_keys
 from tensorstash.errors import Conflict, Unavailable
 from tensorstash.registry import connect
 from tests.servers.cluster import Cluster, until

@@ -16,8 +16,8 @@ from redis.crc import key_slot
 
 import tensorstash as stash
 from tensorstash.driver import Changed, Driver, Request, Span, Traffic
-from tensorstash.drivers import redis_keys
 from tensorstash.drivers.file import FileDriver
+from tensorstash.drivers.redis import keys as redis_keys
 from tensorstash.errors import Conflict, Invalid, Unsupported
 from tensorstash.registry import connect
 from tests.servers.redis import Redis

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Driver, Put, Request, Span
-from tensorstash.drivers import redis_replies
+from tensorstash.drivers.redis import replies as redis_replies
 from tensorstash.errors import DriverError, Unavailable
 from tensorstash.registry import connect
 from tests.servers.port import HOST

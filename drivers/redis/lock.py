@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tensorstash.driver import Check
-from tensorstash.drivers.redis_command import run
-from tensorstash.drivers.redis_link import Errand, RedisLink
-from tensorstash.drivers.redis_replies import flag
-from tensorstash.drivers.redis_scripts import HOLD, RELEASE
+from tensorstash.drivers.redis.command import run
+from tensorstash.drivers.redis.link import Errand, RedisLink
+from tensorstash.drivers.redis.replies import flag
+from tensorstash.drivers.redis.scripts import HOLD, RELEASE
 from tensorstash.errors import Conflict, DriverError
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1

@@ -23,8 +23,7 @@ from redis.exceptions import (
 )
 
 from tensorstash.driver import Traffic
-from tensorstash.drivers import redis_wire
-from tensorstash.drivers.redis_cluster import (
+from tensorstash.drivers.redis.cluster import (
     ASKING,
     SLOTS,
     Address,
@@ -32,11 +31,11 @@ from tensorstash.drivers.redis_cluster import (
     cluster_of,
     redirected,
 )
-from tensorstash.drivers.redis_command import RedisCommand, weigh
-from tensorstash.drivers.redis_failures import failed, judge
-from tensorstash.drivers.redis_options import Connection, RedisOptions, from_factory, options_of
-from tensorstash.drivers.redis_place import RedisPlace
-from tensorstash.drivers.redis_wire import RedisWire
+from tensorstash.drivers.redis.command import RedisCommand, weigh
+from tensorstash.drivers.redis.failures import failed, judge
+from tensorstash.drivers.redis.options import Connection, RedisOptions, from_factory, options_of
+from tensorstash.drivers.redis.place import RedisPlace
+from tensorstash.drivers.redis.wire import RedisWire, TimeIsUp, receive, send
 
 _log = logging.getLogger("tensorstash")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
@@ -127,7 +126,7 @@ class RedisLink:
             if 0 < passing <= _MOST_PASSING:
                 continue
             error = error or ClusterDownError("the slots do not settle")
-            if isinstance(error, redis_wire.TimeIsUp):
+            if isinstance(error, TimeIsUp):
                 error = before or error
             before = error
             patience = judge(error).patience
@@ -182,7 +181,7 @@ class RedisLink:
             try:
                 connection = wire.take(deadline)
                 sent = chosen
-                redis_wire.send(connection, asked, deadline)
+                send(connection, asked, deadline)
             except (RedisError, OSError) as error:
                 self._lose(attempt, error, connection, sent)
                 continue
@@ -197,7 +196,7 @@ class RedisLink:
         while under_way:
             address, wire, connection, chosen, asked = under_way.pop(0)
             try:
-                replies = redis_wire.receive(connection, asked, deadline, idle)
+                replies = receive(connection, asked, deadline, idle)
             except (RedisError, OSError) as error:
                 self._lose(
                     attempt, error, connection, () if isinstance(error, _REFUSED) else chosen
@@ -261,10 +260,8 @@ class RedisLink:
             try:
                 wire = self._wire(address)
                 connection = wire.take(deadline)
-                redis_wire.send(connection, [SLOTS], deadline)
-                [answer] = redis_wire.receive(
-                    connection, [SLOTS], deadline, self.options.timeout / 2
-                )
+                send(connection, [SLOTS], deadline)
+                [answer] = receive(connection, [SLOTS], deadline, self.options.timeout / 2)
                 wire.give(connection)
                 if isinstance(answer, ResponseError):
                     raise answer

@@ -38,21 +38,21 @@ from tensorstash.driver import (
     Traffic,
     check_prefix,
 )
-from tensorstash.drivers.redis_keys import RedisKeys
-from tensorstash.drivers.redis_link import Errand, RedisLink
-from tensorstash.drivers.redis_listing import RedisListing, drop
-from tensorstash.drivers.redis_lock import lease
-from tensorstash.drivers.redis_options import Connection, options_of
-from tensorstash.drivers.redis_place import RedisPlace, tcp_place
-from tensorstash.drivers.redis_reading import RedisReading
-from tensorstash.drivers.redis_writing import RedisWriting
+from tensorstash.drivers.redis.keys import RedisKeys
+from tensorstash.drivers.redis.link import Errand, RedisLink
+from tensorstash.drivers.redis.listing import RedisListing, drop
+from tensorstash.drivers.redis.lock import lease
+from tensorstash.drivers.redis.options import Connection, options_of
+from tensorstash.drivers.redis.place import RedisPlace, tcp_place
+from tensorstash.drivers.redis.reading import RedisReading
+from tensorstash.drivers.redis.writing import RedisWriting
 from tensorstash.errors import Invalid
 
 
 def connect(rest: str, *, connection: Connection | None = None, **options: Any) -> RedisDriver:
     """The values below a prefix of a Redis server. Nothing is sent before the first use.
 
-    ``options`` are those of :class:`~tensorstash.drivers.redis_options.RedisOptions`.
+    ``options`` are those of :class:`~tensorstash.drivers.redis.options.RedisOptions`.
     ``connection`` is a function that can be imported by name; called without arguments, once
     a process, it answers further options, the password say. It travels with pickles, which
     secrets do not.

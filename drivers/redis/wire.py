@@ -17,10 +17,10 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as Late
 from redis.retry import Retry
 
-from tensorstash.drivers.redis_command import RedisCommand
-from tensorstash.drivers.redis_options import RedisOptions
-from tensorstash.drivers.redis_place import RedisPlace
-from tensorstash.drivers.redis_scripts import Script
+from tensorstash.drivers.redis.command import RedisCommand
+from tensorstash.drivers.redis.options import RedisOptions
+from tensorstash.drivers.redis.place import RedisPlace
+from tensorstash.drivers.redis.scripts import Script
 
 _PIECE = 64 << 10
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import AskError, ClusterDownError
 
-from tensorstash.drivers.redis_command import RedisCommand
-from tensorstash.drivers.redis_keys import SLOT_COUNT, slot
-from tensorstash.drivers.redis_replies import done, slots
+from tensorstash.drivers.redis.command import RedisCommand
+from tensorstash.drivers.redis.keys import SLOT_COUNT, slot
+from tensorstash.drivers.redis.replies import done, slots
 
 Address = tuple[str, int]
 

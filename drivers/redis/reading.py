@@ -8,11 +8,11 @@ from hashlib import sha1
 from typing import Any, cast
 
 from tensorstash.driver import Buffer, Changed, Request, Span, Tag
-from tensorstash.drivers.redis_command import RedisCommand, command, run
-from tensorstash.drivers.redis_keys import RedisKeys
-from tensorstash.drivers.redis_link import Errand, RedisLink
-from tensorstash.drivers.redis_replies import count, parts, value, values
-from tensorstash.drivers.redis_scripts import READ
+from tensorstash.drivers.redis.command import RedisCommand, command, run
+from tensorstash.drivers.redis.keys import RedisKeys
+from tensorstash.drivers.redis.link import Errand, RedisLink
+from tensorstash.drivers.redis.replies import count, parts, value, values
+from tensorstash.drivers.redis.scripts import READ
 
 ROUND_BYTES = 16 << 20
 """Bytes wanted in one round trip; a value alone may be larger."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tensorstash.drivers.redis_replies import Fits
-from tensorstash.drivers.redis_scripts import Script
+from tensorstash.drivers.redis.replies import Fits
+from tensorstash.drivers.redis.scripts import Script
 
 
 class RedisCommand(NamedTuple):

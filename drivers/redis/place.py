@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tensorstash.driver import check_key
-from tensorstash.drivers.redis_keys import is_ours
+from tensorstash.drivers.redis.keys import is_ours
 from tensorstash.errors import Invalid
 
 _PORT = 6379

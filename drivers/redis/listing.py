@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tensorstash.drivers.redis_command import RedisCommand, command
-from tensorstash.drivers.redis_keys import RedisKeys, encode, is_lock
-from tensorstash.drivers.redis_link import Errand, RedisLink
-from tensorstash.drivers.redis_replies import count, scanned
+from tensorstash.drivers.redis.command import RedisCommand, command
+from tensorstash.drivers.redis.keys import RedisKeys, encode, is_lock
+from tensorstash.drivers.redis.link import Errand, RedisLink
+from tensorstash.drivers.redis.replies import count, scanned
 
 _COUNT = b"10000"  # names a step: a few ms of the server
 _BATCH = 1000

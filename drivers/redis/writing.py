@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 
 from tensorstash.driver import Buffer, Put, Tag
-from tensorstash.drivers.redis_command import RedisCommand, command, run
-from tensorstash.drivers.redis_keys import RedisKeys
-from tensorstash.drivers.redis_link import Errand, RedisLink
-from tensorstash.drivers.redis_replies import done, flag
-from tensorstash.drivers.redis_scripts import ABSENT, ANY, PUT
+from tensorstash.drivers.redis.command import RedisCommand, command, run
+from tensorstash.drivers.redis.keys import RedisKeys
+from tensorstash.drivers.redis.link import Errand, RedisLink
+from tensorstash.drivers.redis.replies import done, flag
+from tensorstash.drivers.redis.scripts import ABSENT, ANY, PUT
 from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported
 
 LARGEST = 512 << 20
