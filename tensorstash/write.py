@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from math import prod
 from operator import add, mul
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,25 @@ from .plan import Part, Plan, plan
 from .shard import BoundSharding
 from .threads import THREAD_BYTES, Shared, cores, count_for, spread
 
-_SHARD_BYTES = 256 << 20  # decoded, of all shards that are encoded at once
-_BATCH = 128  # chunks that are merged at once
+_SHARD_BYTES = 256 << 20  # decoded, of all shards that are merged at once
+_BATCH = 128  # objects that are merged at once
 
 Change = Callable[[NDArray[Any]], None]
 """Brings new values into a chunk of the array's grid, in place."""
+
+
+Stored: TypeAlias = tuple[str, Buffer | None]
+"""A key and what shall be stored there; ``None``: nothing, for it would be all fill."""
+
+_Item = TypeVar("_Item")
+
+
+class _Job(NamedTuple, Generic[_Item]):
+    """How an item of a write becomes one object: ``whole``, where nothing is wanted of what is
+    stored, else by ``merge``."""
+
+    whole: Callable[[_Item], Stored | None]
+    merge: Callable[[_Item], Merge]
 
 
 class Writer:
@@ -68,17 +82,19 @@ class Writer:
         todo = plan(transform, chunks.grid, chunks.spec.shape)
         source = core(todo, value, -1)  # of values for one element, the last one stays
         sharding = chunks.sharding
-        capabilities = chunks.driver.capabilities
-        if sharding is not None:
-            store = partial(self._store_shard, sharding, todo, source)
-            at_once = max(1, min(capabilities.concurrency, _SHARD_BYTES // sharding.spec.nbytes))
-            threads = 1 if capabilities.local else at_once
-            shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
-            spread(shards, lambda: lambda pair: store(*pair), threads, waits=True)
-        elif capabilities.local:
-            spread(todo.parts(), lambda: partial(self._store, todo, source), self._threads(todo))
-        else:
-            self._store_far(todo, source, capabilities.concurrency)
+        if sharding is None:
+            part_job = _Job(
+                partial(self._whole_chunk, todo, source), partial(self._chunk_merge, todo, source)
+            )
+            self._store(part_job, todo.parts(), self._threads(todo), _BATCH)
+            return
+        shard_job = _Job(
+            partial(self._whole_shard, sharding, todo, source),
+            partial(self._shard_merge, sharding, todo, source),
+        )
+        shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
+        batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
+        self._store(shard_job, shards, 1, batch)  # threads encode within a shard
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
@@ -114,24 +130,40 @@ class Writer:
 
         return Merge(key, index, merged, covers)
 
-    # -- far away ---------------------------------------------------------------------------
+    # -- every object of a write ------------------------------------------------------------
 
-    def _store_far(self, todo: Plan, source: NDArray[Any], concurrency: int) -> None:
-        """Where every request is a round trip: chunks that are covered go out as one batch, and
-        those to be merged as many at once as the driver can use."""
+    def _store(self, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int) -> None:
+        capabilities = self.chunks.driver.capabilities
+        if not capabilities.local:
+            self._store_far(job, items, threads, batch, capabilities.concurrency)
+            return
+
+        def store(item: _Item) -> None:
+            found = job.whole(item)
+            if found is None:
+                self._merge_one(job.merge(item))
+            else:
+                self._put(*found)
+
+        spread(items, lambda: store, threads)
+
+    def _store_far(
+        self, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int, concurrency: int
+    ) -> None:
+        """Where every request is a round trip: objects that are covered go out in one window, and
+        those to be merged come and go ``batch`` at a time."""
         driver = self.chunks.driver
-        merges: list[Part] = []
+        touched: list[_Item] = []
         absent: list[str] = []
-        parts = Shared(todo.parts())
+        shared = Shared(items)
 
         def encoded() -> Iterator[tuple[str, Buffer]]:
-            for part in parts:
-                shape = self.chunks.grid.chunk_shape(part.chunk)
-                chunk = self._covering(todo, source, part, self.chunks.spec.chunk_spec(shape))
-                if chunk is None:
-                    merges.append(part)
+            for item in shared:
+                found = job.whole(item)
+                if found is None:
+                    touched.append(item)
                     continue
-                key, data = self.chunks.key(part.chunk), self._encode(part.chunk, chunk)
+                key, data = found
                 self.check()
                 if data is None:
                     absent.append(key)
@@ -142,57 +174,70 @@ class Writer:
             try:
                 driver.put_many(encoded())
             finally:
-                parts.stop()
+                shared.stop()
 
-        threads = self._threads(todo)
         spread(range(threads), lambda: put, threads)
         if absent:
             driver.delete_many(absent)
-        waiting = (self._part_merge(todo, source, part) for part in merges)
-        while batch := [*islice(waiting, _BATCH)]:
-            lost = batch
-            if len(batch) > 1:
-                lost = merge_many(driver, batch, self.check, self.guess)
+        merges = map(job.merge, touched)
+        while some := [*islice(merges, batch)]:
+            lost = some
+            if len(some) > 1:
+                lost = merge_many(driver, some, self.check, self.guess)
             spread(lost, lambda: self._merge_one, concurrency, waits=True)
-
-    # -- one part ---------------------------------------------------------------------------
-
-    def _store(self, todo: Plan, source: NDArray[Any], part: Part) -> None:
-        shape = self.chunks.grid.chunk_shape(part.chunk)
-        chunk = self._covering(todo, source, part, self.chunks.spec.chunk_spec(shape))
-        if chunk is not None:
-            self.put_chunk(part.chunk, chunk)
-        else:
-            self._merge_one(self._part_merge(todo, source, part))
-
-    def _part_merge(self, todo: Plan, source: NDArray[Any], part: Part) -> Merge:
-        bring = partial(_bring, todo, source, part)
-        return self._merge(part.chunk, bring, _covers(todo, part))
 
     def _merge_one(self, merge: Merge) -> None:
         merge_one(self.chunks.driver, merge, self.check, self.guess)
 
-    def _store_shard(
+    # -- one object -------------------------------------------------------------------------
+
+    def _whole_chunk(self, todo: Plan, source: NDArray[Any], part: Part) -> Stored | None:
+        """The new chunk's key and stored form, when the part leaves nothing of the old one."""
+        shape = self.chunks.grid.chunk_shape(part.chunk)
+        chunk = self._covering(todo, source, part, self.chunks.spec.chunk_spec(shape))
+        if chunk is None:
+            return None
+        return self.chunks.key(part.chunk), self._encode(part.chunk, chunk)
+
+    def _chunk_merge(self, todo: Plan, source: NDArray[Any], part: Part) -> Merge:
+        bring = partial(_bring, todo, source, part)
+        return self._merge(part.chunk, bring, _covers(todo, part))
+
+    def _whole_shard(
         self,
         sharding: BoundSharding,
         todo: Plan,
         source: NDArray[Any],
-        shard: tuple[int, ...],
-        parts: list[Part],
-    ) -> None:
-        """Inner chunks that a part covers are encoded anew, those it touches are merged, all
-        others are kept as they are stored; a shard that is all covered is not read."""
+        item: tuple[tuple[int, ...], list[Part]],
+    ) -> Stored | None:
+        """The new shard's key and stored form, when all its inner chunks are covered."""
+        shard, parts = item
+        if len(parts) < sharding.count:
+            return None
         spec = sharding.inner.spec
-        covering = [self._covering(todo, source, part, spec) for part in parts]
+        chunks: list[NDArray[Any]] = []
+        for part in parts:
+            chunk = self._covering(todo, source, part, spec)
+            if chunk is None:
+                return None
+            chunks.append(chunk)
+        ids = [sum(map(mul, part.chunk, sharding.strides)) for part in parts]
+        encoded = self._encode_all(sharding, chunks)
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        return self.chunks.key(shard), sharding.join([encoded[k] for k in order])
+
+    def _shard_merge(
+        self,
+        sharding: BoundSharding,
+        todo: Plan,
+        source: NDArray[Any],
+        item: tuple[tuple[int, ...], list[Part]],
+    ) -> Merge:
+        """Inner chunks that a part covers are encoded anew, those it touches are merged, all
+        others are kept as they are stored."""
+        shard, parts = item
         ids = [sum(map(mul, part.chunk, sharding.strides)) for part in parts]
         key = self.chunks.key(shard)
-        full = [chunk for chunk in covering if chunk is not None]
-        if len(full) == sharding.count:
-            encoded = self._encode_all(sharding, full)
-            order = sorted(range(len(ids)), key=ids.__getitem__)
-            self._put(key, sharding.join([encoded[k] for k in order]))
-            return
-
         covers = self._covers_shard(sharding, todo, shard, parts)
 
         def merged(stored: Buffer | None) -> Buffer | None:
@@ -204,7 +249,8 @@ class Writer:
                     if not covers:
                         raise self.chunks.damaged(error, key, shard, "shard") from error.__cause__
             pieces = []
-            for part, k, chunk in zip(parts, ids, covering, strict=True):
+            for part, k in zip(parts, ids, strict=True):
+                chunk = self._covering(todo, source, part, sharding.inner.spec)
                 if chunk is None:
                     place = tuple(map(add, map(mul, shard, sharding.grid), part.chunk))
                     origin = tuple(map(mul, place, sharding.chunk_shape))
@@ -219,7 +265,7 @@ class Writer:
             # A shard that was there stays, though empty: only its condition makes this safe.
             return sharding.join(held) or (None if stored is None else sharding.empty())
 
-        self._merge_one(Merge(key, shard, merged, covers))
+        return Merge(key, shard, merged, covers)
 
     @property
     def _what(self) -> str:
@@ -248,8 +294,6 @@ class Writer:
         counts = self.chunks.grid.counts(self.chunks.spec.shape)
         inside = (min(g, n - s * g) for g, n, s in zip(sharding.grid, counts, shard, strict=True))
         return len(parts) == prod(inside) and all(_covers(todo, part) for part in parts)
-
-    # -- one object -------------------------------------------------------------------------
 
     def _put(self, key: str, data: Buffer | None) -> None:
         """Replace an object; one that need not be stored is deleted."""

@@ -133,3 +133,18 @@ def test_damage_in_a_batch_names_its_chunk_and_a_covering_write_repairs_it() -> 
         array[32, 7:] = 1
     array[...] = MODEL
     same(stash.load(driver), MODEL)
+
+
+def test_parts_of_many_shards_cost_two_windows_and_whole_shards_one_batch() -> None:
+    model = np.random.default_rng(0).integers(0, 99, (64, 64))
+    driver = Batched()
+    stash.create(driver, model.shape, model.dtype, chunks=(4, 4), shards=(8, 8))[...] = model
+    array = stash.open(driver, "r+")
+    driver.windows.clear()
+    driver.reset()
+    array[::3] = model[::3] = -model[::3]
+    assert driver.windows == ["get", "put"]
+    driver.reset()
+    array[8:24] = model[8:24] = 7
+    assert [verb for verb, _ in driver.sent] == ["put"] * 16 and driver.most == 8
+    same(stash.load(driver), model)
