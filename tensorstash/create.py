@@ -22,12 +22,12 @@ from .errors import AlreadyExists, Invalid, NotFound
 from .formats import zarr2
 from .formats.document import lengths
 from .grid import Grid
-from .handle import Settings, make_settings
+from .handle import Settings
 from .layout import CodecsLike
 from .location import Location, resolve
 from .reach import reach
 from .spec import ArraySpec, KeyEncoding
-from .values import as_array, natural, parse_lengths
+from .values import as_array, natural, parse_bytes, parse_lengths
 
 Mode = Literal["r", "r+", "a", "w", "x"]
 
@@ -265,3 +265,18 @@ def _v2_chain(
             )
         return layout.chain(codecs, dtype)
     return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)
+
+
+def make_settings(
+    mode: str,
+    cache: int | str = 0,
+    threads: int | None = None,
+    missing: str = "fill",
+    **flags: bool,
+) -> Settings:
+    """Settings from what a user gave; :class:`~tensorstash.errors.Invalid` names what is wrong."""
+    if missing not in ("fill", "raise"):
+        raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise Invalid(f"threads={short(threads)} is not a number of threads")
+    return Settings(mode, parse_bytes(cache), threads=threads, missing=missing, **flags)

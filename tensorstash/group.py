@@ -9,7 +9,7 @@ from typing import Any, Literal
 from . import node
 from .array import Array
 from .attributes import Attributes
-from .create import create_at, make_spec
+from .create import create_at, make_settings, make_spec
 from .driver import Driver, located
 from .dtype import short
 from .errors import (
@@ -24,7 +24,7 @@ from .errors import (
 )
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
-from .handle import Settings, make_settings
+from .handle import Settings
 from .location import Location, resolve
 from .reach import reach
 from .spec import ArraySpec

@@ -9,11 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .driver import Check, held
-from .dtype import short
-from .errors import Invalid
 from .index import Transform
 from .spec import ArraySpec
-from .values import parse_bytes
 from .write import Writer
 
 
@@ -28,21 +25,6 @@ class Settings:
     missing: str = "fill"
     write_fill: bool = False
     allow_pickle: bool = False
-
-
-def make_settings(
-    mode: str,
-    cache: int | str = 0,
-    threads: int | None = None,
-    missing: str = "fill",
-    **flags: bool,
-) -> Settings:
-    """Settings from what a user gave; :class:`~tensorstash.errors.Invalid` names what is wrong."""
-    if missing not in ("fill", "raise"):
-        raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise Invalid(f"threads={short(threads)} is not a number of threads")
-    return Settings(mode, parse_bytes(cache), threads=threads, missing=missing, **flags)
 
 
 @runtime_checkable

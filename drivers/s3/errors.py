@@ -28,6 +28,11 @@ def error_of(failed: Failed, verb: str, key: str, url: str) -> StashError:
                 "the credentials are wrong or lack s3:GetObject, or the object is absent and "
                 "they lack s3:ListBucket, without which the server does not say so"
             )
+        if "no usable credentials" in said:
+            advice = (
+                "give options 'key' and 'secret', or 'connection' where a pickle travels, or set "
+                "AWS_ACCESS_KEY_ID"
+            )
         return Denied(f"{what}: the server denies it ({said}); {advice}", key=key, driver=SCHEME)
     if failed.kind == "no space":
         return NoSpace(
@@ -59,6 +64,8 @@ def error_of(failed: Failed, verb: str, key: str, url: str) -> StashError:
             key=key,
             driver=SCHEME,
         )
+    if said.startswith("TLS"):
+        said += "; name the file of its authority as option 'ca', or correct the endpoint"
     return DriverError(f"{what}: {said}", key=key, driver=SCHEME)
 
 
