@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -143,3 +144,10 @@ def test_neither_library_is_imported_for_a_path(tmp_path: Path) -> None:
         "assert not {'fsspec', 'zarr', 'aiohttp', 'xarray'} & {*sys.modules}\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_package_is_named() -> None:
+    for url, name in (("gs://bucket/a", "gcsfs"), ("az://container/a", "adlfs")):
+        if importlib.util.find_spec(name) is None:
+            with pytest.raises(Unsupported, match=f"pip install {name}"):
+                stash.open(url)

@@ -47,10 +47,10 @@ class Process:
                 except StashError:
                     raise
                 except ImportError as error:
-                    raise Unsupported(
-                        f"{self._recipe.place!r} needs the package {error.name or 'named above'!r}"
-                        ": pip install it"
-                    ) from error
+                    # fsspec's own sentence names the package as its cause does, not itself.
+                    name = error.name or getattr(error.__cause__, "name", None)
+                    need = f"the package {name!r}: pip install {name}" if name else str(error)
+                    raise Unsupported(f"{self._recipe.place!r} needs {need}") from error
                 except (TypeError, ValueError) as error:
                     raise Invalid(
                         f"{self._recipe.place!r} cannot be opened with these options: "

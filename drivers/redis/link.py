@@ -292,9 +292,8 @@ class RedisLink:
         if _log.isEnabledFor(logging.DEBUG):
             outcome = "ok" if attempt.error is None else type(attempt.error).__name__
             _log.debug(
-                "redis %s %s: %s, %d bytes, %.2f ms, attempt %d",
-                errand,
-                errand.detail,
+                "redis %s: %s, %d bytes, %.2f ms, attempt %d",
+                f"{errand} {errand.detail}".rstrip(),
                 outcome,
                 written if errand.writes else read,
                 seconds * 1000,
