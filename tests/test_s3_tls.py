@@ -46,7 +46,7 @@ def test_it_is_not_trusted_otherwise(server: S3, client: str, tmp_path: Path) ->
     options = server.options | {"client": client, "timeout": 3.0}
     stash.save(url, MODEL, options=options)
     del options["ca"]
-    with pytest.raises(DriverError, match="zarr.json.*option 'ca'") as caught:
+    with pytest.raises(DriverError, match=r"zarr.json.*option 'ca'") as caught:
         stash.open(url, options=options)
     assert "\n" not in str(caught.value)
     same(stash.load(url, options=options | {"verify": False}), MODEL)
