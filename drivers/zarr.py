@@ -49,6 +49,9 @@ _HERE = {"MemoryStore", "LocalStore", "ZipStore"}
 """Stores without requests, and without secrets."""
 _PICKLE_LIMIT = 1 << 20
 
+_MUCH = 64 << 20
+_HUGE = 1 << 40  # bytes; no value is as large, and stores take no number above 2^63
+
 
 def connect(
     rest: str,
@@ -129,10 +132,16 @@ class ZarrDriver(Driver):
     def get(self, key: str, span: Span | None = None) -> Buffer | None:
         """The value, or bytes ``span`` of it."""
         check_key(key)
+        if span is not None:
+            start, stop = span
+            start = max(-_HUGE, min(start, _HUGE))
+            span = Span(start, None if stop is None else max(-_HUGE, min(stop, _HUGE)))
         if span is None or span == (0, None):
             return self._ask("get", key, self._get(key, None))
-        if span.start < 0 or (span.stop is not None and span.stop <= span.start):
-            # Stores differ in what they make of a suffix that is longer than the value.
+        much = span.stop is not None and not 0 < span.stop - span.start < _MUCH
+        if span.start < 0 or much:
+            # Stores differ in what they make of a suffix that is longer than the value, and some
+            # take memory for all that is asked for.
             size = self._size(key)
             if size is None:
                 return None

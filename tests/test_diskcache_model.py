@@ -203,7 +203,9 @@ class Caches(RuleBasedStateMachine):
         self.remote.reset()
         assert outcome(self.caches[1 - which]) == expected
         if self.limit == ROOMY and isinstance(expected, tuple):
-            assert self.remote.counts == ({} if self.immutable else {"tag": Count(1, 1, 0)})
+            # Not a byte is moved again.
+            assert not any(count.nbytes for count in self.remote.counts.values())
+            assert sum(count.calls for count in self.remote.counts.values()) <= 1
 
     @rule(which=WHICH)
     def restart(self, which: int) -> None:

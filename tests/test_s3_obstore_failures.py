@@ -93,6 +93,12 @@ def test_every_answer_has_its_kind_and_is_asked_for_once(
     make: Make, answer: str, verb: str
 ) -> None:
     status, body, expected = ANSWERS[answer]
+    requests = 1
+    if make is not s3_obstore.make:
+        if answer == "moved":
+            pytest.skip("s3fs asks where it is sent")
+        if expected == "refused" and verb == "delete two":
+            requests = 2  # a server that cannot delete several is asked for each
 
     async def main() -> None:
         server, settings, asked = await answering(status, body)
@@ -101,7 +107,7 @@ def test_every_answer_has_its_kind_and_is_asked_for_once(
             with pytest.raises(Failed) as caught:
                 await REQUESTS[verb](client)
             await client.close()
-        assert (caught.value.kind, len(asked)) == (expected, 1)
+        assert (caught.value.kind, len(asked)) == (expected, requests)
         assert "\n" not in str(caught.value)
 
     asyncio.run(main())

@@ -51,6 +51,8 @@ async def repeat(attempt: Callable[[int], Awaitable[_T]], limit: float) -> _T:
             finally:
                 _limit.reset(token)
     except TimeoutError:
+        if last is not None and last.kind == "busy":
+            raise last from None  # it answers, and says why
         raise Failed("lost", f"no answer within {limit:g} s", timed_out=True) from last
 
 

@@ -229,7 +229,7 @@ class S3fsClient(Client):
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            raise self._outcome(error) from error
+            raise self._outcome(error, _NOT_FOUND.get(method, ("NoSuchKey",))) from error
 
     async def _body(self, answer: Any) -> bytes:
         """All of an answer's body."""
@@ -253,13 +253,14 @@ class S3fsClient(Client):
             return {"IfMatch": f'"{if_etag}"' if self.quoted else if_etag}
         return {}
 
-    def _outcome(self, error: Exception) -> Exception:
+    def _outcome(self, error: Exception, absent: Sequence[str] = ()) -> Exception:
         cause = error if hasattr(error, "response") else error.__cause__
         answer = getattr(cause, "response", None)
         if isinstance(answer, dict):
             found = answer.get("Error", {})
             status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return self._failure(str(found.get("Code", "")), str(found.get("Message", "")), status)
+            code, message = str(found.get("Code", "")), str(found.get("Message", ""))
+            return _Absent() if code in absent else self._failure(code, message, status)
         if isinstance(error, _NO_KEYS):
             return Failed(
                 "denied", "no usable credentials in the options, the environment or ~/.aws"
@@ -279,8 +280,6 @@ class S3fsClient(Client):
             return _NotModified()
         if status == 416 or code == "InvalidRange":
             return _Beyond()
-        if code in ("NoSuchKey", "404", "NotFound"):
-            return _Absent()
         shown = " ".join(dict.fromkeys(str(s) for s in (status, code) if s))
         kind = kind_of(code, status)
         if kind in ("refused", "other") and message and message != code:
@@ -292,6 +291,13 @@ class S3fsClient(Client):
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return " ".join(text.split())[:200]
+
+
+_NOT_FOUND = {
+    "head_object": ("NoSuchKey", "404", "NotFound"),  # its answer has no body to name a code
+    "abort_multipart_upload": ("NoSuchKey", "NoSuchUpload"),
+}
+"""Codes that say for certain that nothing is there: a 404 alone may be a proxy's."""
 
 
 class _Absent(Exception):

@@ -112,6 +112,23 @@ class DriverValues:
         assert all(value == expected[i] for i, value in found)
         assert [*driver.get_many([])] == []
 
+    @pytest.mark.parametrize("far", [1 << 62, 1 << 63, 1 << 70])
+    def test_spans_beyond_any_size(self, driver: Driver, far: int) -> None:
+        driver.put("k", b"0123456789")
+        for span, part in (
+            (Span(0, far), b"0123456789"),
+            (Span(3, far), b"3456789"),
+            (Span(far), b""),
+            (Span(far, far + 1), b""),
+            (Span(-far), b"0123456789"),
+            (Span(-far, 2), b"01"),
+        ):
+            assert as_value(driver.get("k", span)) == part
+            [(_, found)] = driver.get_many_tagged([Request("k", span)])
+            assert found is not None and as_value(found[0]) == part
+            ranges = driver.get_ranges("k", [span])
+            assert ranges is not None and as_value(ranges[0][0]) == part
+
     def test_get_many_tagged(self, driver: Driver) -> None:
         tags = {f"c/{i}": driver.put(f"c/{i}", b"%d" % i * 100) for i in range(30)}
         requests = [Request(f"c/{i}", None if i % 2 else Span(i, i + 50)) for i in range(35)]
