@@ -50,7 +50,6 @@ _HERE = {"MemoryStore", "LocalStore", "ZipStore"}
 _PICKLE_LIMIT = 1 << 20
 
 _MUCH = 64 << 20
-_HUGE = 1 << 40  # bytes; no value is as large, and stores take no number above 2^63
 
 
 def connect(
@@ -132,10 +131,7 @@ class ZarrDriver(Driver):
     def get(self, key: str, span: Span | None = None) -> Buffer | None:
         """The value, or bytes ``span`` of it."""
         check_key(key)
-        if span is not None:
-            start, stop = span
-            start = max(-_HUGE, min(start, _HUGE))
-            span = Span(start, None if stop is None else max(-_HUGE, min(stop, _HUGE)))
+        span = None if span is None else span.bounded
         if span is None or span == (0, None):
             return self._ask("get", key, self._get(key, None))
         much = span.stop is not None and not 0 < span.stop - span.start < _MUCH

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
-from .driver import Check, Driver
+from .driver import Check, Driver, Traffic
 
 
 class Around(Driver):
-    """``driver`` itself, as far as listings, locks and names go. Reading, writing and deleting
-    are for whoever derives from it."""
+    """``driver`` itself, as far as names, locks, counts and listings of keys go. Sizes, reading,
+    writing and deleting are for whoever derives from it."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -23,11 +23,12 @@ class Around(Driver):
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         return self.driver.list_dir(prefix)
 
-    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        return self.driver.sizes(prefix)
-
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         return self.driver.lock(key, timeout)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self.driver.traffic
 
     def close(self) -> None:
         self.driver.close()

@@ -282,6 +282,10 @@ class DiskCache(Around):
                 if self.immutable:
                     self._folder.drop_below(self.identity, prefix)
 
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """As the driver does."""
+        return self.driver.sizes(prefix)
+
     # -- within -------------------------------------------------------------------
 
     def _is_final(self, key: str) -> bool:

@@ -21,6 +21,9 @@ Tag: TypeAlias = Hashable
 """Names one version of one value (an ETag, an inode and time, ...). Compare with ``==`` only."""
 
 
+_HUGE = 1 << 50  # bytes; no value is as large
+
+
 class Span(NamedTuple):
     """Bytes ``start:stop`` of a value, clipped to it. A negative start counts from the end
     (``Span(-16)`` is the last 16 bytes, or the whole value when it is shorter)."""
@@ -33,6 +36,12 @@ class Span(NamedTuple):
         start = max(nbytes + self.start, 0) if self.start < 0 else min(self.start, nbytes)
         stop = nbytes if self.stop is None else min(self.stop, nbytes)
         return start, max(start, stop)
+
+    @property
+    def bounded(self) -> Span:
+        """The same bytes, told in numbers that servers and files take (below 2^50)."""
+        stop = None if self.stop is None else max(-_HUGE, min(self.stop, _HUGE))
+        return Span(max(-_HUGE, min(self.start, _HUGE)), stop)
 
 
 class Request(NamedTuple):

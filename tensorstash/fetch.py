@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from operator import mul
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -124,7 +123,7 @@ class ChunkFetcher(Fetcher):
         if self.cache is not None:
             return self._fetch_owned(block, self.cache)
         pipeline = self.chunks.pipeline
-        if pipeline is not None and pipeline.raw and self.chunks.driver.capabilities.local:
+        if pipeline is not None and pipeline.raw:
             return self._fetch_raw(block, target, pipeline)
         return self._fetch_encoded(block, target)
 
@@ -286,12 +285,11 @@ class ShardFetcher(Fetcher):
         version = self.index(key, shard)
         if version is None:
             for part in parts:
-                chunks.absent(key, self._place(shard, part))
+                chunks.absent(key, self.sharding.inner_index(shard, part.chunk))
                 yield part, None
             return
         tag, index = version
-        strides = self.sharding.strides
-        ids = [sum(map(mul, part.chunk, strides)) for part in parts]
+        ids = self.sharding.positions(part.chunk for part in parts)
         entries = index[ids].tolist()
         wanted = [k for k, (_, size) in enumerate(entries) if size >= 0]
         if len(wanted) < len(parts):
@@ -300,7 +298,7 @@ class ShardFetcher(Fetcher):
                 raise Changed(key)
             for part, (_, size) in zip(parts, entries, strict=True):
                 if size < 0:
-                    chunks.absent(key, self._place(shard, part))
+                    chunks.absent(key, self.sharding.inner_index(shard, part.chunk))
                     yield part, None
         inner = self.sharding.inner
         for k, data in self._bytes(key, tag, entries, wanted):
@@ -313,7 +311,7 @@ class ShardFetcher(Fetcher):
                     chunk = owned(inner, data)
                     cache.put((key, part.chunk), tag, chunk, chunk.nbytes)
             except Corrupt as error:
-                place = self._place(shard, part)
+                place = self.sharding.inner_index(shard, part.chunk)
                 raise chunks.damaged(error, key, place) from error.__cause__
             self.meter.decoded(len(data), perf_counter() - began)
             yield part, chunk
@@ -352,11 +350,6 @@ class ShardFetcher(Fetcher):
                     offset, size = entries[k]
                     at = offset - span.start
                     yield k, view[at : at + size]
-
-    def _place(self, shard: tuple[int, ...], part: Part) -> tuple[int, ...]:
-        """The inner chunk's index in the whole array."""
-        grid = self.sharding.grid
-        return tuple(s * g + c for s, g, c in zip(shard, grid, part.chunk, strict=True))
 
 
 def _cut(parts: Iterator[Part], count: int, pieces: int) -> Iterator[list[Part]]:

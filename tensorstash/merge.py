@@ -38,7 +38,7 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
     """Replace what is stored on the condition that it is still stored; else merge again with
     what is. ``check`` is called before every put."""
     key = merge.key
-    if merge.covers and _put_absent(driver, merge, check, guess):
+    if _is_likely_absent(driver, merge, guess) and _put_absent(driver, merge, check, guess):
         return
     gives_up = time.monotonic() + _PATIENCE
     wait = 0.0005
@@ -71,11 +71,15 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                 wait = min(wait * 2, 0.05)
 
 
-def _put_absent(driver: Driver, merge: Merge, check: Check, guess: Guess) -> bool:
-    """Store without asking first, where nothing is likely to be stored; whether that was so."""
+def _is_likely_absent(driver: Driver, merge: Merge, guess: Guess) -> bool:
+    """Whether it is worth a put on the condition that nothing is there, without asking first."""
     capabilities = driver.capabilities
-    if capabilities.local or not capabilities.conditional_put or not guess.absent:
-        return False
+    far = capabilities.conditional_put and not capabilities.local
+    return far and merge.covers and guess.absent
+
+
+def _put_absent(driver: Driver, merge: Merge, check: Check, guess: Guess) -> bool:
+    """Store without asking first; whether nothing was stored."""
     data = merge.merged(None)
     if data is None:
         return False
@@ -92,8 +96,10 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
     """As :func:`merge_one` for many objects far away: one window reads what is stored, another
     puts what becomes of it. Answers those that another writer was faster to change."""
     conditional = driver.capabilities.conditional_put
-    likely = [m for m in merges if m.covers and guess.absent and conditional]
-    asked = [m for m in merges if not (m.covers and guess.absent and conditional)]
+    likely: list[Merge] = []
+    asked: list[Merge] = []
+    for merge in merges:
+        (likely if _is_likely_absent(driver, merge, guess) else asked).append(merge)
     found = dict(driver.get_many_tagged(Request(merge.key) for merge in asked))
     there = [found[i] is not None for i, merge in enumerate(asked) if merge.covers]
     if there:

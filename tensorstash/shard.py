@@ -8,7 +8,8 @@ both 2^64-1 for an absent one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import add, mul
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,14 @@ class BoundSharding(Sharding):
             if len(self._index.encode(noise)) != self.index_nbytes:
                 raise Invalid("index_codecs must encode to a fixed size: bytes, crc32c")
         self.strides = tuple(math.prod(self.grid[k + 1 :]) for k in range(len(self.grid)))
+
+    def positions(self, places: Iterable[Sequence[int]]) -> list[int]:
+        """Where in the index the inner chunks at these places in a shard stand."""
+        return [sum(map(mul, place, self.strides)) for place in places]
+
+    def inner_index(self, shard: Sequence[int], place: Sequence[int]) -> tuple[int, ...]:
+        """An inner chunk's index in the whole array, from its shard's and its place there."""
+        return tuple(map(add, map(mul, shard, self.grid), place))
 
     @property
     def index_span(self) -> Span:

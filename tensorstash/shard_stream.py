@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from operator import mul
 from typing import Any
 
 import numpy as np
@@ -158,8 +157,8 @@ class ShardStream(Stream):
 
     def _adopt(self, shard: _Shard, tag: Tag, index: Index) -> None:
         """Take ``index`` for the shard's: some parts are absent, some kept, some wanted."""
-        strides, cache = self.sharding.strides, self.cache
-        ids = [sum(map(mul, part.chunk, strides)) for part in shard.parts]
+        cache = self.cache
+        ids = self.sharding.positions(part.chunk for part in shard.parts)
         shard.tag, shard.entries = tag, index[ids].tolist()
         shard.ready, shard.wanted = [], []
         for k, part in enumerate(shard.parts):
@@ -225,7 +224,9 @@ class ShardStream(Stream):
         ready, shard.ready = shard.ready, []
         for k, chunk in ready:
             part = shard.parts[k]
-            yield Arrival(part, shard.key, self._global(shard, part), chunk)
+            yield Arrival(
+                part, shard.key, self.sharding.inner_index(shard.place, part.chunk), chunk
+            )
 
     def _split(self, shard: _Shard, found: tuple[Buffer, Tag] | None) -> Iterator[Arrival]:
         """The chunks of a shard that was asked for whole."""
@@ -242,11 +243,6 @@ class ShardStream(Stream):
 
     def _arrival(self, shard: _Shard, k: int, data: Buffer) -> Arrival:
         part = shard.parts[k]
-        place, name = self._global(shard, part), (shard.key, part.chunk)
+        place, name = self.sharding.inner_index(shard.place, part.chunk), (shard.key, part.chunk)
         inner = self.sharding.inner
         return Arrival(part, shard.key, place, None, data, inner, name, shard.tag)
-
-    def _global(self, shard: _Shard, part: Part) -> tuple[int, ...]:
-        """The inner chunk's index in the whole array."""
-        places = zip(shard.place, self.sharding.grid, part.chunk, strict=True)
-        return tuple(s * g + c for s, g, c in places)

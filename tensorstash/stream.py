@@ -7,6 +7,7 @@ reads is compared in the same request that would replace it.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -118,6 +119,7 @@ class ChunkStream(Stream):
         ready: deque[Arrival] = deque()
         asked: dict[int, _Asked] = {}
         short: list[Part] = []
+        count = itertools.count()
 
         def requests() -> Iterator[Request]:
             for part in parts:
@@ -129,15 +131,8 @@ class ChunkStream(Stream):
                         continue
                 elif in_part and one is not None:
                     span = hull(part.inside, one.spec)
-                asked[counted()] = _Asked(part, key, held, tag, span)
+                asked[next(count)] = _Asked(part, key, held, tag, span)
                 yield Request(key, None if span is None else Span(*span), tag)
-
-        count = 0
-
-        def counted() -> int:
-            nonlocal count
-            count += 1
-            return count - 1
 
         for i, found in chunks.driver.get_many_tagged(requests()):
             while ready:

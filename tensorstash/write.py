@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from math import prod
-from operator import add, mul
+from operator import mul
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -221,7 +221,7 @@ class Writer:
             if chunk is None:
                 return None
             chunks.append(chunk)
-        ids = [sum(map(mul, part.chunk, sharding.strides)) for part in parts]
+        ids = sharding.positions(part.chunk for part in parts)
         encoded = self._encode_all(sharding, chunks)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         return self.chunks.key(shard), sharding.join([encoded[k] for k in order])
@@ -236,7 +236,7 @@ class Writer:
         """Inner chunks that a part covers are encoded anew, those it touches are merged, all
         others are kept as they are stored."""
         shard, parts = item
-        ids = [sum(map(mul, part.chunk, sharding.strides)) for part in parts]
+        ids = sharding.positions(part.chunk for part in parts)
         key = self.chunks.key(shard)
         covers = self._covers_shard(sharding, todo, shard, parts)
 
@@ -252,7 +252,7 @@ class Writer:
             for part, k in zip(parts, ids, strict=True):
                 chunk = self._covering(todo, source, part, sharding.inner.spec)
                 if chunk is None:
-                    place = tuple(map(add, map(mul, shard, sharding.grid), part.chunk))
+                    place = sharding.inner_index(shard, part.chunk)
                     origin = tuple(map(mul, place, sharding.chunk_shape))
                     try:
                         chunk = self._decoded(held[k], sharding.inner, origin, _covers(todo, part))

@@ -233,14 +233,11 @@ def _size(span: Span) -> int | None:
     return None if stop is None else max(stop - start, 0)
 
 
-_HUGE = 1 << 40  # bytes; no value is as large, and the server takes no number above 2^63
-
-
 def _bounds(spans: Sequence[Span]) -> list[bytes]:
     """First and last byte, as GETRANGE counts: from the end if negative, clipped, inclusive."""
     bounds = []
-    for start, stop in spans:
+    for start, stop in (span.bounded for span in spans):
         empty = stop is not None and stop <= max(start, 0)
         first, last = (1, 0) if empty else (start, -1 if stop is None else stop - 1)
-        bounds += [b"%d" % max(-_HUGE, min(n, _HUGE)) for n in (first, last)]
+        bounds += [b"%d" % first, b"%d" % last]
     return bounds

@@ -26,7 +26,6 @@ _logger = logging.getLogger("tensorstash")
 _found: dict[Any, Conditions] = {}
 _CANCELLED = object()
 _PARTS_AT_ONCE = 8
-_HUGE = 1 << 50  # bytes; no object is as large
 
 
 class Requests:
@@ -337,9 +336,8 @@ class Requests:
 
 
 def _sane(span: Span) -> Span:
-    """The same bytes, told in numbers that servers take."""
-    start = max(-_HUGE, min(span.start, _HUGE))
-    stop = span.stop if span.stop is None else min(span.stop, _HUGE)
+    """The same bytes, told in numbers that servers take; none of them as ``Span(0, 0)``."""
+    start, stop = span.bounded
     return Span(0, 0) if stop is not None and stop <= max(start, 0) else Span(start, stop)
 
 

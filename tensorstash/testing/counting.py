@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tensorstash.driver import Buffer, Check, Driver, Put, Request, Span, Tag, Traffic
+from tensorstash.around import Around
+from tensorstash.driver import Buffer, Check, Driver, Put, Request, Span, Tag
 from tensorstash.errors import DriverError
 
 
@@ -32,7 +33,7 @@ _READS = ("get", "get_tagged", "get_many", "get_many_tagged", "get_into", "get_r
 _WRITES = ("put", "put_many", "put_each")
 
 
-class CountingDriver(Driver):
+class CountingDriver(Around):
     """``driver`` itself, with every request counted by verb; safe in several threads.
 
     A pickled or forked copy counts for itself.
@@ -40,8 +41,7 @@ class CountingDriver(Driver):
 
     def __init__(self, driver: Driver) -> None:
         """Count what is asked of ``driver``."""
-        self.driver = driver
-        self.scheme = driver.scheme
+        super().__init__(driver)
         self.capabilities = driver.capabilities
         self.reset()
 
@@ -184,21 +184,6 @@ class CountingDriver(Driver):
         self._count("lock")
         return self.driver.lock(key, timeout)
 
-    @property
-    def traffic(self) -> Traffic | None:
-        return self.driver.traffic
-
-    def close(self) -> None:
-        self.driver.close()
-
-    @property
-    def url(self) -> str:
-        return self.driver.url
-
-    @property
-    def identity(self) -> str:
-        return self.driver.identity
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -215,7 +200,7 @@ Fault: TypeAlias = Literal["error", "truncate", "flip"] | Exception
 of the bytes read or stored; ``"flip"`` inverts one bit in their middle; an exception is raised."""
 
 
-class FailingDriver(Driver):
+class FailingDriver(Around):
     """``driver`` itself, except where ``when(call)`` answers a :data:`Fault`.
 
     Damage is done to what a read delivers (each part of ``get_ranges``) or a put stores;
@@ -224,9 +209,8 @@ class FailingDriver(Driver):
 
     def __init__(self, driver: Driver, when: Callable[[Call], Fault | None]) -> None:
         """Ask ``when`` before every use of a key of ``driver``."""
-        self.driver = driver
+        super().__init__(driver)
         self.when = when
-        self.scheme = driver.scheme
         self.capabilities = driver.capabilities
         self._seen = 0
 
@@ -330,21 +314,6 @@ class FailingDriver(Driver):
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         self._ask("lock", key)
         return self.driver.lock(key, timeout)
-
-    @property
-    def traffic(self) -> Traffic | None:
-        return self.driver.traffic
-
-    def close(self) -> None:
-        self.driver.close()
-
-    @property
-    def url(self) -> str:
-        return self.driver.url
-
-    @property
-    def identity(self) -> str:
-        return self.driver.identity
 
 
 def _damaged(value: Buffer, fault: Fault | None) -> Buffer:
