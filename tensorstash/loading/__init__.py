@@ -1,0 +1,1 @@
+"""Rows to loaders: in which order, from which blocks, in which batches."""

@@ -1,0 +1,151 @@
+"""Rows of different sizes in memory: one run of values, and where each row ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Invalid, InvalidSelection
+from ..values import as_array, is_tensor
+
+Shapes = NDArray[np.int64]
+
+
+class Ragged:
+    """Arrays of one dtype and number of axes, each of its own shape.
+
+    ``values`` (1-D) holds row after row, each in C order; row ``i`` is
+    ``values[offsets[i]:offsets[i + 1]]`` in the shape ``shapes[i]``. ``offsets`` are int64, one
+    more than rows, from 0 on; ``shapes`` are int64, of shape ``(rows, ndim)``. Indexing with an
+    integer answers a row, a view; with a slice, a mask or an integer array another
+    :class:`Ragged`.
+    """
+
+    __slots__ = ("offsets", "shapes", "values")
+
+    def __init__(
+        self, values: NDArray[Any], offsets: NDArray[np.int64], shapes: Shapes | None = None
+    ) -> None:
+        """``shapes`` may be left out for rows of one axis."""
+        self.values = values
+        self.offsets = offsets
+        self.shapes = np.diff(offsets)[:, None] if shapes is None else shapes
+
+    @classmethod
+    def of(cls, rows: Iterable[Any], dtype: np.dtype[Any], ndim: int = 1) -> Ragged:
+        """``rows`` (arrays, tensors or lists of ``ndim`` axes) gathered into new memory;
+        :class:`~tensorstash.errors.Invalid` where a row has another number of axes, or values
+        that ``dtype`` cannot hold."""
+        if isinstance(rows, Ragged):
+            if rows.ndim != ndim:
+                raise Invalid(f"rows of {rows.ndim} axes where {ndim} are needed")
+            values = as_array(rows.values, dtype).astype(dtype, copy=False)
+            return cls(values, rows.offsets, rows.shapes)
+        arrays = [_row(row, dtype, ndim, i) for i, row in enumerate(rows)]
+        shapes = np.array([a.shape for a in arrays], np.int64).reshape(len(arrays), ndim)
+        flat = [a.reshape(-1) for a in arrays]
+        values = np.empty(sum(map(len, flat)), dtype)
+        if flat:
+            np.concatenate(flat, out=values, casting="unsafe")
+        return cls(values, _offsets(np.prod(shapes, axis=1, dtype=np.int64)), shapes)
+
+    @classmethod
+    def join(cls, pieces: Sequence[Ragged]) -> Ragged:
+        """The rows of all ``pieces``, one after another."""
+        sizes = np.concatenate([np.diff(piece.offsets) for piece in pieces])
+        values = np.concatenate([piece.values for piece in pieces])
+        return cls(values, _offsets(sizes), np.concatenate([piece.shapes for piece in pieces]))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        return self.values.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Axes of a row."""
+        return int(self.shapes.shape[1])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Elements along the first axis of each row."""
+        return self.shapes[:, 0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values, offsets and shapes."""
+        return self.values.nbytes + self.offsets.nbytes + self.shapes.nbytes
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, (int, np.integer)):
+            n = len(self)
+            if not -n <= rows < n:
+                raise InvalidSelection(f"row {rows} is out of bounds for {n} rows")
+            i = int(rows) % n
+            return self.values[self.offsets[i] : self.offsets[i + 1]].reshape(self.shapes[i])
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            stop = max(start, stop)
+            offsets = self.offsets[start : stop + 1]
+            values = self.values[offsets[0] : offsets[-1]]
+            return Ragged(values, offsets - offsets[0], self.shapes[start:stop])
+        chosen = np.arange(len(self))[rows]
+        sizes = np.diff(self.offsets)[chosen]
+        at = runs_of(self.offsets[chosen], sizes)
+        return Ragged(self.values[at], _offsets(sizes), self.shapes[chosen])
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def to_list(self) -> list[NDArray[Any]]:
+        """Every row as an array of its own shape: views of the one run of values."""
+        return list(self)
+
+    def to_padded(self, fill: Any = 0) -> NDArray[Any]:
+        """One array of shape ``(rows, longest, ...)``, ``fill`` where a row ends before."""
+        longest = tuple(self.shapes.max(axis=0)) if len(self) else (0,) * self.ndim
+        out = np.full((len(self), *longest), fill, self.dtype)
+        if self.ndim == 1:
+            out[np.arange(longest[0]) < self.lengths[:, None]] = self.values
+        else:
+            for i, row in enumerate(self):
+                out[(i, *map(slice, row.shape))] = row
+        return out
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ragged):
+            return NotImplemented
+        same = np.array_equal(self.shapes, other.shapes)
+        return same and np.array_equal(self.values, other.values)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Ragged {len(self)} rows of {self.ndim} axes, {len(self.values)} {self.dtype}>"
+
+
+def runs_of(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every position of the runs ``start, start + 1, ...`` of ``sizes`` elements, run after run."""
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
+
+
+def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    return offsets
+
+
+def _row(row: Any, dtype: np.dtype[Any], ndim: int, i: int) -> NDArray[Any]:
+    array = as_array(row, dtype)
+    if array.ndim != ndim:
+        what = "a tensor" if is_tensor(row) else "a value"
+        raise Invalid(f"row {i} is {what} of {array.ndim} axes where {ndim} are needed")
+    return array

@@ -1,0 +1,80 @@
+"""What a loader reads from: rows, and how they lie in stored chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Columns: TypeAlias = dict[str, Any]
+"""Values of several rows by field: arrays whose first axis is the rows, ``Ragged`` values, or
+lists. Fields within fields are named by their path, ``"next/obs"``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """Rows grouped as they lie in stored chunks: what is cheap to read together.
+
+    Block ``k`` holds the rows ``order[bounds[k]:bounds[k + 1]]``; without ``order``, the rows
+    ``bounds[k]`` to ``bounds[k + 1]`` themselves. Every row is in one block.
+    """
+
+    bounds: NDArray[np.int64]
+    order: NDArray[np.int64] | None = None
+
+    @classmethod
+    def regular(cls, rows: int, size: int) -> Blocks:
+        """Runs of ``size`` rows, the last one shorter."""
+        bounds = np.arange(0, rows + size, max(1, size), dtype=np.int64)
+        bounds[-1] = rows
+        return cls(bounds if rows else bounds[-1:])
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def rows(self, k: int) -> NDArray[np.int64]:
+        """The rows of block ``k``."""
+        start, stop = int(self.bounds[k]), int(self.bounds[k + 1])
+        return np.arange(start, stop) if self.order is None else self.order[start:stop]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows by number, from 0 on, which a loader may ask for from several threads."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        ...
+
+    @property
+    def blocks(self) -> Blocks:
+        """How the rows lie in stored chunks."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes one row has in memory."""
+        ...
+
+    @property
+    def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Element shape and dtype of the fields that are plain arrays: :meth:`take` reads
+        these straight into memory of the loader's."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A few characters that tell this source from others, to refuse a state of another."""
+        ...
+
+    def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+        """These rows, in this order, repeated ones included; each chunk is read once. Fields in
+        ``out`` are read into its arrays, of shape ``(len(rows), *element)``, and are these."""
+        ...
+
+    def present(self, columns: Columns) -> Any:
+        """The columns as the source's user wants to see them: its format and transform."""
+        ...

@@ -1,0 +1,1 @@
+"""Rows with named fields, over arrays that share their first axis."""

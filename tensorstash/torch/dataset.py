@@ -1,0 +1,94 @@
+"""Arrays as a map-style dataset for a plain ``DataLoader``."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, get_worker_info
+
+from ..dtype import short
+from ..errors import Invalid, InvalidSelection, StashError
+from ..handle import Handle
+from ..lazy import View
+from .tensors import to_numpy, to_tensor
+from .worker_errors import fit
+
+
+class ArrayDataset(Dataset[Any]):
+    """The rows of one or several arrays of one length, as a map-style dataset.
+
+    ``dataset[i]`` is row ``i``: a tensor for one array, a tuple of tensors for several, after
+    ``transform`` when there is one. A ``DataLoader`` fetches each batch with one plan an array,
+    so a chunk is read once a batch however many of its rows are in it. Works with the default
+    collate function, any number of workers and every start method; pickles as the arrays'
+    handles. In a worker process each read uses one thread.
+    """
+
+    def __init__(
+        self,
+        *arrays: Handle | View | NDArray[Any] | torch.Tensor,
+        transform: Callable[..., Any] | None = None,
+    ) -> None:
+        """Rows of ``arrays`` along their first axis; ``transform`` gets a row's tensors as its
+        arguments."""
+        if not arrays:
+            raise Invalid("a dataset needs at least one array")
+        columns = [to_numpy(a) if isinstance(a, torch.Tensor) else a for a in arrays]
+        for column in columns:
+            if not isinstance(column, (Handle, View, np.ndarray)) or not column.ndim:
+                raise Invalid(f"a dataset takes arrays with at least one axis, not {short(column)}")
+        lengths = [len(column) for column in columns]
+        if len(set(lengths)) > 1:
+            raise Invalid(f"the arrays have different lengths: {lengths}")
+        self.arrays = tuple(columns)
+        self.transform = transform
+        self._length = lengths[0]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.__getitems__([operator.index(index)])[0]
+        except TypeError as error:
+            raise InvalidSelection(f"a row is named by an integer, not {short(index)}") from error
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The rows at ``indices``, in that order, repeats included; one read an array."""
+        rows = np.asarray(indices, dtype=np.intp)
+        if rows.size and not -self._length <= rows.min() <= rows.max() < self._length:
+            raise InvalidSelection(f"a row is out of range for a dataset of {self._length} rows")
+        try:
+            columns = [_rows(_in_worker(array), rows) for array in self.arrays]
+        except StashError as error:
+            told = fit(error)
+            if told is error:
+                raise
+            raise told from error
+        if self.transform is not None:
+            return [self.transform(*row) for row in zip(*columns, strict=True)]
+        return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _rows(array: Any, rows: NDArray[np.intp]) -> Sequence[Any]:
+    found = array[rows]
+    if isinstance(found, View):
+        found = found.read()
+    if found.dtype.kind in "TUOS":
+        return found.tolist()  # type: ignore[no-any-return]
+    return to_tensor(found).unbind(0)
+
+
+def _in_worker(column: Any) -> Any:
+    """The column, reading with one thread where a loader's workers already fill the processors."""
+    array = column.array if isinstance(column, View) else column
+    if get_worker_info() is not None and isinstance(array, Handle) and array.settings.threads != 1:
+        array.settings = replace(array.settings, threads=1)
+        array.refresh()
+    return column

@@ -1,0 +1,93 @@
+"""Arrays as torch tensors over one memory, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import Invalid, Unsupported
+from ..handle import Handle
+from ..index import Transform, identity, outer, point, select
+from ..lazy import Indexer
+
+# NumPy has no such types, torch takes no array of ml_dtypes: they cross as integers.
+_BITS = {
+    torch.bfloat16: (np.int16, torch.int16),
+    torch.float8_e4m3fn: (np.uint8, torch.uint8),
+    torch.float8_e5m2: (np.uint8, torch.uint8),
+    torch.float8_e4m3fnuz: (np.uint8, torch.uint8),
+    torch.float8_e5m2fnuz: (np.uint8, torch.uint8),
+}
+_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
+
+
+def to_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A tensor over ``array``'s own memory.
+
+    bfloat16 and float8 arrive as such. datetime64 and timedelta64 become int64 counts of their
+    unit. Strings, bytes and records have no tensor: :class:`~tensorstash.errors.Unsupported`.
+    """
+    array = np.asarray(array)
+    special = _BY_NAME.get(array.dtype.name)
+    if special is not None:
+        return torch.from_numpy(array.view(_BITS[special][0])).view(special)
+    if array.dtype.kind in "mM":
+        array = array.view(np.int64)
+    if array.dtype.kind not in "biufc":
+        raise Unsupported(
+            f"dtype {array.dtype} has no torch counterpart; read it as a NumPy array, or one "
+            "field or number of it"
+        )
+    return torch.from_numpy(array)
+
+
+def to_numpy(tensor: torch.Tensor, *, shared: bool = False) -> NDArray[Any]:
+    """An array over a CPU tensor's own memory, or over a copy of any other's, unless it must be
+    ``shared``. bfloat16 and float8 become their ``ml_dtypes`` types."""
+    if tensor.layout is not torch.strided or tensor.device.type == "meta":
+        raise Invalid(f"a tensor of {tensor.layout} on {tensor.device} holds no plain memory")
+    if shared and (tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg()):
+        raise Invalid(f"out is a tensor on {tensor.device}; read into a plain one on the CPU")
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if tensor.dtype in _BITS:
+        import ml_dtypes
+
+        name = str(tensor.dtype).removeprefix("torch.")
+        bits = tensor.view(_BITS[tensor.dtype][1]).numpy()
+        return bits.view(np.dtype(getattr(ml_dtypes, name)))
+    try:
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as error:
+        raise Unsupported(f"{tensor.dtype} has no NumPy counterpart; convert the tensor") from error
+
+
+class Tensors:
+    """``a.torch``: the array's selections as tensors over the one buffer that is read."""
+
+    def __init__(self, array: Handle) -> None:
+        """Tensors of ``array``."""
+        self._array = array
+
+    def __getitem__(self, selection: Any) -> torch.Tensor:
+        return self._tensor(select(selection, self._array.shape))
+
+    def __setitem__(self, selection: Any, value: Any) -> None:
+        self._array[selection] = value
+
+    @property
+    def oindex(self) -> Indexer[torch.Tensor]:
+        """Orthogonal selection, as a tensor."""
+        base = identity(self._array.shape)
+        return Indexer(self._tensor, self._array.write_transform, outer, base)
+
+    @property
+    def vindex(self) -> Indexer[torch.Tensor]:
+        """Pointwise selection, as a tensor."""
+        base = identity(self._array.shape)
+        return Indexer(self._tensor, self._array.write_transform, point, base)
+
+    def _tensor(self, transform: Transform) -> torch.Tensor:
+        return to_tensor(self._array.read_transform(transform, None))
