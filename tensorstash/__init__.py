@@ -1,7 +1,8 @@
 """tensorstash: chunked N-dimensional arrays on disk, in memory and in the cloud, as plain Zarr.
 
 ``create``, ``open``, ``save``, ``load`` and ``copy`` work on arrays; ``create_group`` and
-``open_group`` on groups. Errors are in ``tensorstash.errors``, tensors in
+``open_group`` on groups; ``create_records``, ``open_records`` and ``save_records`` on rows of named
+fields. Errors are in ``tensorstash.errors``, tensors in
 ``tensorstash.torch``, contract suites for drivers and codecs in ``tensorstash.testing``.
 """
 
@@ -35,6 +36,7 @@ from .info import Info
 from .lazy import View
 from .location import Location
 from .log import log_requests
+from .records import Ragged, Records, create_records, json, open_records, ragged, save_records
 from .stats import Stats
 from .transfer import copy
 
@@ -56,7 +58,9 @@ __all__ = [
     "InvalidSelection",
     "NoSpace",
     "NotFound",
+    "Ragged",
     "ReadOnly",
+    "Records",
     "StashError",
     "Stats",
     "TimedOut",
@@ -66,11 +70,16 @@ __all__ = [
     "copy",
     "create",
     "create_group",
+    "create_records",
+    "json",
     "load",
     "log_requests",
     "open",
     "open_group",
+    "open_records",
+    "ragged",
     "save",
+    "save_records",
     "zarr_store",
 ]
 

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import resize as sizes
 from .attributes import Attributes
+from .blocks import blocks
 from .buffer import BufferedWriter
 from .cache import Cache
 from .chunks import Chunks
@@ -25,6 +26,7 @@ from .index import Transform, has_ellipsis, identity, outer, point, select, span
 from .info import Info, info
 from .lazy import Indexer, Lazy
 from .merge import Guess
+from .named import Fields, named
 from .node import require
 from .read import Reader
 from .spec import ArraySpec
@@ -163,7 +165,8 @@ class Array:
 
     def __getitem__(self, selection: Any) -> Any:
         """``numpy_array[selection]``, read from storage into memory that is yours."""
-        result = self.read_transform(select(selection, self.spec.shape), None)
+        fields, selection = named(selection, self.spec.dtype)
+        result = self.read_transform(select(selection, self.spec.shape), None, fields)
         if result.ndim == 0 and not has_ellipsis(selection):
             return result[()]
         return result
@@ -172,7 +175,8 @@ class Array:
         """As ``a[selection]``, but always an array. With ``out`` (an array or a torch tensor,
         pinned too, of the result's shape and dtype) chunks are decoded straight into it, and
         its array is the answer."""
-        return self.read_transform(select(selection, self.spec.shape), out)
+        fields, selection = named(selection, self.spec.dtype)
+        return self.read_transform(select(selection, self.spec.shape), out, fields)
 
     @property
     def oindex(self) -> Indexer[Any]:
@@ -187,7 +191,8 @@ class Array:
     @property
     def blocks(self) -> Indexer[Any]:
         """Selection in whole chunks (shards, where there are shards): ``a.blocks[0, 2:4]``."""
-        return Indexer(self._result, self.write_transform, self._blocks, identity(self.shape))
+        rule = blocks(self.spec.grid)
+        return Indexer(self._result, self.write_transform, rule, identity(self.shape))
 
     @property
     def lazy(self) -> Lazy:
@@ -210,21 +215,28 @@ class Array:
     def explain(self, selection: Any = ...) -> Explanation:
         """What reading a selection costs: chunks, objects, requests, bytes. Reads nothing."""
         self._open()
+        selection = named(selection, self.spec.dtype)[1]
         return explain(self._read.chunks, select(selection, self.spec.shape))
 
-    def read_transform(self, transform: Transform, out: Any) -> NDArray[Any]:
-        """Read a prepared transform; for views and adapters."""
+    def read_transform(
+        self, transform: Transform, out: Any, fields: Fields | None = None
+    ) -> NDArray[Any]:
+        """Read a prepared transform, of records only ``fields``; for views and adapters."""
         self._open()
+        dtype = self.spec.dtype if fields is None else fields.dtype
         if out is None:
             try:
-                result = np.empty(transform.shape, self.spec.dtype)
+                result = np.empty(transform.shape, dtype)
             except ValueError as error:
                 raise InvalidSelection(
-                    f"no memory can hold shape {transform.shape} of {self.spec.dtype}; select less"
+                    f"no memory can hold shape {transform.shape} of {dtype}; select less"
                 ) from error
         else:
-            result = as_out(out, transform.shape, self.spec.dtype)
-        self._read.read(transform, result)
+            result = as_out(out, transform.shape + dtype.shape, dtype.base)
+        if fields is None:
+            self._read.read(transform, result)
+        else:
+            self._read.read(transform, fields.records(result, transform.shape), fields)
         return result
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -244,13 +256,18 @@ class Array:
     def __setitem__(self, selection: Any, value: Any) -> None:
         """``numpy_array[selection] = value``, stored. Bytes of other writers are never lost;
         whole chunks are replaced without being read."""
-        self.write_transform(select(selection, self.spec.shape), value)
+        fields, selection = named(selection, self.spec.dtype)
+        self.write_transform(select(selection, self.spec.shape), value, fields)
 
-    def write_transform(self, transform: Transform, value: Any) -> None:
-        """Store ``value`` at a prepared transform; for views and adapters."""
+    def write_transform(
+        self, transform: Transform, value: Any, fields: Fields | None = None
+    ) -> None:
+        """Store ``value`` at a prepared transform, of records only ``fields``; for views and
+        adapters."""
         self._open(write=True)
-        source = self.as_value(value, transform.shape)
-        self.make_writer(self.spec).write(transform, source)
+        value_of = self.as_value if fields is None else fields.source
+        source = value_of(value, transform.shape)
+        self.make_writer(self.spec, fields=fields).write(transform, source)
 
     def append(self, rows: Any, axis: int = 0) -> int:
         """Grow the array along ``axis`` by ``rows``; answers the index of the first of them.
@@ -294,6 +311,21 @@ class Array:
         self._reader = None
         return self
 
+    def renew(self, spec: ArraySpec) -> bool:
+        """Take ``spec`` for the metadata as it now is, where it differs in nothing but the shape
+        and attributes: what is cached stays. Answers whether it did."""
+        known = self._spec
+        if known is None or (known.dtype, known.grid, known.keys) != (
+            spec.dtype,
+            spec.grid,
+            spec.keys,
+        ):
+            return False
+        if known.codecs != spec.codecs:
+            return False
+        self._spec, self._reader = spec, None
+        return True
+
     def close(self) -> None:
         """Refuse further use. Nothing else needs closing."""
         self._closed = True
@@ -322,13 +354,15 @@ class Array:
         return reader
 
     def make_writer(
-        self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None, check: Check = held
+        self,
+        spec: ArraySpec,
+        grown_from: tuple[int, ...] | None = None,
+        check: Check = held,
+        fields: Fields | None = None,
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
-        chunks = Chunks(self.driver, self.path, spec)
-        return Writer(
-            chunks, self.settings.threads, self.settings.write_fill, grown_from, check, self._guess
-        )
+        chunks, how = Chunks(self.driver, self.path, spec), self.settings
+        return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""
@@ -355,15 +389,6 @@ class Array:
     def _result(self, transform: Transform) -> Any:
         result = self.read_transform(transform, None)
         return result[()] if result.ndim == 0 else result
-
-    def _blocks(self, selection: Any, shape: Sequence[int]) -> Transform:
-        grid = self.spec.grid
-        bounds = spans(select(selection, grid.counts(shape)))
-        slices = []
-        for (start, stop), axis in zip(bounds, grid.axes, strict=True):
-            end = axis.start(stop - 1) + axis.size(stop - 1) if stop > start else 0
-            slices.append(slice(axis.start(start) if stop > start else 0, end))
-        return select(tuple(slices), shape)
 
     def _open(self, write: bool = False) -> None:
         if self._closed:

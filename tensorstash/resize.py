@@ -47,13 +47,23 @@ def append(
                 f"rows of shape {rows.shape} do not fit an array of shape {before.shape} along "
                 f"axis {axis}; the other axes must be equal"
             )
-        after = _with_shape(before, axis, start + rows.shape[axis])
         if rows.shape[axis] == 0:
             return before, start
-        where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
-        make_writer(after, before.shape, check).write(Transform(rows.shape, where), rows)
+        after = write_beyond(before, rows, axis, make_writer, check)
         check()
         return _publish(driver, path, before, after), start
+
+
+def write_beyond(
+    before: ArraySpec, rows: NDArray[Any], axis: int, make_writer: MakeWriter, check: Check
+) -> ArraySpec:
+    """Store ``rows`` beyond the edge along ``axis``, where no reader looks; answers the spec
+    under which they will show. For the holder of the lock."""
+    start = before.shape[axis]
+    after = _with_shape(before, axis, start + rows.shape[axis])
+    where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
+    make_writer(after, before.shape, check).write(Transform(rows.shape, where), rows)
+    return after
 
 
 def resize(

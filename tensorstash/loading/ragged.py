@@ -115,7 +115,7 @@ class Ragged:
             out[np.arange(longest[0]) < self.lengths[:, None]] = self.values
         else:
             for i, row in enumerate(self):
-                out[(i, *map(slice, row.shape))] = row
+                out[i][tuple(map(slice, row.shape))] = row
         return out
 
     def __eq__(self, other: object) -> bool:
@@ -134,7 +134,8 @@ def runs_of(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.i
     """Every position of the runs ``start, start + 1, ...`` of ``sizes`` elements, run after run."""
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
+    found: NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
+    return found
 
 
 def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:

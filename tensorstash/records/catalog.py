@@ -1,0 +1,178 @@
+"""Records as their group's document has them: the fields, their arrays, the number of rows.
+
+One document holds all of it (Zarr v3's consolidated metadata), so that opening is one read, and
+what changes several fields at once is published by one conditional put.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from ..dtype import is_extended, short
+from ..errors import Corrupt, Invalid, StashError, Unsupported
+from ..formats import zarr3
+from ..formats.document import GroupDocument
+from ..spec import ArraySpec
+from . import schema
+from .schema import Field, Fields, Kind
+
+MARK = "tensorstash"
+"""The attribute of the group that says what no array's metadata can: the fields' kinds."""
+
+VALUES, OFFSETS = "values", "offsets"
+
+_VERSION = 1
+_KINDS = ("fixed", "ragged", "text", "bytes", "json", "object")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """``fields`` by path, ``specs`` of all arrays by path (a ragged field has two, ``values``
+    and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``."""
+
+    fields: Fields
+    specs: Mapping[str, ArraySpec]
+    rows: int
+    attributes: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, Any]]
+    document: Mapping[str, Any]
+
+    def chunk_rows(self, path: str) -> int:
+        """Rows of one chunk of a field."""
+        field = self.fields[path]
+        spec = self.specs[f"{path}/{OFFSETS}" if field.kind == "ragged" else path]
+        codec = spec.codecs[0]
+        edges = getattr(codec, "chunk_shape", None) or spec.grid.chunks
+        return int(edges[0]) if edges else 1
+
+
+def arrays_of(path: str, field: Field) -> tuple[str, ...]:
+    """The paths of a field's arrays."""
+    return (f"{path}/{VALUES}", f"{path}/{OFFSETS}") if field.kind == "ragged" else (path,)
+
+
+def members(catalog: Catalog) -> dict[str, Mapping[str, Any]]:
+    """The document of every array, and of the groups between."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for path, spec in catalog.specs.items():
+        *above, _ = path.split("/")
+        for k in range(1, len(above) + 1):
+            group = "/".join(above[:k])
+            found.setdefault(group, catalog.groups.get(group) or _group_document())
+        found[path] = zarr3.array_document(spec)
+    return found
+
+
+def to_document(catalog: Catalog) -> GroupDocument:
+    """The group's document."""
+    kinds = {path: field.kind for path, field in catalog.fields.items()}
+    mark: dict[str, Any] = {"records": _VERSION, "rows": catalog.rows, "fields": kinds}
+    known = members(catalog)
+    odd = [path for path, spec in catalog.specs.items() if not _is_known_to_all(spec)]
+    if odd:
+        mark["members"] = {path: known.pop(path) for path in odd}
+    return GroupDocument({**catalog.attributes, MARK: mark}, known, 3, catalog.document)
+
+
+def from_document(document: GroupDocument, where: str) -> Catalog:
+    """What a group's document says. :class:`~tensorstash.errors.Invalid` for a group that holds
+    no records, :class:`~tensorstash.errors.Corrupt` where it contradicts itself."""
+    attributes = dict(document.attributes)
+    mark = attributes.pop(MARK, None)
+    kinds = mark.get("fields") if isinstance(mark, Mapping) else None
+    if not isinstance(mark, Mapping) or not isinstance(kinds, Mapping) or "records" not in mark:
+        raise Invalid(
+            f"{where} is a group but holds no records; open it with open_group(), or make records "
+            "of its arrays with save_records()"
+        )
+    version, rows = mark["records"], mark.get("rows")
+    if version != _VERSION:
+        raise Unsupported(f"{where} holds records of version {short(version)}; 1 is what we know")
+    if type(rows) is not int or rows < 0:
+        raise Corrupt(f"{where} has {short(rows)} rows in its attributes", key=zarr3.KEY)
+    apart = mark.get("members", {})
+    known = {**(document.consolidated or {}), **(apart if isinstance(apart, dict) else {})}
+    specs: dict[str, ArraySpec] = {}
+    groups = {p: m for p, m in known.items() if m.get("node_type") == "group"}
+    fields: Fields = {}
+    for path, kind in kinds.items():
+        if kind not in _KINDS:
+            raise Unsupported(
+                f"{where}: field {path!r} is of kind {short(kind)}, which is not known"
+            )
+        names = arrays_of(path, Field(cast(Kind, kind)))
+        for name in names:
+            specs[name] = _spec(known.get(name), name, where)
+        fields[path] = _field(cast(Kind, kind), [specs[name] for name in names], path, where)
+        if specs[names[-1]].shape[0] != rows:
+            raise Corrupt(
+                f"{where} has {rows} rows, but its field {path!r} {specs[names[-1]].shape[0]}",
+                key=zarr3.KEY,
+            )
+    schema.check_paths(fields)
+    return Catalog(fields, specs, rows, attributes, groups, document.document)
+
+
+def with_rows(catalog: Catalog, rows: int) -> Catalog:
+    """The same fields with another number of rows."""
+    specs = dict(catalog.specs)
+    for path, field in catalog.fields.items():
+        name = arrays_of(path, field)[-1]
+        specs[name] = replace(specs[name], shape=(rows, *specs[name].shape[1:]))
+    return replace(catalog, specs=specs, rows=rows)
+
+
+def with_values(catalog: Catalog, lengths: Mapping[str, int]) -> Catalog:
+    """The same rows with ragged values up to these lengths, by path of the field, where they were
+    shorter: values are only ever added."""
+    specs = dict(catalog.specs)
+    for path, length in lengths.items():
+        name = f"{path}/{VALUES}"
+        if specs[name].shape[0] < length:
+            specs[name] = replace(specs[name], shape=(length,))
+    return replace(catalog, specs=specs)
+
+
+def values_of(catalog: Catalog) -> dict[str, int]:
+    """How many values each ragged field has, by its path."""
+    ragged = [path for path, field in catalog.fields.items() if field.kind == "ragged"]
+    return {path: catalog.specs[f"{path}/{VALUES}"].shape[0] for path in ragged}
+
+
+def _is_known_to_all(spec: ArraySpec) -> bool:
+    """Whether zarr-python has this data type. One that it does not know, among a group's
+    consolidated metadata, keeps it from opening the group at all; so such documents stand in
+    our own attribute."""
+    return not is_extended(spec.dtype) and spec.dtype.kind != "V"
+
+
+def _spec(member: Mapping[str, Any] | None, path: str, where: str) -> ArraySpec:
+    if member is None:
+        raise Corrupt(f"{where} names a field {path!r} but has no metadata of it", key=zarr3.KEY)
+    try:
+        _, content = zarr3.parse_document(member)
+    except StashError as error:
+        raise type(error)(f"in the consolidated metadata of {where}, {path!r}: {error}") from error
+    if not isinstance(content, ArraySpec) or not content.shape:
+        raise Corrupt(f"{where}: {path!r} is no array with rows", key=zarr3.KEY)
+    return content
+
+
+def _field(kind: Kind, specs: list[ArraySpec], path: str, where: str) -> Field:
+    spec = specs[0]
+    if kind == "fixed":
+        return Field(kind, spec.dtype, spec.shape[1:])
+    if kind == "ragged":
+        columns = specs[1].shape[1] if len(specs[1].shape) == 2 else 0
+        if len(spec.shape) != 1 or specs[1].dtype != "int64" or columns not in (2, *range(4, 35)):
+            raise Corrupt(f"{where}: the arrays of ragged field {path!r} do not fit", key=zarr3.KEY)
+        return Field(kind, spec.dtype, (), max(1, columns - 2))
+    if spec.dtype.kind not in "TO" or len(spec.shape) != 1:
+        raise Corrupt(f"{where}: field {path!r} is no {kind} but {spec.dtype}", key=zarr3.KEY)
+    return Field(kind, spec.dtype)
+
+
+def _group_document() -> dict[str, Any]:
+    return zarr3.group_document(GroupDocument())

@@ -1,0 +1,147 @@
+"""Creating, opening and saving records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .. import node
+from ..create import make_settings
+from ..driver import Driver
+from ..errors import Invalid
+from ..handle import Settings
+from ..location import Location, resolve
+from ..reach import reach
+from . import formats, grow, layout
+from .catalog import Catalog, to_document
+from .records import Records
+from .schema import Fields, check_paths, of_columns, of_example, parse
+from .table import At, Table
+
+
+def create_records(
+    location: Location,
+    schema: Any = None,
+    length: int = 0,
+    *,
+    like: Any = None,
+    attributes: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    cache: int | str = 0,
+    threads: int | None = None,
+    allow_pickle: bool = False,
+    overwrite: bool = False,
+    **layout_options: Any,
+) -> Records:
+    """Create records of ``length`` rows and answer a handle that reads and writes. Only metadata
+    is stored: absent chunks read as zeros, empty text and rows of no elements, so that a terabyte
+    costs a few small objects.
+
+    ``schema`` is TensorDict's ``{field: (element_shape, dtype)}``, nested where fields are, with
+    ``str``, ``bytes``, ``tensorstash.json`` and ``tensorstash.ragged(dtype)`` beside dtypes;
+    ``object`` is pickled, and needs ``allow_pickle`` on both sides. ``like`` is an example row, for
+    the fields that the schema does not name. ``layout_options``: ``rows_per_chunk``,
+    ``rows_per_shard``, ``codecs``, ``fill_value``; see :func:`tensorstash.records.layout.specs`.
+    What is there already raises :class:`~tensorstash.errors.AlreadyExists` unless ``overwrite``.
+    """
+    fields = _fields(schema, like, allow_pickle)
+    if type(length) is not int or not 0 <= length < 1 << 62:
+        raise Invalid(f"length is a number of rows, not {length!r}")
+    driver = resolve(location, options)
+    settings = make_settings("r+", cache, threads, allow_pickle=allow_pickle)
+    return create_at(driver, "", fields, length, settings, attributes, overwrite, layout_options)
+
+
+def create_at(
+    driver: Driver,
+    path: str,
+    fields: Fields,
+    length: int,
+    settings: Settings,
+    attributes: Mapping[str, Any] | None,
+    overwrite: bool,
+    how: Mapping[str, Any],
+) -> Records:
+    """Create records below a driver's root; ``path`` is empty or ends in ``/``."""
+    try:
+        specs = layout.specs(fields, length, **how)
+    except TypeError as error:
+        raise Invalid(
+            f"records have no such option: {error}; there are rows_per_chunk, rows_per_shard, "
+            "codecs and fill_value"
+        ) from error
+    catalog = Catalog(fields, specs, length, dict(attributes or {}), {}, {})
+    # The document that claims the place comes first: of several creators one wins, and it says
+    # all that readers of records need. Those of single fields follow.
+    node.create(driver, path, to_document(catalog), overwrite=overwrite)
+    grow.follow(driver, path, catalog)
+    return Records(Table(At(driver, path), settings, catalog))
+
+
+def open_records(
+    location: Location,
+    mode: Literal["r", "r+"] = "r",
+    *,
+    options: Mapping[str, Any] | None = None,
+    cache: int | str = 0,
+    immutable: bool = False,
+    threads: int | None = None,
+    missing: Literal["fill", "raise"] = "fill",
+    allow_pickle: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir_bytes: int | str = "10GiB",
+) -> Records:
+    """Open records: one small read. ``mode`` is ``"r"`` to read or ``"r+"`` to write too; the
+    other options are those of ``tensorstash.open``, for every field. ``allow_pickle``: read and
+    write fields of pickled objects, which runs code found in the data. A group that holds none:
+    :class:`~tensorstash.errors.Invalid`; nothing there: :class:`~tensorstash.errors.NotFound`."""
+    if mode not in ("r", "r+"):
+        raise Invalid(f"mode {mode!r} is neither 'r' nor 'r+'; create_records() makes new ones")
+    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    flags = {"immutable": immutable, "allow_pickle": allow_pickle}
+    settings = make_settings(mode, cache, threads, missing, **flags)
+    return Records(Table(At(driver), settings, grow.load(driver, "")))
+
+
+def save_records(
+    location: Location,
+    columns: Any,
+    schema: Any = None,
+    *,
+    overwrite: bool = True,
+    **options: Any,
+) -> Records:
+    """Store ``columns`` (a dict of arrays, tensors or lists by field, nested where fields are; a
+    list of rows; a TensorDict; a table of arrow, pandas or polars) as new records and answer
+    their handle. ``schema`` names the kind of fields of which the values do not tell it. Takes
+    what :func:`create_records` takes. It appears at once, with all its rows."""
+    values = formats.columns_of(columns)
+    if not values:
+        raise Invalid("there are no columns to save")
+    fields = {
+        **of_columns(values),
+        **({} if schema is None else parse(schema)),
+    }
+    made = create_records(location, fields, 0, overwrite=overwrite, **options)
+    made.extend(values)
+    return made
+
+
+def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
+    if given is None and like is None:
+        raise Invalid("new records need a schema, or an example row: like={...}")
+    fields: Fields = {}
+    if like is not None:
+        named = {} if given is None else parse(given)
+        fields = of_example(formats.flat(like, named), named)
+    if given is not None:
+        fields |= parse(given)
+    check_paths(fields)
+    pickled = [path for path, field in fields.items() if field.kind == "object"]
+    if pickled and not allow_pickle:
+        raise Invalid(
+            f"field {pickled[0]!r} would hold pickled objects, which run code when they are read; "
+            "use tensorstash.json, or pass allow_pickle=True"
+        )
+    return fields

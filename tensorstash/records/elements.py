@@ -1,0 +1,67 @@
+"""What a column becomes where the other side knows fewer types than NumPy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtype import is_extended, parts
+from ..errors import Unsupported
+from ..loading.source import Columns
+
+_COARSER: Final = {"Y": "D", "M": "D", "W": "D", "h": "s", "m": "s"}
+_KNOWN: Final = ("D", "s", "ms", "us", "ns")
+
+
+def library(name: str) -> Any:
+    """The package ``name``, imported now: it comes with none of ours."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        raise Unsupported(f"this needs the package {missing!r}: pip install {missing}") from error
+
+
+def unfolded(columns: Columns) -> Columns:
+    """``columns`` with each structured one taken apart into fields within it, views of it."""
+    out: Columns = {}
+    for path, column in columns.items():
+        out.update(_parts(path, column))
+    return out
+
+
+def _parts(path: str, column: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(column, np.ndarray) or column.dtype.names is None:
+        yield path, column
+        return
+    for name, _ in parts(column.dtype):
+        yield from _parts(f"{path}/{name}", column[name])
+
+
+def common(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
+    """``array`` itself, or in the nearest type that holds each of its values exactly and that
+    data frames know too; :class:`~tensorstash.errors.Unsupported` names the field where there
+    is none. bfloat16 and float8 become float32; times, days, seconds or a unit below."""
+    if is_extended(array.dtype):
+        return array.astype(np.float32)
+    return _times(path, array, target) if array.dtype.kind in "mM" else array
+
+
+def _times(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
+    kind, (unit, scale) = array.dtype.kind, np.datetime_data(array.dtype)
+    wanted = _COARSER.get(unit, unit)
+    if kind == "m":
+        # A span in days is one in seconds; one in months or years has no fixed length.
+        wanted = {"D": "s", "W": "s"}.get(unit, wanted) if unit not in "YM" else unit
+    if wanted not in _KNOWN:
+        raise Unsupported(f"field {path!r}: {target} has no type for {array.dtype}; cast it")
+    if (unit, scale) == (wanted, 1):
+        return array
+    cast = array.astype(f"{kind}8[{wanted}]")
+    if not np.array_equal(cast.astype(array.dtype), array, equal_nan=True):
+        raise Unsupported(f"field {path!r}: times in {array.dtype} that {target} cannot hold")
+    return cast

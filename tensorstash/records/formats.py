@@ -1,0 +1,165 @@
+"""What a batch of columns turns into: arrays, rows of Python values, tensors, tables.
+
+==============  =================================================================
+form            a batch is
+==============  =================================================================
+``numpy``       nested dicts of arrays; text is StringDType, JSON and bytes lists
+``python``      a list of rows, nested dicts of Python's own values
+``torch``       a nested ``Batch`` of tensors
+``tensordict``  a ``TensorDict``
+``arrow``       a ``pyarrow.Table`` (see ``arrow.py``)
+``pandas``      a ``pandas.DataFrame`` (see ``frames.py``)
+``polars``      a ``polars.DataFrame`` (see ``frames.py``)
+==============  =================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from datetime import date, timedelta
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtype import is_extended, short
+from ..errors import Invalid
+from ..loading.ragged import Ragged
+from ..loading.source import Columns
+from . import arrow, frames, tensordicts
+from .elements import unfolded
+from .given import columns_of, flat, row_of
+from .schema import Field, nested
+
+__all__ = [
+    "FORMS",
+    "Form",
+    "Layout",
+    "columns_of",
+    "flat",
+    "nested",
+    "one_row",
+    "present",
+    "row_of",
+]
+
+Form: TypeAlias = Literal["numpy", "torch", "python", "arrow", "pandas", "polars", "tensordict"]
+FORMS: Final = get_args(Form)
+Layout: TypeAlias = Literal["list", "padded", "jagged"]
+"""How rows of different sizes are shown: each as it is, as one array filled up with zeros, or
+end to end (a ``Ragged``, a jagged nested tensor)."""
+
+
+def present(
+    columns: Columns,
+    form: str,
+    ragged: str = "list",
+    fields: Mapping[str, Field] | None = None,
+) -> Any:
+    """``columns`` in the ``form`` that a user asked for; numbers are shown over the memory they
+    have wherever the form can. ``fields`` tell what lists hold, where rows are none.
+
+    :class:`~tensorstash.errors.Unsupported` names the field that the form cannot hold, or the
+    package that it needs.
+    """
+    check(form, ragged)
+    if ragged == "padded":
+        columns = {path: _padded(column) for path, column in columns.items()}
+    if form == "torch":
+        return importlib.import_module("tensorstash.torch").present(columns, ragged)
+    if form == "tensordict":
+        return tensordicts.tensordict(columns, ragged)
+    if form == "arrow":
+        return arrow.table(columns, fields or {})
+    if form == "polars":
+        return frames.polars_frame(columns, fields or {})
+    if form == "pandas":
+        return frames.pandas_frame(columns)
+    if form == "python":
+        return _python_rows(columns)
+    if ragged == "list":
+        columns = {path: _listed(column) for path, column in columns.items()}
+    return nested(columns)
+
+
+def one_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = None) -> Any:
+    """The single row in ``columns`` as ``form`` shows a row: nested dicts of NumPy scalars,
+    Python values or tensors, a ``TensorDict`` without batch axes, a table of one row. A ragged
+    row has its own shape."""
+    check(form, "list")
+    if form == "python":
+        return _python_rows(columns)[0]
+    if form in ("arrow", "pandas", "polars"):
+        return present(columns, form, fields=fields)
+    if form == "numpy":
+        return nested({path: column[0] for path, column in columns.items()})
+    bridge = importlib.import_module("tensorstash.torch")
+    row = {path: _torch_value(bridge.to_tensor, column) for path, column in columns.items()}
+    return nested(row) if form == "torch" else tensordicts.row_tensordict(row)
+
+
+def check(form: str, ragged: str) -> None:
+    """Raise :class:`~tensorstash.errors.Invalid` unless there are such a form and layout."""
+    if form not in FORMS:
+        raise Invalid(f"no format {short(form)}; there are: {', '.join(FORMS)}")
+    if ragged not in get_args(Layout):
+        raise Invalid(f"ragged rows as {short(ragged)}; there are: {', '.join(get_args(Layout))}")
+
+
+def _padded(column: Any) -> Any:
+    return column.to_padded() if isinstance(column, Ragged) else column
+
+
+def _listed(column: Any) -> Any:
+    return column.to_list() if isinstance(column, Ragged) else column
+
+
+def _torch_value(to_tensor: Callable[[NDArray[Any]], Any], column: Any) -> Any:
+    if isinstance(column, Ragged):
+        return to_tensor(column[0])
+    if isinstance(column, np.ndarray) and (
+        column.dtype.kind in "biufcmM" or is_extended(column.dtype)
+    ):
+        return to_tensor(column)[0]
+    return column[0]
+
+
+# -- Python's own values --------------------------------------------------------------
+
+
+def _python_rows(columns: Columns) -> list[dict[str, Any]]:
+    columns = unfolded(columns)
+    listed = {path: _python_values(column) for path, column in columns.items()}
+    names = list(listed)
+    return [
+        nested(dict(zip(names, row, strict=True))) for row in zip(*listed.values(), strict=True)
+    ]
+
+
+def _python_values(column: Any) -> list[Any]:
+    if isinstance(column, Ragged):
+        return [_python_array(row) for row in column]
+    return _python_array(column) if isinstance(column, np.ndarray) else column  # type: ignore[no-any-return]
+
+
+def _python_array(array: NDArray[Any]) -> Any:
+    if is_extended(array.dtype):
+        return array.astype(np.float32).tolist()
+    return (_python_times(array) if array.dtype.kind in "mM" else array).tolist()
+
+
+def _python_times(array: NDArray[Any]) -> NDArray[Any]:
+    """``datetime``, ``date`` and ``timedelta``, ``None`` for NaT; what these cannot tell
+    exactly stays NumPy's."""
+    kind, (unit, _) = array.dtype.kind, np.datetime_data(array.dtype)
+    if unit == "generic" or (kind == "m" and unit in "YM"):
+        return array
+    days = kind == "M" and unit in "YMWD"
+    told = array.astype("M8[D]" if days else f"{kind}8[us]")
+    exact = told.astype(array.dtype) == array
+    out = told.astype(object)
+    for at, value in np.ndenumerate(out):
+        if value is not None and not (exact[at] and isinstance(value, (date, timedelta))):
+            out[at] = array[at]
+    return out

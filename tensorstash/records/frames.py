@@ -1,0 +1,113 @@
+"""Columns as pandas and polars data frames, and back.
+
+pandas: a column a field, named by its path (``"next/obs"``). Single numbers are columns of their
+own dtype over the same memory, bfloat16 and float8 as float32; text is pandas' text; arrays,
+ragged rows, bytes and JSON values are Python objects, arrays as views.
+
+polars: what Arrow makes of the columns, elements of several axes as ``Array``, fields within a
+field as ``Struct``, JSON as its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtype import OBJECT, STRING, short
+from ..errors import Invalid, Unsupported
+from ..loading.ragged import Ragged
+from ..loading.source import Columns
+from . import arrow
+from .elements import common, library, unfolded
+from .schema import Field, path_of
+
+
+def pandas_frame(columns: Columns) -> Any:
+    """A ``pandas.DataFrame``."""
+    pd = library("pandas")
+    series = {path: _series(pd, path, column) for path, column in unfolded(columns).items()}
+    return pd.DataFrame(series, copy=False)
+
+
+def polars_frame(columns: Columns, fields: Mapping[str, Field]) -> Any:
+    """A ``polars.DataFrame``."""
+    pl = library("polars")
+    return pl.from_arrow(arrow.table(columns, fields, tensors=False), rechunk=False)
+
+
+def of_pandas(frame: Any, whole: Collection[str] = ()) -> Columns:
+    """The columns of a ``pandas.DataFrame``, by path; the index is left out."""
+    out: Columns = {}
+    for i, name in enumerate(frame.columns):
+        # Levels of names are fields within fields; shallower ones are filled up with "".
+        path = path_of(tuple(part for part in name if part) if isinstance(name, tuple) else name)
+        if path in out:
+            raise Invalid(f"two columns are named {path!r}; rename one of them")
+        out |= of_series(path, frame.iloc[:, i], whole)
+    return out
+
+
+def of_polars(frame: Any, whole: Collection[str] = ()) -> Columns:
+    """The columns of a ``polars.DataFrame``, by path."""
+    out: Columns = {}
+    for series in frame.get_columns():
+        out |= of_polars_series(series.name, series, whole)
+    return out
+
+
+def of_polars_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
+    """The columns within a ``polars.Series``: several where it is a struct, unless
+    ``whole``."""
+    pl = library("polars")
+    if series.dtype == pl.Object:
+        return {path: series.to_list()}
+    library("pyarrow")
+    return arrow.column_of(path, series.to_arrow(), whole)
+
+
+def of_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
+    """The columns within a ``pandas.Series``: several where it is a struct of Arrow's,
+    unless ``whole``."""
+    dtype = series.dtype
+    if isinstance(dtype, np.dtype) and dtype.kind != "O":
+        return {path: series.to_numpy()}
+    if hasattr(dtype, "pyarrow_dtype"):
+        return arrow.column_of(path, library("pyarrow").array(series.array), whole)
+    if hasattr(dtype, "categories"):
+        return of_series(path, series.astype(dtype.categories.dtype), whole)
+    if hasattr(dtype, "tz"):
+        return {path: series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()}
+    if isinstance(dtype, np.dtype):
+        values = series.tolist()
+        text = bool(values) and all(isinstance(value, str) for value in values)
+        return {path: np.array(values, STRING) if text else values}
+    if missing := int(series.isna().sum()):
+        raise Invalid(f"field {path!r} has {missing} missing values; fill them first")
+    if hasattr(dtype, "numpy_dtype"):
+        return {path: series.to_numpy(dtype=dtype.numpy_dtype)}
+    if str(dtype) in ("str", "string"):
+        return {path: np.array(series.tolist(), STRING)}
+    raise Unsupported(f"field {path!r}: pandas' {short(str(dtype))} has no stored form; cast it")
+
+
+def _series(pd: Any, path: str, column: Any) -> Any:
+    if not isinstance(column, np.ndarray):
+        return _objects(column)
+    column = common(path, column, "pandas")
+    if column.ndim > 1:
+        return _objects(column)
+    if column.dtype.kind in "TU":
+        return pd.Series(column.tolist(), dtype="str")
+    return _objects(column.tolist()) if column.dtype.kind in "SVO" else column
+
+
+def _objects(values: Iterable[Any] | Ragged) -> NDArray[Any]:
+    listed = list(values)
+    out = np.empty(len(listed), OBJECT)
+    # One by one: NumPy would take arrays of one shape apart.
+    for i, value in enumerate(listed):
+        out[i] = value
+    return out

@@ -1,0 +1,222 @@
+"""What users hand over as rows, taken apart into columns: nothing is copied or converted that
+need not be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtype import parts, short
+from ..errors import Invalid
+from ..loading.source import Columns
+from ..values import is_tensor, natural
+from . import arrow, frames
+from .schema import Field, check_paths, path_of
+from .tensordicts import is_tensordict, of_tensordict, rows_of
+
+_TAKEN = (
+    "a dict of columns, a list of rows, a TensorDict, a structured array, a dataclass, an Arrow "
+    "table, or a pandas or polars data frame"
+)
+
+_COLUMNS: Mapping[str, Callable[[str, Any, Collection[str]], Columns]] = {
+    "pyarrow": arrow.column_of,
+    "polars": frames.of_polars_series,
+    "pandas": frames.of_series,
+}
+
+
+def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns:
+    """The columns of several rows that ``value`` holds, by path, all of one length: a dict
+    (nested, or by path or tuple) of columns, a list of rows, a TensorDict or TensorClass, a
+    dataclass that holds columns, a structured array, an Arrow table, a data frame.
+
+    ``fields`` tell which dicts are JSON values rather than fields within a field, that text in
+    a table is JSON, and which fields make one structured one.
+    """
+    fields = fields or {}
+    found, tabled = _columns(value, fields)
+    found = _gathered({path: _column(path, column) for path, column in found.items()}, fields)
+    lengths = {path: _length(path, column) for path, column in found.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{path!r} has {n}" for path, n in lengths.items())
+        raise Invalid(f"columns of different lengths: {told}")
+    return _parsed(found, fields) if tabled else found
+
+
+def row_of(value: Any, fields: Mapping[str, Field] | None = None) -> dict[str, Any]:
+    """The values of the one row that ``value`` is, by path: a dict (nested, or by path or
+    tuple), a dataclass, a TensorDict without batch axes, a structured scalar."""
+    fields = fields or {}
+    if is_tensordict(value) and len(value.batch_size):
+        raise Invalid(f"a row has no batch axes; this has {tuple(value.batch_size)}")
+    if _branch(value) is None:
+        raise Invalid(
+            f"a row is a dict of values by field, a dataclass or a TensorDict, not {short(value)}"
+        )
+    return _gathered(flat(value, _values(fields)), fields)
+
+
+def flat(value: Any, keep: Collection[str] = ()) -> dict[str, Any]:
+    """What a nested dict (of dicts, dataclasses, TensorDicts) holds, by path. Keys are names,
+    paths, or tuples of names; what stands at the paths ``keep`` is not taken apart."""
+    out: dict[str, Any] = {}
+    _flatten(value, "", keep, out)
+    return check_paths(out)
+
+
+# -- several rows ---------------------------------------------------------------------
+
+
+def _columns(value: Any, fields: Mapping[str, Field]) -> tuple[dict[str, Any], bool]:
+    """Columns, and whether they come from a table, which knows no JSON."""
+    library = type(value).__module__.partition(".")[0]
+    if library == "pyarrow" and hasattr(value, "column_names"):
+        return arrow.columns_of(value, _values(fields)), True
+    if library == "polars" and hasattr(value, "get_columns"):
+        return frames.of_polars(value, _values(fields)), True
+    if hasattr(value, "iloc") and hasattr(value, "columns"):
+        return frames.of_pandas(value, _values(fields)), False
+    if is_tensordict(value):
+        if not len(value.batch_size):
+            raise Invalid("a TensorDict without batch axes is one row; append() it")
+        if (rows := rows_of(value)) is not None:
+            return _transposed(rows, fields), False
+    elif not isinstance(value, Mapping) and _branch(value) is None:
+        if isinstance(value, (str, bytes, np.ndarray)) or not isinstance(value, Iterable):
+            raise Invalid(f"rows come as {_TAKEN}; not as {short(value)}")
+        return _transposed(value, fields), False
+    return flat(value), False
+
+
+def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+    out: dict[str, list[Any]] = {}
+    for i, row in enumerate(rows):
+        try:
+            values = row_of(row, fields)
+        except Invalid as error:
+            raise Invalid(f"row {i}: {error}") from error
+        if not i:
+            out = {path: [] for path in values}
+        if values.keys() != out.keys():
+            odd = sorted(values.keys() ^ out.keys())[0]
+            what = "has no" if odd in out else "alone has a"
+            raise Invalid(f"row {i} {what} field {odd!r}; give every row the same fields")
+        for path, value in values.items():
+            out[path].append(value)
+    return dict(out)
+
+
+def _column(path: str, column: Any) -> Any:
+    """A column that we know how to store: those of other libraries as arrays."""
+    library = type(column).__module__.partition(".")[0]
+    if library in _COLUMNS and hasattr(column, "__array__") and hasattr(column, "__len__"):
+        return _COLUMNS[library](path, column, {path})[path]
+    if isinstance(column, (list, tuple)) and any(is_tensor(value) for value in column):
+        return [natural(value) if is_tensor(value) else value for value in column]
+    return column
+
+
+def _length(path: str, column: Any) -> int:
+    single = isinstance(column, (str, bytes)) or getattr(column, "ndim", 1) == 0
+    if single or not hasattr(column, "__len__"):
+        raise Invalid(f"field {path!r}: {short(column)} is one value where a column is needed")
+    return len(column)
+
+
+def _parsed(columns: Columns, fields: Mapping[str, Field]) -> Columns:
+    """``columns`` of a table, with the text of JSON fields as the values that it tells."""
+    out = dict(columns)
+    for path, column in columns.items():
+        text = isinstance(column, np.ndarray) and column.dtype.kind == "T"
+        if not text or path not in fields or fields[path].kind != "json":
+            continue
+        try:
+            out[path] = [json.loads(text) for text in column]
+        except ValueError as error:
+            raise Invalid(f"field {path!r}: a table tells JSON by its text: {error}") from error
+    return out
+
+
+# -- one tree -------------------------------------------------------------------------
+
+
+def _flatten(value: Any, above: str, keep: Collection[str], out: dict[str, Any]) -> None:
+    for key, inner in (_branch(value) or {}).items():
+        path = above + path_of(key)
+        # A structured column of a dict is one field; those within a structured array are several.
+        whole = path in keep or (_is_structured(inner) and not _is_structured(value))
+        if not whole and _branch(inner) is not None:
+            _flatten(inner, path + "/", keep, out)
+        elif path in out:
+            raise Invalid(f"field {path!r} is there twice")
+        else:
+            out[path] = inner
+
+
+def _branch(value: Any) -> Mapping[Any, Any] | None:
+    """The fields that ``value`` consists of, when it does."""
+    if is_tensordict(value):
+        return of_tensordict(value)
+    if isinstance(value, Mapping):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclass_fields(value)}
+    if _is_structured(value):
+        return {name: value[name] for name, _ in parts(value.dtype)}
+    return None
+
+
+def _is_structured(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.void)) and value.dtype.names is not None
+
+
+def _values(fields: Mapping[str, Field]) -> Collection[str]:
+    return {path for path, field in fields.items() if field.kind in ("json", "object")}
+
+
+def _gathered(columns: dict[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+    """``columns``, with those that stand within a structured field put together as it."""
+    out = dict(columns)
+    for path, field in fields.items():
+        if field.dtype.names is None or path in out:
+            continue
+        inside = {p: out.pop(p) for p in columns if p.startswith(path + "/")}
+        if inside:
+            out[path] = _structured(path, field.dtype, inside)
+    return out
+
+
+def _structured(path: str, dtype: np.dtype[Any], inside: dict[str, Any]) -> NDArray[Any]:
+    arrays = {p.removeprefix(path + "/"): np.asarray(_column(p, v)) for p, v in inside.items()}
+    names = {name: name.split("/") for name in arrays}
+    shapes = {array.shape for array in arrays.values()}
+    try:
+        out = np.zeros(shapes.pop() if len(shapes) == 1 else (), dtype)
+        wanted = set(_leaves(dtype))
+        if shapes or arrays.keys() != wanted:
+            raise KeyError(sorted(arrays.keys() ^ wanted))
+        for name, array in arrays.items():
+            place = out
+            for step in names[name]:
+                place = place[step]
+            place[...] = array
+    except (KeyError, ValueError, IndexError) as error:
+        raise Invalid(
+            f"field {path!r} of {dtype} is not made of {sorted(arrays)}: {error}"
+        ) from error
+    return out
+
+
+def _leaves(dtype: np.dtype[Any], above: str = "") -> list[str]:
+    return [
+        leaf
+        for name, part in parts(dtype)
+        for leaf in (_leaves(part, f"{above}{name}/") if part.names else [above + name])
+    ]

@@ -1,0 +1,158 @@
+"""Changes that all fields of records see at once: rows added, fields added, dropped, renamed.
+
+One document, the group's, says how many rows there are and what every field is; one conditional
+put of it publishes a change. Rows are stored beyond the edge of every field before, where no
+reader looks, so that no reader sees a row of which a field is missing, and a change that fails
+or is killed leaves the records as they were. The fields' own documents, for those who open one
+field alone, follow after: what they show is never ahead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..array import Array
+from ..driver import Check, Driver, Put, Request, located
+from ..errors import Conflict, Invalid, StashError
+from ..formats import zarr3
+from ..formats.document import GroupDocument, decode
+from ..handle import Settings
+from ..node import require, update
+from ..resize import write_beyond
+from ..spec import ArraySpec
+from ..threads import spread
+from .catalog import (
+    Catalog,
+    arrays_of,
+    from_document,
+    members,
+    to_document,
+    values_of,
+    with_rows,
+    with_values,
+)
+from .column import Column
+
+_logger = logging.getLogger("tensorstash")
+
+
+def load(driver: Driver, path: str) -> Catalog:
+    """The records at ``path``: one small read."""
+    content = require(driver, path).content
+    where = located(driver, path)
+    if not isinstance(content, GroupDocument):
+        raise Invalid(f"{where} is an array; open it with open()")
+    return from_document(content, where)
+
+
+def extend(
+    driver: Driver, path: str, settings: Settings, columns: Mapping[str, Column],
+    values: Mapping[str, Any], count: int,
+) -> tuple[Catalog, int]:  # fmt: skip
+    """Add ``count`` rows of checked ``values``; answers the records as they then are, and where
+    the rows begin. Writers take turns by the driver's lock."""
+    rows = {name: columns[name].reserve(values[name]) for name in columns}
+
+    def add(before: Catalog, check: Check) -> Catalog:
+        if before.fields != {name: column.field for name, column in columns.items()}:
+            raise Conflict(
+                f"the fields of {located(driver, path)} changed since they were opened; refresh() "
+                "and repeat the call"
+            )
+
+        def store(name: str) -> None:
+            inner = arrays_of(name, before.fields[name])[-1]
+            spec = before.specs[inner]
+            array = Array(driver, f"{path}{inner}/", settings, spec)
+            write_beyond(spec, rows[name], 0, array.make_writer, check)
+
+        capabilities = driver.capabilities
+        threads = 1 if capabilities.local else capabilities.concurrency
+        spread(list(rows), lambda: store, min(threads, len(rows)), waits=True)
+        known = {name: len(columns[name].arrays[0]) for name in values_of(before)}
+        return with_values(with_rows(before, before.rows + count), known)
+
+    after = change(driver, path, add)
+    return after, after.rows - count
+
+
+def change(driver: Driver, path: str, make: Callable[[Catalog, Check], Catalog]) -> Catalog:
+    """Replace the records' document by what ``make`` answers, while no other writer changes rows
+    or fields; then bring the fields' own documents after it."""
+    with driver.lock(path + zarr3.KEY) as check:
+        before = load(driver, path)
+        after = make(before, check)
+        check()
+
+        def publish(content: Any) -> GroupDocument:
+            now = from_document(content, located(driver, path))
+            if now.rows != before.rows or now.fields != before.fields:
+                raise Conflict(
+                    f"{located(driver, path)} was changed while its lock was held: another "
+                    "program does not use the lock; repeat the call",
+                    key=path + zarr3.KEY,
+                )
+            kept = replace(after, attributes=now.attributes, document=now.document)
+            there = {path: n for path, n in values_of(now).items() if path in kept.fields}
+            return to_document(with_values(kept, there))
+
+        content = update(driver, path, publish).content
+        assert isinstance(content, GroupDocument)
+        published = from_document(content, located(driver, path))
+        try:
+            follow(driver, path, published)
+        except StashError as error:
+            # What was asked for has happened; the next change puts this right.
+            _logger.warning("the documents of single fields lag behind: %s", error)
+        return published
+
+
+def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
+    """Have the records' document know ragged values up to these lengths: writing a longer row has
+    added some. Readers of ours look for themselves; others go by this document."""
+    where = located(driver, path)
+
+    def publish(content: Any) -> GroupDocument:
+        return to_document(with_values(from_document(content, where), lengths))
+
+    content = update(driver, path, publish).content
+    assert isinstance(content, GroupDocument)
+    return from_document(content, where)
+
+
+def follow(driver: Driver, path: str, catalog: Catalog) -> None:
+    """Bring the fields' own documents, and those of the groups between, to what the records'
+    document says. What others changed in them stays."""
+    wanted = members(catalog)
+    names = list(wanted)
+    keys = [f"{path}{name}/{zarr3.KEY}" for name in names]
+    found = dict(driver.get_many_tagged(Request(key) for key in keys))
+    conditional = driver.capabilities.conditional_put
+
+    def puts() -> Iterator[Put]:
+        for i, name in enumerate(names):
+            stored = found[i]
+            document = wanted[name]
+            if stored is not None:
+                own = decode(stored[0], keys[i])
+                if own.get("shape") == document.get("shape"):
+                    continue
+                document = {**own, "shape": document["shape"]}
+            data = zarr3.encode(document)
+            if not conditional:
+                yield Put(keys[i], data)
+            elif stored is None:
+                yield Put(keys[i], data, if_absent=True)
+            else:
+                yield Put(keys[i], data, if_tag=stored[1])
+
+    for _ in driver.put_each(puts()):
+        pass
+
+
+def member(driver: Driver, path: str, name: str, settings: Settings, spec: ArraySpec) -> Array:
+    """A handle on one array of the records."""
+    return Array(driver, f"{path}{name}/", settings, spec)

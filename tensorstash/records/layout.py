@@ -1,0 +1,127 @@
+"""Chunk shapes for the arrays of records: all fields in steps of one number of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..create import make_spec
+from ..dtype import short
+from ..errors import Invalid
+from ..layout import auto_chunks
+from ..spec import ArraySpec
+from .catalog import OFFSETS, VALUES
+from .schema import Field, Fields, chosen, path_of
+
+_LARGE_BYTES = 512 << 10
+"""A chunk of the widest field: what arrays take by default."""
+
+_SMALL_BYTES = 32 << 10
+"""Chunks of narrow fields hold several times as many rows, up to this: a chunk of 64 labels
+would be 512 bytes in an object of its own."""
+
+_VALUES_BYTES = 256 << 10
+_TEXT_BYTES = 256
+"""What a row of text, bytes or JSON is taken to have when chunks are chosen."""
+
+_MOST_ROWS = 1 << 16
+_WIDE_BYTES = 4 << 20
+"""From this size on a row is itself cut in chunks."""
+
+
+def specs(
+    fields: Fields,
+    rows: int,
+    *,
+    rows_per_chunk: int | Mapping[Any, int] | None = None,
+    rows_per_shard: int | None = None,
+    codecs: Any = "auto",
+    fill_value: Any = None,
+) -> dict[str, ArraySpec]:
+    """The spec of every array of ``fields``, by path.
+
+    ``rows_per_chunk`` is the step: chunks hold it or, where rows are narrow, a power of two times
+    it. Left out, it is chosen for about 512 KiB of the widest field. A dict gives it field by
+    field, exactly. ``codecs`` and ``fill_value`` are for all fields, or dicts by field.
+    """
+    exact = _by_field(fields, rows_per_chunk if isinstance(rows_per_chunk, Mapping) else {})
+    step = None if isinstance(rows_per_chunk, Mapping) else rows_per_chunk
+    for given in (*exact.values(), step, rows_per_shard):
+        if given is not None and (type(given) is not int or given < 1):
+            raise Invalid(
+                f"{short(given)} is no number of rows for a chunk or shard; the least is 1"
+            )
+    if step is None:
+        widest = max(row_bytes(field) for field in fields.values())
+        step = _power(_LARGE_BYTES // max(1, widest))
+    chains = _by_field(fields, codecs) if _is_by_field(codecs, fields) else None
+    fills = _by_field(fields, fill_value) if isinstance(fill_value, Mapping) else None
+    made: dict[str, ArraySpec] = {}
+    for path, field in fields.items():
+        chain = codecs if chains is None else chains.get(path, "auto")
+        fill = fill_value if fills is None else fills.get(path)
+        count = exact.get(path) or _rows(step, row_bytes(field))
+        try:
+            made |= _of_field(path, field, rows, count, rows_per_shard, chain, fill)
+        except Invalid as error:
+            raise Invalid(f"field {path!r}: {error}") from error
+    return made
+
+
+def _of_field(
+    path: str, field: Field, rows: int, count: int, shard: int | None, codecs: Any, fill: Any
+) -> dict[str, ArraySpec]:
+    if field.kind == "ragged":
+        edge = max(1, _VALUES_BYTES // field.dtype.itemsize)
+        width = 2 if field.ndim == 1 else 2 + field.ndim
+        return {
+            f"{path}/{VALUES}": make_spec((0,), field.dtype, chunks=(edge,), codecs=codecs),
+            f"{path}/{OFFSETS}": make_spec((rows, width), "int64", chunks=(count, width)),
+        }
+    shape, dtype = (rows, *field.shape), field.dtype
+    inner = field.shape
+    if math.prod(inner) * dtype.itemsize >= _WIDE_BYTES:
+        inner = auto_chunks(inner, dtype.itemsize)
+    inner = tuple(max(1, n) for n in inner)
+    if field.kind != "fixed":
+        return {path: make_spec(shape, "string" if dtype.kind == "T" else "bytes", chunks=(count,))}
+    chunks = (count, *inner)
+    shards = None if shard is None else (-(-shard // count) * count, *inner)
+    return {
+        path: make_spec(shape, dtype, chunks=chunks, shards=shards, codecs=codecs, fill_value=fill)
+    }
+
+
+def _rows(step: int, row_bytes: int) -> int:
+    """A multiple of ``step`` that is worth an object of its own."""
+    count = step
+    while count * 2 * row_bytes <= _SMALL_BYTES and count * 2 <= max(_MOST_ROWS, step):
+        count *= 2
+    return count
+
+
+def row_bytes(field: Field) -> int:
+    """About how many bytes a row has in memory."""
+    if field.kind == "ragged":
+        return 16 + 8 * (field.ndim if field.ndim > 1 else 0)
+    if field.kind != "fixed":
+        return _TEXT_BYTES
+    return max(1, math.prod(field.shape) * field.dtype.itemsize)
+
+
+def _power(n: int) -> int:
+    return 1 << (max(1, min(n, _MOST_ROWS)).bit_length() - 1)
+
+
+def _is_by_field(codecs: Any, fields: Fields) -> bool:
+    """A dict of codecs by field, rather than one codec's document."""
+    return isinstance(codecs, Mapping) and "name" not in codecs
+
+
+def _by_field(fields: Fields, given: Mapping[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        for path in chosen(fields, [path_of(name)]):
+            found[path] = value
+    return found

@@ -1,0 +1,133 @@
+"""A field whose rows have shapes of their own: values end to end, and where each row lies.
+
+``offsets`` (int64) holds for each row where its values start and stop and, for more than one
+axis, its shape. It is one row of one chunk, so one put publishes a row whole. Values that are
+not pointed at are never read: those of a failed append, and of rows that were replaced by
+longer ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Corrupt, Invalid
+from ..loading.ragged import Ragged, runs_of
+from .column import Column, Rows, numbers
+
+
+class RaggedColumn(Column):
+    """Rows of any shape with a fixed number of axes."""
+
+    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Ragged:
+        """See :meth:`Column.take`. Two reads: of offsets, and of the values they point at."""
+        places = self.arrays[1].read(rows)
+        starts, sizes = self._sound(places)
+        shapes = places[:, 2:] if self.field.ndim > 1 else None
+        offsets = np.zeros(len(places) + 1, np.int64)
+        np.cumsum(sizes, out=offsets[1:])
+        return Ragged(self._values(starts, sizes, int(offsets[-1])), offsets, shapes)
+
+    def lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """Elements along the first axis of each row, without reading any value."""
+        places = self.arrays[1].read(rows)
+        lengths = places[:, 2] if self.field.ndim > 1 else places[:, 1] - places[:, 0]
+        return np.ascontiguousarray(lengths)
+
+    def checked(self, values: Any, count: int, repeat: bool = False) -> Ragged:
+        """See :meth:`Column.checked`."""
+        field = self.field
+        if repeat and getattr(values, "ndim", 0) == field.ndim and not isinstance(values, Ragged):
+            values = [values] * count
+        try:
+            if isinstance(values, Ragged):
+                numbers(values.values, field.dtype)
+                made = Ragged.of(values, field.dtype, field.ndim)
+            else:
+                rows = [self._row(row) for row in values]
+                made = Ragged.of(rows, field.dtype, field.ndim)
+        except (Invalid, TypeError, ValueError) as error:
+            raise self.wrong(f"{error}; give one array of {field.ndim} axes a row") from error
+        if len(made) != count:
+            raise self.wrong(f"{len(made)} rows' values for {count} rows")
+        return made
+
+    def put(self, rows: Rows, values: Ragged) -> None:
+        """See :meth:`Column.put`: in place where a row is no longer than the one it replaces,
+        else at the end of the values."""
+        numbers = np.arange(len(self.arrays[1]))[rows] if isinstance(rows, slice) else rows
+        _, first = np.unique(numbers[::-1], return_index=True)
+        keep = len(numbers) - 1 - first  # of values for one row, the last one stays
+        if len(keep) < len(numbers):
+            numbers, values = numbers[keep], values[keep]
+        places = self.arrays[1].read(numbers)
+        starts, room = self._sound(places)
+        sizes = np.diff(values.offsets)
+        starts = starts.copy()
+        longer = sizes > room
+        if longer.any():
+            moved = values[longer]
+            at = self.arrays[0].append(moved.values)
+            starts[longer] = at + moved.offsets[:-1]
+        if not longer.all():
+            kept = values[~longer]
+            if kept.values.size:
+                self._reach(int((starts + sizes)[~longer].max()))
+                self.arrays[0][runs_of(starts[~longer], sizes[~longer])] = kept.values
+        self.arrays[1][numbers] = self._places(starts, sizes, values.shapes)
+
+    def reserve(self, values: Ragged) -> NDArray[np.int64]:
+        """See :meth:`Column.reserve`: the values are stored at the end, where nothing points yet;
+        what is added as rows are their places."""
+        start = self.arrays[0].append(values.values) if values.values.size else 0
+        return self._places(start + values.offsets[:-1], np.diff(values.offsets), values.shapes)
+
+    # -- within -------------------------------------------------------------------
+
+    def _row(self, row: Any) -> NDArray[Any]:
+        array = numbers(row, self.field.dtype)
+        # An empty list says nothing of its axes.
+        return array.reshape((0,) * self.field.ndim) if array.shape == (0,) else array
+
+    def _places(
+        self, starts: NDArray[np.int64], sizes: NDArray[np.int64], shapes: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        edges = np.stack([starts, starts + sizes], axis=1)
+        return edges if self.field.ndim == 1 else np.concatenate([edges, shapes], axis=1)
+
+    def _sound(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Starts and sizes, when the offsets make sense."""
+        starts = places[:, 0]
+        sizes = places[:, 1] - starts
+        bad = (starts < 0) | (sizes < 0)
+        if self.field.ndim > 1:
+            bad |= (places[:, 2:] < 0).any(axis=1) | (np.prod(places[:, 2:], axis=1) != sizes)
+        if bad.any():
+            raise Corrupt(
+                f"field {self.path!r}: a row's offsets contradict themselves: {places[bad][0]}"
+            )
+        return starts, sizes
+
+    def _values(
+        self, starts: NDArray[np.int64], sizes: NDArray[np.int64], total: int
+    ) -> NDArray[Any]:
+        if not total:
+            return np.empty(0, self.field.dtype)
+        filled = sizes > 0
+        stops = (starts + sizes)[filled]
+        self._reach(int(stops.max()))
+        begins = starts[filled]
+        if (begins[1:] == stops[:-1]).all():  # one run: no list of every position is needed
+            return self.arrays[0].read(np.s_[int(begins[0]) : int(stops[-1])])
+        return self.arrays[0].read(runs_of(begins, sizes[filled]))
+
+    def _reach(self, stop: int) -> None:
+        """The values are known up to ``stop``: others may have added some since we looked."""
+        values = self.arrays[0]
+        if stop > len(values) and stop > len(values.refresh()):
+            raise Corrupt(
+                f"field {self.path!r}: a row lies at values up to {stop}, of which there are "
+                f"{len(values)}"
+            )

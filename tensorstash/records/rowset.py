@@ -1,0 +1,173 @@
+"""Which rows of the stored ones a view has, and in which order. Pure."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidSelection, NotFound
+from ..index import Point, Stride, Take, select
+from ..loading.permutation import permuted
+from .column import Rows
+
+_IN_PICKLES = 512  # bytes of row numbers that travel in a pickle; more wait in a file
+
+
+class RowSet(Protocol):
+    """Rows of a view: position in the view to number in the store."""
+
+    def count(self, stored: int) -> int:
+        """How many rows there are when ``stored`` are stored."""
+        ...
+
+    def at(self, positions: Rows, stored: int) -> Rows:
+        """The stored numbers of checked positions."""
+        ...
+
+
+class All:
+    """Every row, those too that are added later."""
+
+    def count(self, stored: int) -> int:
+        """See :meth:`RowSet.count`."""
+        return stored
+
+    def at(self, positions: Rows, stored: int) -> Rows:
+        """See :meth:`RowSet.at`."""
+        return positions
+
+
+class Shuffled:
+    """The positions ``start`` to ``stop`` of a shuffle of ``total`` rows by ``seed``: a part of
+    a split, told in four numbers."""
+
+    def __init__(self, seed: int, total: int, start: int, stop: int) -> None:
+        self.seed, self.total, self.start, self.stop = seed, total, start, stop
+
+    def count(self, stored: int) -> int:
+        """See :meth:`RowSet.count`."""
+        return self.stop - self.start
+
+    def at(self, positions: Rows, stored: int) -> Rows:
+        """See :meth:`RowSet.at`."""
+        return permuted(self.seed, self.total, as_numbers(positions) + self.start)
+
+
+class Chosen:
+    """Any rows, each by its number. A pickle of many names a file that holds them, which lasts
+    as long as the view that wrote it."""
+
+    def __init__(self, rows: NDArray[np.int64]) -> None:
+        self.rows = rows
+        self._file: _Spill | None = None
+
+    def count(self, stored: int) -> int:
+        """See :meth:`RowSet.count`."""
+        return len(self.rows)
+
+    def at(self, positions: Rows, stored: int) -> Rows:
+        """See :meth:`RowSet.at`."""
+        found: NDArray[Any] = self.rows[positions]
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.rows.nbytes <= _IN_PICKLES:
+            return Chosen, (self.rows,)
+        if self._file is None:
+            self._file = _Spill(self.rows)
+        return _from_file, (self._file.path, len(self.rows))
+
+
+class Run:
+    """Rows ``start``, ``start + step``, ... ``count`` of them."""
+
+    def __init__(self, start: int, step: int, count: int) -> None:
+        self.start, self.step, self.length = start, step, count
+
+    def count(self, stored: int) -> int:
+        """See :meth:`RowSet.count`."""
+        return self.length
+
+    def at(self, positions: Rows, stored: int) -> Rows:
+        """See :meth:`RowSet.at`."""
+        if isinstance(positions, slice) and self.step > 0:
+            first, stop, step = positions.indices(self.length)
+            last = self.start + stop * self.step if stop > first else self.start + first * self.step
+            return slice(self.start + first * self.step, last, self.step * step)
+        return as_numbers(positions) * self.step + self.start
+
+
+class _Spill:
+    """Row numbers in a file of this process, removed with it."""
+
+    def __init__(self, rows: NDArray[np.int64]) -> None:
+        handle, self.path = tempfile.mkstemp(prefix="tensorstash-rows-", suffix=".npy")
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, rows)
+        self._pid = os.getpid()
+        self._unlink = os.unlink
+
+    def __del__(self) -> None:
+        if os.getpid() == self._pid:
+            with suppress(OSError):
+                self._unlink(self.path)
+
+
+def _from_file(path: str, count: int) -> Chosen:
+    try:
+        rows = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise NotFound(
+            f"the {count} row numbers of this view lay in {path!r}, which its process took away "
+            "when it ended; make the view again"
+        ) from error
+    return Chosen(rows)
+
+
+def normalize(selection: Any, count: int) -> int | Rows:
+    """A user's selection of rows by NumPy's rules: an integer, a slice with a positive step, or
+    an array of numbers; :class:`~tensorstash.errors.InvalidSelection` where NumPy raises, and
+    for what would not give a list of rows."""
+    transform = select((selection,), (count,))
+    (axis_map,), shape = transform.maps, transform.shape
+    if isinstance(axis_map, Point):
+        if not shape:
+            return axis_map.at
+        axis_map = Take((0,), np.full(shape, axis_map.at, np.intp))
+    if len(shape) != 1:
+        raise InvalidSelection(
+            f"rows are chosen along one axis: an integer, a slice, a mask or a list of integers, "
+            f"not something of {len(shape)} dimensions"
+        )
+    if isinstance(axis_map, Take):
+        return axis_map.array
+    return _as_rows(axis_map, shape[0])
+
+
+def _as_rows(run: Stride, count: int) -> Rows:
+    if not count:
+        return slice(0, 0, 1)
+    if run.step > 0:
+        return slice(run.start, run.start + (count - 1) * run.step + 1, run.step)
+    return run.start + run.step * np.arange(count)
+
+
+def narrowed(rows: RowSet, positions: Rows, stored: int) -> RowSet:
+    """The view of ``positions`` of a view."""
+    found = rows.at(positions, stored)
+    if isinstance(found, slice):
+        start, stop, step = found.indices(stored)
+        return Run(start, step, len(range(start, stop, step)))
+    return Chosen(np.array(found, np.int64))
+
+
+def as_numbers(positions: Rows) -> NDArray[np.int64]:
+    """Every position that is meant."""
+    if isinstance(positions, slice):
+        return np.arange(positions.start, positions.stop, positions.step or 1)
+    return np.asarray(positions, np.int64)

@@ -1,0 +1,250 @@
+"""What the fields of records are: how a user says it, and how it is stored. Pure.
+
+The grammar is TensorDict's, ``{field: (element_shape, dtype)}``, with nested dicts for fields
+within fields, and with values of any length beside the fixed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from .. import dtype as dtypes
+from ..dtype import OBJECT, STRING, short
+from ..errors import Invalid, Unsupported
+from ..loading.ragged import Ragged
+from ..values import parse_lengths
+
+Kind = Literal["fixed", "ragged", "text", "bytes", "json", "object"]
+
+_RESERVED: Final = "zarr.json"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field. ``fixed``: every row an array of ``shape`` and ``dtype``. ``ragged``: every row
+    an array of ``dtype`` with ``ndim`` axes and a shape of its own. ``text``, ``bytes``,
+    ``json``, ``object`` (pickled): every row one such value."""
+
+    kind: Kind
+    dtype: np.dtype[Any] = OBJECT
+    shape: tuple[int, ...] = ()
+    ndim: int = 1
+
+    def __repr__(self) -> str:
+        if self.kind == "fixed":
+            return f"({self.shape}, '{self.dtype}')"
+        if self.kind == "ragged":
+            more = f", ndim={self.ndim}" if self.ndim != 1 else ""
+            return f"ragged('{self.dtype}'{more})"
+        return {"text": "str", "bytes": "bytes", "object": "object"}.get(self.kind, self.kind)
+
+
+Fields: TypeAlias = dict[str, Field]
+"""Fields by path; one within another is ``"next/obs"``."""
+
+json: Final = Field("json", STRING)
+"""A field of values that JSON can hold: ``None``, numbers, text, lists, dicts."""
+
+_BY_TYPE: Final = {
+    str: Field("text", STRING),
+    bytes: Field("bytes", OBJECT),
+    object: Field("object", OBJECT),
+    dict: json,
+    bool: Field("fixed", np.dtype(bool)),
+    int: Field("fixed", np.dtype("int64")),
+    float: Field("fixed", np.dtype("float64")),
+}
+
+
+def ragged(dtype: Any, ndim: int = 1) -> Field:
+    """A field whose rows are arrays of ``dtype`` with ``ndim`` axes, each row of its own shape."""
+    element = dtypes.parse(dtype)
+    if element.kind in "TO":
+        raise Invalid(f"a ragged field holds numbers, not {short(dtype)}; use str, bytes or json")
+    if type(ndim) is not int or not 1 <= ndim <= 32:
+        raise Invalid(f"a row of a ragged field has 1 to 32 axes, not {short(ndim)}")
+    return Field("ragged", element, (), ndim)
+
+
+def parse(schema: Any) -> Fields:
+    """The fields that a user's ``schema`` names: a dict, nested where fields are, of
+    ``(element_shape, dtype)``, a dtype alone for single numbers, ``str``, ``bytes``, :data:`json`,
+    ``object`` or :func:`ragged`. :class:`~tensorstash.errors.Invalid` names what is wrong."""
+    if not isinstance(schema, Mapping) or not schema:
+        raise Invalid(
+            f"a schema is a dict such as {{'obs': ((84, 84), 'uint8'), 'reward': 'float32'}}, "
+            f"not {short(schema)}"
+        )
+    return check_paths(dict(_each(schema, "")))
+
+
+def _each(schema: Mapping[Any, Any], above: str) -> Iterator[tuple[str, Field]]:
+    for key, value in schema.items():
+        path = above + path_of(key)
+        if isinstance(value, Mapping):
+            if not value:
+                raise Invalid(f"field {path!r} has no fields within; leave it out")
+            yield from _each(value, path + "/")
+        else:
+            yield path, _field(value, path)
+
+
+def _field(value: Any, path: str) -> Field:
+    if isinstance(value, Field):
+        return value
+    if isinstance(value, type) and value in _BY_TYPE:
+        return _BY_TYPE[value]
+    shape: tuple[int, ...] = ()
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise Invalid(f"field {path!r} is {short(value)}; write (element_shape, dtype)")
+        shape, value = parse_lengths(value[0], f"the element shape of {path!r}"), value[1]
+        if any(n < 0 for n in shape):
+            raise Invalid(f"field {path!r} has a negative edge in {shape}; ragged() for any length")
+    if isinstance(value, Field) or value in (dict, object):
+        raise Invalid(
+            f"field {path!r}: only numbers have an element shape; name {short(value)} alone"
+        )
+    try:
+        element = dtypes.parse(value)
+    except (Invalid, Unsupported) as error:
+        raise type(error)(f"field {path!r}: {error}") from error
+    if element.kind in "TO":
+        if shape:
+            raise Invalid(f"field {path!r}: text and bytes are one value a row; use json for more")
+        return _BY_TYPE[str if element.kind == "T" else bytes]
+    return Field("fixed", element, shape)
+
+
+def path_of(key: Any) -> str:
+    """The path that a user names a field by: text, or a tuple of the names along the way."""
+    names = key if isinstance(key, tuple) else (key,)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise Invalid(f"a field is named by text, or a tuple of text, not {short(key)}")
+    path = "/".join(name.strip("/") for name in names)
+    for name in path.split("/"):
+        odd = name.startswith("__") or name == _RESERVED or not name.strip(".")
+        if odd or "\\" in name or "\0" in name:
+            raise Invalid(
+                f"{path!r} cannot name a field: names are not empty, not only dots, without a "
+                "leading '__', and not 'zarr.json'"
+            )
+    return path
+
+
+def check_paths(fields: Fields) -> Fields:
+    """``fields`` itself when none stands where others stand within."""
+    for path in fields:
+        parts = path.split("/")
+        for k in range(1, len(parts)):
+            if "/".join(parts[:k]) in fields:
+                raise Invalid(f"{'/'.join(parts[:k])!r} is a field, and cannot hold {path!r} too")
+    return fields
+
+
+def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by path as nested dicts."""
+    out: dict[str, Any] = {}
+    for path, value in fields.items():
+        *above, name = path.split("/")
+        place = out
+        for step in above:
+            place = place.setdefault(step, {})
+        place[name] = value
+    return out
+
+
+def chosen(fields: Fields, names: Sequence[Any]) -> list[str]:
+    """The paths that ``names`` choose, each once: fields, or all that stands within one."""
+    found: dict[str, None] = {}
+    for name in names:
+        path = path_of(name)
+        inside = [p for p in fields if p == path or p.startswith(path + "/")]
+        if not inside:
+            known = ", ".join(map(repr, fields)) or "none"
+            raise Invalid(f"no field {path!r}; there are: {known}")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def of_example(values: Mapping[str, Any], named: Fields) -> Fields:
+    """The fields of which a row's ``values`` by path are examples: arrays, tensors, numbers, text
+    and bytes. Lists count as arrays; what is ragged or JSON is ``named``."""
+    found: Fields = {}
+    for path, value in values.items():
+        if path in named:
+            found[path] = named[path]
+        elif isinstance(value, (str, bytes, bool, int, float)):
+            found[path] = _BY_TYPE[type(value)]
+        else:
+            found[path] = _array_like(path, value)
+    return found
+
+
+def of_columns(columns: Mapping[str, Any]) -> Fields:
+    """The fields that columns of values call for: arrays are fixed; lists are text, bytes, arrays
+    of one shape, ragged ones, or else JSON."""
+    return check_paths({path: _of_column(path, column) for path, column in columns.items()})
+
+
+def _of_column(path: str, column: Any) -> Field:
+    if isinstance(column, Ragged):
+        return ragged(column.dtype, column.ndim)
+    dtype, shape = getattr(column, "dtype", None), getattr(column, "shape", None)
+    if dtype is not None and shape is not None and dtype != OBJECT:
+        if not len(shape):
+            raise Invalid(f"field {path!r} is a single value; columns have one for each row")
+        if getattr(dtype, "kind", "") == "U":
+            return _BY_TYPE[str]
+        return _field((tuple(shape[1:]), dtype), path)
+    rows = list(column)
+    for kind in (str, bytes):
+        if rows and all(isinstance(row, kind) for row in rows):
+            return _BY_TYPE[kind]
+    if all(hasattr(row, "dtype") and hasattr(row, "shape") for row in rows) and rows:
+        shapes = {tuple(row.shape) for row in rows}
+        dtype = _common(rows)
+        if len(shapes) == 1:
+            return _field((shapes.pop(), dtype), path)
+        if len({len(shape) for shape in shapes}) == 1:
+            return ragged(dtype, len(shapes.pop()))
+        raise Invalid(
+            f"field {path!r} has rows of {sorted(map(len, shapes))} axes; they must agree"
+        )
+    try:
+        made = np.asarray(rows)
+        return _field((made.shape[1:], made.dtype), path) if made.dtype.kind in "biufc" else json
+    except ValueError:
+        pass
+    try:  # lists of numbers, of different lengths
+        arrays = [np.asarray(row) for row in rows]
+    except ValueError:
+        return json
+    filled = [array for array in arrays if array.size]
+    if filled and all(a.ndim == 1 and a.dtype.kind in "biuf" for a in filled):
+        return ragged(_common(filled), 1)
+    return json
+
+
+def _common(arrays: Sequence[Any]) -> Any:
+    """The dtype of arrays or tensors that have one; what NumPy makes of several."""
+    kinds = {array.dtype for array in arrays}
+    return kinds.pop() if len(kinds) == 1 else np.result_type(*[np.dtype(k) for k in kinds])
+
+
+def _array_like(key: str, value: Any) -> Field:
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is None or shape is None:
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise Invalid(
+                f"field {key!r}: {short(value)} is no array; name it in the schema as "
+                "ragged(dtype) or json"
+            ) from error
+        dtype, shape = value.dtype, value.shape
+    return _field((tuple(shape), dtype), key)

@@ -1,0 +1,102 @@
+"""One field of a view: values by row number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidSelection, Unsupported
+from . import formats
+from .column import Rows
+from .ragged_column import RaggedColumn
+from .rowset import RowSet, normalize
+from .table import Table
+
+
+class Series:
+    """A field whose rows are no plain array, or of a view that has not all rows.
+
+    ``s[i]`` is a row's value, ``s[rows]`` several as an array, a list or, ``ragged_as``, padded or
+    jagged; ``s[rows] = values`` stores. Iteration reads each chunk once.
+    """
+
+    def __init__(
+        self, table: Table, path: str, rows: RowSet, count: int, ragged: str = "list"
+    ) -> None:
+        """Made by ``r["field"]``."""
+        self._table = table
+        self._path = path
+        self._rows = rows
+        self._count = count
+        self._ragged = ragged
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, key: Any) -> Any:
+        positions = normalize(key, self._count)
+        if isinstance(positions, int):
+            value = self._take(slice(positions, positions + 1, 1))[0]
+            return str(value) if self._kind == "text" else value
+        found = self._take(positions)
+        if self._kind == "ragged":
+            return formats.present({"": found}, "numpy", self._ragged)[""]
+        return found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        positions = normalize(key, self._count)
+        rows: Rows
+        if isinstance(positions, int):
+            rows, values, count = slice(positions, positions + 1, 1), [value], 1
+        else:
+            rows, values = positions, value
+            count = len(np.arange(self._count)[rows])
+        checked = self._column.checked(values, count, repeat=True)
+        self._table.put(self._at(rows), {self._path: checked})
+
+    def __iter__(self) -> Iterator[Any]:
+        step = self._table.catalog.chunk_rows(self._path)
+        for start in range(0, self._count, step):
+            found = self._take(slice(start, min(start + step, self._count), 1))
+            yield from (map(str, found) if self._kind == "text" else found)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Elements along the first axis of each row of a ragged field, reading no values."""
+        column = self._column
+        if not isinstance(column, RaggedColumn):
+            raise Unsupported(f"field {self._path!r} is not ragged; all of its rows are alike")
+        self._table.check()
+        return column.lengths(self._at(slice(0, self._count, 1)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if self._kind not in ("fixed", "text") or copy is False:
+            raise InvalidSelection(f"field {self._path!r} is no plain array; read it with [...]")
+        found: NDArray[Any] = self[...]
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        dtype: np.dtype[Any] = self._column.field.dtype
+        return dtype
+
+    def __repr__(self) -> str:
+        return f"<Series {self._path!r} of {self._count} rows, {self._column.field!r}>"
+
+    @property
+    def _kind(self) -> str:
+        kind: str = self._column.field.kind
+        return kind
+
+    @property
+    def _column(self) -> Any:
+        return self._table.columns[self._path]
+
+    def _at(self, positions: Rows) -> Rows:
+        return self._rows.at(positions, self._table.catalog.rows)
+
+    def _take(self, positions: Rows) -> Any:
+        return self._table.take(self._at(positions), [self._path])[self._path]

@@ -1,0 +1,148 @@
+"""Records as rows to be read: what a loader, a sampler or torch's ``DataLoader`` sees of them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidSelection, StashError
+from ..loading.source import Blocks, Columns
+from . import formats, layout
+from .column import Rows
+from .rowset import All, RowSet, Run, as_numbers
+from .table import Table
+from .unstack import rows_of, unstacked
+
+_Self = TypeVar("_Self", bound="RecordSource")
+
+
+class RecordSource:
+    """Some fields and rows of a table, in the format that their user wants to see.
+
+    A :class:`~tensorstash.loading.source.Source`; views share the table.
+    """
+
+    def __init__(self, table: Table) -> None:
+        """All fields and rows of ``table``."""
+        self.table = table
+        self.rows: RowSet = All()
+        self.form: str | None = None
+        self.ragged: str = "list"
+        self.transform: Callable[[Any], Any] | None = None
+        self._names: tuple[str, ...] | None = None
+
+    def _view(self: _Self, **changes: Any) -> _Self:
+        made = object.__new__(type(self))
+        made.__dict__ |= {k: v for k, v in self.__dict__.items() if k not in ("_layout",)}
+        made.__dict__ |= changes
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_layout",)}
+
+    # -- a source ---------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the fields."""
+        return tuple(self.table.fields) if self._names is None else self._names
+
+    def __len__(self) -> int:
+        return self.rows.count(self.table.catalog.rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes a row has in memory."""
+        fields = self.table.fields
+        return sum(layout.row_bytes(fields[name]) for name in self.names)
+
+    @property
+    def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Element shape and dtype of the fields that are plain arrays."""
+        fields = {name: self.table.fields[name] for name in self.names}
+        return {name: (f.shape, f.dtype) for name, f in fields.items() if f.kind == "fixed"}
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells records of other fields, lengths or chunks apart."""
+        told = [len(self), [(n, repr(f)) for n, f in self.table.fields.items()], self._step]
+        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+
+    @property
+    def blocks(self) -> Blocks:
+        """Rows of this view grouped by the chunk that holds them."""
+        known = self.__dict__.get("_layout")
+        of = (len(self), self._step)
+        if known is None or known[0] != of:
+            known = self.__dict__["_layout"] = of, _blocks(self.rows, *of)
+        return known[1]
+
+    def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+        """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
+        stored = self.rows.at(rows, self.table.catalog.rows)
+        return self.table.take(stored, self.names, out)
+
+    def present(self, columns: Columns) -> Any:
+        """Columns in the view's format, through its transform."""
+        shown = formats.present(columns, self.form or "numpy", self.ragged, self.table.fields)
+        return shown if self.transform is None else self.transform(shown)
+
+    # -- rows -------------------------------------------------------------------------------
+
+    def _one(self, position: int) -> Any:
+        columns = self.take(slice(position, position + 1, 1))
+        if self.transform is None:
+            return formats.one_row(columns, self.form or "numpy", self.table.fields)
+        return unstacked(self.present(columns))[0]
+
+    def each_row(self, columns: Columns) -> list[Any]:
+        """Columns as a list of rows, in the view's format, through its transform."""
+        if self.transform is None:
+            return rows_of(columns, self.form or "numpy")
+        return unstacked(self.present(columns))
+
+    def rows_for_torch(self, positions: NDArray[Any]) -> list[Any]:
+        """Rows as torch's default collate function takes them: tensors, unless the view has a
+        format of its own. An error in a worker keeps its fields on the way to the parent."""
+        torch = importlib.import_module("tensorstash.torch")
+        try:
+            columns = self.take(positions)
+        except StashError as error:
+            told: StashError = torch.fit(error)
+            if told is error:
+                raise
+            raise told from error
+        if self.form in (None, "torch") and self.transform is None:
+            return list(torch.rows(columns))
+        return self.each_row(columns)
+
+    def _positions(self, indices: Any) -> NDArray[Any]:
+        rows = np.asarray(indices, dtype=np.intp)
+        n = len(self)
+        if rows.size and not -n <= rows.min() <= rows.max() < n:
+            raise InvalidSelection(f"a row is out of range for {n} rows")
+        return np.where(rows < 0, rows + n, rows)
+
+    @property
+    def _step(self) -> int:
+        catalog = self.table.catalog
+        return min(catalog.chunk_rows(name) for name in self.names)
+
+
+def _blocks(rows: RowSet, count: int, step: int) -> Blocks:
+    if isinstance(rows, All):
+        return Blocks.regular(count, step)
+    if isinstance(rows, Run) and rows.step == 1:
+        edges = np.arange(rows.start // step + 1, -(-(rows.start + count) // step)) * step
+        bounds = np.concatenate([[0], edges - rows.start, [count]]).astype(np.int64)
+        return Blocks(bounds if count else bounds[:1])
+    chunk = as_numbers(rows.at(slice(0, count, 1), 0)) // step
+    order = np.argsort(chunk, kind="stable")
+    edges = np.flatnonzero(np.diff(chunk[order])) + 1
+    bounds = np.concatenate([[0], edges, [count]]).astype(np.int64)
+    return Blocks(bounds if count else bounds[:1], order.astype(np.int64))

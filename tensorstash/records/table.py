@@ -1,0 +1,225 @@
+"""Where records are stored, and the columns over their arrays: what all views of them share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .. import node
+from ..array import Array
+from ..driver import Check, Driver, located
+from ..errors import Closed, Invalid, ReadOnly
+from ..handle import Settings
+from ..loading.source import Columns
+from ..spec import ArraySpec
+from ..threads import spread
+from . import grow
+from .catalog import Catalog, arrays_of, values_of
+from .column import BytesColumn, Column, FixedColumn, JsonColumn, ObjectColumn, Rows, TextColumn
+from .ragged_column import RaggedColumn
+from .schema import Field, Fields
+
+Place = tuple[Driver, str]
+
+_KINDS: Mapping[str, type[Column]] = {
+    "fixed": FixedColumn,
+    "ragged": RaggedColumn,
+    "text": TextColumn,
+    "bytes": BytesColumn,
+    "json": JsonColumn,
+    "object": ObjectColumn,
+}
+
+
+class Table:
+    """The records at one place, as they were when last looked at.
+
+    ``connect`` answers the driver and path, and is called on first use: in a process into which
+    the table was pickled, by the user's own function where there is one.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Place],
+        settings: Settings,
+        catalog: Catalog | None = None,
+        closed: bool = False,
+    ) -> None:
+        self._connect = connect
+        self.settings = settings
+        self.closed = closed
+        self._place: Place | None = None
+        self._catalog = catalog
+        self._arrays: dict[str, Array] = {}
+        self._columns: dict[str, Column] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def place(self) -> Place:
+        """The driver, and the path below it."""
+        if self._place is None:
+            self._place = self._connect()
+        return self._place
+
+    @property
+    def where(self) -> str:
+        """The place as a URL, for messages."""
+        return located(*self.place)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was read yet."""
+        return self._catalog is not None
+
+    @property
+    def catalog(self) -> Catalog:
+        """The fields and the number of rows, as last looked at."""
+        if self._catalog is None:
+            self.refresh()
+        assert self._catalog is not None
+        return self._catalog
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """A column for every field."""
+        columns = self._columns
+        if columns is None:
+            catalog = self.catalog
+            with self._lock:
+                columns = self._columns = {
+                    path: column_of(
+                        path, field, [self._array(name, catalog) for name in arrays_of(path, field)]
+                    )
+                    for path, field in catalog.fields.items()
+                }
+        return columns
+
+    def refresh(self) -> None:
+        """Look at the stored document again."""
+        self.check()
+        self.adopt(grow.load(*self.place))
+
+    def adopt(self, catalog: Catalog) -> None:
+        """``catalog`` is how the records are now."""
+        with self._lock:
+            self._catalog = catalog
+            self._columns = None
+
+    def _array(self, name: str, catalog: Catalog) -> Array:
+        """The handle on an array, with what it has cached."""
+        spec: ArraySpec = catalog.specs[name]
+        array = self._arrays.get(name)
+        if array is None or not array.renew(spec):
+            array = grow.member(*self.place, name, self.settings, spec)
+            self._arrays[name] = array
+        return array
+
+    # -- rows -----------------------------------------------------------------------------
+
+    def take(
+        self, rows: Rows, names: Iterable[str], out: Mapping[str, NDArray[Any]] | None = None
+    ) -> Columns:
+        """The values of some fields in ``rows``."""
+        self.check()
+        columns = self.columns
+        found: Columns = dict.fromkeys(names)
+
+        def read(name: str) -> None:
+            found[name] = columns[name].take(rows, None if out is None else out.get(name))
+
+        self._each([*found], read)
+        return found
+
+    def put(self, rows: Rows, values: Mapping[str, Any]) -> None:
+        """Store checked values in rows that are there."""
+        self.check(write=True)
+        columns = self.columns
+        self._each([*values], lambda name: columns[name].put(rows, values[name]))
+        known = values_of(self.catalog)
+        longer = {name: len(columns[name].arrays[0]) for name in known if name in values}
+        if any(length > known[name] for name, length in longer.items()):
+            self.adopt(grow.widen(*self.place, longer))
+
+    def extend(self, values: Mapping[str, Any], count: int) -> int:
+        """Add rows of checked values of every field; answers where they begin."""
+        self.check(write=True)
+        driver, path = self.place
+        catalog, start = grow.extend(driver, path, self.settings, self.columns, values, count)
+        self.adopt(catalog)
+        return start
+
+    def change(self, make: Callable[[Catalog, Check], Catalog]) -> None:
+        """Change the fields, in one step for every reader."""
+        self.check(write=True)
+        self.adopt(grow.change(*self.place, make))
+
+    def delete(self, name: str) -> None:
+        """Delete what is stored below ``name``, which no document names any more."""
+        driver, path = self.place
+        node.delete(driver, f"{path}{name}/")
+        self._arrays = {n: a for n, a in self._arrays.items() if not f"{n}/".startswith(f"{name}/")}
+
+    def _each(self, names: list[str], work: Callable[[str], None]) -> None:
+        """Do something with every field: far away, with all at once."""
+        capabilities = self.place[0].capabilities
+        threads = 1 if capabilities.local else min(len(names), capabilities.concurrency)
+        spread(names, lambda: work, threads, waits=True)
+
+    # -- the handle -----------------------------------------------------------------------
+
+    def check(self, write: bool = False) -> None:
+        """Raise where the handle is closed, or may not write."""
+        if self.closed:
+            raise Closed(f"this handle on {self.where} is closed; open it again")
+        if write and self.settings.mode == "r":
+            raise ReadOnly(f'{self.where} was opened for reading; open it with mode="r+" to write')
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Metadata is read again on the other side: it may be large, and may have changed.
+        connect = self._connect
+        if isinstance(connect, At):
+            connect = At(*self.place)
+        return Table, (connect, self.settings, None, self.closed)
+
+    @property
+    def fields(self) -> Fields:
+        """The fields by path."""
+        return self.catalog.fields
+
+
+def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:
+    """The column of a field over its arrays."""
+    return _KINDS[field.kind](path, field, arrays)
+
+
+class At:
+    """Connects to a place that is known."""
+
+    def __init__(self, driver: Driver, path: str = "") -> None:
+        self._place = driver, path
+
+    def __call__(self) -> Place:
+        """The place."""
+        return self._place
+
+
+class By:
+    """Connects by a function of the user's, which answers a location or records."""
+
+    def __init__(self, make: Callable[[], Any], open_place: Callable[[Any], Place]) -> None:
+        self._make = make
+        self._open = open_place
+
+    def __call__(self) -> Place:
+        """The place that the function answers."""
+        found = self._make()
+        try:
+            return self._open(found)
+        except Invalid as error:
+            raise Invalid(
+                f"the connection factory answered {type(found).__name__}, which is no place of "
+                f"records: {error}"
+            ) from error

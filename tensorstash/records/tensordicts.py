@@ -1,0 +1,76 @@
+"""Columns as a TensorDict, and back: values that are no tensors as its ``NonTensorStack``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..loading.ragged import Ragged
+from ..loading.source import Columns
+from ..values import is_tensor, natural
+from .elements import library
+from .schema import nested
+
+
+def tensordict(columns: Columns, ragged: str) -> Any:
+    """A ``TensorDict`` of batch size ``[rows]``; ragged rows as a jagged nested tensor, one
+    padded tensor, or a stack of tensors."""
+    made = library("tensordict")
+    count = len(next(iter(columns.values()), ()))
+    batch = importlib.import_module("tensorstash.torch").present(columns, ragged)
+    values = {path: _within(batch, path) for path in columns}
+    stacked = {
+        path: value if is_tensor(value) else made.NonTensorStack(*_wrapped(made, value))
+        for path, value in values.items()
+    }
+    return made.TensorDict(nested(stacked), batch_size=[count])
+
+
+def row_tensordict(row: Mapping[str, Any]) -> Any:
+    """A ``TensorDict`` without batch axes of one row's values by path."""
+    made = library("tensordict")
+    values = {
+        path: value if is_tensor(value) else made.NonTensorData(data=value)
+        for path, value in row.items()
+    }
+    return made.TensorDict(nested(values), batch_size=[])
+
+
+def is_tensordict(value: Any) -> bool:
+    """Whether ``value`` is a TensorDict of any kind or a TensorClass, without importing it."""
+    return hasattr(type(value), "to_tensordict") and hasattr(value, "batch_size")
+
+
+def of_tensordict(value: Any) -> dict[str, Any]:
+    """What a TensorDict or TensorClass holds, one level deep: tensors as they are, jagged ones
+    as :class:`Ragged`, and the Python values of what is no tensor."""
+    return {name: _plain(inner) for name, inner in value.items()}
+
+
+def rows_of(value: Any) -> Iterator[Any] | None:
+    """The rows of a TensorDict that is a list of them, each with shapes of its own."""
+    lazy = hasattr(value, "tensordicts") and getattr(value, "stack_dim", 0) == 0
+    return iter(value.tensordicts) if lazy else None
+
+
+def _plain(value: Any) -> Any:
+    if library("tensordict").is_non_tensor(value):
+        return value.tolist() if len(value.batch_size) else value.data
+    return _ragged(value) if is_tensor(value) and value.is_nested else value
+
+
+def _ragged(tensor: Any) -> Ragged:
+    rows = [natural(row) for row in tensor.unbind()]
+    dtype = rows[0].dtype if rows else natural(tensor.values()).dtype
+    return Ragged.of(rows, dtype, tensor.dim() - 1)
+
+
+def _wrapped(made: Any, values: Any) -> Iterator[Any]:
+    return (made.NonTensorData(data=value) for value in values)
+
+
+def _within(batch: Mapping[str, Any], path: str) -> Any:
+    for name in path.split("/"):
+        batch = batch[name]
+    return batch

@@ -1,0 +1,50 @@
+"""Columns taken apart into rows."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..loading.source import Columns
+from . import formats
+from .schema import nested
+
+
+def rows_of(columns: Columns, form: str) -> list[Any]:
+    """Every row of ``columns`` by itself, as ``form`` shows a row: a dict of NumPy values, of
+    tensors, of Python's; a table of one row for forms that are tables."""
+    if form == "numpy":
+        parts = {name: _values(column) for name, column in columns.items()}
+        count = len(next(iter(parts.values()), ()))
+        if any("/" in name for name in parts):
+            return [nested({name: part[i] for name, part in parts.items()}) for i in range(count)]
+        return [{name: part[i] for name, part in parts.items()} for i in range(count)]
+    if form == "torch":
+        return list(importlib.import_module("tensorstash.torch").rows(columns))
+    count = len(next(iter(columns.values()), ()))
+    if form == "python":
+        return list(formats.present(columns, form, "list"))
+    one = [{name: column[i : i + 1] for name, column in columns.items()} for i in range(count)]
+    return [formats.present(row, form, "list") for row in one]
+
+
+def unstacked(batch: Any) -> list[Any]:
+    """The rows of a batch that a transform has answered."""
+    if isinstance(batch, Mapping):
+        parts = {name: unstacked(column) for name, column in batch.items()}
+        count = len(next(iter(parts.values()), ()))
+        return [{name: part[i] for name, part in parts.items()} for i in range(count)]
+    if isinstance(batch, list):
+        return batch
+    return [batch[i] for i in range(len(batch))]
+
+
+def _values(column: Any) -> Any:
+    """A column whose items are what a row has: text as ``str``, and memory of its own for no
+    row's sake: rows of one batch share theirs."""
+    if isinstance(column, np.ndarray) and column.dtype.kind == "T":
+        return column.tolist()
+    return column

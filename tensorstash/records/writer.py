@@ -1,0 +1,156 @@
+"""Rows gathered, and stored in whole chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import Closed, Invalid
+from ..loading.ragged import Ragged
+from ..values import parse_bytes
+
+if TYPE_CHECKING:
+    from .records import Records
+
+
+class RecordWriter:
+    """Collects rows and adds them when they fill whole chunks of every field.
+
+    ``append`` and ``extend`` check the rows and return at once; ``w[rows] = columns`` collects
+    assignments to rows that are there. What is held is not yet visible to readers: it is after
+    :meth:`flush`, or the end of the ``with`` block, which stores it even when the block raises.
+    Not for several threads: give each its own.
+    """
+
+    def __init__(self, records: Records, budget: int | str) -> None:
+        """Made by ``records.writer()``."""
+        self._records = records
+        self._budget = parse_bytes(budget)
+        if self._budget < 1:
+            raise Invalid("a writer needs a budget of at least one byte")
+        self._held: list[tuple[int, dict[str, Any]]] = []
+        self._count = 0
+        self._nbytes = 0
+        self._assigned: dict[int, dict[str, Any]] = {}
+        self._closed = False
+        catalog = records.table.catalog
+        self._edge = max(catalog.chunk_rows(name) for name in catalog.fields)
+        self._least = min(catalog.chunk_rows(name) for name in catalog.fields)
+
+    def append(self, row: Any) -> None:
+        """Add one row, a dict with a value for every field."""
+        self._check()
+        self._hold(1, self._records.checked_row(row))
+
+    def extend(self, rows: Any) -> None:
+        """Add rows: what :meth:`Records.extend` takes."""
+        self._check()
+        self._hold(*self._records.checked_rows(rows))
+
+    def __setitem__(self, row: int, value: Any) -> None:
+        """Store a row that is there already; the last one assigned stays."""
+        self._check()
+        count = len(self._records)
+        if not isinstance(row, (int, np.integer)) or not -count <= row < count:
+            raise Invalid(f"a writer assigns single rows of {count}, not {row!r}")
+        values = _owned(self._records.checked_row(value))
+        row = int(row) % count
+        if row not in self._assigned:
+            self._nbytes += _nbytes(values)
+        self._assigned[row] = values
+        if self._nbytes > self._budget:
+            self._store_assigned()
+
+    def flush(self) -> None:
+        """Store everything held."""
+        self._check()
+        self._add(self._count)
+        self._store_assigned()
+
+    def close(self) -> None:
+        """Flush, and refuse further rows. Closing twice is no error."""
+        if not self._closed:
+            self.flush()
+            self._closed = True
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- within -------------------------------------------------------------------
+
+    def _hold(self, count: int, values: Mapping[str, Any]) -> None:
+        if not count:
+            return
+        held = _owned(values)  # the caller may reuse its memory
+        self._held.append((count, held))
+        self._count += count
+        self._nbytes += _nbytes(held)
+        there = len(self._records)
+        # Whole chunks of all fields while they fit, else of the widest fields.
+        edge = self._edge if self._nbytes <= self._budget else self._least
+        whole = (there + self._count) // edge * edge - there
+        if self._nbytes > self._budget and whole <= 0:
+            whole = self._count
+        if whole > 0 and (self._nbytes > self._budget or self._count >= 2 * self._edge):
+            self._add(whole)
+
+    def _add(self, count: int) -> None:
+        """Store the first ``count`` of the held rows."""
+        if count <= 0:
+            return
+        table = self._records.table
+        joined = {
+            name: _join([values[name] for _, values in self._held]) for name in self._held[0][1]
+        }
+        table.extend({name: values[:count] for name, values in joined.items()}, count)
+        rest = self._count - count
+        # Only now: what could not be stored is still held.
+        left = {name: _copied(values[count:]) for name, values in joined.items()}
+        self._held = [(rest, left)] if rest else []
+        self._count = rest
+        self._nbytes = (_nbytes(left) if rest else 0) + sum(map(_nbytes, self._assigned.values()))
+
+    def _store_assigned(self) -> None:
+        if not self._assigned:
+            return
+        rows = np.array(sorted(self._assigned), np.int64)
+        picked = [self._assigned[int(row)] for row in rows]
+        values = {name: _join([p[name] for p in picked]) for name in picked[0]}
+        self._records.table.put(rows, values)
+        self._nbytes -= sum(map(_nbytes, picked))
+        self._assigned = {}
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed("this writer is closed; take a new one from records.writer()")
+
+
+def _join(pieces: list[Any]) -> Any:
+    if len(pieces) == 1:
+        return pieces[0]
+    return Ragged.join(pieces) if isinstance(pieces[0], Ragged) else np.concatenate(pieces)
+
+
+def _copied(values: Any) -> Any:
+    if isinstance(values, Ragged):
+        return Ragged(values.values.copy(), values.offsets.copy(), values.shapes.copy())
+    return values.copy()
+
+
+def _owned(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _copied(value) for name, value in values.items()}
+
+
+def _nbytes(values: Mapping[str, Any]) -> int:
+    return sum(_size(value) for value in values.values())
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "TO":
+        return sum(16 + len(item) for item in value.tolist())
+    return int(value.nbytes)
