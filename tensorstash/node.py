@@ -134,12 +134,18 @@ def delete(driver: Driver, path: str) -> None:
 
 
 def update(
-    driver: Driver, path: str, change: Callable[[Any], Content], *, allow_pickle: bool = False
+    driver: Driver,
+    path: str,
+    change: Callable[[Any], Content],
+    *,
+    allow_pickle: bool = False,
+    known: Node | None = None,
 ) -> Node:
     """Replace a node's document by ``change`` of it, in one step against every other writer:
-    ``change`` is called again on what another writer stored first."""
+    ``change`` is called again on what another writer stored first. ``known``: the node as it
+    was read a moment ago, which saves a read."""
     for attempt in range(_TRIES):
-        node = require(driver, path, allow_pickle=allow_pickle)
+        node, known = known or require(driver, path, allow_pickle=allow_pickle), None
         content = change(node.content)
         document, _ = _documents(content)
         key = path + _key(content)

@@ -41,8 +41,10 @@ _logger = logging.getLogger("tensorstash")
 
 def load(driver: Driver, path: str) -> Catalog:
     """The records at ``path``: one small read."""
-    content = require(driver, path).content
-    where = located(driver, path)
+    return _catalog(require(driver, path).content, located(driver, path))
+
+
+def _catalog(content: Any, where: str) -> Catalog:
     if not isinstance(content, GroupDocument):
         raise Invalid(f"{where} is an array; open it with open()")
     return from_document(content, where)
@@ -83,25 +85,27 @@ def change(driver: Driver, path: str, make: Callable[[Catalog, Check], Catalog])
     """Replace the records' document by what ``make`` answers, while no other writer changes rows
     or fields; then bring the fields' own documents after it."""
     with driver.lock(path + zarr3.KEY) as check:
-        before = load(driver, path)
+        where = located(driver, path)
+        node = require(driver, path)
+        before = published = _catalog(node.content, where)
         after = make(before, check)
         check()
 
         def publish(content: Any) -> GroupDocument:
-            now = from_document(content, located(driver, path))
+            nonlocal published
+            now = before if content is node.content else _catalog(content, where)
             if now.rows != before.rows or now.fields != before.fields:
                 raise Conflict(
-                    f"{located(driver, path)} was changed while its lock was held: another "
-                    "program does not use the lock; repeat the call",
+                    f"{where} was changed while its lock was held: another program does not use "
+                    "the lock; repeat the call",
                     key=path + zarr3.KEY,
                 )
             kept = replace(after, attributes=now.attributes, document=now.document)
             there = {path: n for path, n in values_of(now).items() if path in kept.fields}
-            return to_document(with_values(kept, there))
+            published = with_values(kept, there)
+            return to_document(published)
 
-        content = update(driver, path, publish).content
-        assert isinstance(content, GroupDocument)
-        published = from_document(content, located(driver, path))
+        update(driver, path, publish, known=node)
         try:
             follow(driver, path, published)
         except StashError as error:
@@ -114,13 +118,14 @@ def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
     """Have the records' document know ragged values up to these lengths: writing a longer row has
     added some. Readers of ours look for themselves; others go by this document."""
     where = located(driver, path)
+    widened: list[Catalog] = []
 
     def publish(content: Any) -> GroupDocument:
-        return to_document(with_values(from_document(content, where), lengths))
+        widened.append(with_values(_catalog(content, where), lengths))
+        return to_document(widened[-1])
 
-    content = update(driver, path, publish).content
-    assert isinstance(content, GroupDocument)
-    return from_document(content, where)
+    update(driver, path, publish)
+    return widened[-1]
 
 
 def follow(driver: Driver, path: str, catalog: Catalog) -> None:
