@@ -54,13 +54,7 @@ def row_of(value: Any, fields: Mapping[str, Field] | None = None) -> dict[str, A
     """The values of the one row that ``value`` is, by path: a dict (nested, or by path or
     tuple), a dataclass, a TensorDict without batch axes, a structured scalar."""
     fields = fields or {}
-    if is_tensordict(value) and len(value.batch_size):
-        raise Invalid(f"a row has no batch axes; this has {tuple(value.batch_size)}")
-    if _branch(value) is None:
-        raise Invalid(
-            f"a row is a dict of values by field, a dataclass or a TensorDict, not {short(value)}"
-        )
-    return _gathered(flat(value, _values(fields)), fields)
+    return _gathered(_row(value, fields), fields)
 
 
 def flat(value: Any, keep: Collection[str] = ()) -> dict[str, Any]:
@@ -95,11 +89,21 @@ def _columns(value: Any, fields: Mapping[str, Field]) -> tuple[dict[str, Any], b
     return flat(value), False
 
 
+def _row(value: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+    if is_tensordict(value) and len(value.batch_size):
+        raise Invalid(f"a row has no batch axes; this has {tuple(value.batch_size)}")
+    if _branch(value) is None:
+        raise Invalid(
+            f"a row is a dict of values by field, a dataclass or a TensorDict, not {short(value)}"
+        )
+    return flat(value, _values(fields))
+
+
 def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, Any]:
     out: dict[str, list[Any]] = {}
     for i, row in enumerate(rows):
         try:
-            values = row_of(row, fields)
+            values = _row(row, fields)
         except Invalid as error:
             raise Invalid(f"row {i}: {error}") from error
         if not i:

@@ -157,6 +157,15 @@ def _as_rows(run: Stride, count: int) -> Rows:
     return run.start + run.step * np.arange(count)
 
 
+def plain(rows: Rows) -> Rows:
+    """``rows`` as a slice where they are a run: chunks then go straight to their place."""
+    if isinstance(rows, slice) or not len(rows) or rows[-1] - rows[0] != len(rows) - 1:
+        return rows
+    if (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1, 1)
+    return rows
+
+
 def narrowed(rows: RowSet, positions: Rows, stored: int) -> RowSet:
     """The view of ``positions`` of a view."""
     found = rows.at(positions, stored)

@@ -14,7 +14,7 @@ from ..errors import InvalidSelection, StashError
 from ..loading.source import Blocks, Columns
 from . import formats, layout
 from .column import Rows
-from .rowset import All, RowSet, Run, as_numbers
+from .rowset import All, RowSet, Run, as_numbers, plain
 from .table import Table
 from .unstack import rows_of, unstacked
 
@@ -85,7 +85,7 @@ class RecordSource:
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
         stored = self.rows.at(rows, self.table.catalog.rows)
-        return self.table.take(stored, self.names, out)
+        return self.table.take(plain(stored), self.names, out)
 
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
