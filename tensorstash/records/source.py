@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -84,6 +85,8 @@ class RecordSource:
 
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
+        if _in_worker():
+            self.table.use_one_thread()
         stored = self.rows.at(rows, self.table.catalog.rows)
         return self.table.take(plain(stored), self.names, out)
 
@@ -132,6 +135,12 @@ class RecordSource:
     def _step(self) -> int:
         catalog = self.table.catalog
         return min(catalog.chunk_rows(name) for name in self.names)
+
+
+def _in_worker() -> bool:
+    """Whether this is a worker of torch's ``DataLoader``, of which several fill the processors."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None
 
 
 def _blocks(rows: RowSet, count: int, step: int) -> Blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -107,6 +108,13 @@ class Table:
         with self._lock:
             self._catalog = catalog
             self._columns = None
+
+    def use_one_thread(self) -> None:
+        """Read with the caller's thread alone from now on."""
+        if self.settings.threads != 1:
+            with self._lock:
+                self.settings = replace(self.settings, threads=1)
+                self._arrays, self._columns = {}, None
 
     def _array(self, name: str, catalog: Catalog) -> Array:
         """The handle on an array, with what it has cached."""
