@@ -311,20 +311,11 @@ class Array:
         self._reader = None
         return self
 
-    def renew(self, spec: ArraySpec) -> bool:
-        """Take ``spec`` for the metadata as it now is, where it differs in nothing but the shape
-        and attributes: what is cached stays. Answers whether it did."""
-        known = self._spec
-        if known is None or (known.dtype, known.grid, known.keys) != (
-            spec.dtype,
-            spec.grid,
-            spec.keys,
-        ):
-            return False
-        if known.codecs != spec.codecs:
-            return False
-        self._spec, self._reader = spec, None
-        return True
+    def renewed(self, spec: ArraySpec) -> Array:
+        """A handle on the same array as ``spec`` has it now, with what this one has cached."""
+        made = Array(self.driver, self.path, self.settings, spec)
+        made._cache, made._meter, made._guess = self._cache, self._meter, self._guess
+        return made
 
     def close(self) -> None:
         """Refuse further use. Nothing else needs closing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -54,9 +53,7 @@ class Table:
         self.closed = closed
         self._place: Place | None = None
         self._catalog = catalog
-        self._arrays: dict[str, Array] = {}
-        self._columns: dict[str, Column] | None = None
-        self._lock = threading.Lock()
+        self._columns: tuple[Catalog, dict[str, Column], dict[str, Array]] | None = None
 
     @property
     def place(self) -> Place:
@@ -85,18 +82,17 @@ class Table:
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """A column for every field."""
-        columns = self._columns
-        if columns is None:
-            catalog = self.catalog
-            with self._lock:
-                columns = self._columns = {
-                    path: column_of(
-                        path, field, [self._array(name, catalog) for name in arrays_of(path, field)]
-                    )
-                    for path, field in catalog.fields.items()
-                }
-        return columns
+        """A column for every field, as :attr:`catalog` has it."""
+        catalog, known = self.catalog, self._columns
+        if known is None or known[0] is not catalog:
+            arrays = {name: self._array(name, spec) for name, spec in catalog.specs.items()}
+            columns = {
+                path: column_of(path, field, [arrays[name] for name in arrays_of(path, field)])
+                for path, field in catalog.fields.items()
+            }
+            # Whole or not at all, so that threads need no lock: one that a fork would inherit.
+            known = self._columns = catalog, columns, arrays
+        return known[1]
 
     def refresh(self) -> None:
         """Look at the stored document again."""
@@ -105,25 +101,20 @@ class Table:
 
     def adopt(self, catalog: Catalog) -> None:
         """``catalog`` is how the records are now."""
-        with self._lock:
-            self._catalog = catalog
-            self._columns = None
+        self._catalog = catalog
 
     def use_one_thread(self) -> None:
         """Read with the caller's thread alone from now on."""
         if self.settings.threads != 1:
-            with self._lock:
-                self.settings = replace(self.settings, threads=1)
-                self._arrays, self._columns = {}, None
+            self.settings = replace(self.settings, threads=1)
+            self._columns = None
 
-    def _array(self, name: str, catalog: Catalog) -> Array:
-        """The handle on an array, with what it has cached."""
-        spec: ArraySpec = catalog.specs[name]
-        array = self._arrays.get(name)
-        if array is None or not array.renew(spec):
-            array = grow.member(*self.place, name, self.settings, spec)
-            self._arrays[name] = array
-        return array
+    def _array(self, name: str, spec: ArraySpec) -> Array:
+        """The handle on an array, with what it has cached while the array is the same."""
+        old = None if self._columns is None else self._columns[2].get(name)
+        if old is not None and _is_same(old.spec, spec):
+            return old.renewed(spec)
+        return grow.member(*self.place, name, self.settings, spec)
 
     # -- rows -----------------------------------------------------------------------------
 
@@ -168,7 +159,6 @@ class Table:
         """Delete what is stored below ``name``, which no document names any more."""
         driver, path = self.place
         node.delete(driver, f"{path}{name}/")
-        self._arrays = {n: a for n, a in self._arrays.items() if not f"{n}/".startswith(f"{name}/")}
 
     def _each(self, names: list[str], work: Callable[[str], None]) -> None:
         """Do something with every field: far away, with all at once."""
@@ -196,6 +186,16 @@ class Table:
     def fields(self) -> Fields:
         """The fields by path."""
         return self.catalog.fields
+
+
+def _is_same(old: ArraySpec, new: ArraySpec) -> bool:
+    """Whether two specs differ in nothing that decoded chunks depend on."""
+    return (old.dtype, old.grid, old.keys, old.codecs) == (
+        new.dtype,
+        new.grid,
+        new.keys,
+        new.codecs,
+    )
 
 
 def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:
