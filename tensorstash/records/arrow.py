@@ -205,6 +205,8 @@ def _lists(pa: Any, path: str, array: Any) -> Any:
     if not isinstance(inner, np.ndarray) or inner.dtype.kind in "TO":
         return [list(inner[a:b]) for a, b in pairwise(offsets)]
     element = inner.shape[1:]
+    if not element:
+        return Ragged(inner, offsets)
     shapes = np.column_stack([sizes, *(np.full(len(sizes), n) for n in element)])
     return Ragged(inner.reshape(-1), offsets * math.prod(element), shapes)
 

@@ -121,7 +121,9 @@ def _column(path: str, column: Any) -> Any:
     """A column that we know how to store: those of other libraries as arrays."""
     library = type(column).__module__.partition(".")[0]
     if library in _COLUMNS and hasattr(column, "__array__") and hasattr(column, "__len__"):
-        return _COLUMNS[library](path, column, {path})[path]
+        found = _COLUMNS[library](path, column, ())
+        whole = found if path in found else _COLUMNS[library](path, column, {path})
+        return whole[path]
     if isinstance(column, (list, tuple)) and any(is_tensor(value) for value in column):
         return [natural(value) if is_tensor(value) else value for value in column]
     return column
