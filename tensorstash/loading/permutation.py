@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidSelection
+
 Words: TypeAlias = NDArray[np.uint64]
 
 _SMALL = 16
@@ -38,6 +40,8 @@ def permute(positions: NDArray[Any], sizes: Any, keys: Any) -> NDArray[np.int64]
     x = positions.astype(np.uint64)
     n = np.broadcast_to(np.asarray(sizes, np.uint64), x.shape)
     k = np.broadcast_to(np.asarray(keys, np.uint64), x.shape)
+    if (x >= n).any():  # from outside a walk may never come in
+        raise InvalidSelection("a position to permute lies outside of its domain")
     small = n <= _SMALL
     if not small.any():
         return _walked(x, n, k).view(np.int64)
@@ -53,9 +57,13 @@ def key_of(seed: int, *words: Any) -> Words:
     or arrays of numbers: another for any other of them."""
     key = _mixed(np.array([seed % (1 << 64)], np.uint64))
     for word in words:
-        more = [word % (1 << 64)] if isinstance(word, int) else word
-        key = _mixed(key ^ np.asarray(more).astype(np.uint64) * _GOLDEN)
+        key = derived(key, [word % (1 << 64)] if isinstance(word, int) else word)
     return key
+
+
+def derived(key: Words, words: Any) -> Words:
+    """Keys made of a key and of each of ``words``, whole numbers."""
+    return _mixed(key ^ np.asarray(words).astype(np.uint64) * _GOLDEN)
 
 
 def _mixed(x: Words) -> Words:
