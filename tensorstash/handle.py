@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .driver import Check, held
 from .index import Transform
+from .named import Fields
 from .spec import ArraySpec
 from .write import Writer
 
@@ -63,11 +64,15 @@ class Handle(Protocol):
         """Look at the stored metadata again."""
         ...
 
-    def read_transform(self, transform: Transform, out: Any) -> NDArray[Any]:
+    def read_transform(
+        self, transform: Transform, out: Any, fields: Fields | None = None
+    ) -> NDArray[Any]:
         """Read a prepared transform."""
         ...
 
-    def write_transform(self, transform: Transform, value: Any) -> None:
+    def write_transform(
+        self, transform: Transform, value: Any, fields: Fields | None = None
+    ) -> None:
         """Store a value at a prepared transform."""
         ...
 

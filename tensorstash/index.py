@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .dtype import short
 from .errors import InvalidSelection
 
 _MOST_DIMS = 64  # NumPy's own limit
@@ -260,6 +261,11 @@ def _item(entry: Any) -> Any:
         return _Array(arrays, arrays[0].shape, array.shape)
     if array.size == 0 and not isinstance(entry, np.ndarray):
         array = array.astype(np.intp)
+    if array.dtype.kind == "U":
+        raise InvalidSelection(
+            f"{short(entry)} is no index; fields are named in a[...] and a.lazy[...], of arrays "
+            "that have fields"
+        )
     if array.dtype.kind not in "iu":
         what = repr(entry) if array.ndim == 0 else f"an array of {array.dtype}"
         raise InvalidSelection(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .compose import compose
 from .handle import Handle
 from .index import Stride, Transform, dims_of, identity, outer, point, select
+from .named import Fields, named
 from .tables import StrideTable
 
 Result = TypeVar("Result")
@@ -25,10 +26,11 @@ class View:
     as the array's handle and the selection.
     """
 
-    def __init__(self, array: Handle, transform: Transform) -> None:
-        """A view of ``array``; made by ``array.lazy[...]``."""
+    def __init__(self, array: Handle, transform: Transform, fields: Fields | None = None) -> None:
+        """A view of ``array``, of its records only ``fields``; made by ``array.lazy[...]``."""
         self.array = array
         self.transform = transform
+        self.fields = fields
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,8 +39,8 @@ class View:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The array's dtype."""
-        return self.array.dtype
+        """The array's dtype, or that of the fields named."""
+        return self.array.dtype if self.fields is None else self.fields.dtype
 
     @property
     def ndim(self) -> int:
@@ -61,28 +63,39 @@ class View:
         return self.shape[0]
 
     def __getitem__(self, selection: Any) -> View:
-        return View(self.array, compose(select(selection, self.shape), self.transform))
+        fields, selection = self._named(selection)
+        return View(self.array, compose(select(selection, self.shape), self.transform), fields)
 
     def __setitem__(self, selection: Any, value: Any) -> None:
+        fields, selection = self._named(selection)
         chosen = compose(select(selection, self.shape), self.transform)
-        self.array.write_transform(chosen, value)
+        self.array.write_transform(chosen, value, fields)
+
+    def _named(self, selection: Any) -> tuple[Fields | None, Any]:
+        """The fields of the array that a selection of this view means, and its rest."""
+        within = self.array.dtype if self.fields is None else self.fields.within
+        fields, rest = named(selection, within)
+        return (self.fields if fields is None else fields.view()), rest
 
     @property
     def oindex(self) -> Indexer[View]:
         """Orthogonal selection: every item acts on its own axis."""
-        return Indexer(self._view, self.array.write_transform, outer, self.transform)
+        return Indexer(self._view, self._put, outer, self.transform)
 
     @property
     def vindex(self) -> Indexer[View]:
         """Pointwise selection: arrays broadcast together, their dimensions come first."""
-        return Indexer(self._view, self.array.write_transform, point, self.transform)
+        return Indexer(self._view, self._put, point, self.transform)
 
     def _view(self, transform: Transform) -> View:
-        return View(self.array, transform)
+        return View(self.array, transform, self.fields)
+
+    def _put(self, transform: Transform, value: Any) -> None:
+        self.array.write_transform(transform, value, self.fields)
 
     def read(self, *, out: Any = None) -> NDArray[Any]:
         """The selected elements, in new memory or in ``out`` (see ``Array.read``)."""
-        return self.array.read_transform(self.transform, out)
+        return self.array.read_transform(self.transform, out, self.fields)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:

@@ -19,6 +19,7 @@ from .errors import Corrupt
 from .fill import is_fill
 from .index import Transform
 from .merge import Guess, Merge, merge_many, merge_one
+from .named import Fields
 from .place import core, gather, joint_first, scatter
 from .plan import Part, Plan, plan
 from .shard import BoundSharding
@@ -55,7 +56,8 @@ class Writer:
 
     ``grown_from`` is for whoever grows the array and holds its lock: the shape so far. What
     chunks hold beyond it is left over from a failed append or a longer past, and becomes fill.
-    ``check`` is that lock's: called before every put. ``guess`` outlives the writer.
+    ``check`` is that lock's: called before every put. ``guess`` outlives the writer. ``fields``:
+    only these of each record are written, from records of nothing else.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Writer:
         grown_from: tuple[int, ...] | None = None,
         check: Check = held,
         guess: Guess | None = None,
+        fields: Fields | None = None,
     ):
         self.chunks = chunks
         self.threads = threads
@@ -73,6 +76,7 @@ class Writer:
         self.grown_from = grown_from
         self.check = check
         self.guess = guess or Guess()
+        self.fields = fields
 
     def write(self, transform: Transform, value: NDArray[Any]) -> None:
         """``value`` (of the transform's shape, any dtype NumPy can assign) is stored."""
@@ -200,8 +204,8 @@ class Writer:
         return self.chunks.key(part.chunk), self._encode(part.chunk, chunk)
 
     def _chunk_merge(self, todo: Plan, source: NDArray[Any], part: Part) -> Merge:
-        bring = partial(_bring, todo, source, part)
-        return self._merge(part.chunk, bring, _covers(todo, part))
+        bring = partial(self._bring, todo, source, part)
+        return self._merge(part.chunk, bring, self._covers(todo, part))
 
     def _whole_shard(
         self,
@@ -254,11 +258,12 @@ class Writer:
                 if chunk is None:
                     place = sharding.inner_index(shard, part.chunk)
                     origin = tuple(map(mul, place, sharding.chunk_shape))
+                    covered = self._covers(todo, part)
                     try:
-                        chunk = self._decoded(held[k], sharding.inner, origin, _covers(todo, part))
+                        chunk = self._decoded(held[k], sharding.inner, origin, covered)
                     except Corrupt as error:
                         raise self.chunks.damaged(error, key, place) from error.__cause__
-                    _bring(todo, source, part, chunk)
+                    self._bring(todo, source, part, chunk)
                 pieces.append(chunk)
             for k, data in zip(ids, self._encode_all(sharding, pieces), strict=True):
                 held[k] = data
@@ -275,7 +280,7 @@ class Writer:
         self, todo: Plan, source: NDArray[Any], part: Part, spec: ChunkSpec
     ) -> NDArray[Any] | None:
         """The new chunk, when ``part`` leaves nothing of the old one."""
-        if not _covers(todo, part):
+        if not self._covers(todo, part):
             return None
         piece = gather(source, part.outside)
         if piece.size != spec.count and self.grown_from is None:
@@ -293,7 +298,7 @@ class Writer:
         """Whether ``parts`` leave nothing of a shard that lies in the array."""
         counts = self.chunks.grid.counts(self.chunks.spec.shape)
         inside = (min(g, n - s * g) for g, n, s in zip(sharding.grid, counts, shard, strict=True))
-        return len(parts) == prod(inside) and all(_covers(todo, part) for part in parts)
+        return len(parts) == prod(inside) and all(self._covers(todo, part) for part in parts)
 
     def _put(self, key: str, data: Buffer | None) -> None:
         """Replace an object; one that need not be stored is deleted."""
@@ -364,13 +369,17 @@ class Writer:
             return 1
         return count_for(len(todo), pipeline.spec.nbytes, self.threads)
 
+    def _covers(self, todo: Plan, part: Part) -> bool:
+        """Whether a part is known to leave nothing of a chunk that lies in the array."""
+        return self.fields is None and not todo.joint and False not in part.wholes
 
-def _covers(todo: Plan, part: Part) -> bool:
-    """Whether a part is known to leave nothing of a chunk that lies in the array."""
-    return not todo.joint and False not in part.wholes
-
-
-def _bring(todo: Plan, source: NDArray[Any], part: Part, chunk: NDArray[Any]) -> None:
-    """A part's new values into a chunk."""
-    piece = gather(source, part.outside, todo.joint_dims)
-    scatter(joint_first(todo, chunk), part.inside, piece, len(todo.joint))
+    def _bring(self, todo: Plan, source: NDArray[Any], part: Part, chunk: NDArray[Any]) -> None:
+        """A part's new values into a chunk."""
+        piece = gather(source, part.outside, todo.joint_dims)
+        place, joint = joint_first(todo, chunk), len(todo.joint)
+        if self.fields is None:
+            scatter(place, part.inside, piece, joint)
+            return
+        place = self.fields.of(place)
+        for name in self.fields.names:
+            scatter(place[name], part.inside, piece[name], joint)

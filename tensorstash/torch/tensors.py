@@ -12,6 +12,7 @@ from ..errors import Invalid, Unsupported
 from ..handle import Handle
 from ..index import Transform, identity, outer, point, select
 from ..lazy import Indexer
+from ..named import Fields, named
 
 # NumPy has no such types, torch takes no array of ml_dtypes: they cross as integers.
 _BITS = {
@@ -72,7 +73,8 @@ class Tensors:
         self._array = array
 
     def __getitem__(self, selection: Any) -> torch.Tensor:
-        return self._tensor(select(selection, self._array.shape))
+        fields, selection = named(selection, self._array.dtype)
+        return self._tensor(select(selection, self._array.shape), fields)
 
     def __setitem__(self, selection: Any, value: Any) -> None:
         self._array[selection] = value
@@ -89,5 +91,5 @@ class Tensors:
         base = identity(self._array.shape)
         return Indexer(self._tensor, self._array.write_transform, point, base)
 
-    def _tensor(self, transform: Transform) -> torch.Tensor:
-        return to_tensor(self._array.read_transform(transform, None))
+    def _tensor(self, transform: Transform, fields: Fields | None = None) -> torch.Tensor:
+        return to_tensor(self._array.read_transform(transform, None, fields))
