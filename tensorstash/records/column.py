@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array
-from ..dtype import STRING, is_float, short
-from ..errors import Corrupt, Invalid, Unsupported
-from ..values import as_array
+from ..dtype import STRING, is_float, parts, short
+from ..errors import Corrupt, Invalid, StashError, Unsupported
+from ..values import as_array, broadcast, is_tensor, natural
 from .schema import Field
 
 Rows = slice | NDArray[Any]
@@ -39,6 +39,10 @@ class Column(ABC):
         """``values`` for ``count`` rows, ready to be stored; with ``repeat`` one row's value may
         stand for all. :class:`~tensorstash.errors.Invalid` names the field."""
 
+    def one(self, value: Any) -> Any:
+        """A row's value as values of one row, to be checked."""
+        return [value]
+
     def put(self, rows: Rows, values: Any) -> None:
         """Store checked values in rows that are there."""
         self.arrays[0][rows] = values
@@ -59,6 +63,10 @@ class FixedColumn(Column):
         """See :meth:`Column.take`."""
         return self.arrays[0].read(rows, out=out)
 
+    def one(self, value: Any) -> Any:
+        """See :meth:`Column.one`."""
+        return alone(value)
+
     def checked(self, values: Any, count: int, repeat: bool = False) -> Any:
         """See :meth:`Column.checked`."""
         field = self.field
@@ -69,8 +77,13 @@ class FixedColumn(Column):
             raise self.wrong(str(error)) from error
         if array.shape == wanted:
             return array
-        if repeat and array.shape in (field.shape, ()):
-            return np.broadcast_to(array, wanted)
+        if not count and not array.size:
+            return np.empty(wanted, field.dtype)
+        try:
+            if repeat:
+                return broadcast(array, wanted)
+        except Invalid:
+            pass
         raise self.wrong(f"shape {array.shape} where {wanted} is needed")
 
 
@@ -86,12 +99,19 @@ class ListColumn(Column):
             if not repeat:
                 raise self.wrong(f"{short(values)} where {count} rows' values are needed")
             values = [values] * count
-        listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        if not isinstance(values, Iterable):
+            raise self.wrong(f"{short(values)} where {count} rows' values are needed")
+        plain = isinstance(values, np.ndarray) and self.field.kind != "object"
+        listed = values.tolist() if plain else list(values)
         if len(listed) != count:
             raise self.wrong(f"{len(listed)} values for {count} rows")
         out = np.empty(count, STRING if self.field.dtype.kind == "T" else object)
         for i, value in enumerate(listed):
-            out[i] = self.encode(value)
+            encoded = self.encode(value)
+            try:
+                out[i] = encoded
+            except UnicodeEncodeError as error:
+                raise self.wrong(f"{short(value)} has no UTF-8 form: {error.reason}") from error
         return out
 
     @abstractmethod
@@ -141,9 +161,9 @@ class JsonColumn(ListColumn):
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
         try:
-            return json.dumps(
-                value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
-            )
+            text = _json(value, False)
+            # Half a surrogate pair is no text, but JSON has a spelling for it.
+            return text if text.isascii() or _is_unicode(text) else _json(value, True)
         except (TypeError, ValueError, RecursionError) as error:
             raise self.wrong(f"{short(value)} has no JSON form: {error}") from error
 
@@ -155,7 +175,19 @@ class ObjectColumn(ListColumn):
     def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
         """See :meth:`Column.take`: a list of objects."""
         self._allowed()
-        return [pickle.loads(data) if data else None for data in self.arrays[0].read(rows).tolist()]
+        try:
+            return [pickle.loads(d) if d else None for d in self.arrays[0].read(rows).tolist()]
+        except StashError:
+            raise
+        except (ImportError, AttributeError) as error:
+            raise Unsupported(
+                f"field {self.path!r} holds an object of a class that is not here ({error}); "
+                "install or import what defines it"
+            ) from error
+        except Exception as error:
+            raise Corrupt(
+                f"field {self.path!r} holds a pickle that cannot be read: {short(error)}"
+            ) from error
 
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
@@ -175,28 +207,92 @@ class ObjectColumn(ListColumn):
 
 def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``value`` as an array that can be stored as ``dtype``; :class:`~tensorstash.errors.Invalid`
-    when that would change it beyond rounding: fractions, numbers out of range, text."""
-    if not hasattr(value, "dtype"):
-        try:
-            found = np.asarray(value)
-        except ValueError as error:
-            raise Invalid(f"{short(value)} is no array: {error}") from error
-        value = found if found.dtype.kind in "biufc" else value
-    given = getattr(value, "dtype", None)
-    if dtype.kind in "iub" and isinstance(given, np.dtype) and is_float(given):
-        raise Invalid(f"{given} values in a field of {dtype} would lose fractions; cast them")
-    array = as_array(value, dtype)
-    kinds = array.dtype.kind + dtype.kind
-    if array.dtype == dtype or not array.size or np.can_cast(array.dtype, dtype, "safe"):
+    when that would change it beyond rounding: fractions, integers out of range, text cut short,
+    records with other fields."""
+    array = _array(value, dtype)
+    if array.dtype == dtype:
         return array
-    if kinds[0] in "iu" and kinds[1] in "iu":
+    if not array.size:
+        return np.empty(array.shape, dtype)  # an empty list says nothing of its type
+    if dtype.names is not None:
+        return _record(array, dtype)
+    source, target = _sort(array.dtype), _sort(dtype)
+    if target not in _HOLDS.get(source, target):
+        raise Invalid(f"{array.dtype} values in a field of {dtype} would lose a part; cast them")
+    if source in "iu" and target in "iu":
         low, high = int(array.min()), int(array.max())
         limits = np.iinfo(dtype)
         if not limits.min <= low <= high <= limits.max:
             raise Invalid(f"{low if low < limits.min else high} is out of range for {dtype}")
-    elif dtype.kind in "iub" or (kinds[0] == "c" and kinds[1] != "c"):
-        raise Invalid(f"{array.dtype} values in a field of {dtype} would lose a part; cast them")
-    return array
+    made = as_array(array, dtype)
+    if source + target in ("MM", "mm", "SS", "SU", "TS", "TU"):
+        back = made.astype(array.dtype)
+        if not np.array_equal(back, array, equal_nan=source in "mM"):
+            raise Invalid(f"{array.dtype} values do not fit {dtype}; cast them, or use a wider one")
+    return made
+
+
+def alone(value: Any) -> Any:
+    """One value as a column of one: in the type that it has."""
+    typed = is_tensor(value) or isinstance(value, (np.ndarray, np.generic))
+    return natural(value)[None] if typed else [value]
+
+
+_HOLDS = {
+    "f": "fc",
+    "c": "c",
+    "i": "iufcmM",
+    "u": "iufcmM",
+    "M": "M",
+    "m": "m",
+    "T": "USTmM",
+    "S": "UST",
+}
+"""What values of a kind may be stored as without losing a part; others as anything."""
+
+
+def _sort(dtype: np.dtype[Any]) -> str:
+    return "f" if is_float(dtype) else dtype.kind
+
+
+def _array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """``value`` in the type that it has; of ``dtype`` where it has none that NumPy knows."""
+    if is_tensor(value) or hasattr(value, "dtype"):
+        found = natural(value)
+        if found.dtype.kind != "O":
+            return found
+        value = found.tolist()
+    if dtype.names is not None:  # tuples: one for each record
+        return as_array(value, dtype)
+    try:
+        found = natural(value)
+    except (TypeError, RuntimeError) as error:  # of tensors within lists
+        raise Invalid(f"{short(value)} is no array: {error}") from error
+    return found if found.dtype.kind in "biufcTS" or not found.size else as_array(value, dtype)
+
+
+def _record(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Records with the same fields: NumPy would go by their order alone."""
+    if array.dtype.names != dtype.names:
+        raise Invalid(f"{array.dtype} values in a field of {dtype}; give records with its fields")
+    made = np.empty(array.shape, dtype)
+    for name, part in parts(dtype):
+        made[name] = numbers(array[name], part)
+    return made
+
+
+def _json(value: Any, ascii_only: bool) -> str:
+    return json.dumps(
+        value, ensure_ascii=ascii_only, allow_nan=False, separators=(",", ":"), default=_plain
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

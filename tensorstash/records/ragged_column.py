@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import Corrupt, Invalid
 from ..loading.ragged import Ragged, runs_of
-from .column import Column, Rows, numbers
+from .column import Column, Rows, alone, numbers
 
 
 class RaggedColumn(Column):
@@ -35,6 +35,10 @@ class RaggedColumn(Column):
         places = self.arrays[1].read(rows)
         lengths = places[:, 2] if self.field.ndim > 1 else places[:, 1] - places[:, 0]
         return np.ascontiguousarray(lengths)
+
+    def one(self, value: Any) -> Any:
+        """See :meth:`Column.one`."""
+        return alone(value)
 
     def checked(self, values: Any, count: int, repeat: bool = False) -> Ragged:
         """See :meth:`Column.checked`."""

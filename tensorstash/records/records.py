@@ -136,7 +136,8 @@ class Records(RecordSource):
         else:
             rows = positions
             count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
-            one = isinstance(value, Mapping)  # of columns, or of values that stand for all rows
+            # A dict of columns, or of values that stand for all rows; a TensorDict is a dict too.
+            one = isinstance(value, Mapping) and not getattr(value, "batch_size", ())
             values = (formats.row_of if one else formats.columns_of)(value, self.fields)
             checked = self._checked(values, count, repeat=True)
         self.table.put(self.rows.at(rows, self.table.catalog.rows), checked)
@@ -281,11 +282,15 @@ class Records(RecordSource):
     def checked_row(self, row: Any) -> dict[str, Any]:
         """A row's values, each ready to be stored as a column of one row."""
         values = formats.row_of(row, self.fields)
-        return self._checked({path: [value] for path, value in values.items()}, 1)
+        columns = self.table.columns
+        one = {path: columns[path].one(v) if path in columns else [v] for path, v in values.items()}
+        return self._checked(one, 1)
 
     def checked_rows(self, rows: Any) -> tuple[int, dict[str, Any]]:
         """How many rows there are in what :meth:`extend` takes, and their values, checked."""
         values = formats.columns_of(rows, self.fields)
+        if not values and not isinstance(rows, Mapping):  # a list of no rows has no fields
+            values = {name: [] for name in self.names}
         count = len(next(iter(values.values()), ()))
         return count, self._checked(values, count)
 

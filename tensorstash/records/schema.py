@@ -79,7 +79,12 @@ def parse(schema: Any) -> Fields:
             f"a schema is a dict such as {{'obs': ((84, 84), 'uint8'), 'reward': 'float32'}}, "
             f"not {short(schema)}"
         )
-    return check_paths(dict(_each(schema, "")))
+    found: Fields = {}
+    for path, field in _each(schema, ""):
+        if path in found:
+            raise Invalid(f"field {path!r} is there twice")
+        found[path] = field
+    return check_paths(found)
 
 
 def _each(schema: Mapping[Any, Any], above: str) -> Iterator[tuple[str, Field]]:
@@ -178,8 +183,10 @@ def of_example(values: Mapping[str, Any], named: Fields) -> Fields:
     for path, value in values.items():
         if path in named:
             found[path] = named[path]
-        elif isinstance(value, (str, bytes, bool, int, float)):
+        elif type(value) in _BY_TYPE:
             found[path] = _BY_TYPE[type(value)]
+        elif isinstance(value, (str, bytes)):
+            found[path] = _BY_TYPE[str if isinstance(value, str) else bytes]
         else:
             found[path] = _array_like(path, value)
     return found

@@ -50,7 +50,8 @@ class Series:
         positions = normalize(key, self._count)
         rows: Rows
         if isinstance(positions, int):
-            rows, values, count = slice(positions, positions + 1, 1), [value], 1
+            rows, count = slice(positions, positions + 1, 1), 1
+            values = self._column.one(value)
         else:
             rows, values = positions, value
             count = len(np.arange(self._count)[rows])

@@ -145,6 +145,8 @@ class Table:
     def extend(self, values: Mapping[str, Any], count: int) -> int:
         """Add rows of checked values of every field; answers where they begin."""
         self.check(write=True)
+        if not count:
+            return self.catalog.rows
         driver, path = self.place
         catalog, start = grow.extend(driver, path, self.settings, self.columns, values, count)
         self.adopt(catalog)
