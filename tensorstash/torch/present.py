@@ -1,0 +1,130 @@
+"""Columns as torch sees them: a batch of tensors, or rows of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..dtype import is_extended
+from ..errors import Invalid, Unsupported
+from ..loading.ragged import Ragged
+from ..loading.source import Columns
+from .batch import Batch
+from .tensors import to_tensor
+
+_RAGGED = ("jagged", "list", "padded")
+
+
+def present(columns: Columns, ragged: str = "jagged") -> Batch:
+    """A nested :class:`Batch` of tensors over the columns' own memory; see :func:`shown`.
+
+    Rows of different sizes are a nested tensor (``ragged="jagged"``; where they have several
+    axes, a list), a list of tensors (``"list"``), or one tensor filled up with zeros
+    (``"padded"``).
+    """
+    if ragged not in _RAGGED:
+        raise Invalid(f"ragged rows as {ragged!r}; there are: {', '.join(_RAGGED)}")
+    batch: Batch = _nested({path: _column(path, c, ragged) for path, c in columns.items()})
+    return batch
+
+
+def shown(value: Any) -> Any:
+    """What a source presents, every array in it a tensor and every dict a :class:`Batch`.
+
+    Numbers keep their dtype, bfloat16 and float8 too; datetime64 and timedelta64 are int64
+    counts of their unit, an array of records is a dict of its fields, text is a list of ``str``.
+    Memory is shared with the array, but for one that is read-only, of foreign byte order,
+    reversed, or a field of records. Anything else stays as it is.
+    """
+    if isinstance(value, (np.ndarray, Ragged)):
+        return _column("", value, "jagged")
+    if isinstance(value, Mapping) and type(value) in (dict, Batch):
+        return Batch({name: shown(inner) for name, inner in value.items()})
+    if type(value) in (list, tuple) and any(isinstance(inner, np.ndarray) for inner in value):
+        return type(value)(shown(inner) for inner in value)
+    return value
+
+
+def rows(columns: Columns) -> list[Any]:
+    """Columns taken apart into one dict a row, as torch's default collate function takes them:
+    tensors over one memory, ``str``, and whatever lists hold."""
+    parts = [_apart(_column(path, column, "list")) for path, column in columns.items()]
+    names = list(columns)
+    every = zip(*parts, strict=True)
+    if any("/" in name for name in names):
+        return [_nested(dict(zip(names, row, strict=True)), dict) for row in every]
+    return [dict(zip(names, row, strict=True)) for row in every]
+
+
+def _column(path: str, column: Any, ragged: str) -> Any:
+    if isinstance(column, Ragged):
+        return _ragged(path, column, ragged)
+    if isinstance(column, np.ndarray):
+        return _tensor(path, column)
+    return column
+
+
+def _tensor(path: str, array: NDArray[Any]) -> Any:
+    kind = array.dtype.kind
+    if kind in "TUSO":
+        return array.tolist()
+    if array.dtype.names is not None:
+        return Batch({name: _tensor(f"{path}/{name}", array[name]) for name in array.dtype.names})
+    try:
+        return to_tensor(_plain(array))
+    except Unsupported as error:
+        raise Unsupported(f"field {path!r}: {error}" if path else str(error)) from None
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in memory that torch takes without a warning."""
+    array = np.asarray(array)
+    if not is_extended(array.dtype) and not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    size = array.itemsize
+    even = all(stride >= 0 and stride % size == 0 for stride in array.strides)
+    return array if even and array.flags.writeable else array.copy()
+
+
+def _ragged(path: str, column: Ragged, ragged: str) -> Any:
+    if ragged == "padded":
+        return _tensor(path, column.to_padded())
+    values = _tensor(path, column.values)
+    if not isinstance(values, torch.Tensor):
+        raise Unsupported(f"field {path!r} of dtype {column.dtype} has no torch counterpart")
+    if ragged == "list" or column.ndim > 1:
+        return _pieces(values, column)
+    return torch.nested.nested_tensor_from_jagged(values, _tensor(path, column.offsets))
+
+
+def _pieces(values: torch.Tensor, column: Ragged) -> list[torch.Tensor]:
+    pieces = torch.split(values, np.diff(column.offsets).tolist())
+    if column.ndim == 1:
+        return list(pieces)
+    shapes = column.shapes.tolist()
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _apart(column: Any) -> Iterable[Any]:
+    if isinstance(column, torch.Tensor):
+        return column.unbind(0)
+    if isinstance(column, Batch):  # of an array of records
+        every = zip(*map(_apart, column.values()), strict=True)
+        return (dict(zip(column, row, strict=True)) for row in every)
+    return column  # type: ignore[no-any-return]
+
+
+def _nested(flat: Mapping[str, Any], kind: type[dict[str, Any]] = Batch) -> Any:
+    """Values by path as dicts within dicts."""
+    tree = kind()
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, kind())
+        inner[name] = value
+    return tree
