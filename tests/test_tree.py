@@ -155,6 +155,18 @@ def test_the_core_imports_no_leaf_by_name() -> None:
             assert not [name for name in others if name.startswith(leaves)], module
 
 
+AT_THE_ROOT = {
+    *SOURCES,
+    *".ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md".split(),
+    *"constraints.txt docs pyproject.toml".split(),
+}
+
+
+def test_nothing_strange_lies_at_the_root() -> None:
+    # A test that takes a URL for a path, say, leaves a folder of that name here.
+    assert {path.relative_to(ROOT).parts[0] for path in tracked_files()} <= AT_THE_ROOT
+
+
 # Spelled in pieces, so that this file does not find itself.
 MACHINE_PATHS = re.compile(
     "|".join(

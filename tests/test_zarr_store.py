@@ -78,7 +78,8 @@ class TestFileStore(Suite):
 class TestMemoryStore(Suite):
     @pytest.fixture
     def store_kwargs(self, request: Any) -> dict[str, Any]:
-        driver = resolve(f"memory://zarr-{request.node.name}".replace("/", "-"))
+        driver = resolve("memory://zarr-" + request.node.name.replace("/", "-"))
+        assert driver.scheme == "memory"
         driver.delete_prefix("")
         return {"driver": driver}
 
