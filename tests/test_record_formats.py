@@ -178,11 +178,12 @@ ARROW = {
     "data": pa.binary(),
     "meta": pa.string(),
 }
+HALF = getattr(pl, "Float16", pl.Float32)  # older ones have none
 POLARS = {
     "int": pl.Int64,
     "small": pl.UInt8,
     "flag": pl.Boolean,
-    "half": pl.Float16,
+    "half": HALF,
     "real": pl.Float64,
     "bf16": pl.Float32,
     "f8": pl.Float32,
@@ -232,6 +233,8 @@ def test_types_in_arrow_polars_and_pandas(rows: int) -> None:
 @pytest.mark.parametrize("form", ["arrow", "polars"])
 def test_back_from_a_table(form: str, rows: slice) -> None:
     columns = {path: column[rows] for path, column in COLUMNS.items()}
+    if form == "polars" and HALF == pl.Float32:
+        del columns["half"]
     found = columns_of(present(columns, form, fields=FIELDS), FIELDS)
     assert list(found) == list(columns)
     for path, column in columns.items():

@@ -16,7 +16,7 @@ form            a batch is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -94,9 +94,9 @@ def one_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = No
         return present(columns, form, fields=fields)
     if form == "numpy":
         return nested({path: column[0] for path, column in columns.items()})
-    bridge = importlib.import_module("tensorstash.torch")
-    row = {path: _torch_value(bridge.to_tensor, column) for path, column in columns.items()}
-    return nested(row) if form == "torch" else tensordicts.row_tensordict(row)
+    columns = unfolded(columns)
+    (row,) = importlib.import_module("tensorstash.torch").rows(columns)
+    return row if form == "torch" else tensordicts.row_tensordict(row, columns)
 
 
 def check(form: str, ragged: str) -> None:
@@ -113,16 +113,6 @@ def _padded(column: Any) -> Any:
 
 def _listed(column: Any) -> Any:
     return column.to_list() if isinstance(column, Ragged) else column
-
-
-def _torch_value(to_tensor: Callable[[NDArray[Any]], Any], column: Any) -> Any:
-    if isinstance(column, Ragged):
-        return to_tensor(column[0])
-    if isinstance(column, np.ndarray) and (
-        column.dtype.kind in "biufcmM" or is_extended(column.dtype)
-    ):
-        return to_tensor(column)[0]
-    return column[0]
 
 
 # -- Python's own values --------------------------------------------------------------

@@ -18,7 +18,7 @@ from ..loading.source import Columns
 from ..values import is_tensor, natural
 from . import arrow, frames
 from .schema import Field, check_paths, path_of
-from .tensordicts import is_tensordict, of_tensordict, rows_of
+from .tensordicts import is_tensordict, of_tensordict, ragged_of, rows_of
 
 _TAKEN = (
     "a dict of columns, a list of rows, a TensorDict, a structured array, a dataclass, an Arrow "
@@ -124,6 +124,8 @@ def _column(path: str, column: Any) -> Any:
         found = _COLUMNS[library](path, column, ())
         whole = found if path in found else _COLUMNS[library](path, column, {path})
         return whole[path]
+    if is_tensor(column) and column.is_nested:
+        return ragged_of(column)
     if isinstance(column, (list, tuple)) and any(is_tensor(value) for value in column):
         return [natural(value) if is_tensor(value) else value for value in column]
     return column

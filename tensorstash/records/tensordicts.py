@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..loading.ragged import Ragged
 from ..loading.source import Columns
 from ..values import is_tensor, natural
-from .elements import library
+from .elements import library, unfolded
 from .schema import nested
 
 
@@ -17,6 +17,7 @@ def tensordict(columns: Columns, ragged: str) -> Any:
     """A ``TensorDict`` of batch size ``[rows]``; ragged rows as a jagged nested tensor, one
     padded tensor, or a stack of tensors."""
     made = library("tensordict")
+    columns = unfolded(columns)
     count = len(next(iter(columns.values()), ()))
     batch = importlib.import_module("tensorstash.torch").present(columns, ragged)
     values = {path: _within(batch, path) for path in columns}
@@ -27,14 +28,15 @@ def tensordict(columns: Columns, ragged: str) -> Any:
     return made.TensorDict(nested(stacked), batch_size=[count])
 
 
-def row_tensordict(row: Mapping[str, Any]) -> Any:
-    """A ``TensorDict`` without batch axes of one row's values by path."""
+def row_tensordict(row: Mapping[str, Any], paths: Iterable[str]) -> Any:
+    """A ``TensorDict`` without batch axes of one row: what stands in it at ``paths``."""
     made = library("tensordict")
-    values = {
+    values = {path: _within(row, path) for path in paths}
+    whole = {
         path: value if is_tensor(value) else made.NonTensorData(data=value)
-        for path, value in row.items()
+        for path, value in values.items()
     }
-    return made.TensorDict(nested(values), batch_size=[])
+    return made.TensorDict(nested(whole), batch_size=[])
 
 
 def is_tensordict(value: Any) -> bool:
@@ -43,8 +45,8 @@ def is_tensordict(value: Any) -> bool:
 
 
 def of_tensordict(value: Any) -> dict[str, Any]:
-    """What a TensorDict or TensorClass holds, one level deep: tensors as they are, jagged ones
-    as :class:`Ragged`, and the Python values of what is no tensor."""
+    """What a TensorDict or TensorClass holds, one level deep: tensors as they are, and the
+    Python values of what is no tensor."""
     return {name: _plain(inner) for name, inner in value.items()}
 
 
@@ -54,16 +56,17 @@ def rows_of(value: Any) -> Iterator[Any] | None:
     return iter(value.tensordicts) if lazy else None
 
 
-def _plain(value: Any) -> Any:
-    if library("tensordict").is_non_tensor(value):
-        return value.tolist() if len(value.batch_size) else value.data
-    return _ragged(value) if is_tensor(value) and value.is_nested else value
-
-
-def _ragged(tensor: Any) -> Ragged:
+def ragged_of(tensor: Any) -> Ragged:
+    """The rows of a nested tensor."""
     rows = [natural(row) for row in tensor.unbind()]
     dtype = rows[0].dtype if rows else natural(tensor.values()).dtype
     return Ragged.of(rows, dtype, tensor.dim() - 1)
+
+
+def _plain(value: Any) -> Any:
+    if library("tensordict").is_non_tensor(value):
+        return value.tolist() if len(value.batch_size) else value.data
+    return value
 
 
 def _wrapped(made: Any, values: Any) -> Iterator[Any]:
