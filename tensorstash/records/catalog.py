@@ -6,10 +6,11 @@ what changes several fields at once is published by one conditional put.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from ..attributes import Attributes
 from ..dtype import is_extended, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..formats import zarr3
@@ -88,12 +89,15 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
             "of its arrays with save_records()"
         )
     version, rows = mark["records"], mark.get("rows")
-    if version != _VERSION:
+    if type(version) is not int or version != _VERSION:
         raise Unsupported(f"{where} holds records of version {short(version)}; 1 is what we know")
     if type(rows) is not int or rows < 0:
         raise Corrupt(f"{where} has {short(rows)} rows in its attributes", key=zarr3.KEY)
     apart = mark.get("members", {})
-    known = {**(document.consolidated or {}), **(apart if isinstance(apart, dict) else {})}
+    if not isinstance(apart, Mapping) or not all(isinstance(m, Mapping) for m in apart.values()):
+        raise Corrupt(f"{where} has {short(apart)} as metadata of members", key=zarr3.KEY)
+    known = {**(document.consolidated or {}), **apart}
+    _check_names(kinds, where)
     specs: dict[str, ArraySpec] = {}
     groups = {p: m for p, m in known.items() if m.get("node_type") == "group"}
     fields: Fields = {}
@@ -111,7 +115,6 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
                 f"{where} has {rows} rows, but its field {path!r} {specs[names[-1]].shape[0]}",
                 key=zarr3.KEY,
             )
-    schema.check_paths(fields)
     return Catalog(fields, specs, rows, attributes, groups, document.document)
 
 
@@ -141,6 +144,37 @@ def values_of(catalog: Catalog) -> dict[str, int]:
     return {path: catalog.specs[f"{path}/{VALUES}"].shape[0] for path in ragged}
 
 
+class RecordAttributes(Attributes):
+    """The user's attributes of records: all but the one that makes them records."""
+
+    def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        def changed(old: dict[str, Any]) -> dict[str, Any]:
+            new = change(old)
+            if new.get(MARK) != old.get(MARK):
+                raise reserved()
+            return new
+
+        super()._change(changed)
+
+
+def reserved() -> Invalid:
+    """The error about a user's attribute that would take the place of ours."""
+    return Invalid(f"the attribute {MARK!r} says what the records are; choose another name")
+
+
+def _check_names(kinds: Mapping[str, Any], where: str) -> None:
+    """Names that a schema could have: all of them lead to keys below the records."""
+    if not kinds:
+        raise Corrupt(f"{where} names no field", key=zarr3.KEY)
+    try:
+        odd = [path for path in kinds if schema.path_of(path) != path]
+        schema.check_paths(dict.fromkeys(kinds, schema.json))
+    except Invalid as error:
+        raise Corrupt(f"{where}: {error}", key=zarr3.KEY) from error
+    if odd:
+        raise Corrupt(f"{where} has a field named {odd[0]!r}", key=zarr3.KEY)
+
+
 def _is_known_to_all(spec: ArraySpec) -> bool:
     """Whether zarr-python has this data type. One that it does not know, among a group's
     consolidated metadata, keeps it from opening the group at all; so such documents stand in
@@ -162,6 +196,9 @@ def _spec(member: Mapping[str, Any] | None, path: str, where: str) -> ArraySpec:
 
 def _field(kind: Kind, specs: list[ArraySpec], path: str, where: str) -> Field:
     spec = specs[0]
+    sort = {"text": "T", "json": "T", "bytes": "O", "object": "O"}.get(kind, "")
+    if not sort and spec.dtype.kind in "TO":
+        raise Corrupt(f"{where}: field {path!r} is {kind} but of {spec.dtype}", key=zarr3.KEY)
     if kind == "fixed":
         return Field(kind, spec.dtype, spec.shape[1:])
     if kind == "ragged":
@@ -169,7 +206,7 @@ def _field(kind: Kind, specs: list[ArraySpec], path: str, where: str) -> Field:
         if len(spec.shape) != 1 or specs[1].dtype != "int64" or columns not in (2, *range(4, 35)):
             raise Corrupt(f"{where}: the arrays of ragged field {path!r} do not fit", key=zarr3.KEY)
         return Field(kind, spec.dtype, (), max(1, columns - 2))
-    if spec.dtype.kind not in "TO" or len(spec.shape) != 1:
+    if spec.dtype.kind != sort or len(spec.shape) != 1:
         raise Corrupt(f"{where}: field {path!r} is no {kind} but {spec.dtype}", key=zarr3.KEY)
     return Field(kind, spec.dtype)
 

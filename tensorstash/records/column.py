@@ -43,9 +43,11 @@ class Column(ABC):
         """A row's value as values of one row, to be checked."""
         return [value]
 
-    def put(self, rows: Rows, values: Any) -> None:
-        """Store checked values in rows that are there."""
+    def put(self, rows: Rows, values: Any) -> int:
+        """Store checked values in rows that are there. Answers where values that were added for
+        it end, of a field that has values apart from its rows."""
         self.arrays[0][rows] = values
+        return 0
 
     def reserve(self, values: Any) -> Any:
         """What ``values`` need before rows are added: answers what is added as rows."""
@@ -101,8 +103,9 @@ class ListColumn(Column):
             values = [values] * count
         if not isinstance(values, Iterable):
             raise self.wrong(f"{short(values)} where {count} rows' values are needed")
-        plain = isinstance(values, np.ndarray) and self.field.kind != "object"
-        listed = values.tolist() if plain else list(values)
+        listed = list(values)
+        if isinstance(values, np.ndarray) and self.field.kind != "object":
+            listed = values.tolist()
         if len(listed) != count:
             raise self.wrong(f"{len(listed)} values for {count} rows")
         out = np.empty(count, STRING if self.field.dtype.kind == "T" else object)

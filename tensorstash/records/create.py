@@ -6,17 +6,22 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from .. import node
 from ..create import make_settings
 from ..driver import Driver
+from ..dtype import short
 from ..errors import Invalid
+from ..formats import zarr3
 from ..handle import Settings
 from ..location import Location, resolve
 from ..reach import reach
+from ..values import parse_lengths
 from . import formats, grow, layout
-from .catalog import Catalog, to_document
+from .catalog import MARK, Catalog, reserved, to_document
 from .records import Records
-from .schema import Fields, check_paths, of_columns, of_example, parse
+from .schema import Fields, allowed, check_paths, of_columns, of_example, parse
 from .table import At, Table
 
 
@@ -46,11 +51,12 @@ def create_records(
     What is there already raises :class:`~tensorstash.errors.AlreadyExists` unless ``overwrite``.
     """
     fields = _fields(schema, like, allow_pickle)
-    if type(length) is not int or not 0 <= length < 1 << 62:
-        raise Invalid(f"length is a number of rows, not {length!r}")
+    (rows,) = parse_lengths(length, "length") if isinstance(length, (int, np.integer)) else (-1,)
+    if not 0 <= rows < 1 << 62:
+        raise Invalid(f"length is a number of rows, not {short(length)}")
     driver = resolve(location, options)
     settings = make_settings("r+", cache, threads, allow_pickle=allow_pickle)
-    return create_at(driver, "", fields, length, settings, attributes, overwrite, layout_options)
+    return create_at(driver, "", fields, rows, settings, attributes, overwrite, layout_options)
 
 
 def create_at(
@@ -64,18 +70,17 @@ def create_at(
     how: Mapping[str, Any],
 ) -> Records:
     """Create records below a driver's root; ``path`` is empty or ends in ``/``."""
-    try:
-        specs = layout.specs(fields, length, **how)
-    except TypeError as error:
-        raise Invalid(
-            f"records have no such option: {error}; there are rows_per_chunk, rows_per_shard, "
-            "codecs and fill_value"
-        ) from error
+    specs = layout.specs(fields, length, **how)
+    if not isinstance(attributes or {}, Mapping):
+        raise Invalid(f"attributes are a dict of values by name, not {short(attributes)}")
+    if MARK in (attributes or {}):
+        raise reserved()
     catalog = Catalog(fields, specs, length, dict(attributes or {}), {}, {})
+    zarr3.encode(zarr3.group_document(to_document(catalog)))  # raises before anything is replaced
     # The document that claims the place comes first: of several creators one wins, and it says
     # all that readers of records need. Those of single fields follow.
     node.create(driver, path, to_document(catalog), overwrite=overwrite)
-    grow.follow(driver, path, catalog)
+    grow.follow(driver, path, catalog, shapes=False)
     return Records(Table(At(driver, path), settings, catalog))
 
 
@@ -115,16 +120,21 @@ def save_records(
     """Store ``columns`` (a dict of arrays, tensors or lists by field, nested where fields are; a
     list of rows; a TensorDict; a table of arrow, pandas or polars) as new records and answer
     their handle. ``schema`` names the kind of fields of which the values do not tell it. Takes
-    what :func:`create_records` takes. It appears at once, with all its rows."""
-    values = formats.columns_of(columns)
+    what :func:`create_records` takes. Rows appear all at once. Values that cannot be stored raise
+    before what is there is replaced."""
+    named = {} if schema is None else parse(schema)
+    values = formats.columns_of(columns, named)
     if not values:
         raise Invalid("there are no columns to save")
-    fields = {
-        **of_columns(values),
-        **({} if schema is None else parse(schema)),
-    }
+    absent = [path for path in named if path not in values]
+    if absent:
+        raise Invalid(f"no values for field {absent[0]!r} of the schema")
+    told = of_columns({path: v for path, v in values.items() if path not in named})
+    fields = {path: named[path] if path in named else told[path] for path in values}
+    trial = create_records({}, fields, allow_pickle=options.get("allow_pickle", False))
+    count, checked = trial.checked_rows(values)
     made = create_records(location, fields, 0, overwrite=overwrite, **options)
-    made.extend(values)
+    made.table.extend(checked, count)
     return made
 
 
@@ -137,11 +147,4 @@ def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
         fields = of_example(formats.flat(like, named), named)
     if given is not None:
         fields |= parse(given)
-    check_paths(fields)
-    pickled = [path for path, field in fields.items() if field.kind == "object"]
-    if pickled and not allow_pickle:
-        raise Invalid(
-            f"field {pickled[0]!r} would hold pickled objects, which run code when they are read; "
-            "use tensorstash.json, or pass allow_pickle=True"
-        )
-    return fields
+    return allowed(check_paths(fields), allow_pickle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import fsum
 from typing import Any
@@ -14,8 +14,9 @@ from ..driver import Check
 from ..dtype import short
 from ..errors import AlreadyExists, Invalid
 from ..formats import zarr3
+from ..spec import ArraySpec
 from . import grow, layout, schema
-from .catalog import Catalog, arrays_of
+from .catalog import Catalog, arrays_of, with_values
 from .rowset import All, Chosen, RowSet, Shuffled, as_numbers
 from .table import Table, column_of
 
@@ -49,35 +50,51 @@ def parts(rows: RowSet, count: int, fractions: Mapping[str, float], seed: int) -
 
 def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]) -> None:
     """Add a field: its arrays are stored first, then the document that names it."""
-    fields = schema.parse({path: field})
+    if isinstance(field, Mapping):
+        raise Invalid(f"add the fields within {path!r} one by one, as {path + '/x'!r}")
+    fields = schema.allowed(schema.parse({path: field}), table.settings.allow_pickle)
 
     def change(before: Catalog, check: Check) -> Catalog:
         if path in before.fields:
             raise AlreadyExists(f"{table.where} has a field {path!r}; drop it, or choose a name")
         schema.check_paths({**before.fields, **fields})
-        specs = dict(layout.specs(fields, before.rows, **how))
+        step = min(map(before.chunk_rows, before.fields))
+        specs = layout.specs(fields, before.rows, **{"rows_per_chunk": step, **how})
+        after = replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})
         driver, root = table.place
-        if node.load_any(driver, f"{root}{path}/"):
-            raise AlreadyExists(
-                f"{table.where} holds a {path!r} that is no field of the records; choose another "
-                "name, or delete it through open_group()"
-            )
-        driver.delete_prefix(f"{root}{path}/")  # what an attempt that failed has left
-        if values is not None:
-            arrays = [
-                grow.member(driver, root, name, table.settings, specs[name])
-                for name in arrays_of(path, fields[path])
-            ]
-            if len(arrays) == 2:  # its values are appended, which needs a document
-                key = f"{root}{arrays_of(path, fields[path])[0]}/{zarr3.KEY}"
-                driver.put(key, zarr3.encode(zarr3.array_document(arrays[0].spec)))
-            column = column_of(path, fields[path], arrays)
-            checked = column.checked(values, before.rows)
-            arrays[-1][...] = column.reserve(checked)
-            specs = {name: array.spec for name, array in zip(specs, arrays, strict=True)}
-        return replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})
+        arrays = {n: grow.member(driver, root, n, table.settings, s) for n, s in specs.items()}
+        column = column_of(path, fields[path], list(arrays.values()))
+        checked = None if values is None else column.checked(values, before.rows)
+        _make_room(table, path, before)
+        if checked is None:
+            return after
+        *apart, rows = arrays
+        for name in apart:  # values are appended, which needs a document
+            driver.put(f"{root}{name}/{zarr3.KEY}", zarr3.encode(zarr3.array_document(specs[name])))
+        stored = column.reserve(checked)
+        check()
+        arrays[rows][...] = stored
+        return with_values(after, {path: int(stored[:, 1].max(initial=0))} if apart else {})
 
     table.change(change)
+
+
+def _make_room(table: Table, path: str, catalog: Catalog) -> None:
+    """Have nothing stored at ``path``: what is no field of ours is not ours to delete, but what
+    an attempt that failed has left, which has no document."""
+    driver, root = table.place
+    parts = path.split("/")
+    for k in range(1, len(parts)):
+        above = "/".join(parts[:k])
+        found = None if above in catalog.groups else node.load(driver, f"{root}{above}/")
+        if found is not None and isinstance(found.content, ArraySpec):
+            raise AlreadyExists(f"{table.where} holds an array {above!r}; choose another name")
+    if node.load_any(driver, f"{root}{path}/"):
+        raise AlreadyExists(
+            f"{table.where} holds a {path!r} that is no field of the records; choose another "
+            "name, or delete it through open_group()"
+        )
+    driver.delete_prefix(f"{root}{path}/")
 
 
 def drop(table: Table, paths: list[str]) -> None:
@@ -95,45 +112,61 @@ def drop(table: Table, paths: list[str]) -> None:
 
 
 def rename(table: Table, old: str, new: str) -> None:
-    """Copy a field's chunks to another name, name it in the document, and delete the old ones."""
+    """Copy the chunks of a field, or of all that stand within a name, to another name, name it in
+    the document, and delete the old ones."""
     paths = schema.chosen(table.fields, [old])
     if f"{new}/".startswith(f"{old}/") or f"{old}/".startswith(f"{new}/"):
         raise Invalid(f"{old!r} cannot become {new!r}, which is or holds itself; use a third name")
-
-    def named(path: str) -> str:
-        return new + path[len(old) :]
+    names = {path: new + path[len(old) :] for path in paths}
 
     def change(before: Catalog, check: Check) -> Catalog:
-        names = {path: named(path) for path in paths}
-        taken = [n for n in names.values() if n in before.fields and n not in names]
+        gone = [path for path in paths if path not in before.fields]
+        if gone:
+            raise table.gone(gone[0])
+        taken = [name for name in names.values() if name in before.fields]
         if taken:
             raise AlreadyExists(f"{table.where} has a field {taken[0]!r} already")
         fields = {names.get(path, path): field for path, field in before.fields.items()}
         schema.check_paths(fields)
-        specs = {
-            (named(name) if name == old or name.startswith(old + "/") else name): spec
-            for name, spec in before.specs.items()
-        }
-        _copy(table, old, new, check)
+        specs = dict(before.specs)
+        for path, name in names.items():
+            _make_room(table, name, before)
+            _copy(table, path, name, check)
+            arrays = zip(
+                arrays_of(path, before.fields[path]),
+                arrays_of(name, before.fields[path]),
+                strict=True,
+            )
+            for source, target in arrays:
+                specs[target] = _as_stored(table, source, specs.pop(source))
         return _without(replace(before, fields=fields, specs=specs))
 
     table.change(change)
-    table.delete(old)
+    for path in paths:
+        table.delete(path)
 
 
 def _copy(table: Table, old: str, new: str, check: Check) -> None:
+    """Chunks, not documents: without these, what a copy that failed leaves is no array."""
     driver, root = table.place
     source, target = f"{root}{old}/", f"{root}{new}/"
-    driver.delete_prefix(target)
 
-    def chunks() -> Iterator[tuple[str, bytes]]:
-        for key in driver.list(source):
-            value = driver.get(key)
-            if value is not None:
-                check()
-                yield target + key[len(source) :], bytes(value)
+    def move(key: str) -> None:
+        value = driver.get(key)
+        if value is not None and not key.endswith("/" + zarr3.KEY):
+            check()
+            driver.put(target + key[len(source) :], bytes(value))
 
-    driver.put_many(chunks())
+    grow.each(driver, list(driver.list(source)), move)
+
+
+def _as_stored(table: Table, name: str, spec: ArraySpec) -> ArraySpec:
+    """``spec`` with the attributes that the array itself has now."""
+    driver, root = table.place
+    found = node.load(driver, f"{root}{name}/")
+    if found is None or not isinstance(found.content, ArraySpec):
+        return spec
+    return replace(spec, attributes=found.content.attributes)
 
 
 def _without(catalog: Catalog) -> Catalog:

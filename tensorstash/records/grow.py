@@ -16,7 +16,7 @@ from typing import Any
 
 from ..array import Array
 from ..driver import Check, Driver, Put, Request, located
-from ..errors import Conflict, Invalid, StashError
+from ..errors import Conflict, Invalid, NotFound, StashError
 from ..formats import zarr3
 from ..formats.document import GroupDocument, decode
 from ..handle import Settings
@@ -25,6 +25,7 @@ from ..resize import write_beyond
 from ..spec import ArraySpec
 from ..threads import spread
 from .catalog import (
+    VALUES,
     Catalog,
     arrays_of,
     from_document,
@@ -56,14 +57,20 @@ def extend(
 ) -> tuple[Catalog, int]:  # fmt: skip
     """Add ``count`` rows of checked ``values``; answers the records as they then are, and where
     the rows begin. Writers take turns by the driver's lock."""
-    rows = {name: columns[name].reserve(values[name]) for name in columns}
+    fields = {name: column.field for name, column in columns.items()}
+    rows: dict[str, Any] = {}
+
+    def reserve(name: str) -> None:
+        try:
+            rows[name] = columns[name].reserve(values[name])
+        except NotFound:
+            restore(driver, path, fields)
+            rows[name] = columns[name].reserve(values[name])
+
+    each(driver, list(columns), reserve)
 
     def add(before: Catalog, check: Check) -> Catalog:
-        if before.fields != {name: column.field for name, column in columns.items()}:
-            raise Conflict(
-                f"the fields of {located(driver, path)} changed since they were opened; refresh() "
-                "and repeat the call"
-            )
+        _same_fields(before, fields, located(driver, path))
 
         def store(name: str) -> None:
             inner = arrays_of(name, before.fields[name])[-1]
@@ -71,14 +78,33 @@ def extend(
             array = Array(driver, f"{path}{inner}/", settings, spec)
             write_beyond(spec, rows[name], 0, array.make_writer, check)
 
-        capabilities = driver.capabilities
-        threads = 1 if capabilities.local else capabilities.concurrency
-        spread(list(rows), lambda: store, min(threads, len(rows)), waits=True)
-        known = {name: len(columns[name].arrays[0]) for name in values_of(before)}
-        return with_values(with_rows(before, before.rows + count), known)
+        each(driver, list(rows), store)
+        ends = {name: int(rows[name][:, 1].max(initial=0)) for name in values_of(before)}
+        return with_values(with_rows(before, before.rows + count), ends)
 
     after = change(driver, path, add)
     return after, after.rows - count
+
+
+def each(driver: Driver, names: list[str], work: Callable[[str], None]) -> None:
+    """Do something with every field: far away, with all at once."""
+    capabilities = driver.capabilities
+    threads = 1 if capabilities.local else min(len(names), capabilities.concurrency)
+    spread(names, lambda: work, threads, waits=True)
+
+
+def restore(driver: Driver, path: str, fields: Mapping[str, Any]) -> None:
+    """Have the documents of single fields that are missing: their creator was killed halfway."""
+    catalog = load(driver, path)
+    _same_fields(catalog, fields, located(driver, path))
+    follow(driver, path, catalog, shapes=False)
+
+
+def _same_fields(catalog: Catalog, fields: Mapping[str, Any], where: str) -> None:
+    if catalog.fields != fields:
+        raise Conflict(
+            f"the fields of {where} changed since they were opened; refresh() and repeat the call"
+        )
 
 
 def change(driver: Driver, path: str, make: Callable[[Catalog, Check], Catalog]) -> Catalog:
@@ -128,10 +154,12 @@ def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
     return widened[-1]
 
 
-def follow(driver: Driver, path: str, catalog: Catalog) -> None:
+def follow(driver: Driver, path: str, catalog: Catalog, shapes: bool = True) -> None:
     """Bring the fields' own documents, and those of the groups between, to what the records'
-    document says. What others changed in them stays."""
+    document says, in ``shapes`` too for the holder of its lock. What others changed in them
+    stays, and values only become more: some may be there of rows yet to be added."""
     wanted = members(catalog)
+    growing = {f"{name}/{VALUES}" for name in values_of(catalog)}
     names = list(wanted)
     keys = [f"{path}{name}/{zarr3.KEY}" for name in names]
     found = dict(driver.get_many_tagged(Request(key) for key in keys))
@@ -140,12 +168,10 @@ def follow(driver: Driver, path: str, catalog: Catalog) -> None:
     def puts() -> Iterator[Put]:
         for i, name in enumerate(names):
             stored = found[i]
-            document = wanted[name]
-            if stored is not None:
-                own = decode(stored[0], keys[i])
-                if own.get("shape") == document.get("shape"):
-                    continue
-                document = {**own, "shape": document["shape"]}
+            own = None if stored is None else decode(stored[0], keys[i])
+            document = _brought(own, wanted[name], catalog.specs.get(name), name in growing, shapes)
+            if document is None:
+                continue
             data = zarr3.encode(document)
             if not conditional:
                 yield Put(keys[i], data)
@@ -156,6 +182,39 @@ def follow(driver: Driver, path: str, catalog: Catalog) -> None:
 
     for _ in driver.put_each(puts()):
         pass
+
+
+_LAYOUT = ("node_type", "data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value")
+
+
+def _brought(
+    own: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+    spec: ArraySpec | None,
+    grows: bool,
+    shapes: bool,
+) -> Mapping[str, Any] | None:
+    """What shall be stored in place of a member's ``own`` document; ``None``: nothing."""
+    if own is None or not isinstance(own.get("shape", []), list):
+        return wanted
+    if not all(own.get(key) == wanted.get(key) for key in _LAYOUT) and not _is_array(own, spec):
+        return wanted  # left over from something else that was deleted halfway
+    shape = wanted.get("shape")
+    if shape is None or not shapes or own["shape"] == shape:
+        return None
+    return None if grows and own["shape"] > shape else {**own, "shape": shape}
+
+
+def _is_array(document: Mapping[str, Any], spec: ArraySpec | None) -> bool:
+    """Whether a document that others wrote describes the same array in other words."""
+    try:
+        _, found = zarr3.parse_document(document)
+    except StashError:
+        return False
+    if spec is None or not isinstance(found, ArraySpec):
+        return spec is None and isinstance(found, GroupDocument)
+    of = (found.dtype, found.grid, found.keys, found.codecs)
+    return of == (spec.dtype, spec.grid, spec.keys, spec.codecs)
 
 
 def member(driver: Driver, path: str, name: str, settings: Settings, spec: ArraySpec) -> Array:

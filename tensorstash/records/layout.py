@@ -38,6 +38,7 @@ def specs(
     rows_per_shard: int | None = None,
     codecs: Any = "auto",
     fill_value: Any = None,
+    **unknown: Any,
 ) -> dict[str, ArraySpec]:
     """The spec of every array of ``fields``, by path.
 
@@ -45,6 +46,11 @@ def specs(
     it. Left out, it is chosen for about 512 KiB of the widest field. A dict gives it field by
     field, exactly. ``codecs`` and ``fill_value`` are for all fields, or dicts by field.
     """
+    if unknown:
+        raise Invalid(
+            f"records have no option {sorted(unknown)[0]!r}; there are rows_per_chunk, "
+            "rows_per_shard, codecs and fill_value"
+        )
     exact = _by_field(fields, rows_per_chunk if isinstance(rows_per_chunk, Mapping) else {})
     step = None if isinstance(rows_per_chunk, Mapping) else rows_per_chunk
     for given in (*exact.values(), step, rows_per_shard):

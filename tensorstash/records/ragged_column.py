@@ -8,18 +8,26 @@ longer ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array import Array
 from ..errors import Corrupt, Invalid
 from ..loading.ragged import Ragged, runs_of
 from .column import Column, Rows, alone, numbers
+from .schema import Field
 
 
 class RaggedColumn(Column):
     """Rows of any shape with a fixed number of axes."""
+
+    def __init__(self, path: str, field: Field, arrays: Sequence[Array]) -> None:
+        super().__init__(path, field, arrays)
+        # Replaced by handles that know more values, never changed: threads use it as it is.
+        self._longest = arrays[0]
 
     def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Ragged:
         """See :meth:`Column.take`. Two reads: of offsets, and of the values they point at."""
@@ -33,8 +41,8 @@ class RaggedColumn(Column):
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """Elements along the first axis of each row, without reading any value."""
         places = self.arrays[1].read(rows)
-        lengths = places[:, 2] if self.field.ndim > 1 else places[:, 1] - places[:, 0]
-        return np.ascontiguousarray(lengths)
+        _, sizes = self._sound(places)
+        return np.ascontiguousarray(places[:, 2] if self.field.ndim > 1 else sizes)
 
     def one(self, value: Any) -> Any:
         """See :meth:`Column.one`."""
@@ -58,7 +66,7 @@ class RaggedColumn(Column):
             raise self.wrong(f"{len(made)} rows' values for {count} rows")
         return made
 
-    def put(self, rows: Rows, values: Ragged) -> None:
+    def put(self, rows: Rows, values: Ragged) -> int:
         """See :meth:`Column.put`: in place where a row is no longer than the one it replaces,
         else at the end of the values."""
         numbers = np.arange(len(self.arrays[1]))[rows] if isinstance(rows, slice) else rows
@@ -71,21 +79,24 @@ class RaggedColumn(Column):
         sizes = np.diff(values.offsets)
         starts = starts.copy()
         longer = sizes > room
+        end = 0
         if longer.any():
             moved = values[longer]
-            at = self.arrays[0].append(moved.values)
+            at = self._append(moved.values)
             starts[longer] = at + moved.offsets[:-1]
+            end = at + len(moved.values)
         if not longer.all():
             kept = values[~longer]
             if kept.values.size:
-                self._reach(int((starts + sizes)[~longer].max()))
-                self.arrays[0][runs_of(starts[~longer], sizes[~longer])] = kept.values
+                stored = self._reaching(int((starts + sizes)[~longer].max()))
+                stored[runs_of(starts[~longer], sizes[~longer])] = kept.values
         self.arrays[1][numbers] = self._places(starts, sizes, values.shapes)
+        return end
 
     def reserve(self, values: Ragged) -> NDArray[np.int64]:
         """See :meth:`Column.reserve`: the values are stored at the end, where nothing points yet;
         what is added as rows are their places."""
-        start = self.arrays[0].append(values.values) if values.values.size else 0
+        start = self._append(values.values) if values.values.size else 0
         return self._places(start + values.offsets[:-1], np.diff(values.offsets), values.shapes)
 
     # -- within -------------------------------------------------------------------
@@ -107,10 +118,13 @@ class RaggedColumn(Column):
         sizes = places[:, 1] - starts
         bad = (starts < 0) | (sizes < 0)
         if self.field.ndim > 1:
-            bad |= (places[:, 2:] < 0).any(axis=1) | (np.prod(places[:, 2:], axis=1) != sizes)
+            # As floats, for a product of integers may wrap around.
+            product = np.prod(places[:, 2:], axis=1, dtype=np.float64)
+            bad |= (places[:, 2:] < 0).any(axis=1) | (product != sizes)
         if bad.any():
             raise Corrupt(
-                f"field {self.path!r}: a row's offsets contradict themselves: {places[bad][0]}"
+                f"field {self.path!r}: a row's offsets contradict themselves: "
+                f"{places[bad][0].tolist()}; store the row again"
             )
         return starts, sizes
 
@@ -121,17 +135,32 @@ class RaggedColumn(Column):
             return np.empty(0, self.field.dtype)
         filled = sizes > 0
         stops = (starts + sizes)[filled]
-        self._reach(int(stops.max()))
+        values = self._reaching(int(stops.max()))
         begins = starts[filled]
         if (begins[1:] == stops[:-1]).all():  # one run: no list of every position is needed
-            return self.arrays[0].read(np.s_[int(begins[0]) : int(stops[-1])])
-        return self.arrays[0].read(runs_of(begins, sizes[filled]))
+            return values.read(np.s_[int(begins[0]) : int(stops[-1])])
+        return values.read(runs_of(begins, sizes[filled]))
 
-    def _reach(self, stop: int) -> None:
-        """The values are known up to ``stop``: others may have added some since we looked."""
-        values = self.arrays[0]
-        if stop > len(values) and stop > len(values.refresh()):
+    def _append(self, values: NDArray[Any]) -> int:
+        """Store values at the end; answers where they begin."""
+        grown = self._longest.renewed(self._longest.spec)
+        start = grown.append(values)
+        self._keep(grown)
+        return start
+
+    def _reaching(self, stop: int) -> Array:
+        """The values, known up to ``stop``: others may have added some since we looked."""
+        values = self._longest
+        if stop > len(values):
+            values = values.renewed(values.spec).refresh()
+            self._keep(values)
+        if stop > len(values):
             raise Corrupt(
                 f"field {self.path!r}: a row lies at values up to {stop}, of which there are "
-                f"{len(values)}"
+                f"{len(values)}; store the row again"
             )
+        return values
+
+    def _keep(self, values: Array) -> None:
+        if len(values) > len(self._longest):
+            self._longest = values

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..attributes import Attributes
 from ..driver import Driver
 from ..dtype import short
 from ..errors import Invalid, InvalidSelection
 from ..handle import Settings
 from ..location import resolve
 from . import evolve, formats
+from .catalog import RecordAttributes
 from .column import Rows
 from .formats import Form, Layout
 from .rowset import All, narrowed, normalize
@@ -64,10 +64,10 @@ class Records(RecordSource):
         return nested(self.fields)
 
     @property
-    def attrs(self) -> Attributes:
+    def attrs(self) -> RecordAttributes:
         """The user's attributes, one copy for all rows: a mapping whose changes are stored at
         once."""
-        return Attributes(self)
+        return RecordAttributes(self)
 
     def attributes(self) -> Mapping[str, Any]:
         """The attributes as they stand in the metadata; ``attrs`` changes them."""
@@ -100,6 +100,7 @@ class Records(RecordSource):
     def field(self, name: Any) -> Any:
         """A field by name: its array, or a :class:`Series` where rows are no plain array or the
         view has not all rows; a view of what stands within, for a name above fields."""
+        self.table.check()
         path = path_of(name)
         if path not in self.names:
             return self.select(path)
@@ -260,7 +261,7 @@ class Records(RecordSource):
 
     def close(self) -> None:
         """Refuse further use, of views of this handle too. Nothing else needs closing."""
-        self.table.closed = True
+        self.table.close()
 
     def __enter__(self) -> Records:
         return self

@@ -133,7 +133,7 @@ def normalize(selection: Any, count: int) -> int | Rows:
     """A user's selection of rows by NumPy's rules: an integer, a slice with a positive step, or
     an array of numbers; :class:`~tensorstash.errors.InvalidSelection` where NumPy raises, and
     for what would not give a list of rows."""
-    transform = select((selection,), (count,))
+    transform = select(selection if isinstance(selection, tuple) else (selection,), (count,))
     (axis_map,), shape = transform.maps, transform.shape
     if isinstance(axis_map, Point):
         if not shape:

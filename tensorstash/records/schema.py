@@ -151,6 +151,17 @@ def check_paths(fields: Fields) -> Fields:
     return fields
 
 
+def allowed(fields: Fields, pickled: bool) -> Fields:
+    """``fields`` itself when none would be pickled, or that was asked for."""
+    for path, field in fields.items():
+        if field.kind == "object" and not pickled:
+            raise Invalid(
+                f"field {path!r} would hold pickled objects, which run code when they are read; "
+                "use tensorstash.json, or pass allow_pickle=True"
+            )
+    return fields
+
+
 def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Values by path as nested dicts."""
     out: dict[str, Any] = {}

@@ -94,7 +94,10 @@ class Series:
 
     @property
     def _column(self) -> Any:
-        return self._table.columns[self._path]
+        column = self._table.columns.get(self._path)
+        if column is None:
+            raise self._table.gone(self._path)
+        return column
 
     def _at(self, positions: Rows) -> Rows:
         return self._rows.at(positions, self._table.catalog.rows)

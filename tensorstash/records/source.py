@@ -51,7 +51,12 @@ class RecordSource:
     @property
     def names(self) -> tuple[str, ...]:
         """The paths of the fields."""
-        return tuple(self.table.fields) if self._names is None else self._names
+        if self._names is None:
+            return tuple(self.table.fields)
+        for name in self._names:
+            if name not in self.table.fields:
+                raise self.table.gone(name)
+        return self._names
 
     def __len__(self) -> int:
         return self.rows.count(self.table.catalog.rows)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from .. import node
 from ..array import Array
 from ..driver import Check, Driver, located
-from ..errors import Closed, Invalid, ReadOnly
+from ..errors import Closed, Invalid, NotFound, ReadOnly
+from ..formats import zarr3
 from ..handle import Settings
 from ..loading.source import Columns
 from ..spec import ArraySpec
-from ..threads import spread
+from ..threads import once
 from . import grow
 from .catalog import Catalog, arrays_of, values_of
 from .column import BytesColumn, Column, FixedColumn, JsonColumn, ObjectColumn, Rows, TextColumn
@@ -97,11 +98,19 @@ class Table:
     def refresh(self) -> None:
         """Look at the stored document again."""
         self.check()
-        self.adopt(grow.load(*self.place))
+        before = self._catalog
+        self.adopt(grow.load(*self.place), before)
 
-    def adopt(self, catalog: Catalog) -> None:
-        """``catalog`` is how the records are now."""
-        self._catalog = catalog
+    def adopt(self, catalog: Catalog, before: Catalog | None = None) -> None:
+        """``catalog`` is how the records are now; or were, if another thread has learned of more
+        rows since ``before`` was known."""
+
+        def change() -> None:
+            now = self._catalog
+            if now is None or now is before or now.rows <= catalog.rows:
+                self._catalog = catalog
+
+        once(change)
 
     def use_one_thread(self) -> None:
         """Read with the caller's thread alone from now on."""
@@ -136,39 +145,64 @@ class Table:
         """Store checked values in rows that are there."""
         self.check(write=True)
         columns = self.columns
-        self._each([*values], lambda name: columns[name].put(rows, values[name]))
-        known = values_of(self.catalog)
-        longer = {name: len(columns[name].arrays[0]) for name in known if name in values}
-        if any(length > known[name] for name, length in longer.items()):
-            self.adopt(grow.widen(*self.place, longer))
+        ends: dict[str, int] = {}
+
+        def put(name: str) -> None:
+            try:
+                ends[name] = columns[name].put(rows, values[name])
+            except NotFound:
+                grow.restore(*self.place, self.fields)
+                ends[name] = columns[name].put(rows, values[name])
+
+        self._each([*values], put)
+        longer = {n: ends[n] for n, k in values_of(self.catalog).items() if ends.get(n, 0) > k}
+        if longer:
+            before = self._catalog
+            self.adopt(grow.widen(*self.place, longer), before)
 
     def extend(self, values: Mapping[str, Any], count: int) -> int:
         """Add rows of checked values of every field; answers where they begin."""
         self.check(write=True)
         if not count:
             return self.catalog.rows
+        before = self._catalog
         driver, path = self.place
         catalog, start = grow.extend(driver, path, self.settings, self.columns, values, count)
-        self.adopt(catalog)
+        self.adopt(catalog, before)
         return start
 
     def change(self, make: Callable[[Catalog, Check], Catalog]) -> None:
         """Change the fields, in one step for every reader."""
         self.check(write=True)
-        self.adopt(grow.change(*self.place, make))
+        before = self._catalog
+        self.adopt(grow.change(*self.place, make), before)
 
     def delete(self, name: str) -> None:
-        """Delete what is stored below ``name``, which no document names any more."""
+        """Delete what is stored below ``name``, which no document names any more, and the groups
+        above that hold nothing else."""
         driver, path = self.place
         node.delete(driver, f"{path}{name}/")
+        *above, _ = name.split("/")
+        while above:
+            group = "/".join(above) + "/"
+            if any(field.startswith(group) for field in self.fields):
+                break
+            keys, folders = driver.list_dir(path + group)
+            if folders or [*keys] != [zarr3.KEY]:
+                break
+            driver.delete(f"{path}{group}{zarr3.KEY}")
+            above.pop()
 
     def _each(self, names: list[str], work: Callable[[str], None]) -> None:
-        """Do something with every field: far away, with all at once."""
-        capabilities = self.place[0].capabilities
-        threads = 1 if capabilities.local else min(len(names), capabilities.concurrency)
-        spread(names, lambda: work, threads, waits=True)
+        grow.each(self.place[0], names, work)
 
     # -- the handle -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Refuse further use, of the fields' arrays too."""
+        self.closed = True
+        for array in () if self._columns is None else self._columns[2].values():
+            array.close()
 
     def check(self, write: bool = False) -> None:
         """Raise where the handle is closed, or may not write."""
@@ -183,6 +217,13 @@ class Table:
         if isinstance(connect, At):
             connect = At(*self.place)
         return Table, (connect, self.settings, None, self.closed)
+
+    def gone(self, name: str) -> NotFound:
+        """The error about a field that a view has and the records have no more."""
+        known = ", ".join(map(repr, self.fields))
+        return NotFound(
+            f"{self.where} has no field {name!r} any more; there are: {known}; make the view again"
+        )
 
     @property
     def fields(self) -> Fields:
