@@ -83,6 +83,13 @@ class Bytes(Serializer):
         plain, wire = _layout(spec.dtype, self.endian)
         return wire == plain
 
+    def memory_dtype(self, spec: ChunkSpec) -> np.dtype[Any] | None:
+        """``spec.dtype`` in the stored byte order; those of ``ml_dtypes`` know only one."""
+        plain, wire = _layout(spec.dtype, self.endian)
+        if wire == plain:
+            return spec.dtype
+        return wire if plain == spec.dtype else None
+
 
 @lru_cache(maxsize=512)
 def _layout(dtype: np.dtype[Any], endian: Endian | None) -> tuple[np.dtype[Any], np.dtype[Any]]:

@@ -31,6 +31,7 @@ class Transpose(ArrayCodec):
     """
 
     name: ClassVar[str] = "transpose"
+    moves_only: ClassVar[bool] = True
     order: Sequence[int] | str
 
     def __post_init__(self) -> None:

@@ -34,8 +34,8 @@ from tensorstash.driver import (
     check_prefix,
     held,
 )
-from tensorstash.drivers import flock, partial, posix, replace
-from tensorstash.errors import Conflict, DriverError, Invalid
+from tensorstash.drivers import flock, os_errors, partial, posix, replace
+from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported
 
 # Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -45,23 +45,6 @@ _SCRATCH_KEPT = 32 << 20
 _local = threading.local()
 _WHOLE = Span(0)
 _SPARE = bytearray(1)  # takes the byte past the end of a caller's buffer; never looked at
-
-_ADVICE = {
-    errno.EACCES: "check the permissions of it and its directories",
-    errno.EPERM: "check the permissions of it and its directories",
-    errno.ENOSPC: "free some space and write again, what was stored is intact",
-    errno.EDQUOT: "free some quota and write again, what was stored is intact",
-    errno.EFBIG: "raise the file size limit (ulimit -f) or use smaller chunks",
-    errno.EBUSY: "others keep deleting its directory, stop them",
-    errno.EROFS: "open it with mode 'r', or write elsewhere",
-    errno.EIO: "the disk failed, see the kernel log and restore a copy",
-    errno.ENOTDIR: "a part of this path is a file, not a directory",
-    errno.EISDIR: "a directory is in the way of this file",
-    errno.ENAMETOOLONG: "use shorter names",
-    errno.ELOOP: "its symbolic links form a loop",
-    errno.EMFILE: "close files or raise the limit (ulimit -n)",
-    errno.ENFILE: "close files or raise the system's limit (fs.file-max)",
-}
 
 
 def connect(rest: str, *, fsync: bool = False) -> FileDriver:
@@ -82,7 +65,7 @@ class FileDriver(Driver):
     """
 
     scheme = "file"
-    capabilities = Capabilities(local=True)
+    capabilities = Capabilities(local=True, maps=True)
 
     def __init__(self, root: str | os.PathLike[str], *, fsync: bool = False) -> None:
         """See :func:`connect`; a relative ``root`` is taken from the current directory, now."""
@@ -170,6 +153,23 @@ class FileDriver(Driver):
         # Not where the caller stops midway: it may still hold what was yielded last.
         if len(scratch) <= _SCRATCH_KEPT:
             _local.scratch = scratch
+
+    def map(self, key: str) -> memoryview | None:
+        """The file as it is now, mapped: a put puts another file in its place, and this one stays
+        for as long as it is mapped. Whoever shortens it in place, which no put does, kills the
+        process that looks at what is gone."""
+        fd = self._open(key)
+        try:
+            return None if fd is None else posix.mapped(fd)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise Unsupported(
+                    f"{self._base + key!r} is on a file system that maps no files; read it instead"
+                ) from error
+            raise self._failed("map", key, error) from error
+        finally:
+            if fd is not None:
+                os.close(fd)
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version, from one ``stat``."""
@@ -371,15 +371,7 @@ class FileDriver(Driver):
     def _failed(self, verb: str, key: str, error: OSError | UnicodeError) -> DriverError | Invalid:
         if isinstance(error, UnicodeError):
             return Invalid(f"key {key!r} cannot be a file name; it has half a surrogate pair")
-        code = error.errno or 0
-        advice = _ADVICE.get(code, "see what the file system reports")
-        failure = DriverError(
-            f"cannot {verb} {self._base + key!r}: {os.strerror(code)}; {advice}",
-            key=key,
-            driver=self.scheme,
-        )
-        failure.errno = code
-        return failure
+        return os_errors.failure(verb, self._base + key, key, error, self.scheme)
 
 
 def _loops(path: str) -> bool:

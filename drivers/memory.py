@@ -96,7 +96,7 @@ class MemoryDriver(Driver):
     """
 
     scheme = "memory"
-    capabilities = Capabilities(shared=False, local=True, gap_bytes=0)
+    capabilities = Capabilities(shared=False, local=True, gap_bytes=0, maps=True)
 
     def __init__(
         self,
@@ -146,6 +146,11 @@ class MemoryDriver(Driver):
             return None
         whole = _buffer(value, key)
         return [pick(whole, span) for span in spans], _Version(value)
+
+    def map(self, key: str) -> memoryview | None:
+        """The stored object's own memory."""
+        value = self._value(key)
+        return None if value is None else memoryview(_buffer(value, key)).toreadonly()
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored object."""

@@ -25,6 +25,7 @@ from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
 from .lazy import Indexer, Lazy
+from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
 from .node import require
@@ -203,6 +204,12 @@ class Array:
     def torch(self) -> Any:
         """The same selections as torch tensors: ``a.torch[10:20]``."""
         return importlib.import_module("tensorstash.torch").Tensors(self)
+
+    def mmap(self, selection: Any = ...) -> NDArray[Any]:
+        """As ``a[selection]`` of one uncompressed chunk, without reading it: a read-only view of
+        where it is stored, as it is now. Others raise :class:`~tensorstash.errors.Unsupported`."""
+        self._open()
+        return mapped(self._read.chunks, select(selection, self.spec.shape))
 
     def iter_blocks(self, selection: Any = ...) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
         """``(where, block)`` for every stored chunk that a basic, forward selection touches,

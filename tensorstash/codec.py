@@ -80,6 +80,9 @@ class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the thre
 class ArrayCodec(Codec):
     """array -> array."""
 
+    moves_only: ClassVar[bool] = False
+    """Whether elements are moved, never changed: both directions are views."""
+
     @abstractmethod
     def encoded(self, spec: ChunkSpec) -> ChunkSpec:
         """What :meth:`encode` turns a chunk like ``spec`` into."""
@@ -113,6 +116,11 @@ class Serializer(Codec):
         """Whether the encoded bytes are the C-ordered memory of the chunk, so that a
         decompressor may write them straight into an array."""
         return False
+
+    def memory_dtype(self, spec: ChunkSpec) -> np.dtype[Any] | None:
+        """The dtype of which the encoded bytes are the C-ordered memory, in whatever byte order;
+        ``None`` where they are not."""
+        return spec.dtype if self.is_memory(spec) else None
 
 
 class BytesCodec(Codec):
@@ -187,6 +195,26 @@ class Pipeline:
         """The chain, bound: as it stands in the metadata document."""
         arrays = [codec for codec, _ in self._arrays]
         return (*arrays, self.serializer, *(codec for codec, _ in self._tail))
+
+    @Cached
+    def memory_dtype(self) -> np.dtype[Any] | None:
+        """The dtype in which a chunk's stored bytes are its memory, its axes perhaps in another
+        order; ``None`` where they are encoded."""
+        if self._tail or not all(codec.moves_only for codec, _ in self._arrays):
+            return None
+        return self.serializer.memory_dtype(self.stored)
+
+    def over(self, data: Buffer) -> NDArray[Any]:
+        """The chunk as a view of ``data``, where there is a :attr:`memory_dtype`."""
+        if len(data) != self.nbytes:
+            raise Corrupt(
+                f"{len(data)} bytes are stored, {self.nbytes} make a chunk",
+                codec=self.serializer.name,
+            )
+        chunk: NDArray[Any] = np.ndarray(self.stored.shape, self.memory_dtype, data)
+        for codec, spec in reversed(self._arrays):
+            chunk = codec.decode(chunk, spec)
+        return chunk
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``."""

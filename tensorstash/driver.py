@@ -80,6 +80,8 @@ class Capabilities:
     """Ranges of one value closer than this are fetched as one."""
     concurrency: int = 1
     """Requests worth having under way at once, where they are not ``local``."""
+    maps: bool = False
+    """``map`` answers the memory that a value lies in."""
     content_tags: bool = False
     """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
 
@@ -202,6 +204,11 @@ class Driver(ABC):
         if tag is None:
             raise Invalid(f"get_ranges of {key!r} without spans")
         return parts, tag
+
+    def map(self, key: str) -> memoryview | None:
+        """The memory that a value lies in, read-only, without copying; ``None`` when absent. It
+        stays what it is, and readable, when the value is replaced or deleted."""
+        raise Unsupported(f"driver {self.scheme!r} has no memory to map; read {key!r} instead")
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version without its bytes; ``None`` when absent."""

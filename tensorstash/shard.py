@@ -159,18 +159,25 @@ class BoundSharding(Sharding):
         """The encoded inner chunks of a whole shard, in index order."""
         view = memoryview(data)
         start, stop = self.index_span.resolve(len(view))
-        parts: list[Buffer | None] = []
-        for offset, size in self.decode_index(view[start:stop]).tolist():
-            if size < 0:
-                parts.append(None)
-            elif offset + size > len(view):
-                raise Corrupt(
-                    f"the shard index points at bytes {offset}:{offset + size} of {len(view)}",
-                    codec=self.name,
-                )
-            else:
-                parts.append(view[offset : offset + size])
-        return parts
+        index = self.decode_index(view[start:stop]).tolist()
+        return [self._slice(view, offset, size) for offset, size in index]
+
+    def part(self, data: Buffer, position: int) -> Buffer | None:
+        """One encoded inner chunk of a whole shard, by its place in the index."""
+        view = memoryview(data)
+        start, stop = self.index_span.resolve(len(view))
+        offset, size = self.decode_index(view[start:stop])[position].tolist()
+        return self._slice(view, offset, size)
+
+    def _slice(self, shard: memoryview, offset: int, size: int) -> Buffer | None:
+        if size < 0:
+            return None
+        if offset + size > len(shard):
+            raise Corrupt(
+                f"the shard index points at bytes {offset}:{offset + size} of {len(shard)}",
+                codec=self.name,
+            )
+        return shard[offset : offset + size]
 
     def join(self, parts: Sequence[Buffer | None]) -> Buffer | None:
         """The shard that holds ``parts`` (index order); ``None`` when all are absent, for such

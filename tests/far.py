@@ -21,7 +21,11 @@ class FarDriver(Driver):
         self.driver = driver or MemoryDriver()
         self.scheme = self.driver.scheme
         self.capabilities = replace(
-            self.driver.capabilities, local=False, concurrency=concurrency, gap_bytes=1024
+            self.driver.capabilities,
+            local=False,
+            concurrency=concurrency,
+            gap_bytes=1024,
+            maps=False,
         )
         self._random = random.Random(seed)
         self.sent: list[tuple[str, str]] = []

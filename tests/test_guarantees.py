@@ -244,6 +244,7 @@ def test_places_without_conditions_refuse_them(kind: str, http_server: Http) -> 
             lambda: driver.put("k", b"2", if_tag=tag),
             lambda: driver.put("new", b"2", if_absent=True),
             lambda: driver.lock("k").__enter__(),
+            lambda: driver.map("k"),
         ):
             with pytest.raises(Unsupported):
                 call()

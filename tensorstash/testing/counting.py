@@ -121,6 +121,10 @@ class CountingDriver(Around):
         self._count("get_ranges", nbytes=0 if found is None else sum(map(len, found[0])))
         return found
 
+    def map(self, key: str) -> memoryview | None:
+        self._count("map")
+        return self.driver.map(key)
+
     def tag(self, key: str) -> Tag | None:
         self._count("tag")
         return self.driver.tag(key)
@@ -268,6 +272,11 @@ class FailingDriver(Around):
         fault = self._ask("get_ranges", key)
         found = self.driver.get_ranges(key, spans, tag)
         return None if found is None else ([_damaged(part, fault) for part in found[0]], found[1])
+
+    def map(self, key: str) -> memoryview | None:
+        fault = self._ask("map", key)
+        value = self.driver.map(key)
+        return None if value is None else memoryview(_damaged(value, fault))
 
     def tag(self, key: str) -> Tag | None:
         self._ask("tag", key)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tensorstash.driver import Buffer, Changed, Driver, Request, Span
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, Unsupported
 
 _HOSTILE = ["", "/", "/abs", "..", "../x", "a/../../x", "a/..", ".", "a/.", "a//b", "a/"]
 _HOSTILE += ["a\\b", "..\\x", "a\0b"]
@@ -195,6 +195,29 @@ class DriverValues:
         driver.delete("k")
         with pytest.raises(Changed):
             driver.get_ranges("k", [Span(0, 5)], new)
+
+    def test_maps_values_that_stay_or_says_that_it_cannot(self, driver: Driver) -> None:
+        value = os.urandom(10_000)
+        driver.put("a/k", value)
+        if not driver.capabilities.maps:
+            with pytest.raises(Unsupported):
+                driver.map("a/k")
+            return
+        view = driver.map("a/k")
+        assert view is not None and view.readonly and view == value
+        assert [driver.map(key) for key in ("absent", "a", "a/k/below", "ab/sent")] == [None] * 4
+        driver.put("a/k", b"another")
+        again = driver.map("a/k")
+        assert view == value and again == b"another"
+        driver.delete("a/k")
+        driver.put("a/k", value[::-1])
+        driver.delete_prefix("a/")
+        assert view == value and again == b"another" and driver.map("a/k") is None
+        driver.put("empty", b"")
+        assert driver.map("empty") == b""
+        for key in _HOSTILE:
+            with pytest.raises(Invalid):
+                driver.map(key)
 
     @pytest.mark.parametrize("key", _WEIRD)
     def test_weird_keys(self, driver: Driver, key: str) -> None:

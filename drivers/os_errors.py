@@ -1,0 +1,37 @@
+"""What an error of the file system means to whoever stores values in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from tensorstash.errors import DriverError, NoSpace
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_ADVICE = {
+    errno.EACCES: "check the permissions of it and its directories",
+    errno.EPERM: "check the permissions of it and its directories",
+    errno.ENOSPC: "free some space and write again, what was stored is intact",
+    errno.EDQUOT: "free some quota and write again, what was stored is intact",
+    errno.EFBIG: "raise the file size limit (ulimit -f) or use smaller chunks",
+    errno.EBUSY: "others keep deleting its directory, stop them",
+    errno.EROFS: "open it with mode 'r', or write elsewhere",
+    errno.EIO: "the disk failed, see the kernel log and restore a copy",
+    errno.ENOTDIR: "a part of this path is a file, not a directory",
+    errno.EISDIR: "a directory is in the way of this file",
+    errno.ENAMETOOLONG: "use shorter names",
+    errno.ELOOP: "its symbolic links form a loop",
+    errno.EMFILE: "close files or raise the limit (ulimit -n)",
+    errno.ENFILE: "close files or raise the system's limit (fs.file-max)",
+    errno.ENOMEM: "free memory, or let go of views that map files (sysctl vm.max_map_count)",
+}
+
+
+def failure(verb: str, path: str, key: str, error: OSError, driver: str) -> DriverError:
+    """``error``, met while ``verb`` was done to ``path``, with advice; it keeps its number."""
+    code = error.errno or 0
+    advice = _ADVICE.get(code, "see what the file system reports")
+    kind = NoSpace if code in _FULL else DriverError
+    failed = kind(f"cannot {verb} {path!r}: {os.strerror(code)}; {advice}", key=key, driver=driver)
+    failed.errno = code
+    return failed
