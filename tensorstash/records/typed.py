@@ -16,6 +16,7 @@ __all__ = ["RowStore", "Typed", "schema_of", "typed"]
 
 T = TypeVar("T")
 
+_AT_ONCE = 256  # rows that iteration reads for TensorDicts, which part with them one by one
 _VALUES = ("json", "object")  # kinds of field that a dict may be the value of
 
 
@@ -106,7 +107,11 @@ class Typed(Generic[T]):
         )
 
     def __iter__(self) -> Iterator[T]:
-        return map(self._made, self._shown)
+        if not self._row.uses_tensors:
+            return map(self._made, self._shown)
+        starts = range(0, len(self), _AT_ONCE)
+        batches = (self._shown[start : start + _AT_ONCE] for start in starts)
+        return (self._made(row) for batch in batches for row in batch.unbind(0))
 
     def append(self, row: Any) -> int:
         """Add one row, an instance or a dict of the same names; answers its number."""
