@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ _COLUMNS: Mapping[str, Callable[[str, Any, Collection[str]], Columns]] = {
     "polars": frames.of_polars_series,
     "pandas": frames.of_series,
 }
+
+_LEAVES = (bool, int, float, str, bytes, list, type(None))
+_path_of = lru_cache(maxsize=1 << 12)(path_of)  # the same names come with every row
 
 
 def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns:
@@ -61,7 +65,7 @@ def flat(value: Any, keep: Collection[str] = ()) -> dict[str, Any]:
     """What a nested dict (of dicts, dataclasses, TensorDicts) holds, by path. Keys are names,
     paths, or tuples of names; what stands at the paths ``keep`` is not taken apart."""
     out: dict[str, Any] = {}
-    _flatten(value, "", keep, out)
+    _flatten(value, _branch(value) or {}, "", keep, out)
     return check_paths(out)
 
 
@@ -155,13 +159,17 @@ def _parsed(columns: Columns, fields: Mapping[str, Field]) -> Columns:
 # -- one tree -------------------------------------------------------------------------
 
 
-def _flatten(value: Any, above: str, keep: Collection[str], out: dict[str, Any]) -> None:
-    for key, inner in (_branch(value) or {}).items():
-        path = above + path_of(key)
-        # A structured column of a dict is one field; those within a structured array are several.
-        whole = path in keep or (_is_structured(inner) and not _is_structured(value))
-        if not whole and _branch(inner) is not None:
-            _flatten(inner, path + "/", keep, out)
+def _flatten(
+    value: Any, branch: Mapping[Any, Any], above: str, keep: Collection[str], out: dict[str, Any]
+) -> None:
+    # A structured column of a dict is one field; those within a structured array are several.
+    apart = _is_structured(value)
+    for key, inner in branch.items():
+        path = above + _path_of(key)
+        whole = path in keep or (not apart and _is_structured(inner))
+        within = None if whole else _branch(inner)
+        if within is not None:
+            _flatten(inner, within, path + "/", keep, out)
         elif path in out:
             raise Invalid(f"field {path!r} is there twice")
         else:
@@ -170,6 +178,10 @@ def _flatten(value: Any, above: str, keep: Collection[str], out: dict[str, Any])
 
 def _branch(value: Any) -> Mapping[Any, Any] | None:
     """The fields that ``value`` consists of, when it does."""
+    if type(value) is dict:
+        return value
+    if type(value) in _LEAVES:
+        return None
     if is_tensordict(value):
         return of_tensordict(value)
     if isinstance(value, Mapping):
