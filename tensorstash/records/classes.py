@@ -84,7 +84,12 @@ class RowClass:
     def make(self, values: Mapping[str, Any]) -> Any:
         """An instance of ``values``, nested ones too."""
         if self.of_tensors:
-            return self.cls.from_tensordict(values)  # type: ignore[attr-defined]
+            instance = self.cls.from_tensordict(values)  # type: ignore[attr-defined]
+            for name, inner in self.within.items():
+                # Older tensordicts leave what is within a TensorClass a TensorDict.
+                if inner is not None and dataclasses.is_dataclass(instance):
+                    setattr(instance, name, inner.make(values[name]))
+            return instance
         known = set(values.keys())  # a TensorDict answers no ``in``
         made = {
             name: values[name] if inner is None else inner.make(values[name])

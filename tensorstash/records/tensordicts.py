@@ -22,8 +22,7 @@ def tensordict(columns: Columns, ragged: str) -> Any:
     batch = importlib.import_module("tensorstash.torch").present(columns, ragged)
     values = {path: _within(batch, path) for path in columns}
     stacked = {
-        path: value if is_tensor(value) else made.NonTensorStack(*_wrapped(made, value))
-        for path, value in values.items()
+        path: value if is_tensor(value) else _stack(made, value) for path, value in values.items()
     }
     return made.TensorDict(nested(stacked), batch_size=[count])
 
@@ -69,8 +68,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _wrapped(made: Any, values: Any) -> Iterator[Any]:
-    return (made.NonTensorData(data=value) for value in values)
+def _stack(made: Any, values: Any) -> Any:
+    parts = [made.NonTensorData(data=value) for value in values]
+    # Older tensordicts make no stack of nothing.
+    return made.NonTensorStack(*parts) if parts else made.NonTensorData(data=None, batch_size=[0])
 
 
 def _within(batch: Mapping[str, Any], path: str) -> Any:
