@@ -20,6 +20,7 @@ from ..reach import reach
 from ..values import parse_lengths
 from . import formats, grow, layout
 from .catalog import MARK, Catalog, reserved, to_document
+from .classes import schema_of
 from .records import Records
 from .schema import Fields, allowed, check_paths, of_columns, of_example, parse
 from .table import At, Table
@@ -122,7 +123,7 @@ def save_records(
     their handle. ``schema`` names the kind of fields of which the values do not tell it. Takes
     what :func:`create_records` takes. Rows appear all at once. Values that cannot be stored raise
     before what is there is replaced."""
-    named = {} if schema is None else parse(schema)
+    named = {} if schema is None else _parsed(schema)
     values = formats.columns_of(columns, named)
     if not values:
         raise Invalid("there are no columns to save")
@@ -143,8 +144,13 @@ def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
         raise Invalid("new records need a schema, or an example row: like={...}")
     fields: Fields = {}
     if like is not None:
-        named = {} if given is None else parse(given)
+        named = {} if given is None else _parsed(given)
         fields = of_example(formats.flat(like, named), named)
     if given is not None:
-        fields |= parse(given)
+        fields |= _parsed(given)
     return allowed(check_paths(fields), allow_pickle)
+
+
+def _parsed(given: Any) -> Fields:
+    """The fields of a schema, or of a class that describes a row."""
+    return parse(schema_of(given) if isinstance(given, type) else given)

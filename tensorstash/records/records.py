@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ from .schema import Field, chosen, nested, path_of
 from .series import Series
 from .source import RecordSource
 from .table import By, Place, Table
+from .typed import Typed, typed
 from .writer import RecordWriter
+
+_Row = TypeVar("_Row")
 
 
 class Records(RecordSource):
@@ -226,11 +229,9 @@ class Records(RecordSource):
         table.adopt(self.table.catalog)
         return self._view(table=table)
 
-    def as_typed(self, cls: type) -> Any:
+    def as_typed(self, cls: type[_Row]) -> Typed[_Row]:
         """Typed access by a dataclass or TypedDict whose names are the fields: attributes are
         fields, rows are instances, and assignment is checked."""
-        from .typed import typed
-
         return typed(self, cls)
 
     # -- fields -----------------------------------------------------------------------------

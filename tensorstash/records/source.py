@@ -111,7 +111,7 @@ class RecordSource:
     def each_row(self, columns: Columns) -> list[Any]:
         """Columns as a list of rows, in the view's format, through its transform."""
         if self.transform is None:
-            return rows_of(columns, self.form or "numpy")
+            return rows_of(columns, self.form or "numpy", self.table.fields)
         return unstacked(self.present(columns))
 
     def rows_for_torch(self, positions: NDArray[Any]) -> list[Any]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..loading.source import Columns
 from . import formats
-from .schema import nested
+from .schema import Fields, nested
 
 
-def rows_of(columns: Columns, form: str) -> list[Any]:
+def rows_of(columns: Columns, form: str, fields: Fields) -> list[Any]:
     """Every row of ``columns`` by itself, as ``form`` shows a row: a dict of NumPy values, of
     tensors, of Python's; a table of one row for forms that are tables."""
     if form == "numpy":
@@ -28,7 +28,7 @@ def rows_of(columns: Columns, form: str) -> list[Any]:
     if form == "python":
         return list(formats.present(columns, form, "list"))
     one = [{name: column[i : i + 1] for name, column in columns.items()} for i in range(count)]
-    return [formats.present(row, form, "list") for row in one]
+    return [formats.one_row(row, form, fields) for row in one]
 
 
 def unstacked(batch: Any) -> list[Any]:
