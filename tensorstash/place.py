@@ -44,7 +44,7 @@ def scatter(
     arrays = [item for item in own if isinstance(item, np.ndarray)]
     if len(arrays) + (joint > 0) <= 1:
         rest = [item if isinstance(item, np.ndarray) else _ALL for item in own]
-        array[(*selection[:joint], *rest)] = piece
+        array[(*selection[:joint], *rest, ...)] = piece  # a 0-d array of objects: its item
         return
     lead = 1 if joint else 0
     full: list[Any] = [

@@ -87,7 +87,7 @@ class Records(RecordSource):
     def __getitem__(self, key: Any) -> Any:
         """A row for an integer, columns for other selections of rows; a field for its name, a
         view for a list of names."""
-        if isinstance(key, str) or (isinstance(key, tuple) and key and isinstance(key[0], str)):
+        if _is_name(key):
             return self.field(key)
         if isinstance(key, list) and key and all(isinstance(k, (str, tuple)) for k in key):
             return self.select(*key)
@@ -131,7 +131,7 @@ class Records(RecordSource):
     def __setitem__(self, key: Any, value: Any) -> None:
         """Store the values of rows: a dict with all fields of this view, for an integer of one
         row, else of columns. Touches one chunk a field for a row, however many rows there are."""
-        if isinstance(key, (str, tuple)):
+        if _is_name(key):
             raise Invalid(f"assign to rows, r[i] = {{...}}, or to a field: r[{key!r}][rows] = ...")
         positions = normalize(key, len(self))
         if isinstance(positions, int):
@@ -318,6 +318,12 @@ class Records(RecordSource):
             known = ", ".join(repr(n) for n, f in self.fields.items() if f.kind == "ragged")
             raise Invalid(f"{path!r} is no ragged field; those are: {known or 'none'}")
         return path
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) or (
+        isinstance(key, tuple) and bool(key) and isinstance(key[0], str)
+    )
 
 
 def _place_of(found: Any) -> Place:

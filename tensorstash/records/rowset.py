@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidSelection, NotFound
 from ..index import Point, Stride, Take, select
 from ..loading.permutation import permuted
+from ..values import is_tensor, natural
 from .column import Rows
 
 _IN_PICKLES = 512  # bytes of row numbers that travel in a pickle; more wait in a file
@@ -133,6 +134,8 @@ def normalize(selection: Any, count: int) -> int | Rows:
     """A user's selection of rows by NumPy's rules: an integer, a slice with a positive step, or
     an array of numbers; :class:`~tensorstash.errors.InvalidSelection` where NumPy raises, and
     for what would not give a list of rows."""
+    if is_tensor(selection):  # of one element it would pass for an integer
+        selection = natural(selection)
     transform = select(selection if isinstance(selection, tuple) else (selection,), (count,))
     (axis_map,), shape = transform.maps, transform.shape
     if isinstance(axis_map, Point):
