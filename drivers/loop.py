@@ -7,20 +7,24 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
+from contextvars import Context
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from tensorstash.errors import DriverError
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
+_Args = TypeVarTuple("_Args")
 
 _LEAST = 4
 _HELD_BYTES = 128 << 20
-_EXIT_SECONDS = 2.0
+_EXIT_SECONDS = 5.0
+_OURS = "tensorstash"
 
 
 class Loop:
@@ -33,7 +37,7 @@ class Loop:
         self._thread: threading.Thread | None = None
         self._at_exit: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
-    def started(self) -> asyncio.AbstractEventLoop:
+    def started(self) -> _OwnedLoop:
         """The event loop, running."""
         if self._loop is None:
             with self._guard:
@@ -54,8 +58,8 @@ class Loop:
     def run(self, coro: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
         """What ``coro`` answers, awaited in the loop while this thread waits; it is cancelled
         when this thread is interrupted, or after ``timeout`` seconds (``TimeoutError``)."""
-        call: _Call[_T] = _Call(coro)
         loop = self.started()
+        call: _Call[_T] = _Call(loop, coro)
         loop.call_soon_threadsafe(call.start)
         try:
             task = call.done.get(timeout=timeout)
@@ -69,21 +73,34 @@ class Loop:
     def soon(self, coro: Coroutine[Any, Any, None]) -> None:
         """Have ``coro`` awaited in the loop and do not wait for it."""
         loop = self.started()
-        loop.call_soon_threadsafe(_Call(coro).start)
+        loop.call_soon_threadsafe(_Call(loop, coro).start)
 
     def _stop(self) -> None:
+        """Leave nothing behind that could enter Python while, or after, it ends."""
         if os.getpid() != self.pid or self._loop is None or self._thread is None:
             return
+        end = time.monotonic() + _EXIT_SECONDS
         with suppress(Exception):
-            self.run(self._finish(), _EXIT_SECONDS)
+            self.run(self._finish(self._loop), _EXIT_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_EXIT_SECONDS)
+        while self._loop.visited() and time.monotonic() < end:
+            time.sleep(0.001)
         if not self._thread.is_alive():
             self._loop.close()
 
-    async def _finish(self) -> None:
+    async def _finish(self, loop: _OwnedLoop) -> None:
+        """Cut off what is under way, then do what is to be done at the exit."""
+        me = asyncio.current_task()
+        loop.ending = True
+        left = [one for one in asyncio.all_tasks() if one.get_name() == _OURS and one is not me]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_EXIT_SECONDS / 2)
         for make_coro in self._at_exit:
-            await make_coro()
+            with suppress(Exception):
+                await make_coro()
 
 
 _loops: dict[int, Loop] = {}  # those of ancestors stay: their sockets are not ours to close
@@ -158,7 +175,31 @@ class _OwnedLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._visitors: dict[object, None] = {}
+        self.ending = False
+        """The process ends. Whoever calls now, or waits for what is cut off, is a daemon thread:
+        it gets no answer, which it might print, and waits until it is gone."""
         super().__init__()
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        me = object()
+        self._visitors[me] = None
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        finally:
+            # A statement, for at a call the GIL may be lost: gone from here, gone from Python.
+            del self._visitors[me]
+
+    def visited(self) -> bool:
+        """Whether a thread is about to return from :meth:`call_soon_threadsafe`.
+
+        A client written in Rust calls it in threads of its own, and we know its answer before
+        they have returned. If the interpreter ends meanwhile, CPython before 3.14 unwinds the
+        stack of a thread that asks for the GIL again; in Rust that aborts the process.
+        """
+        return bool(self._visitors)
 
     def is_closed(self) -> bool:
         return os.getpid() != self._pid or super().is_closed()
@@ -174,16 +215,24 @@ class _OwnedLoop(asyncio.SelectorEventLoop):
 class _Call(Generic[_T]):
     """One coroutine on its way into the loop and back."""
 
-    __slots__ = ("_coro", "_task", "done")
+    __slots__ = ("_coro", "_loop", "_task", "done")
 
-    def __init__(self, coro: Coroutine[Any, Any, _T]) -> None:
+    def __init__(self, loop: _OwnedLoop, coro: Coroutine[Any, Any, _T]) -> None:
         self.done: SimpleQueue[asyncio.Task[_T]] = SimpleQueue()
+        self._loop = loop
         self._coro = coro
         self._task: asyncio.Task[_T] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._coro)
-        self._task.add_done_callback(self.done.put)
+        if self._loop.ending:
+            self._coro.close()
+            return
+        self._task = self._loop.create_task(self._coro, name=_OURS)
+        self._task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[_T]) -> None:
+        if not (self._loop.ending and task.cancelled()):
+            self.done.put(task)
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -195,7 +244,7 @@ class _Window(Generic[_Item, _T]):
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: _OwnedLoop,
         make_coro: Callable[[_Item], Coroutine[Any, Any, _T]],
     ) -> None:
         self.done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
@@ -221,8 +270,8 @@ class _Window(Generic[_Item, _T]):
 
     def _start(self) -> None:
         self._woken = False
-        while self._waiting and not self._left:
-            task = self._loop.create_task(self._one(*self._waiting.popleft()))
+        while self._waiting and not (self._left or self._loop.ending):
+            task = self._loop.create_task(self._one(*self._waiting.popleft()), name=_OURS)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

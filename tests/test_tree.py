@@ -157,8 +157,16 @@ def test_the_core_imports_no_leaf_by_name() -> None:
 
 AT_THE_ROOT = {
     *SOURCES,
-    *".ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md".split(),
-    *"constraints.txt docs pyproject.toml".split(),
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "constraints.txt",
+    "docs",
+    "pyproject.toml",
 }
 
 

@@ -29,6 +29,7 @@ from tensorstash.driver import Buffer, Span
 from tensorstash.drivers.s3 import obstore_store, retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.obstore_failures import answer_of
+from tensorstash.drivers.s3.obstore_held import held
 from tensorstash.drivers.s3.obstore_store import usable
 from tensorstash.drivers.s3.settings import Settings
 
@@ -84,11 +85,11 @@ class ObstoreClient(Client):
             options["if_none_match"] = f'"{unless}"'
         try:
             async with self._limit() as limit:
-                result = await obstore.get_async(store, key, options=options)
+                result = await held(obstore.get_async(store, key, options=options))
                 first, last = result.range
                 _extend(limit, last - first)
                 retry.expect(last - first)
-                data = memoryview(await result.bytes_async())
+                data = memoryview(await held(result.bytes_async()))
         except TimeoutError as error:
             raise _late() from error
         except NotModifiedError:
@@ -119,8 +120,8 @@ class ObstoreClient(Client):
             return await self._spare().head(key)
         try:
             async with self._limit():
-                result = await obstore.get_async(store, key, options={"range": (0, 1)})
-                await result.bytes_async()
+                result = await held(obstore.get_async(store, key, options={"range": (0, 1)}))
+                await held(result.bytes_async())
         except TimeoutError as error:
             raise _late() from error
         except Exception as error:
@@ -157,17 +158,19 @@ class ObstoreClient(Client):
         body = value if isinstance(value, bytes) else _flat(value)
         try:
             async with self._limit(len(body)):
-                answered = await obstore.put_async(
-                    store,
-                    key,
-                    body,
-                    attributes=None if mark is None else {_MARK: mark},
-                    mode="create"
-                    if if_absent
-                    else "overwrite"
-                    if if_etag is None
-                    else {"e_tag": f'"{if_etag}"' if self.quoted else if_etag},
-                    use_multipart=False,
+                answered = await held(
+                    obstore.put_async(
+                        store,
+                        key,
+                        body,
+                        attributes=None if mark is None else {_MARK: mark},
+                        mode="create"
+                        if if_absent
+                        else "overwrite"
+                        if if_etag is None
+                        else {"e_tag": f'"{if_etag}"' if self.quoted else if_etag},
+                        use_multipart=False,
+                    )
                 )
         except TimeoutError as error:
             raise _late() from error
@@ -190,7 +193,7 @@ class ObstoreClient(Client):
             return
         try:
             async with self._limit():
-                await obstore.delete_async(store, served)
+                await held(obstore.delete_async(store, served))
         except TimeoutError as error:
             raise _late() from error
         except Exception as error:

@@ -14,7 +14,9 @@ import botocore.session
 import obstore
 from obstore.store import MemoryStore, S3Store
 
+from tensorstash.drivers import loop
 from tensorstash.drivers.s3.client import Failed
+from tensorstash.drivers.s3.obstore_held import all_released, held
 from tensorstash.drivers.s3.settings import Settings
 
 # botocore renews temporary credentials ten minutes before they expire, at the latest.
@@ -43,8 +45,9 @@ async def runs() -> bool:
     if pid not in _running:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                await obstore.put_async(MemoryStore(), "probe", b"")
+                await held(obstore.put_async(MemoryStore(), "probe", b""))
             _running[pid] = True
+            loop.current().at_exit(all_released)
         except TimeoutError:
             _running[pid] = False
     return _running[pid]
