@@ -265,13 +265,17 @@ def _array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         if found.dtype.kind != "O":
             return found
         value = found.tolist()
-    if dtype.names is not None:  # tuples: one for each record
-        return as_array(value, dtype)
     try:
         found = natural(value)
+    except Invalid:
+        if dtype.names is None:
+            raise
+        return as_array(value, dtype)  # tuples within tuples
     except (TypeError, RuntimeError) as error:  # of tensors within lists
         raise Invalid(f"{short(value)} is no array: {error}") from error
-    return found if found.dtype.kind in "biufcTS" or not found.size else as_array(value, dtype)
+    if dtype.names is not None and found.dtype.names is None:  # tuples: one for each record
+        return as_array(value, dtype)
+    return found if found.dtype.kind != "O" or not found.size else as_array(value, dtype)
 
 
 def _record(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
