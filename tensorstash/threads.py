@@ -135,6 +135,16 @@ def spread(
             raise error
 
 
+def alone(work: Callable[[], _Block]) -> _Block:
+    """Run ``work`` in this thread, and in it all that it would spread over threads."""
+    before = getattr(_local, "worker", False)
+    _local.worker = True
+    try:
+        return work()
+    finally:
+        _local.worker = before
+
+
 class Shared(Iterator[_Block]):
     """An iterator that several threads take from."""
 

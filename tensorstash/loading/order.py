@@ -30,6 +30,11 @@ class Order(ABC):
     def places(self, positions: Numbers) -> tuple[Numbers, Numbers]:
         """The block of the row at each position, and the row's number within the block."""
 
+    @property
+    def lane_count(self) -> int:
+        """How many lanes there are."""
+        return 1
+
     def lanes(self, positions: Numbers) -> Lanes | None:
         """What rows are divided among ranks by, so that ranks touch few of the same blocks;
         ``None``: by position."""

@@ -54,6 +54,11 @@ class Pooled(Order):
         turn, within = self._cuts.find(self._first[lane] + row)
         return self._dealt[turn], within
 
+    @property
+    def lane_count(self) -> int:
+        """See :meth:`Order.lane_count`."""
+        return len(self._length)
+
     def lanes(self, positions: Numbers) -> Lanes:
         """See :meth:`Order.lanes`."""
         return self._turns.find(self._ended(positions))[0].astype(np.uint16)

@@ -17,6 +17,8 @@ from .batch import Batch
 from .tensors import to_tensor
 
 _RAGGED = ("jagged", "list", "padded")
+_SAME = frozenset(np.dtype(code) for code in "?bhilBHILefdFD")
+"""Types that torch has too: of batches of these nothing else is to be found out."""
 
 
 def present(columns: Columns, ragged: str = "jagged") -> Batch:
@@ -69,6 +71,9 @@ def _column(path: str, column: Any, ragged: str) -> Any:
 
 
 def _tensor(path: str, array: NDArray[Any]) -> Any:
+    flags = array.flags
+    if array.dtype in _SAME and flags.c_contiguous and flags.writeable:
+        return torch.from_numpy(array)
     kind = array.dtype.kind
     if kind in "TUSO":
         return array.tolist()

@@ -1,0 +1,222 @@
+"""Decoded blocks in memory, from shortly before their first row is wanted until their last."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .ahead import Stop
+from .cuts import Numbers
+from .gather import gathered
+from .source import Blocks, Columns, Source
+from .task import Task
+
+_BUNCH = 256 << 10  # bytes of small blocks that are read together
+_MOST = 64  # blocks that are
+
+
+class _Bunch(NamedTuple):
+    """Blocks that are read together, each into its slot."""
+
+    blocks: list[int]
+    slots: list[int]
+    task: Task[None]
+
+
+class Pool:
+    """The blocks that :meth:`plan` was told of, read by up to ``threads`` threads in the order
+    in which they are wanted, at most a few more than were already.
+
+    Fields that are plain arrays are read straight into slots, one a block, of one array a field,
+    so that rows of any blocks are taken by one copy. A slot is used again after the position that
+    ``ends`` has for its block. For one thread to use.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        blocks: Blocks,
+        ends: Numbers,
+        slots: int,
+        threads: int,
+        far: bool,
+        stop: Stop,
+    ) -> None:
+        """``slots``: how many blocks to make room for; more are found room for, at the cost of
+        a copy. ``far``: reading mostly waits."""
+        self._source = source
+        self._blocks = blocks
+        self._ends = ends
+        self._threads = threads
+        self._far = far
+        self._stop = stop
+        self._most = int(np.diff(blocks.bounds).max(initial=1))
+        size = max(1, self._most * source.row_bytes)
+        self._size = max(1, min(_MOST, _BUNCH // size))
+        self._slot = np.full(len(blocks), -1, np.int64)
+        self._planned = np.zeros(len(blocks), bool)
+        self._coming: deque[int] = deque()
+        self._bunches: dict[int, _Bunch] = {}
+        self._begun: list[Task[None]] = []
+        self._held: list[tuple[int, int]] = []
+        self._free: list[int] = []
+        self._slots: dict[str, NDArray[Any]] = {}
+        self._used = 0
+        self._fixed = dict(source.fixed)
+        self._rest: dict[str, list[Any]] = {}
+        self._names: list[str] = []
+        self._room(max(1, min(slots, len(blocks))))
+        self.loaded = 0
+
+    def plan(self, blocks: Numbers) -> None:
+        """The blocks of rows that will be wanted, in their order."""
+        fresh = blocks[~self._planned[blocks]]
+        if len(fresh):
+            names, first = np.unique(fresh, return_index=True)
+            self._coming.extend(names[np.argsort(first)].tolist())
+            self._planned[names] = True
+
+    def take(self, blocks: Numbers, within: Numbers) -> Columns:
+        """The rows at these places, in memory of their own."""
+        self._begin()
+        slot = self._slot[blocks]
+        if slot.min() < 0:
+            for block in dict.fromkeys(blocks[slot < 0].tolist()):
+                if self._slot[block] < 0:  # it may have come with one before it
+                    self._require(block)
+            slot = self._slot[blocks]
+        flat = slot * self._most + within
+        found: Columns = {}
+        for name in self._names:
+            if name in self._flat:
+                found[name] = self._flat[name].take(flat, axis=0)
+            else:
+                found[name] = gathered(self._rest[name], slot.tolist(), within.tolist())
+        return found
+
+    def release(self, position: int) -> None:
+        """Every row before ``position`` was taken."""
+        held = self._held
+        while held and held[0][0] <= position:
+            _, block = heapq.heappop(held)
+            slot = int(self._slot[block])
+            self._slot[block] = -1
+            self._planned[block] = False
+            self._free.append(slot)
+            for kept in self._rest.values():
+                kept[slot] = None
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for what has begun."""
+        self._coming.clear()
+        for task in self._begun:
+            task.settle()
+        self._begun.clear()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Have threads read what is wanted next."""
+        if self._threads < 2 or not self._coming:
+            return
+        self._begun = [task for task in self._begun if task.running]
+        limit = 2 * self._threads * self._size
+        while self._coming and len(self._begun) < self._threads and len(self._bunches) < limit:
+            if blocks := self._next():
+                task = self._bunch(blocks).task
+                task.begin()
+                self._begun.append(task)
+
+    def _next(self) -> list[int]:
+        """Blocks that are wanted next and not on their way, small ones several."""
+        found: list[int] = []
+        while self._coming and len(found) < self._size:
+            block = self._coming.popleft()
+            if self._slot[block] < 0 and block not in self._bunches:
+                found.append(block)
+        return found
+
+    def _bunch(self, blocks: list[int]) -> _Bunch:
+        slots = [self._place() for _ in blocks]
+        made = _Bunch(blocks, slots, Task(partial(self._read, blocks, slots), self._far))
+        self._bunches |= dict.fromkeys(blocks, made)
+        return made
+
+    def _require(self, block: int) -> None:
+        """Have this block in its slot, now."""
+        self._stop.check()
+        if block not in self._bunches:
+            next_ = self._coming and self._coming[0] == block
+            self._bunch(self._next() if next_ else [block])
+        blocks, slots, task = self._bunches[block]
+        task.answer()
+        self.loaded += len(blocks)
+        for member, slot in zip(blocks, slots, strict=True):
+            del self._bunches[member]
+            self._slot[member] = slot
+            self._planned[member] = True
+            heapq.heappush(self._held, (int(self._ends[member]), member))
+        self._begin()
+
+    def _read(self, blocks: list[int], slots: list[int]) -> None:
+        """Runs in any thread."""
+        if len(blocks) == 1:
+            rows = self._blocks.rows(blocks[0])
+            slot, size = slots[0], len(rows)
+            into = {name: array[slot][:size] for name, array in self._slots.items()}
+            self._keep(self._source.take(rows, into), into, slots, [0, size])
+            return
+        parts = [self._blocks.rows(block) for block in blocks]
+        sizes = [len(part) for part in parts]
+        cuts = np.concatenate([[0], np.cumsum(sizes)])
+        columns = self._source.take(np.concatenate(parts))
+        place = np.repeat(np.array(slots) * self._most - cuts[:-1], sizes) + np.arange(cuts[-1])
+        for name, flat in self._flat.items():
+            flat[place] = columns[name]
+        self._keep(columns, self._flat, slots, cuts.tolist())
+
+    def _keep(
+        self, columns: Columns, fixed: dict[str, Any], slots: Sequence[int], cuts: list[int]
+    ) -> None:
+        for name, column in columns.items():
+            if name not in fixed:
+                kept = self._rest.setdefault(name, [None] * self._count)
+                for slot, start, stop in zip(slots, cuts[:-1], cuts[1:], strict=True):
+                    kept[slot] = column[start:stop] if len(slots) > 1 else column
+        if not self._names:
+            self._names = list(columns)
+
+    # -- slots --------------------------------------------------------------------------------
+
+    def _place(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if self._used == self._count:
+            for task in self._begun:  # they read into the memory that is left behind
+                task.settle()
+            self._room(2 * self._count)
+        self._used += 1
+        return self._used - 1
+
+    def _room(self, count: int) -> None:
+        """Slots for ``count`` blocks. Memory that was never read into costs none."""
+        before = self._slots
+        self._count = count
+        self._slots = {
+            name: np.empty((count, self._most, *shape), dtype)
+            for name, (shape, dtype) in self._fixed.items()
+        }
+        self._flat = {
+            name: array.reshape(count * self._most, *array.shape[2:])
+            for name, array in self._slots.items()
+        }
+        for name, array in before.items():
+            self._slots[name][: len(array)] = array
+        for kept in self._rest.values():
+            kept.extend([None] * (count - len(kept)))

@@ -1,0 +1,76 @@
+"""How far an epoch is, in a few numbers: what to save, and what may be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..dtype import short
+from ..errors import Invalid
+
+_KINDS = {"order": str, "data": str}
+_POOLED = {"lanes", "pool"}
+
+
+@dataclass(frozen=True)
+class State:
+    """Rows of the epoch that were yielded, by all ranks together, and all that the order of the
+    others depends on: nothing of ranks, batches, threads or workers.
+
+    ``data`` tells the source from others; ``lanes`` and ``pool`` are 0 where the order has none.
+    """
+
+    order: str
+    seed: int
+    epoch: int
+    position: int
+    rows: int
+    data: str
+    lanes: int = 0
+    pool: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a dict of numbers and short strings, under 200 bytes of JSON."""
+        found = asdict(self)
+        return found if self.pool else {k: v for k, v in found.items() if k not in _POOLED}
+
+    @classmethod
+    def of(cls, given: Any) -> State:
+        """The state in a dict; :class:`~tensorstash.errors.Invalid` for anything else."""
+        if not isinstance(given, Mapping):
+            raise Invalid(f"a state is a dict from state_dict(), not {short(given)}")
+        fields = set(cls.__dataclass_fields__)
+        if unknown := set(given) - fields:
+            raise Invalid(f"a state has no {_listed(unknown)}: pass what state_dict() answered")
+        if missing := fields - _POOLED - set(given):
+            raise Invalid(f"the state lacks {_listed(missing)}: pass what state_dict() answered")
+        for name, value in given.items():
+            kind = _KINDS.get(name, int)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise Invalid(f"{name!r} of a state is {kind.__name__}, not {short(value)}")
+            if isinstance(value, int) and value < 0 and name != "seed":
+                raise Invalid(f"{name!r} of a state cannot be {value}")
+        state = cls(**given)
+        if state.position > state.rows:
+            raise Invalid(f"the state is at row {state.position} of {state.rows}")
+        return state
+
+    def check(self, order: str, rows: int, data: str) -> None:
+        """Raise :class:`~tensorstash.errors.Invalid` unless it is of that order and data."""
+        if self.order != order:
+            raise Invalid(
+                f"the state is of order {self.order!r}, not {order!r}: make the loader with the "
+                "shuffle it was saved with"
+            )
+        if self.rows != rows:
+            raise Invalid(f"the state is of {self.rows} rows, and there are {rows}: {_ADVICE}")
+        if self.data != data:
+            raise Invalid(f"the state is of other data ({self.data}, not {data}): {_ADVICE}")
+
+
+_ADVICE = "resume with what it was saved with, or begin an epoch with set_epoch()"
+
+
+def _listed(names: set[Any]) -> str:
+    return ", ".join(sorted(map(short, names)))

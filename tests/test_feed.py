@@ -1,0 +1,607 @@
+"""The feed: every row once, each block read once, batches ahead, and no thread left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tensorstash.errors import DriverError, Invalid, NotFound
+from tensorstash.loading.feed import Feed
+from tensorstash.loading.permutation import permuted
+from tensorstash.loading.source import Blocks
+from tests.counted import Counted, check_batch
+
+SHUFFLES: tuple[Any, ...] = (False, True, "exact")
+
+
+def rows_of(batches: Any) -> list[int]:
+    return [row for batch in batches for row in check_batch(batch)]
+
+
+def feeders() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "tensorstash-feed"]
+
+
+def no_feeder() -> None:
+    """A feeder that was let go ends soon: at the latest after the block that it reads."""
+    end = time.monotonic() + 20
+    while feeders() and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.01)
+    assert not feeders()
+
+
+@pytest.fixture(autouse=True)
+def _ends() -> Any:
+    yield
+    no_feeder()
+
+
+# -- every row, once ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 4])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_every_row_once_with_all_of_its_fields(shuffle: Any, threads: int, prefetch: int) -> None:
+    source = Counted(1003, 16, plain=False)
+    feed: Feed[Any] = Feed(source, 37, shuffle=shuffle, threads=threads, prefetch=prefetch)
+    assert len(feed) == 28
+    batches = list(feed)
+    assert [len(batch["row"]) for batch in batches] == [37] * 27 + [4]
+    assert list(batches[0]) == ["row", "image", "text", "tokens", "boxes", "json"]
+    found = rows_of(batches)
+    assert sorted(found) == list(range(1003))
+    assert (found == sorted(found)) is (shuffle is False)
+    assert all(batch["row"].flags.owndata for batch in batches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=30),
+    scattered=st.booleans(),
+    batch=st.integers(1, 70),
+    shuffle=st.sampled_from(SHUFFLES),
+    pool=st.integers(1, 40),
+    lanes=st.integers(1, 40),
+    budget=st.sampled_from([0, 3000, 1 << 20]),
+    threads=st.integers(1, 3),
+    prefetch=st.integers(0, 2),
+    world=st.integers(1, 4),
+    drop=st.booleans(),
+)
+def test_ranks_have_every_row_between_them(
+    sizes: list[int],
+    scattered: bool,
+    batch: int,
+    shuffle: Any,
+    pool: int,
+    lanes: int,
+    budget: int,
+    threads: int,
+    prefetch: int,
+    world: int,
+    drop: bool,
+) -> None:
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    count = int(bounds[-1])
+    order = permuted(3, count, np.arange(count)) if scattered else None
+    options: dict[str, Any] = {
+        "shuffle": shuffle,
+        "lanes": lanes,
+        "pool": pool if budget else None,
+        "pool_bytes": budget,
+        "threads": threads,
+        "prefetch": prefetch,
+        "drop_last": drop,
+    }
+    every: list[list[int]] = []
+    lengths = set()
+    for rank in range(world):
+        source = Counted(count, blocks=Blocks(bounds, order), plain=False)
+        feed: Feed[Any] = Feed(source, batch, rank=rank, world_size=world, **options)
+        feed._warned = True
+        batches = list(feed)
+        assert len(batches) == len(feed)
+        lengths.add(tuple(len(b["row"]) for b in batches))
+        every.append(rows_of(batches))
+    assert len(lengths) == 1
+    found = sorted(row for rows in every for row in rows)
+    assert len(found) == count - feed.dropped + feed.padded
+    assert len(set(found)) == count - feed.dropped
+    if not drop:
+        assert set(found) == set(range(count))
+
+
+def test_no_rows_no_batches() -> None:
+    for shuffle in SHUFFLES:
+        feed: Feed[Any] = Feed(Counted(0), 4, shuffle=shuffle)
+        assert len(feed) == 0
+        assert list(feed) == []
+        assert list(feed) == []
+        assert feed.quality()["read_amplification"] == 1.0
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(**options: Any) -> list[int]:
+        return rows_of(Feed(Counted(500), 25, shuffle=True, lanes=8, pool=16, **options))
+
+    assert order() == order(threads=3, prefetch=9) == order(threads=1, prefetch=0)
+    assert order() != order(seed=1)
+    feed: Feed[Any] = Feed(Counted(500), 25, shuffle=True, lanes=8, pool=16)
+    first, second = rows_of(feed), rows_of(feed)
+    assert first == order()
+    assert second != first
+    feed.set_epoch(0)
+    assert rows_of(feed) == first
+    assert rows_of(feed) == second
+    feed.set_epoch(1)
+    assert rows_of(feed) == second
+
+
+# -- what is read ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_each_block_is_read_once_an_epoch(shuffle: bool, threads: int) -> None:
+    source = Counted(64 * 40, 64)
+    feed: Feed[Any] = Feed(source, 40, shuffle=shuffle, lanes=8, pool=16, threads=threads)
+    for epoch in (1, 2):
+        assert len(rows_of(feed)) == 64 * 40
+        assert set(source.taken.values()) == {epoch}
+        assert feed.quality()["blocks_read"] == 40
+
+
+def test_ranks_read_each_block_once_between_them() -> None:
+    world = 4
+    sources = [Counted(64 * 64, 16) for _ in range(world)]
+    found = []
+    for rank, source in enumerate(sources):
+        feed: Feed[Any] = Feed(
+            source, 8, shuffle=True, lanes=16, pool=64, rank=rank, world_size=world
+        )
+        found += rows_of(feed)
+        assert feed.quality()["read_amplification"] == 1.0
+    assert sorted(found) == list(range(64 * 64))
+    assert sum(sum(source.taken.values()) for source in sources) == 256
+
+
+def test_a_true_shuffle_reads_the_distinct_blocks_of_each_batch() -> None:
+    source = Counted(640, 16)
+    feed: Feed[Any] = Feed(source, 32, shuffle="exact", pool_bytes=100)
+    batches = list(feed)
+    assert source.calls == len(batches) == 20
+    distinct = [len({row // 16 for row in batch["row"].tolist()}) for batch in batches]
+    assert sum(source.taken.values()) == sum(distinct)
+    assert feed.quality()["read_amplification"] == pytest.approx(sum(distinct) / 40, rel=0.01)
+
+
+def test_a_true_shuffle_of_what_fits_into_memory_reads_each_block_once() -> None:
+    source = Counted(640, 16)
+    assert sorted(rows_of(Feed(source, 32, shuffle="exact"))) == list(range(640))
+    assert set(source.taken.values()) == {1}
+
+
+def test_small_blocks_are_read_together() -> None:
+    source = Counted(2000, 1)
+    assert sorted(rows_of(Feed(source, 50, shuffle=True))) == list(range(2000))
+    assert set(source.taken.values()) == {1}
+    assert source.calls < 80
+
+
+def test_rows_of_a_view_are_read_by_the_blocks_they_lie_in() -> None:
+    order = np.concatenate([np.arange(5, 600, 7), np.arange(3, 600, 7)])
+    order = order.argsort(kind="stable")
+    source = Counted(len(order), blocks=Blocks(np.array([0, 50, 60, 61, 120, len(order)]), order))
+    assert sorted(rows_of(Feed(source, 10, shuffle=True, lanes=2, pool=4))) == list(
+        range(len(order))
+    )
+    assert set(source.taken.values()) == {1}
+
+
+def test_blocks_in_memory_are_no_more_than_the_pool_and_those_on_their_way() -> None:
+    from tensorstash.loading.pool import Pool
+
+    source = Counted(64 * 200, 64)
+    peak = 0
+    take = Pool.take
+
+    def watched(pool: Pool, *args: Any) -> Any:
+        nonlocal peak
+        found = take(pool, *args)
+        peak = max(peak, len(pool._held) + len(pool._bunches))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pool, "take", watched)
+        patch.setattr("tensorstash.loading.pool._BUNCH", 0)
+        rows_of(Feed(source, 16, shuffle=True, lanes=8, pool=32, threads=2))
+    assert 20 < peak <= 32 + 8 + 2 * 2 + 2
+    # By default the pool is what fits into pool_bytes with all that is beside it.
+    feed: Feed[Any] = Feed(source, 16, shuffle=True, lanes=8, pool_bytes=20 * 64 * 20, threads=2)
+    quality = feed.quality()
+    assert quality["cut_by_budget"]
+    assert quality["pool"] + quality["lanes"] + 2 * 2 + 1 <= 20
+    assert quality["pool_wanted"] == 64
+
+
+def test_more_blocks_than_there_was_room_made_for() -> None:
+    from tensorstash.loading.ordering import Ordering
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ordering, "slots", lambda *args: 1)
+        source = Counted(3000, 7, plain=False)
+        found = rows_of(Feed(source, 16, shuffle=True, lanes=16, pool=64, threads=3))
+    assert sorted(found) == list(range(3000))
+
+
+def test_threads_read_at_once_and_no_more_than_said() -> None:
+    for threads in (1, 2):
+        source = Counted(16 * 40, 16, delay=0.003)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tensorstash.loading.pool._BUNCH", 0)
+            rows_of(Feed(source, 16, shuffle=True, lanes=8, pool=8, threads=threads))
+        assert source.most <= threads + 1  # who needs a block that nobody has begun reads it too
+        if threads == 1:
+            assert source.threads == {"tensorstash-feed"}
+
+
+def test_far_sources_are_read_by_more_threads() -> None:
+    source = Counted(16 * 60, 16, delay=0.02)
+    source.far = True  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorstash.loading.pool._BUNCH", 0)
+        assert sorted(rows_of(Feed(source, 16, shuffle=True))) == list(range(960))
+    assert 6 <= source.most <= 17
+
+
+# -- ahead, and no further ---------------------------------------------------------------------
+
+
+def test_at_most_so_many_batches_are_made_ahead() -> None:
+    made = []
+
+    def finish(columns: Any) -> Any:
+        made.append(len(made))
+        return columns
+
+    feed: Feed[Any] = Feed(Counted(1000), 10, shuffle=True, prefetch=3, finish=finish)
+    batches = iter(feed)
+    for taken in range(1, 6):
+        next(batches)
+        time.sleep(0.2)
+        assert len(made) == taken + 3
+    batches.close()
+
+
+def test_without_prefetch_there_is_no_thread_and_nothing_is_ahead() -> None:
+    made = []
+
+    def finish(columns: Any) -> Any:
+        made.append(threading.current_thread())
+        return columns
+
+    source = Counted(1000)
+    feed: Feed[Any] = Feed(source, 10, shuffle=True, prefetch=0, finish=finish)
+    batches = iter(feed)
+    next(batches)
+    next(batches)
+    assert made == [threading.main_thread()] * 2
+    assert source.threads == {threading.main_thread().name}
+    assert not feeders()
+
+
+@pytest.mark.parametrize(("producing", "consuming"), [(0.002, 0), (0, 0.002), (0, 0)])
+def test_a_slow_side_waits_for_the_other(producing: float, consuming: float) -> None:
+    source = Counted(400, 16, delay=producing)
+    found = []
+    for batch in Feed(source, 10, shuffle=True, prefetch=2):
+        found += check_batch(batch)
+        time.sleep(consuming)
+    assert sorted(found) == list(range(400))
+
+
+# -- ends --------------------------------------------------------------------------------------
+
+
+def test_a_broken_off_loop_ends_its_thread() -> None:
+    source = Counted(10_000, delay=0.001)
+    for _ in Feed(source, 10, shuffle=True):
+        break
+    no_feeder()
+    calls = source.calls
+    time.sleep(0.1)
+    assert source.calls == calls
+
+
+def test_closing_waits_until_nothing_is_read_any_more() -> None:
+    source = Counted(10_000, delay=0.01)
+    feed: Feed[Any] = Feed(source, 10, shuffle=True, threads=2)
+    batches = iter(feed)
+    next(batches)
+    batches.close()
+    assert not feeders()
+    assert source._reading == 0
+    assert list(batches) == []
+    assert feed.state_dict()["position"] == 10
+    batches.close()
+
+
+def test_garbage_in_a_circle_ends_its_thread_too() -> None:
+    batches = iter(Feed(Counted(10_000), 10, shuffle=True))
+    next(batches)
+    circle: list[Any] = [batches]
+    circle.append(circle)
+    del batches, circle
+    no_feeder()
+
+
+def test_a_generator_over_it_that_is_dropped() -> None:
+    def twice(feed: Any) -> Any:
+        for batch in feed:
+            yield batch
+            yield batch
+
+    running = twice(Feed(Counted(10_000), 10))
+    next(running)
+    del running
+    no_feeder()
+
+
+def test_several_iterators_at_once() -> None:
+    feed: Feed[Any] = Feed(Counted(300), 10, shuffle=True)
+    one, other = iter(feed), iter(feed)
+    found: list[list[int]] = [[], []]
+    for first, second in zip(one, other, strict=True):
+        found[0] += check_batch(first)
+        found[1] += check_batch(second)
+    assert sorted(found[0]) == sorted(found[1]) == list(range(300))
+    assert found[0] != found[1]
+
+
+def test_several_consumers_of_one_iterator() -> None:
+    batches = iter(Feed(Counted(2000), 10, shuffle=True))
+    found: list[list[int]] = [[] for _ in range(4)]
+
+    def consume(k: int) -> None:
+        for batch in batches:
+            found[k] += check_batch(batch)
+
+    consumers = [threading.Thread(target=consume, args=(k,)) for k in range(4)]
+    for consumer in consumers:
+        consumer.start()
+    for consumer in consumers:
+        consumer.join(30)
+    assert sorted(chain(*found)) == list(range(2000))
+
+
+# -- what goes wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefetch", [0, 4])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_an_error_comes_in_its_place_and_ends_the_epoch(
+    shuffle: Any, threads: int, prefetch: int
+) -> None:
+    def fault(rows: Any) -> None:
+        if 333 in rows:
+            raise NotFound("the store is gone: mount it again")
+
+    source = Counted(640, 16, fault=fault)
+    options: dict[str, Any] = {"lanes": 4, "pool": 8, "pool_bytes": 500}
+    feed: Feed[Any] = Feed(
+        source, 10, shuffle=shuffle, threads=threads, prefetch=prefetch, **options
+    )
+    good: Feed[Any] = Feed(Counted(640, 16), 10, shuffle=shuffle, **options)
+    batches = iter(feed)
+    found = []
+    with pytest.raises(NotFound, match="the store is gone: mount it again"):
+        for batch in batches:
+            found.append(check_batch(batch))
+    assert found == [check_batch(batch) for _, batch in zip(found, good, strict=False)]
+    assert feed.state_dict()["position"] == 10 * len(found)
+    assert list(batches) == []
+    assert feed.state_dict()["position"] == 10 * len(found)
+    no_feeder()
+    # When it is there again, the rest follows.
+    source.fault = None
+    feed.load_state_dict(feed.state_dict())
+    assert sorted([*chain(*found), *rows_of(feed)]) == list(range(640))
+
+
+def test_an_error_in_what_makes_batches() -> None:
+    made = []
+
+    def finish(columns: Any) -> Any:
+        made.append(1)
+        if len(made) == 3:
+            raise ZeroDivisionError("of the user's")
+        return columns
+
+    feed: Feed[Any] = Feed(Counted(640), 10, finish=finish)
+    with pytest.raises(ZeroDivisionError, match="of the user's"):
+        list(feed)
+    assert feed.state_dict()["position"] == 20
+
+
+def test_interrupts_of_the_reader_arrive() -> None:
+    def fault(rows: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(Feed(Counted(640, fault=fault), 10))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is a whole number from 1 on, not 0"),
+        ({"batch_size": 2.5}, "batch_size is a whole number from 1 on, not 2.5"),
+        ({"batch_size": True}, "batch_size is a whole number from 1 on, not True"),
+        ({"rank": 2, "world_size": 2}, "rank 2 of 2: ranks are counted from 0"),
+        ({"rank": -1}, "rank is a whole number from 0 on, not -1"),
+        ({"world_size": 0}, "world_size is a whole number from 1 on"),
+        ({"shuffle": "perhaps"}, "shuffle is False, True or 'exact', not 'perhaps'"),
+        ({"shuffle": 1}, "shuffle is False, True or 'exact', not 1"),
+        ({"lanes": 0}, "lanes is a whole number from 1 on"),
+        ({"pool": 0}, "pool is a whole number from 1 on"),
+        ({"pool_bytes": "lots"}, "'lots' is no size in bytes"),
+        ({"threads": 0}, "threads is a whole number from 1 on"),
+        ({"prefetch": -1}, "prefetch is a whole number from 0 on"),
+        ({"seed": "x"}, "seed is a whole number, not 'x'"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        Feed(Counted(10), **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_padding_is_said_once() -> None:
+    feed: Feed[Any] = Feed(Counted(10), 2, rank=1, world_size=4)
+    assert (feed.padded, feed.dropped) == (2, 0)
+    with pytest.warns(UserWarning, match="2 of 10 rows come twice .* drop_last=True drops 2"):
+        list(feed)
+    list(feed)
+    assert Feed(Counted(10), 2, world_size=4, drop_last=True).dropped == 2
+
+
+# -- forks and the interpreter's end -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefetch", [0, 4])
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_a_forked_child_goes_on_by_itself(shuffle: Any, prefetch: int) -> None:
+    source = Counted(640, 16, plain=False, delay=0.0005)
+    feed: Feed[Any] = Feed(source, 10, shuffle=shuffle, prefetch=prefetch, pool_bytes=3000)
+    batches = iter(feed)
+    before = [check_batch(next(batches)) for _ in range(7)]
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            rest = rows_of(batches)
+            os.write(write, repr(rest).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    mine = rows_of(batches)
+    with os.fdopen(read, "rb") as pipe:
+        theirs = eval(pipe.read())
+    assert os.waitpid(child, 0)[1] == 0
+    assert theirs == mine
+    assert sorted([*chain(*before), *mine]) == list(range(640))
+
+
+SCRIPTS = {
+    "while the feeder waits": "batches = iter(feed); next(batches); time.sleep(0.2)",
+    "while it reads": "source.delay = 0.3; batches = iter(feed); next(batches)",
+    "at once": "batches = iter(feed)",
+    "in a circle": "batches = iter(feed); next(batches); batches.me = [batches]",
+    "by an error": "batches = iter(feed); next(batches); raise SystemExit(0)",
+    "in a thread": (
+        "import threading\n"
+        "t = threading.Thread(target=lambda: list(feed)); t.start(); time.sleep(0.1)"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SCRIPTS)
+def test_the_interpreter_ends_without_waiting(how: str) -> None:
+    script = "\n".join(
+        [
+            "import sys, time",
+            f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})",
+            "from tests.counted import Counted",
+            "from tensorstash.loading.feed import Feed",
+            "source = Counted(100_000 if 'thread' not in sys.argv else 2000, 16)",
+            "feed = Feed(source, 10, shuffle=True, threads=2)",
+            textwrap.dedent(SCRIPTS[how]),
+        ]
+    )
+    arguments = ["thread"] if how == "in a thread" else []
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, timeout=60, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- states ------------------------------------------------------------------------------------
+
+
+def test_a_state_of_other_data_is_refused() -> None:
+    feed: Feed[Any] = Feed(Counted(640, 16), 10, shuffle=True)
+    state = feed.state_dict()
+    other = Counted(640, 16)
+    other.fingerprint = "other"
+    scattered = Blocks(other.blocks.bounds, permuted(1, 640, np.arange(640)))
+    for source, message in (
+        (other, "the state is of other data"),
+        (Counted(641, 16), "the state is of 640 rows, and there are 641"),
+        (Counted(640, 8), "the state is of other data"),
+        (Counted(640, blocks=scattered), "the state is of other data"),
+    ):
+        with pytest.raises(Invalid) as caught:
+            Feed(source, 10, shuffle=True).load_state_dict(state)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(Invalid, match="of order 'pooled', not 'exact'"):
+        Feed(Counted(640, 16), 10, shuffle="exact").load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"speed": 1}, "a state has no 'speed'"),
+        ({"seed": None}, "the state lacks 'seed'"),
+        ({"position": -1}, "'position' of a state cannot be -1"),
+        ({"position": 641}, "the state is at row 641 of 640"),
+        ({"epoch": "1"}, "'epoch' of a state is int, not '1'"),
+        ({"epoch": True}, "'epoch' of a state is int, not True"),
+        ({"data": 3}, "'data' of a state is str, not 3"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
+    feed: Feed[Any] = Feed(Counted(640), 10, shuffle=True)
+    state = {k: v for k, v in {**feed.state_dict(), **change}.items() if v is not None}
+    with pytest.raises(Invalid) as caught:
+        feed.load_state_dict(state)
+    assert message in str(caught.value)
+    with pytest.raises(Invalid, match="a state is a dict from"):
+        feed.load_state_dict([1])  # type: ignore[arg-type]
+
+
+def test_rows_that_came_meanwhile_are_refused_when_the_epoch_begins() -> None:
+    source = Counted(640)
+    feed: Feed[Any] = Feed(source, 10, shuffle=True)
+    feed.load_state_dict(feed.state_dict())
+    feed.source = Counted(700)
+    with pytest.raises(Invalid, match="the state is of 640 rows, and there are 700"):
+        iter(feed)
+
+
+def test_faults_of_drivers_keep_their_fields() -> None:
+    def fault(rows: Any) -> None:
+        raise DriverError("the disk is gone; mount it", key="c/3", driver="file")
+
+    with pytest.raises(DriverError) as caught:
+        list(Feed(Counted(640, fault=fault), 10, shuffle=True, threads=2))
+    assert (caught.value.key, caught.value.driver) == ("c/3", "file")
