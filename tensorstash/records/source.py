@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidSelection, StashError
+from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns
+from ..loading.windows import Windows
 from . import formats, layout
 from .column import Rows
 from .rowset import All, RowSet, Run, as_numbers, plain
@@ -99,6 +101,44 @@ class RecordSource:
         """Columns in the view's format, through its transform."""
         shown = formats.present(columns, self.form or "numpy", self.ragged, self.table.fields)
         return shown if self.transform is None else self.transform(shown)
+
+    @property
+    def far(self) -> bool:
+        """Whether reading mostly waits for round trips."""
+        return not self.table.place[0].capabilities.local
+
+    # -- for those without torch ------------------------------------------------------------
+
+    def iter_batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool | Literal["exact"] = False,
+        seed: int = 0,
+        epoch: int = 0,
+        drop_last: bool = False,
+        **how: Any,
+    ) -> Iterator[Any]:
+        """One epoch in batches of ``batch_size`` rows, in the view's format: each row once, read
+        ahead by threads, each chunk decoded once. ``shuffle=True`` is chunk-aware, and depends on
+        ``seed`` and ``epoch`` alone; ``how`` as in :class:`~tensorstash.loading.feed.Feed`."""
+        feed: Feed[Any] = Feed(
+            self, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, **how
+        )
+        feed.set_epoch(epoch)
+        return iter(feed)
+
+    def windows(
+        self,
+        length: int,
+        stride: int = 1,
+        *,
+        fields: Sequence[str] | str | None = None,
+        boundaries: Any = None,
+    ) -> Windows:
+        """Every window of ``length`` rows, ``stride`` rows apart, none across the episode ends
+        ``boundaries``; see :class:`~tensorstash.loading.windows.Windows`."""
+        return Windows(self, length, stride, fields=fields, boundaries=boundaries)
 
     # -- rows -------------------------------------------------------------------------------
 
