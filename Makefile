@@ -2,7 +2,7 @@
 # Everything is installed into .venv; a second run installs nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check fix bench bench-quick clean
+.PHONY: help demo test lint check fix bench bench-quick bench-train bench-train-quick train-peers clean
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -15,7 +15,7 @@ export PYTHONHASHSEED := 0
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 make demo      choose the interpreter (3.11 or newer)"
 	@echo "  make test PYTEST='-k append'     choose the tests"
@@ -46,8 +46,20 @@ bench-quick: $(VENV)/.bench ## the same, small: under two minutes; writes to ben
 	@mkdir -p bench-out
 	@$(BIN)/python -m benchmarks --quick --out bench-out
 
+# Some of its peers want an older NumPy: they get an environment of their own.
+bench-train: ## measure training workloads against the peers (long); adds to docs/performance.md
+	@$(MAKE) --no-print-directory VENV=.venv-train train-peers
+	@.venv-train/bin/python -m benchmarks train
+
+bench-train-quick: ## the same, small: about two minutes; writes to bench-out/
+	@$(MAKE) --no-print-directory VENV=.venv-train train-peers
+	@mkdir -p bench-out
+	@.venv-train/bin/python -m benchmarks train --quick --out bench-out
+
+train-peers: $(VENV)/.train-bench
+
 clean: ## remove .venv, caches and what the demo wrote
-	rm -rf $(VENV) build dist demo-data bench-out *.egg-info
+	rm -rf $(VENV) .venv-train build dist demo-data bench-out *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -90,4 +102,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 $(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 	@echo "==> installing the peers to measure against into $(VENV)"
 	@$(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.train-bench: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	@echo "==> installing the peers of the training workloads into $(VENV) (minutes)"
+	@$(PIP_INSTALL) --editable '.[train-bench]'
 	@touch $@

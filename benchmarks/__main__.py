@@ -1,5 +1,5 @@
 """``python -m benchmarks [--quick] [--only S1,S4] [--out docs]``; ``... codecs``, ``cloud``,
-``redis`` measure that part alone and keep the rest of the report."""
+``redis``, ``train`` measure that part alone and keep the rest of the report."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from . import gathers, machine, report, shards, slices, startup, writes
 from .cases import Workload
 from .peers import everyone
 from .setting import Setting
+from .training import measure as training
 
 WORKLOADS: dict[str, Callable[[Setting], Workload]] = {
     "S1": slices.full,
@@ -33,10 +34,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=("peers", "codecs", "cloud", "redis"), default="peers"
+        "what",
+        nargs="?",
+        choices=("peers", "codecs", "cloud", "redis", "train"),
+        default="peers",
     )
     parser.add_argument("--quick", action="store_true", help="small data, 3 rounds")
-    parser.add_argument("--only", default="", help="some of S1 to S8, with commas between")
+    parser.add_argument("--only", default="", help="some of S1 to S8, or W1 to W8")
+    parser.add_argument("--by", default="", help="train: these libraries alone; commas between")
     parser.add_argument("--rounds", type=int, help="at least; unless given 5 (3 with --quick)")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the report")
     parser.add_argument("--where", help="folder for the data; the system's for temporary files")
@@ -47,8 +52,9 @@ def main(arguments: list[str]) -> int:
     """Measure, write the report, say where it is."""
     chosen = parse(arguments)
     only = [name.strip().upper() for name in chosen.only.split(",") if name.strip()]
-    if unknown := set(only) - set(WORKLOADS):
-        print(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+    known = training.WORKLOADS if chosen.what == "train" else WORKLOADS
+    if unknown := set(only) - set(known):
+        print(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         return 2
     rounds = chosen.rounds or (3 if chosen.quick else 5)
     kept = report.load(chosen.out)
@@ -62,6 +68,9 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
             kept[chosen.what] = part.measure(chosen.quick, chosen.rounds, Path(folder))
         kept[chosen.what]["load"] = f"{before} before the run and {machine.load()} after it"
+    elif chosen.what == "train":
+        by = [name.strip() for name in chosen.by.split(",") if name.strip()]
+        training.measure(chosen.quick, chosen.rounds, chosen.out, chosen.where, only, by)
     else:
         begin, hardware = time.monotonic(), machine.hardware()
         with tempfile.TemporaryDirectory(dir=chosen.where) as folder:

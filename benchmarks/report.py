@@ -11,6 +11,7 @@ from . import cloud_report, redis_report
 from .cases import FASTEST, FLOORS, Case, Workload
 from .peer import OURS
 from .tables import met, table
+from .training import report as training_report
 
 NAME = "performance"
 ORDER = (
@@ -80,7 +81,8 @@ def write(out: Path, report: dict[str, Any], *, picture: bool = True) -> None:
     """``report`` as JSON, Markdown and, where matplotlib is installed, PNG."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{NAME}.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    (out / f"{NAME}.md").write_text("\n".join(_markdown(report)) + "\n")
+    lines = _markdown(report) + training_report.section(training_report.load(out))
+    (out / f"{NAME}.md").write_text("\n".join(lines) + "\n")
     if picture and report.get("workloads"):
         try:
             from .picture import draw

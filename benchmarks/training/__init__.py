@@ -1,0 +1,1 @@
+"""Training workloads beside the loaders that people use: ``python -m benchmarks train``."""
