@@ -42,6 +42,7 @@ class Ragged:
         if isinstance(rows, Ragged):
             if rows.ndim != ndim:
                 raise Invalid(f"rows of {rows.ndim} axes where {ndim} are needed")
+            rows = rows.checked()
             values = as_array(rows.values, dtype).astype(dtype, copy=False)
             return cls(values, rows.offsets, rows.shapes)
         arrays = [_row(row, dtype, ndim, i) for i, row in enumerate(rows)]
@@ -79,6 +80,29 @@ class Ragged:
         """Bytes of all values, offsets and shapes."""
         return self.values.nbytes + self.offsets.nbytes + self.shapes.nbytes
 
+    def checked(self) -> Ragged:
+        """The same rows with no values before, after or between them;
+        :class:`~tensorstash.errors.Invalid` where values, offsets and shapes do not fit."""
+        values, offsets = np.asarray(self.values), np.asarray(self.offsets)
+        shapes = np.asarray(self.shapes)
+        plain = values.ndim == offsets.ndim == 1 and shapes.ndim == 2 and len(offsets) > 0
+        if not plain or offsets.dtype.kind not in "iu" or shapes.dtype.kind not in "iu":
+            raise Invalid(
+                "ragged rows need values and integer offsets of one axis, and shapes of two"
+            )
+        offsets, shapes = offsets.astype(np.int64), shapes.astype(np.int64)
+        sizes = np.diff(offsets)
+        # As floats, for a product of integers may wrap around.
+        fits = len(shapes) == len(sizes) and (np.prod(shapes, axis=1, dtype=float) == sizes).all()
+        if not fits or (sizes < 0).any() or (shapes < 0).any():
+            raise Invalid("offsets of ragged rows only grow, by as much as the shapes hold")
+        start, stop = int(offsets[0]), int(offsets[-1])
+        if start < 0 or stop > len(values):
+            raise Invalid(
+                f"ragged rows at values {start} to {stop}, of which there are {len(values)}"
+            )
+        return Ragged(values[start:stop], offsets - start, shapes)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -95,7 +119,10 @@ class Ragged:
             offsets = self.offsets[start : stop + 1]
             values = self.values[offsets[0] : offsets[-1]]
             return Ragged(values, offsets - offsets[0], self.shapes[start:stop])
-        chosen = np.arange(len(self))[rows]
+        try:
+            chosen = np.arange(len(self))[rows]
+        except IndexError as error:
+            raise InvalidSelection(str(error)) from error
         sizes = np.diff(self.offsets)[chosen]
         at = runs_of(self.offsets[chosen], sizes)
         return Ragged(self.values[at], _offsets(sizes), self.shapes[chosen])

@@ -3,7 +3,7 @@
 ``offsets`` (int64) holds for each row where its values start and stop and, for more than one
 axis, its shape. It is one row of one chunk, so one put publishes a row whole. Values that are
 not pointed at are never read: those of a failed append, and of rows that were replaced by
-longer ones.
+rows of another shape.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ class RaggedColumn(Column):
             values = [values] * count
         try:
             if isinstance(values, Ragged):
-                numbers(values.values, field.dtype)
-                made = Ragged.of(values, field.dtype, field.ndim)
+                stored = numbers(values.values, field.dtype)
+                made = Ragged.of(
+                    Ragged(stored, values.offsets, values.shapes), field.dtype, field.ndim
+                )
             else:
                 rows = [self._row(row) for row in values]
                 made = Ragged.of(rows, field.dtype, field.ndim)
@@ -67,31 +69,25 @@ class RaggedColumn(Column):
         return made
 
     def put(self, rows: Rows, values: Ragged) -> int:
-        """See :meth:`Column.put`: in place where a row is no longer than the one it replaces,
-        else at the end of the values."""
+        """See :meth:`Column.put`: where the row lies if its shape stays, else at the end of the
+        values. Either way one put of one chunk replaces a row: nobody sees half of it."""
         numbers = np.arange(len(self.arrays[1]))[rows] if isinstance(rows, slice) else rows
         _, first = np.unique(numbers[::-1], return_index=True)
         keep = len(numbers) - 1 - first  # of values for one row, the last one stays
         if len(keep) < len(numbers):
             numbers, values = numbers[keep], values[keep]
         places = self.arrays[1].read(numbers)
-        starts, room = self._sound(places)
-        sizes = np.diff(values.offsets)
-        starts = starts.copy()
-        longer = sizes > room
-        end = 0
-        if longer.any():
-            moved = values[longer]
-            at = self._append(moved.values)
-            starts[longer] = at + moved.offsets[:-1]
-            end = at + len(moved.values)
-        if not longer.all():
-            kept = values[~longer]
-            if kept.values.size:
-                stored = self._reaching(int((starts + sizes)[~longer].max()))
-                stored[runs_of(starts[~longer], sizes[~longer])] = kept.values
-        self.arrays[1][numbers] = self._places(starts, sizes, values.shapes)
-        return end
+        stays = self._stays(places, values)
+        if stays.any():
+            kept, starts = values[stays], places[stays, 0]
+            at = runs_of(starts, np.diff(kept.offsets))
+            if at.size:
+                self._known(int(at.max()) + 1)[at] = kept.values
+        if stays.all():
+            return 0
+        moved = self.reserve(values[~stays])
+        self.arrays[1][numbers[~stays]] = moved
+        return int(moved[:, 1].max())
 
     def reserve(self, values: Ragged) -> NDArray[np.int64]:
         """See :meth:`Column.reserve`: the values are stored at the end, where nothing points yet;
@@ -112,8 +108,21 @@ class RaggedColumn(Column):
         edges = np.stack([starts, starts + sizes], axis=1)
         return edges if self.field.ndim == 1 else np.concatenate([edges, shapes], axis=1)
 
-    def _sound(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Starts and sizes, when the offsets make sense."""
+    def _stays(self, places: NDArray[np.int64], values: Ragged) -> NDArray[np.bool_]:
+        """Rows that are replaced in one step where they lie: by one of their own shape, within
+        one chunk of the values."""
+        starts, stops = places[:, 0], places[:, 1]
+        there = len(self._known(int(stops.max(initial=0))))
+        edge = self.arrays[0].spec.grid.chunk_shape((0,))[0]
+        stays: NDArray[np.bool_] = ~self._odd(places) & (stops <= there)
+        stays &= stops - starts == np.diff(values.offsets)
+        stays &= (starts // edge == (stops - 1) // edge) | (starts == stops)
+        if self.field.ndim > 1:
+            stays &= (places[:, 2:] == values.shapes).all(axis=1)
+        return stays
+
+    def _odd(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Rows whose offsets contradict themselves."""
         starts = places[:, 0]
         sizes = places[:, 1] - starts
         bad = (starts < 0) | (sizes < 0)
@@ -121,12 +130,18 @@ class RaggedColumn(Column):
             # As floats, for a product of integers may wrap around.
             product = np.prod(places[:, 2:], axis=1, dtype=np.float64)
             bad |= (places[:, 2:] < 0).any(axis=1) | (product != sizes)
+        found: NDArray[np.bool_] = bad
+        return found
+
+    def _sound(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Starts and sizes, when the offsets make sense."""
+        bad = self._odd(places)
         if bad.any():
             raise Corrupt(
                 f"field {self.path!r}: a row's offsets contradict themselves: "
                 f"{places[bad][0].tolist()}; store the row again"
             )
-        return starts, sizes
+        return places[:, 0], places[:, 1] - places[:, 0]
 
     def _values(
         self, starts: NDArray[np.int64], sizes: NDArray[np.int64], total: int
@@ -148,12 +163,18 @@ class RaggedColumn(Column):
         self._keep(grown)
         return start
 
-    def _reaching(self, stop: int) -> Array:
-        """The values, known up to ``stop``: others may have added some since we looked."""
+    def _known(self, stop: int) -> Array:
+        """The values, known up to ``stop`` if there are as many: others may have added some since
+        we looked."""
         values = self._longest
         if stop > len(values):
             values = values.renewed(values.spec).refresh()
             self._keep(values)
+        return values
+
+    def _reaching(self, stop: int) -> Array:
+        """The values, of which there are as many as ``stop``."""
+        values = self._known(stop)
         if stop > len(values):
             raise Corrupt(
                 f"field {self.path!r}: a row lies at values up to {stop}, of which there are "

@@ -1,0 +1,420 @@
+"""Ragged fields: rows of any shape, rewritten in place or moved, and never mixed up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import tensorstash as stash
+from tensorstash.errors import Corrupt, Invalid, InvalidSelection
+from tensorstash.loading.ragged import Ragged
+from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
+from tests.oracle import same
+from tests.races import in_threads
+
+ROWS = 9
+
+
+def rows_of(rng: np.random.Generator, count: int, ndim: int, most: int = 6) -> list[np.ndarray]:
+    shapes = [tuple(int(n) for n in rng.integers(0, most, ndim)) for _ in range(count)]
+    return [rng.integers(-(2**31), 2**31, shape).astype("i4") for shape in shapes]
+
+
+def made(ndim: int = 1, rows: int = ROWS, **how: Any) -> stash.Records:
+    how = {"rows_per_chunk": 4, **how}
+    return stash.create_records({}, {"t": stash.ragged("int32", ndim)}, rows, **how)
+
+
+def holds(records: stash.Records, wanted: list[np.ndarray]) -> None:
+    found = records[:]["t"]
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted, strict=True):
+        same(a, b)
+    assert records.lengths("t").tolist() == [len(row) for row in wanted]
+
+
+# -- rewriting ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@settings(max_examples=25)
+@given(data=st.data(), seed=st.integers(0, 2**32))
+def test_rows_are_rewritten_in_place_or_moved(ndim: int, data: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    records = made(ndim)
+    wanted = [np.zeros((0,) * ndim, "i4") for _ in range(ROWS)]
+    other = stash.open_records(records.driver, "r+")
+    for _ in range(data.draw(st.integers(1, 6))):
+        writer = data.draw(st.sampled_from([records, other]))
+        chosen = data.draw(st.lists(st.integers(-ROWS, ROWS - 1), max_size=12))
+        rows = rows_of(rng, len(chosen), ndim, data.draw(st.sampled_from([2, 6, 9])))
+        form = data.draw(st.sampled_from(["list", "ragged", "series"]))
+        if form == "series":
+            writer["t"][np.array(chosen, int)] = rows
+        elif form == "ragged":
+            given_rows = Ragged.of(rows, np.dtype("i4"), ndim)
+            writer[np.array(chosen, int)] = {"t": given_rows}
+        else:
+            writer[np.array(chosen, int)] = {"t": rows}
+        for row, value in zip(chosen, rows, strict=True):
+            wanted[row] = value
+        holds(records, wanted)
+        holds(other, wanted)
+    holds(stash.open_records(records.driver), wanted)
+
+
+def test_a_row_of_the_same_shape_is_rewritten_where_it_lies() -> None:
+    driver = CountingDriver(made(2).driver)
+    records = stash.open_records(driver, "r+")
+    records[2] = {"t": np.arange(6).reshape(2, 3)}
+    records[3] = {"t": [[8]]}
+    values = records.table.columns["t"].arrays[0]
+    for row, moves in [
+        (np.arange(6, 12).reshape(2, 3), False),
+        (np.arange(6).reshape(3, 2), True),
+        (np.arange(6, 12).reshape(3, 2), False),
+        ([[7]], True),
+        (np.zeros((0, 2), "i4"), False),
+        (np.zeros((0, 3), "i4"), False),
+        (np.arange(6).reshape(3, 2), True),
+    ]:
+        size = len(values.refresh())
+        driver.reset()
+        records[2] = {"t": row}
+        if not moves:
+            assert driver.writes.calls == 1
+            assert driver.counts["lock"].calls == 0
+        assert len(values.refresh()) == size + moves * np.size(row)
+        assert np.array_equal(records[2]["t"], row)
+        assert records[3]["t"].tolist() == [[8]]
+
+
+def test_nobody_sees_half_of_a_row() -> None:
+    # A reader that looks at every step of a row's replacement finds the old one or the new one,
+    # also where it is as long as several chunks; so does whoever comes after a kill.
+    long = np.arange(150_000, dtype="i4")
+    rows = [np.ones(4, "i4"), [2, 2], [3] * 6, [], [4] * 6, long, long[::-1], [5]]
+    for old, new in pairwise(rows):
+        inner = made(1, 3).driver
+        records = stash.open_records(inner, "r+")
+        records[0:2] = {"t": [[9, 9], old]}
+        seen = []
+
+        def look(call: Call, inner: Any = inner, seen: Any = seen) -> Fault | None:
+            seen.append(stash.open_records(inner)["t"][1].tolist())
+            return None
+
+        stash.open_records(FailingDriver(inner, look), "r+")[1] = {"t": new}
+        seen.append(stash.open_records(inner)["t"][1].tolist())
+        steps = [step for step, _ in groupby(seen)]
+        assert steps == [np.asarray(old).tolist(), np.asarray(new).tolist()]
+        assert stash.open_records(inner)[0]["t"].tolist() == [9, 9]
+
+
+def test_the_last_of_several_values_for_a_row_stays() -> None:
+    records = made()
+    records[[1, 5, 1, -8, 5]] = {"t": [[1], [2, 2], [3, 3, 3], [4], []]}
+    assert [row.tolist() for row in records["t"]][1:6] == [[4], [], [], [], []]
+    records.where([0, 0, 0])[:] = {"t": [[1, 2, 3], [4], [5, 6]]}
+    assert records[0]["t"].tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_empty_rows(ndim: int) -> None:
+    records = made(ndim, 1)
+    empty = np.zeros((2, 0, 3)[:ndim] if ndim > 1 else (0,), "i4")
+    records.append({"t": empty})
+    records.append({"t": []})
+    records.extend({"t": [empty, np.ones((1,) * ndim, "i4"), []]})
+    nothing = np.zeros((0,) * ndim, "i4")
+    holds(records, [nothing, empty, nothing, empty, np.ones((1,) * ndim, "i4"), nothing])
+    records[3] = {"t": np.ones((2,) * ndim, "i4")}
+    records[4] = {"t": empty}
+    holds(records, [nothing, empty, nothing, np.ones((2,) * ndim, "i4"), empty, nothing])
+
+
+def test_one_array_for_several_rows() -> None:
+    records = made(2, 4)
+    records[1:3] = {"t": np.arange(6).reshape(2, 3)}
+    records["t"][3] = np.ones((1, 1), "i4")
+    holds(
+        records,
+        [np.zeros((0, 0), "i4"), *[np.arange(6, dtype="i4").reshape(2, 3)] * 2,
+         np.ones((1, 1), "i4")],
+    )  # fmt: skip
+
+
+# -- shown -------------------------------------------------------------------------------------
+
+
+def test_padded_and_jagged() -> None:
+    records = made(2, 0)
+    rows = [np.ones((1, 3), "i4"), np.zeros((0, 2), "i4"), np.full((2, 1), 5, "i4")]
+    records.extend({"t": rows})
+    padded = records.ragged_as("padded")[:]["t"]
+    assert padded.tolist() == [[[1, 1, 1], [0, 0, 0]], [[0] * 3] * 2, [[5, 0, 0], [5, 0, 0]]]
+    jagged = records.ragged_as("jagged")[[2, 0]]["t"]
+    assert isinstance(jagged, Ragged)
+    assert jagged == Ragged.of([rows[2], rows[0]], np.dtype("i4"), 2)
+    assert records.ragged_as("padded")["t"][1:].shape == (2, 2, 2)
+    same(records.ragged_as("jagged")["t"][0], rows[0])
+    with pytest.raises(Invalid, match="there are: list, padded, jagged"):
+        records.ragged_as("stacked")  # type: ignore[arg-type]
+
+
+def test_lengths_read_no_values() -> None:
+    for ndim in (1, 3):
+        driver = CountingDriver(made(ndim, 0).driver)
+        records = stash.open_records(driver, "r+")
+        rows = rows_of(np.random.default_rng(0), 30, ndim)
+        records.extend({"t": rows})
+        values: list[str] = []
+
+        def noted(call: Call, values: list[str] = values) -> Fault | None:
+            values += [call.key] if "values" in call.key else []
+            return None
+
+        watched = stash.open_records(FailingDriver(driver, noted))
+        assert watched.lengths("t").tolist() == [len(row) for row in rows]
+        assert watched["t"].lengths().tolist() == [len(row) for row in rows]
+        view = watched.where([5, 5, 29, 0])
+        assert view.lengths("t").tolist() == [len(rows[i]) for i in (5, 5, 29, 0)]
+        assert values == []
+    with pytest.raises(Invalid, match="'n' is no ragged field; those are: none"):
+        stash.create_records({}, {"n": "i4"}).lengths("n")
+
+
+def test_values_of_rows_are_read_once_a_chunk() -> None:
+    driver = CountingDriver(made(1, 0).driver)
+    records = stash.open_records(driver, "r+")
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 9, 40_000).astype("i4") for _ in range(16)]  # 10 chunks of values
+    records.extend({"t": rows})
+    for chosen in (slice(None), rng.permutation(16), [3, 3, 15, 0, 3], slice(5, 9)):
+        driver.reset()
+        found = records[chosen]["t"]
+        numbers = np.arange(16)[chosen]
+        for row, i in zip(found, numbers, strict=True):
+            same(row, rows[i])
+        chunks = {at // 65536 for i in numbers for at in (40_000 * i, 40_000 * i + 39_999)}
+        places = {i // records.table.catalog.chunk_rows("t") for i in numbers}
+        assert driver.reads.keys == len(chunks) + len(places)
+        assert driver.counts["list"].calls == 0
+
+
+# -- refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (5, "axes"),
+        ([[1, 2]], "2 axes where 1"),
+        ([1.5], "lose"),
+        ([2**31], "out of range"),
+        (["a"], "lose"),
+        ("abc", "axes"),
+        (None, "axes"),
+        ([[1], [2, 3]], "inhomogeneous"),
+        (np.ones((1, 1, 1), "i4"), "3 axes where 1"),
+    ],
+    ids=repr,
+)
+def test_rows_that_do_not_fit(value: Any, match: str) -> None:
+    records = made(1, 2)
+    before = dict(records.driver._mapping)  # type: ignore[attr-defined]
+    for call in (
+        lambda: records.append({"t": value}),
+        lambda: records.extend([{"t": value}]),
+        lambda: records.__setitem__(1, {"t": value}),
+        lambda: records["t"].__setitem__(0, value),
+    ):
+        with pytest.raises(Invalid, match=f"field 't'.*{match}") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert "1 axes a row" in str(caught.value)
+    assert dict(records.driver._mapping) == before  # type: ignore[attr-defined]
+
+
+def test_a_ragged_that_contradicts_itself_is_refused() -> None:
+    values, one = np.arange(6, dtype="i4"), np.array([[3], [3]])
+    two = np.array([[3, 1], [1, 3]])
+    odd: list[tuple[int, Callable[[], Ragged]]] = [
+        (1, lambda: Ragged(values, np.array([0, 3, 7]))),
+        (1, lambda: Ragged(values, np.array([-1, 2, 6]))),
+        (1, lambda: Ragged(values, np.array([0, 4, 3]))),
+        (1, lambda: Ragged(values, np.array([0, 3, 6]), one[:1])),
+        (1, lambda: Ragged(values, np.array([0.0, 3, 6]))),
+        (1, lambda: Ragged(values.reshape(2, 3), np.array([0, 1, 2]))),
+        (2, lambda: Ragged(values, np.array([0, 3, 6]), two + 1)),
+        (2, lambda: Ragged(values, np.array([0, 3, 6]), -two)),
+        (2, lambda: Ragged(values[:0], np.array([0, 0]), np.array([[2**32, 2**32]]))),
+        (1, lambda: Ragged(values, np.array([0, 3, 6]), two)),
+    ]
+    for ndim, make in odd:
+        records = made(ndim, 2)
+        ragged = make()
+        for call in (
+            lambda: records.extend({"t": ragged}),  # noqa: B023
+            lambda: records.__setitem__(slice(0, 2), {"t": ragged}),  # noqa: B023
+        ):
+            with pytest.raises(Invalid, match="field 't'"):
+                call()
+        assert records[:]["t"][0].size == 0
+
+
+def test_parts_of_a_ragged_are_stored_alone() -> None:
+    whole = Ragged(np.arange(10, dtype="i8"), np.array([2, 4, 4, 9]))
+    records = made(1, 0)
+    records.extend({"t": whole})
+    records.extend({"t": whole[1:]})
+    records.extend({"t": whole[::-1]})
+    with records.writer() as writer:
+        writer.extend({"t": whole})
+        writer.extend({"t": whole})
+    first = [[2, 3], [], [4, 5, 6, 7, 8]]
+    wanted = [*first, *first[1:], *first[::-1], *first, *first]
+    assert [row.tolist() for row in records["t"]] == wanted
+    assert len(records.table.columns["t"].arrays[0]) == sum(map(len, wanted))
+
+
+def test_ragged_in_memory_is_indexed_as_numpy_is() -> None:
+    rows = rows_of(np.random.default_rng(1), 7, 2)
+    ragged = Ragged.of(rows, np.dtype("i4"), 2)
+    for chosen in (slice(2, 5), slice(5, 2), slice(None, None, -2), [0, 0, -1], np.arange(7) > 3):
+        found = ragged[chosen]
+        for a, i in zip(found, np.arange(7)[chosen], strict=True):
+            same(a, rows[i])
+    for wrong in (7, -8, [7], np.ones(6, bool)):
+        with pytest.raises(InvalidSelection):
+            ragged[wrong]
+
+
+# -- damage ------------------------------------------------------------------------------------
+
+
+def damaged(places: Any) -> stash.Records:
+    places = np.array(places)
+    records = made(places.shape[1] - 2 or 1, 0)
+    records.extend({"t": [np.zeros((1,) * records.fields["t"].ndim, "i4")] * 4})
+    records.table.columns["t"].arrays[1][: len(places)] = places
+    return records
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [[-1, 2]],
+        [[3, 2]],
+        [[0, 5]],
+        [[2**62, 2**62 + 1]],
+        [[0, 2**63 - 1]],
+        [[0, 2, 3, 1]],
+        [[0, 2, -1, -2]],
+        [[0, 0, 2**32, 2**32]],
+        [[0, 4, 2**61, 8]],
+    ],
+    ids=repr,
+)
+def test_offsets_that_make_no_sense(places: Any) -> None:
+    records = damaged(places)
+    for call in (
+        lambda: records[0],
+        lambda: records[:],
+        lambda: list(records),
+        lambda: records["t"][[0, 0]],
+    ):
+        with pytest.raises(Corrupt, match=r"field 't'.*store the row again") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert records[1]["t"].size == 1
+    again = np.full((1,) * records.fields["t"].ndim, 7, "i4")
+    records[0] = {"t": again}
+    holds(records, [again, *[np.zeros_like(again)] * 3])
+
+
+@pytest.mark.parametrize("key", ["t/offsets/c/0/0", "t/values/c/0"])
+@pytest.mark.parametrize("how", ["truncate", "flip"])
+def test_damaged_chunks_are_named(key: str, how: Any) -> None:
+    records = made(1, 0)
+    records.extend({"t": [[1, 2], [3]] * 30})
+
+    def when(call: Call) -> Fault | None:
+        return how if call.key == key else None  # type: ignore[no-any-return]
+
+    with pytest.raises(Corrupt, match=key):
+        stash.open_records(FailingDriver(records.driver, when))[0:3]
+
+
+def test_values_that_vanished() -> None:
+    records = made(1, 0)
+    records.extend({"t": [[1, 2], [3]]})
+    records.driver.delete("t/values/c/0")
+    assert records[0]["t"].tolist() == [0, 0]  # absent chunks are fill, as in every array
+    with pytest.raises(stash.errors.NotFound, match="t/values/c/0"):
+        stash.open_records(records.driver, missing="raise")[0]
+
+
+# -- several at once ---------------------------------------------------------------------------
+
+
+def test_threads_read_while_rows_move_and_are_added() -> None:
+    records = made(1, 0)
+    records.extend({"t": [[i] * (1 + i % 3) for i in range(20)]})
+
+    def sound(rows: Iterator[np.ndarray]) -> None:
+        for row in rows:
+            assert row.size
+            assert (row == row[0]).all()
+
+    def work(k: int) -> None:
+        rng = np.random.default_rng(k)
+        for turn in range(15):
+            if k == 0:
+                records.append({"t": [turn] * (1 + turn % 5)})
+            elif k == 1:
+                records.extend({"t": [[turn] * 9] * 3})
+            elif k == 2:  # longer than it was: it moves
+                records[turn] = {"t": [100 + turn] * (4 + turn)}
+            elif k == 3:
+                records.refresh()
+                sound(records[:]["t"])
+            else:
+                some = rng.integers(0, 20, 5)
+                sound(records["t"][some])
+
+    in_threads(6, work)
+    assert len(records) == 20 + 15 + 45
+    sound(records["t"])
+    assert [len(row) for row in stash.open_records(records.driver)["t"]][:15] == [
+        4 + i for i in range(15)
+    ]
+
+
+def test_values_of_a_row_to_come_survive_the_commit_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One has stored its values, not its row, when the other commits: documents follow the
+    # other's row, and must not make the values shorter.
+    records = made(1, 0)
+    slow, quick, third = (stash.open_records(records.driver, "r+") for _ in range(3))
+    column = slow.table.columns["t"]
+    reserve = column.reserve
+
+    def reserved(values: Any) -> Any:
+        places = reserve(values)
+        quick.append({"t": [7, 7]})
+        return places
+
+    monkeypatch.setattr(column, "reserve", reserved)
+    early = quick.table.columns["t"].reserve(quick.table.columns["t"].checked([[5] * 3], 1))
+    slow.append({"t": [8] * 4})
+    third.append({"t": [9] * 5})
+    assert early[0].tolist() == [0, 3]
+    assert [row.tolist() for row in records.refresh()["t"]] == [[7] * 2, [8] * 4, [9] * 5]
