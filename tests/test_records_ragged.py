@@ -400,21 +400,22 @@ def test_threads_read_while_rows_move_and_are_added() -> None:
 def test_values_of_a_row_to_come_survive_the_commit_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # One has stored its values, not its row, when the other commits: documents follow the
-    # other's row, and must not make the values shorter.
+    # Slow has stored its values, not its row, after quick stored its own and before that commits:
+    # the values' document follows quick's row, and must not become shorter than slow's values.
     records = made(1, 0)
     slow, quick, third = (stash.open_records(records.driver, "r+") for _ in range(3))
-    column = slow.table.columns["t"]
-    reserve = column.reserve
+    mine, theirs = (handle.table.columns["t"] for handle in (slow, quick))
+    reserve = theirs.reserve
+    early: list[Any] = []
 
     def reserved(values: Any) -> Any:
         places = reserve(values)
-        quick.append({"t": [7, 7]})
+        early.append(mine.reserve(mine.checked([[8] * 4], 1)))
         return places
 
-    monkeypatch.setattr(column, "reserve", reserved)
-    early = quick.table.columns["t"].reserve(quick.table.columns["t"].checked([[5] * 3], 1))
-    slow.append({"t": [8] * 4})
+    monkeypatch.setattr(theirs, "reserve", reserved)
+    quick.append({"t": [7, 7]})
     third.append({"t": [9] * 5})
-    assert early[0].tolist() == [0, 3]
-    assert [row.tolist() for row in records.refresh()["t"]] == [[7] * 2, [8] * 4, [9] * 5]
+    monkeypatch.setattr(mine, "reserve", lambda values: early[0])
+    slow.append({"t": [8] * 4})
+    assert [row.tolist() for row in records.refresh()["t"]] == [[7] * 2, [9] * 5, [8] * 4]
