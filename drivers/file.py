@@ -17,9 +17,10 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from stat import S_ISREG
+from typing import ClassVar
 
 from tensorstash.driver import (
     Buffer,
@@ -66,6 +67,7 @@ class FileDriver(Driver):
 
     scheme = "file"
     capabilities = Capabilities(local=True, maps=True)
+    _advice: ClassVar[Mapping[int, str]] = os_errors.ADVICE
 
     def __init__(self, root: str | os.PathLike[str], *, fsync: bool = False) -> None:
         """See :func:`connect`; a relative ``root`` is taken from the current directory, now."""
@@ -305,7 +307,9 @@ class FileDriver(Driver):
         path = self._base + check_key(key)
         folder, _, name = path.rpartition("/")
         if partial.is_ours(name):
-            raise Invalid(f"key {key!r} is a name that file:// keeps for itself; use another")
+            raise Invalid(
+                f"key {key!r} is a name that {self.scheme}:// keeps for itself; use another"
+            )
         return path, folder or "/", name
 
     def _take_lock(self, path: str, folder: str, key: str, *, wait: bool) -> int | None:
@@ -371,7 +375,7 @@ class FileDriver(Driver):
     def _failed(self, verb: str, key: str, error: OSError | UnicodeError) -> DriverError | Invalid:
         if isinstance(error, UnicodeError):
             return Invalid(f"key {key!r} cannot be a file name; it has half a surrogate pair")
-        return os_errors.failure(verb, self._base + key, key, error, self.scheme)
+        return os_errors.failure(verb, self._base + key, key, error, self.scheme, self._advice)
 
 
 def _loops(path: str) -> bool:

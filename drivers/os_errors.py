@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 
 from tensorstash.errors import DriverError, NoSpace
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_ADVICE = {
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+ADVICE = {
     errno.EACCES: "check the permissions of it and its directories",
     errno.EPERM: "check the permissions of it and its directories",
     errno.ENOSPC: "free some space and write again, what was stored is intact",
@@ -27,11 +28,22 @@ _ADVICE = {
 }
 
 
-def failure(verb: str, path: str, key: str, error: OSError, driver: str) -> DriverError:
+def failure(
+    verb: str,
+    path: str,
+    key: str,
+    error: OSError,
+    driver: str,
+    advice: Mapping[int, str] = ADVICE,
+) -> DriverError:
     """``error``, met while ``verb`` was done to ``path``, with advice; it keeps its number."""
     code = error.errno or 0
-    advice = _ADVICE.get(code, "see what the file system reports")
     kind = NoSpace if code in _FULL else DriverError
-    failed = kind(f"cannot {verb} {path!r}: {os.strerror(code)}; {advice}", key=key, driver=driver)
+    failed = kind(
+        f"cannot {verb} {path!r}: {os.strerror(code)}; "
+        f"{advice.get(code, 'see what the file system reports')}",
+        key=key,
+        driver=driver,
+    )
     failed.errno = code
     return failed

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import uuid
 from collections import UserDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tensorstash.driver import Request, Span
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.drivers.shm import ShmDriver
 from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, Unsupported
 from tensorstash.registry import connect
 from tensorstash.testing.counting import Call, Count, CountingDriver, FailingDriver, Fault
@@ -31,6 +33,15 @@ class TestMemory(DriverContract):
     @pytest.fixture
     def driver(self) -> MemoryDriver:
         return MemoryDriver()
+
+
+class TestShm(DriverContract):
+    @pytest.fixture
+    def driver(self) -> Iterator[ShmDriver]:
+        name = f"contract-{uuid.uuid4().hex}"
+        keeper = ShmDriver(name)  # closing the last driver of a name would be its end
+        yield ShmDriver(f"{name}/below")
+        assert all(key.startswith("below/") for key in keeper.list())
 
 
 class TestCounting(DriverContract):

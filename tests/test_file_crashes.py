@@ -21,7 +21,7 @@ import pytest
 from tensorstash.driver import Request, Span
 from tensorstash.drivers import posix, replace
 from tensorstash.drivers.file import FileDriver
-from tensorstash.errors import Conflict, DriverError, Unsupported
+from tensorstash.errors import Conflict, DriverError, NoSpace, Unsupported
 from tensorstash.testing.driver_races import run_in_processes
 
 _fork = multiprocessing.get_context("fork")
@@ -149,7 +149,7 @@ def test_a_swept_temporary_is_written_again(
 def fill_the_disk(driver: FileDriver, code: int) -> None:
     for key in ("old", "fresh/k"):
         for condition in ({}, {"if_absent": True}) if key != "old" else ({},):
-            with pytest.raises(DriverError) as caught:
+            with pytest.raises(NoSpace) as caught:
                 driver.put(key, os.urandom(3 << 20), **condition)
             assert caught.value.errno == code
             assert isinstance(caught.value.__cause__, OSError)
