@@ -1,5 +1,8 @@
 """Arrays and records as torch tensors, and what feeds them to a training loop."""
 
+from ..loading.mix import mix
+from ..loading.patches import Patches
+from ..loading.windows import Windows
 from .batch import Batch
 from .dataset import ArrayDataset
 from .present import present as present
@@ -7,4 +10,13 @@ from .present import rows as rows
 from .tensors import Tensors, to_numpy, to_tensor
 from .worker_errors import fit as fit
 
-__all__ = ["ArrayDataset", "Batch", "Tensors", "to_numpy", "to_tensor"]
+__all__ = [
+    "ArrayDataset",
+    "Batch",
+    "Patches",
+    "Tensors",
+    "Windows",
+    "mix",
+    "to_numpy",
+    "to_tensor",
+]

@@ -1,0 +1,105 @@
+"""Rows by number: sources as people and torch's own ``DataLoader`` ask for their rows."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtype import short
+from ..errors import InvalidSelection, StashError
+from ..index import Point, Stride, select
+from .source import Columns
+
+
+class MapStyle(ABC):
+    """A map-style dataset over a source: ``data[3]`` is an item, ``data[2:9]`` and
+    ``data[[5, 5, -1]]`` are columns. A ``DataLoader`` gets each batch by one read."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+        """The columns of some rows."""
+
+    @abstractmethod
+    def present(self, columns: Columns) -> Any:
+        """Columns as their user sees them."""
+
+    def shown(self, rows: NDArray[np.int64]) -> Any:
+        """Some rows, as their user sees them."""
+        return self.present(self.take(rows))
+
+    def __getitem__(self, rows: Any) -> Any:
+        transform = select((rows,), (len(self),))
+        (axis_map,), shape = transform.maps, transform.shape
+        if len(shape) > 1:
+            raise InvalidSelection(f"rows are chosen along one axis, not by {short(rows)}")
+        if isinstance(axis_map, Point):
+            chosen = np.full(shape or 1, axis_map.at, np.int64)
+        elif isinstance(axis_map, Stride):
+            chosen = axis_map.start + axis_map.step * np.arange(shape[0])
+        else:
+            chosen = axis_map.array.astype(np.int64, copy=False)
+        found = self.shown(chosen)
+        return found if shape else item(found, 0)
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Any]:
+        """The items at ``rows``, repeats included, as torch's ``DataLoader`` asks for a batch:
+        their arrays are tensors. An error in a worker keeps its fields on the way out."""
+        numbers = as_numbers(rows)
+        count = len(self)
+        outside = (numbers < -count) | (numbers >= count)
+        if outside.any():
+            raise InvalidSelection(
+                f"row {numbers[outside][0]} is out of bounds for {count} rows; ask for one from "
+                f"{-count} to {count - 1}"
+            )
+        try:
+            found = self.shown(np.where(numbers < 0, numbers + count, numbers))
+        except StashError as error:
+            told: StashError = _torch("worker_errors").fit(error)
+            if told is error:
+                raise
+            raise told from error
+        tensors = _torch("present").shown(found)
+        return [item(tensors, i) for i in range(len(numbers))]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+
+def _torch(name: str) -> Any:
+    # By name: nothing here imports torch, and whoever asks for items in lists has.
+    return importlib.import_module(f"tensorstash.torch.{name}")
+
+
+def as_numbers(rows: Any) -> NDArray[np.int64]:
+    """Row numbers as an array of them."""
+    numbers = np.asarray(rows)
+    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
+        raise InvalidSelection(f"rows are named by a list of integers, not {short(rows)}")
+    return numbers.astype(np.int64, copy=False)
+
+
+def item(batch: Any, i: int) -> Any:
+    """Item ``i`` of what a batch is: of a dict, the item of each of its columns."""
+    if isinstance(batch, Mapping):
+        return {name: item(column, i) for name, column in batch.items()}
+    found = batch[i]
+    if isinstance(found, np.ndarray) and found.dtype.kind in "TO":
+        return found.tolist()  # torch's collate function knows no arrays of text
+    return found
+
+
+def picked(columns: Columns, order: Iterable[int] | NDArray[Any]) -> Columns:
+    """Some rows of columns, in this order."""
+    return {
+        name: [column[i] for i in order] if isinstance(column, list) else column[order]
+        for name, column in columns.items()
+    }

@@ -1,0 +1,258 @@
+"""Rows of several sources, interleaved by weight."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cached import Cached
+from ..dtype import short
+from ..errors import Invalid
+from .alike import check_alike
+from .arrays import ONE
+from .mapstyle import MapStyle, as_numbers, picked
+from .mixed_order import InSources, MixedOrder
+from .order import Order
+from .passes import Numbers, Passes
+from .recent import joined
+from .schedule import Schedule, parse_weights
+from .source import Blocks, Columns, Source
+from .windows import as_source
+
+MakeOrder: TypeAlias = Callable[[Blocks, int, float], Order]
+"""The order of one source of a mixture: of its blocks, its number, and its share of the rows."""
+
+
+def mix(
+    sources: Mapping[str, Any] | Sequence[Any],
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    *,
+    seed: int | None = 0,
+    stop: int | str = "first",
+    origin: str | None = None,
+) -> Mix:
+    """Rows of several sources, interleaved so that every stretch of them has each source's share.
+
+    ``sources`` have the same fields: arrays, records, windows, patches, or mixtures in turn.
+    ``weights`` are proportions, by default of the sources' lengths. An epoch ends where the
+    ``"first"`` source has no more rows, or where ``"all"`` have given every row, for which
+    shorter ones begin again, or after so many rows. ``origin`` adds a field of that name: which
+    of the sources a row is from, by number.
+    """
+    if isinstance(sources, Mapping):
+        names, given = [str(name) for name in sources], list(sources.values())
+    else:
+        given = list(sources)
+        names = [str(k) for k in range(len(given))]
+    if not given:
+        raise Invalid("a mixture needs at least one source")
+    if isinstance(weights, Mapping):
+        if weights.keys() != set(names):
+            raise Invalid(f"weights name {', '.join(weights)}; the sources are {', '.join(names)}")
+        weights = [weights[name] for name in names]
+    if weights is not None and len(weights) != len(names):
+        raise Invalid(f"{len(weights)} weights for {len(names)} sources")
+    return Mix(names, [as_source(one) for one in given], weights, seed, stop, origin)
+
+
+class Mix(MapStyle):
+    """Rows of several sources, interleaved; made by :func:`mix`. A
+    :class:`~tensorstash.loading.source.Source` and a map-style dataset.
+
+    Which source a position takes from is a function of the position alone: of the first ``p`` rows
+    each source has given its share of ``p``, of two sources rounded, of more to within
+    :attr:`off`, which is about 1. A source's rows come in the order of its blocks, which
+    are shuffled by the seed for each pass, and go on in the next epoch where they stood in the
+    last: no row comes again before all others have. Nothing is counted on the way, so a
+    position is all there is to resume from.
+    """
+
+    _state = ("names", "sources", "seed", "epoch", "origin", "_weights", "_length")
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        sources: Sequence[Source],
+        weights: Sequence[Any] | None,
+        seed: int | None,
+        stop: int | str,
+        origin: str | None,
+    ) -> None:
+        self.names = list(names)
+        self.sources = list(sources)
+        self.seed = seed
+        self.epoch = 0
+        self.origin = origin
+        lengths = list(map(len, sources))
+        for name, length in zip(names, lengths, strict=True):
+            if not length:
+                raise Invalid(f"source {name!r} has no rows; leave it out of the mixture")
+        check_alike(self.names, self.sources, origin)
+        self._weights = parse_weights(lengths if weights is None else weights)
+        self._length = self._stop(stop, lengths)
+
+    def _stop(self, stop: int | str, lengths: list[int]) -> int:
+        every = enumerate(lengths)
+        if stop == "first":
+            return min(int(self._schedule.position(k, np.array([n]))[0]) for k, n in every)
+        if stop == "all":
+            return max(int(self._schedule.position(k, np.array([n - 1]))[0]) for k, n in every) + 1
+        if isinstance(stop, bool) or not isinstance(stop, (int, np.integer)) or stop < 1:
+            raise Invalid(f'stop is "first", "all" or a number of rows, not {short(stop)}')
+        return int(stop)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The share of each source, of 1."""
+        total = sum(self._weights)
+        return {name: w / total for name, w in zip(self.names, self._weights, strict=True)}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of each source in an epoch."""
+        return dict(zip(self.names, self._counts, strict=True))
+
+    @property
+    def off(self) -> dict[str, float]:
+        """By how much what each source has given may differ from its share, at any position; in
+        a stretch between two positions, by twice that."""
+        return dict(zip(self.names, self._schedule.off, strict=True))
+
+    def origins(self, rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where rows are from: the number of the source, and the row's number there."""
+        source, number = self._schedule.find(as_numbers(rows))
+        found = np.empty_like(number)
+        for k in np.unique(source).tolist():
+            mine = source == k
+            found[mine] = self._rows(k, number[mine])
+        return source, found
+
+    def at_epoch(self, epoch: int) -> Mix:
+        """The mixture of an epoch: sources go on where they stood at the end of the last one."""
+        made = copy.copy(self)
+        made.__dict__.pop("blocks", None)
+        made.epoch = epoch
+        made.sources = [
+            one.at_epoch(epoch) if hasattr(one, "at_epoch") else one for one in self.sources
+        ]
+        return made
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on to an epoch, in this process: as :meth:`at_epoch`."""
+        self.__dict__ = self.at_epoch(epoch).__dict__
+
+    # -- a source -------------------------------------------------------------------------------
+
+    @Cached
+    def blocks(self) -> Blocks:
+        """Rows by source and block of it: source after source."""
+        bounds = [np.zeros(1, np.int64)]
+        for k, count in enumerate(self._counts):
+            first = self.epoch * count
+            bounds.append(self._passes[k].bounds(first, first + count)[1:] - first + bounds[-1][-1])
+        order = InSources(self._schedule, self._counts)  # indexed as an array is
+        return Blocks(np.concatenate(bounds), order)  # type: ignore[arg-type]
+
+    def order(self, make: MakeOrder) -> Order:
+        """The order of the epoch in which sources take turns and ``make`` puts the turns of each
+        in order: what a loader shuffles by, so that proportions stay as they are."""
+        bounds, ends = self.blocks.bounds, np.cumsum(self._counts)
+        cuts = np.searchsorted(bounds, np.concatenate([[0], ends]))
+        total = sum(self._weights)
+        orders = [
+            make(Blocks(bounds[a : b + 1] - bounds[a]), k, weight / total)
+            for k, (a, b, weight) in enumerate(zip(cuts[:-1], cuts[1:], self._weights, strict=True))
+        ]
+        return MixedOrder(self._schedule, self.blocks, orders)
+
+    @property
+    def far(self) -> bool:
+        """Whether a read of any source costs round trips."""
+        return any(getattr(source, "far", False) for source in self.sources)
+
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes a row has in memory."""
+        return max(source.row_bytes for source in self.sources)
+
+    @property
+    def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Element shape and dtype of the fields that are plain arrays."""
+        own = {} if self.origin is None else {self.origin: ((), np.dtype(np.int64))}
+        return {**self.sources[0].fixed, **own}
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells mixtures of other sources, weights, lengths or seeds apart."""
+        prints = [source.fingerprint for source in self.sources]
+        told = (self.names, prints, self._weights, self._length, self.seed, self.origin)
+        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+
+    def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+        """These rows, in this order, repeated ones included; each chunk is read once."""
+        source, number = self._schedule.find(np.asarray(rows, np.int64))
+        present = np.unique(source).tolist() or [0]
+        places = dict(out or {})
+        if self.origin is not None:
+            places.setdefault(self.origin, np.empty(len(source), np.int64))[...] = source
+        own = {self.origin: places.pop(self.origin)} if self.origin is not None else {}
+        if len(present) == 1:
+            return {**self.sources[present[0]].take(self._rows(present[0], number), places), **own}
+        members = [np.flatnonzero(source == k) for k in present]
+        parts = [
+            self.sources[k].take(self._rows(k, number[mine]))
+            for k, mine in zip(present, members, strict=True)
+        ]
+        back = np.argsort(np.concatenate(members), kind="stable")
+        found: Columns = {}
+        for name, first in parts[0].items():
+            if name not in places and name in self.fixed:
+                places[name] = np.empty((len(source), *first.shape[1:]), first.dtype)
+            if name in places:
+                found[name] = places[name]
+                for part, mine in zip(parts, members, strict=True):
+                    places[name][mine] = part[name]
+            else:
+                whole = joined([part[name] for part in parts])
+                found[name] = picked({name: whole}, back)[name]
+        return {**found, **own}
+
+    def present(self, columns: Columns) -> Any:
+        """Columns as the first source shows them, with :attr:`origin` beside."""
+        if self.origin is None:
+            return self.sources[0].present(columns)
+        rest = {name: column for name, column in columns.items() if name != self.origin}
+        shown = self.sources[0].present(rest)
+        if not isinstance(shown, dict):
+            shown = {ONE: shown}
+        shown[self.origin] = columns[self.origin]
+        return shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self._state}
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    @Cached
+    def _schedule(self) -> Schedule:
+        return Schedule(self._weights)
+
+    @Cached
+    def _counts(self) -> list[int]:
+        return self._schedule.counts(self._length)
+
+    @Cached
+    def _passes(self) -> list[Passes]:
+        return [Passes(one.blocks, self.seed, k) for k, one in enumerate(self.sources)]
+
+    def _rows(self, source: int, numbers: Numbers) -> Numbers:
+        """The rows of a source that it gives as these of its turns in this epoch."""
+        return self._passes[source].rows(numbers + self.epoch * self._counts[source])

@@ -1,0 +1,243 @@
+"""Patches of N-dimensional arrays: on a grid, or anywhere."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cached import Cached
+from ..dtype import short
+from ..errors import Invalid
+from ..values import parse_lengths
+from .arrays import ONE
+from .boxes import Boxes
+from .corners import Corners, GridCorners, RandomCorners
+from .mapstyle import MapStyle, as_numbers
+from .sliced import Sliced
+from .source import Blocks, Columns
+
+
+class Patches(MapStyle):
+    """Every patch of ``shape``, as an item: columns have the shape ``(patches, ...)``, with the
+    array's other axes in their places. A :class:`~tensorstash.loading.source.Source` and a
+    map-style dataset.
+
+    On a grid: ``stride`` apart along each axis (by default next to each other), numbered in C
+    order. Only whole patches are in it, unless ``pad`` says what stands beyond the end; then
+    every element is in a patch. Anywhere: ``count`` an epoch, whole ones, each where ``(seed,
+    epoch, number)`` says. Several arrays, as an image and its labels, are cut at the same places.
+    A batch reads each chunk once.
+    """
+
+    _state = ("shape", "stride", "pad", "count", "seed", "epoch", "_columns", "_dims", "_single")
+
+    def __init__(
+        self,
+        arrays: Any,
+        shape: int | Sequence[int],
+        *,
+        stride: int | Sequence[int] | None = None,
+        count: int | None = None,
+        axes: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+        pad: Any = None,
+        seed: int = 0,
+    ) -> None:
+        """``arrays``: one array or lazy view of one, or a dict of such. ``axes``: those that
+        ``shape`` is along, by default the last ones; a dict where arrays have them in different
+        places. ``pad``: a value, or a dict of one for each array."""
+        if count is not None and (stride is not None or pad is not None):
+            raise Invalid("count= draws patches anywhere; stride= and pad= are for a grid")
+        self._single = not isinstance(arrays, Mapping)
+        given = {ONE: arrays} if self._single else dict(arrays)
+        if not given:
+            raise Invalid("patches need at least one array")
+        self._columns = {
+            name: Sliced(array, "the array" if self._single else f"array {name!r}")
+            for name, array in given.items()
+        }
+        self.shape = _sizes(shape, "shape")
+        self.stride = self.shape if stride is None else _sizes(stride, "stride", len(self.shape))
+        self.count = None if count is None else _sizes(count, "count", 1)[0]
+        self.pad = None if pad is None else _values(pad, self._columns)
+        self.seed = seed
+        self.epoch = 0
+        self._dims = {
+            name: _dims(column, axes.get(name) if isinstance(axes, Mapping) else axes, self.shape)
+            for name, column in self._columns.items()
+        }
+        self._check()
+
+    def _check(self) -> None:
+        lengths = {
+            name: tuple(column.shape[dim] for dim in self._dims[name])
+            for name, column in self._columns.items()
+        }
+        if len(set(lengths.values())) > 1:
+            raise Invalid(f"the arrays differ in length along the axes of a patch: {lengths}")
+        for column, dims in zip(self._columns.values(), self._dims.values(), strict=True):
+            for dim in dims:
+                column.edges(dim)
+        if self.pad is None and any(
+            size > n for size, n in zip(self.shape, self.lengths, strict=True)
+        ):
+            raise Invalid(
+                f"no patch of {self.shape} fits into axes of {self.lengths}; take a smaller one, "
+                "or pad= what stands beyond the end"
+            )
+
+    def __len__(self) -> int:
+        return len(self._corners)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the axes that patches are cut along."""
+        name, column = next(iter(self._columns.items()))
+        return tuple(column.shape[dim] for dim in self._dims[name])
+
+    @property
+    def grid(self) -> tuple[int, ...] | None:
+        """Patches along each axis, so that patch ``i`` is number ``np.unravel_index(i, grid)``;
+        ``None`` where they lie anywhere."""
+        corners = self._corners
+        return corners.counts if isinstance(corners, GridCorners) else None
+
+    @Cached
+    def _corners(self) -> Corners:
+        if self.count is None:
+            return GridCorners.over(self.lengths, self.shape, self.stride, self.pad is not None)
+        rooms = [n - size + 1 for n, size in zip(self.lengths, self.shape, strict=True)]
+        return RandomCorners(rooms, self.count, self.seed, self.epoch)
+
+    def corners(self, patches: Any = None) -> NDArray[np.int64]:
+        """Where some patches begin along each axis, or all: of shape ``(patches, axes)``."""
+        return self._corners.at(np.arange(len(self)) if patches is None else as_numbers(patches))
+
+    def at_epoch(self, epoch: int) -> Patches:
+        """The patches of an epoch: others in each where they lie anywhere, always the same on a
+        grid."""
+        made = copy.copy(self)
+        made.__dict__.pop("_corners", None)
+        made.__dict__.pop("blocks", None)
+        made.epoch = epoch
+        return made
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on to an epoch, in this process: as :meth:`at_epoch`."""
+        self.__dict__ = self.at_epoch(epoch).__dict__
+
+    # -- a source -------------------------------------------------------------------------------
+
+    @Cached
+    def blocks(self) -> Blocks:
+        """Patches by the stored chunk (shard, where there are shards) that holds their corner."""
+        name = max(self._columns, key=self._bytes)
+        count = len(self)
+        corners, label = self.corners(), np.zeros(count, np.int64)
+        for k, dim in enumerate(self._dims[name]):
+            chunk = self._columns[name].stored_edges(dim).of(corners[:, k])
+            label = label * (int(chunk.max(initial=0)) + 1) + chunk
+        order = np.argsort(label, kind="stable")
+        inner = np.flatnonzero(np.diff(label[order])) + 1
+        bounds = np.concatenate([np.zeros(1, np.int64), inner, np.array([count] * (count > 0))])
+        return Blocks(bounds.astype(np.int64), order)
+
+    def _element(self, name: str) -> tuple[int, ...]:
+        shape = list(self._columns[name].shape)
+        for dim, size in zip(self._dims[name], self.shape, strict=True):
+            shape[dim] = size
+        return tuple(shape)
+
+    def _bytes(self, name: str) -> int:
+        return int(np.prod(self._element(name), dtype=object)) * self._columns[name].item_bytes
+
+    @property
+    def far(self) -> bool:
+        """Whether a read costs round trips."""
+        return not all(column.near for column in self._columns.values())
+
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes a patch has in memory."""
+        return sum(self._bytes(name) for name in self._columns)
+
+    @property
+    def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and dtype of the patches of plain memory."""
+        return {
+            name: (self._element(name), column.dtype)
+            for name, column in self._columns.items()
+            if column.plain
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells patches of other arrays, shapes or places apart."""
+        columns = [(n, c.shape, str(c.dtype), self._dims[n]) for n, c in self._columns.items()]
+        told = (columns, self.shape, self.stride, self.pad, self.count, self.seed)
+        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+
+    def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+        """These patches, in this order, repeated ones included; each chunk is read once."""
+        corners = self._corners.at(np.asarray(rows, np.int64))
+        found: Columns = {}
+        for name, column in self._columns.items():
+            place = None if out is None else out.get(name)
+            if place is None:
+                place = np.empty((len(corners), *self._element(name)), column.dtype)
+            boxes = Boxes.clipped(column, self._dims[name], corners, self.shape)
+            if self.pad is not None:
+                place[boxes.short(self.shape)] = self.pad[name]
+            boxes.read(place)
+            found[name] = place
+        return found
+
+    def present(self, columns: Columns) -> Any:
+        """The patches of a lone array as they are, those of several as a dict."""
+        return columns[ONE] if self._single else dict(columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self._state}
+
+
+def _sizes(value: Any, what: str, count: int | None = None) -> tuple[int, ...]:
+    sizes = parse_lengths(value, what)
+    if count is not None and len(sizes) == 1 and count > 1 and isinstance(value, (int, np.integer)):
+        sizes *= count
+    if not sizes or min(sizes) < 1 or len(sizes) != (count or len(sizes)):
+        need = "" if count is None else f" and as many as axes, {count}"
+        raise Invalid(f"{what} must be whole numbers above 0{need}, not {short(value)}")
+    return sizes
+
+
+def _dims(column: Sliced, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The dimensions of an array that patches are cut along."""
+    ndim = len(column.shape)
+    if axes is None:
+        if len(shape) > ndim:
+            raise Invalid(f"{column.what} has {ndim} axes, a patch of {shape} needs {len(shape)}")
+        return tuple(range(ndim - len(shape), ndim))
+    given = [axes] if isinstance(axes, (int, np.integer)) else list(axes)
+    if not all(isinstance(a, (int, np.integer)) and -ndim <= a < ndim for a in given):
+        raise Invalid(f"{column.what} has axes 0 to {ndim - 1}, not {short(axes)}")
+    dims = tuple(int(axis) % ndim for axis in given)
+    if len(dims) != len(shape) or len(set(dims)) != len(dims):
+        raise Invalid(f"axes must name {len(shape)} different ones for patches of {shape}: {axes}")
+    return dims
+
+
+def _values(pad: Any, columns: Mapping[str, Sliced]) -> dict[str, Any]:
+    """What stands beyond the end of each array."""
+    given = dict(pad) if isinstance(pad, Mapping) else dict.fromkeys(columns, pad)
+    if given.keys() != columns.keys():
+        raise Invalid(f"pad names {', '.join(given)}; the arrays are {', '.join(columns)}")
+    for name, column in columns.items():
+        try:
+            np.full(1, given[name], column.dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Invalid(f"{column.what} of {column.dtype} cannot hold {pad!r}: {error}") from None
+    return given

@@ -1,0 +1,156 @@
+"""Which of several sources each position of a mixture takes from. Pure arithmetic.
+
+Two sources take turns as a line of their slope crosses a grid: of the first ``p`` positions the
+first source has its share, rounded. More sources are a binary tree of such pairs. The source at a
+position is found in one step a level, and so is the position of a source's number ``j``: nothing
+is drawn, so no stretch is off by luck, and nothing is counted, so a mixture resumes anywhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtype import short
+from ..errors import Invalid
+
+Numbers = NDArray[np.int64]
+
+_MOST = 1 << 31  # of the sum of weights: products of two such numbers fit into 63 bits
+
+
+class Line(NamedTuple):
+    """The part of a pair that takes ``share`` of every ``total`` turns."""
+
+    share: int
+    total: int
+    phase: int
+
+    @property
+    def other(self) -> Line:
+        """The part that takes the other turns."""
+        return Line(self.total - self.share, self.total, self.total - 1 - self.phase)
+
+    def before(self, turns: Numbers) -> Numbers:
+        """How many of the first ``turns`` turns it takes."""
+        whole, rest = np.divmod(turns, self.total)
+        found: Numbers = whole * self.share + (rest * self.share + self.phase) // self.total
+        return found
+
+    def turn(self, numbers: Numbers) -> Numbers:
+        """The turn that it takes as its number ``numbers``."""
+        whole, rest = np.divmod(numbers + 1, self.share)
+        found: Numbers = whole * self.total - (self.phase - rest * self.total) // self.share - 1
+        return found
+
+
+class Pair(NamedTuple):
+    """Two sources, or pairs in turn, of which ``one`` takes the turns of ``line``."""
+
+    line: Line
+    one: Node
+    other: Node
+
+
+Node: TypeAlias = int | Pair
+
+
+class Schedule:
+    """Turns of several sources by ``weights``, whole numbers.
+
+    Of the first ``p`` positions source ``k`` has its share of ``p`` to within :attr:`off` ``[k]``,
+    and of any other ``p`` in a row to within twice that: of two sources the share rounded down
+    or up.
+    """
+
+    def __init__(self, weights: Sequence[int]) -> None:
+        heap: list[tuple[int, int, Node]] = [(w, k, k) for k, w in enumerate(weights)]
+        heapq.heapify(heap)
+        while len(heap) > 1:  # the lightest are paired first: heavy ones are near the root
+            light, tie, some = heapq.heappop(heap)
+            heavy, _, others = heapq.heappop(heap)
+            divisor = math.gcd(heavy, light)
+            total = (heavy + light) // divisor
+            pair = Pair(Line(heavy // divisor, total, total // 2), others, some)
+            heapq.heappush(heap, (heavy + light, tie, pair))
+        self._tree = heap[0][2]
+        self._paths = [path for _, path in sorted(_paths(self._tree))]
+
+    @property
+    def off(self) -> list[float]:
+        """By how much what each source has given may differ from its share."""
+        found = []
+        for path in self._paths:
+            off = 0.0
+            for line in path:
+                off = off * line.share / line.total + 0.5
+            found.append(off)
+        return found
+
+    def counts(self, positions: int) -> list[int]:
+        """How often each source comes in the first so many positions."""
+        found = []
+        for path in self._paths:
+            at = np.array([positions], np.int64)
+            for line in path:
+                at = line.before(at)
+            found.append(int(at[0]))
+        return found
+
+    def find(self, positions: Numbers) -> tuple[Numbers, Numbers]:
+        """The source at each position, and which of its own turns this is."""
+        source, number = np.empty_like(positions), np.empty_like(positions)
+        todo = [(self._tree, np.arange(len(positions)), positions)]
+        while todo:
+            node, at, turns = todo.pop()
+            if isinstance(node, int):
+                source[at], number[at] = node, turns
+                continue
+            before = node.line.before(turns)
+            taken = node.line.before(turns + 1) > before
+            rest = ~taken
+            todo.append((node.one, at[taken], before[taken]))
+            todo.append((node.other, at[rest], turns[rest] - before[rest]))
+        return source, number
+
+    def position(self, source: int, numbers: Numbers) -> Numbers:
+        """Where a source has these of its turns: what :meth:`find` undoes."""
+        for line in reversed(self._paths[source]):
+            numbers = line.turn(numbers)
+        return numbers
+
+
+def _paths(node: Node) -> list[tuple[int, list[Line]]]:
+    """Every source, with the lines from the root to it."""
+    if isinstance(node, int):
+        return [(node, [])]
+    sides = ((node.one, node.line), (node.other, node.line.other))
+    return [(k, [line, *path]) for side, line in sides for k, path in _paths(side)]
+
+
+def parse_weights(weights: Sequence[Any]) -> list[int]:
+    """Weights as whole numbers of the same proportions, as nearly as the sum of them may be
+    large."""
+    found = []
+    for weight in weights:
+        try:
+            number = weight.item() if isinstance(weight, np.generic) else weight
+            exact = Fraction(number).limit_denominator(1 << 20)
+        except (TypeError, ValueError, OverflowError):
+            exact = Fraction(0)
+        if exact <= 0:
+            raise Invalid(f"a weight must be a number above 0, not {short(weight)}")
+        found.append(exact)
+    common = math.lcm(*(weight.denominator for weight in found))
+    whole = [int(weight * common) for weight in found]
+    divisor = math.gcd(*whole)
+    total = sum(whole) // divisor
+    if total < _MOST:
+        return [weight // divisor for weight in whole]
+    return [max(1, weight // divisor * (_MOST - len(whole)) // total) for weight in whole]

@@ -1,0 +1,231 @@
+"""Arrays, and slices of them, as loaders read them: rows and boxes, straight into memory."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cached import Cached
+from ..codec import Codec
+from ..driver import Driver
+from ..dtype import short
+from ..errors import Invalid
+from ..grid import AxisGrid, RegularAxis
+from ..handle import Handle
+from ..index import AxisMap, Stride, Take, Transform, dims_of, identity
+from ..lazy import View
+from ..threads import IO_THREADS, THREAD_BYTES, count_for
+
+_THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
+
+
+@runtime_checkable
+class Stored(Handle, Protocol):
+    """An array as this package sees it: a handle that says how it is cut and where it lies."""
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Shape of what is decoded at once, ``None`` when chunks differ."""
+        ...
+
+    @property
+    def codecs(self) -> Sequence[Codec]:
+        """The codec chain."""
+        ...
+
+    @property
+    def driver(self) -> Driver:
+        """What holds the bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Where chunks meet along one dimension of a slice: position ``i`` of ``length`` is element
+    ``start + i`` of an axis cut by ``axis``."""
+
+    axis: AxisGrid
+    start: int
+    length: int
+
+    def of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The chunk that holds each of ``positions``."""
+        return self.axis.of_many(positions + self.start if self.start else positions)
+
+    def starts(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where each of ``chunks`` begins; beyond the slice it may be."""
+        if isinstance(self.axis, RegularAxis):
+            return chunks * self.axis.edge - self.start
+        ends = np.cumsum(self.axis.edges, dtype=np.int64) - self.start
+        return np.concatenate([[-self.start], ends])[chunks]
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """Where a chunk begins and ends; beyond the slice it may be."""
+        first = self.axis.start(chunk) - self.start
+        return first, first + self.axis.size(chunk)
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """The positions at which a chunk begins, from 0 on, and the end."""
+        if not self.length:
+            return np.zeros(1, np.int64)
+        first, last = self.axis.of(self.start), self.axis.of(self.start + self.length - 1)
+        found = self.starts(np.arange(first, last + 2))
+        found[0], found[-1] = 0, self.length
+        return found
+
+
+class Sliced:
+    """An array, or a view of one by slices, to be read by rows or by boxes.
+
+    Pickles as the array's handle and the slices. Its shape is that of when it was made, so that
+    every process sees the same rows, whatever is appended meanwhile.
+    """
+
+    def __init__(self, array: Any, what: str = "this") -> None:
+        """``array``: a handle or a view; ``what`` names it in errors."""
+        view = View(array, identity(array.shape)) if isinstance(array, Handle) else array
+        if not isinstance(view, View) or not isinstance(view.array, Stored):
+            raise Invalid(
+                f"{what} must be a stored array or a lazy view of one, not {short(array)}"
+            )
+        self.array: Stored = view.array
+        self.what = what
+        self.transform = view.transform
+        self.shape = view.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        return self.array.dtype
+
+    @property
+    def plain(self) -> bool:
+        """Whether elements are plain memory, so that they can be read into a given array."""
+        return self.dtype.kind not in "OT"
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of an element; for text, a guess."""
+        return self.dtype.itemsize if self.plain else 64
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of what one position along the first dimension has."""
+        return math.prod(self.shape[1:]) * self.item_bytes
+
+    # -- how it is cut ------------------------------------------------------------------------
+
+    @Cached
+    def raw(self) -> bool:
+        """Whether chunks are stored as they are in memory, so that parts of them can be read."""
+        return [codec.name for codec in self.array.codecs] == ["bytes"]
+
+    @Cached
+    def slab_bytes(self) -> int:
+        """About how many bytes are decoded for a row: those of a chunk's rows."""
+        bounds = self.edges(0).bounds
+        return self.row_bytes * int(np.diff(bounds).max(initial=1))
+
+    @Cached
+    def chunk_bytes(self) -> int:
+        """About how many bytes a decoded chunk has."""
+        sizes = [np.diff(self.edges(dim).bounds).max(initial=1) for dim in range(len(self.shape))]
+        return math.prod(map(int, sizes)) * self.item_bytes
+
+    def edges(self, dim: int) -> Edges:
+        """Where that which is decoded at once meets along a dimension."""
+        return Edges(self._cuts[self._place(dim)[0]], self._place(dim)[1], self.shape[dim])
+
+    def stored_edges(self, dim: int) -> Edges:
+        """Where stored objects meet: shards, where there are shards."""
+        axis, start = self._place(dim)
+        return Edges(self.array.spec.grid.axes[axis], start, self.shape[dim])
+
+    @Cached
+    def _cuts(self) -> tuple[AxisGrid, ...]:
+        inner = self.array.chunks
+        return self.array.spec.grid.axes if inner is None else tuple(map(RegularAxis, inner))
+
+    @Cached
+    def _places(self) -> tuple[tuple[int, int] | None, ...]:
+        maps = self.transform.maps
+        found: list[tuple[int, int] | None] = []
+        for dim in range(len(self.shape)):
+            axes = [axis for axis, axis_map in enumerate(maps) if dim in dims_of(axis_map)]
+            axis_map = maps[axes[0]] if len(axes) == 1 else None
+            plain = isinstance(axis_map, Stride) and axis_map.step == 1
+            found.append((axes[0], axis_map.start) if plain else None)  # type: ignore[union-attr]
+        return tuple(found)
+
+    def _place(self, dim: int) -> tuple[int, int]:
+        """The array's axis along a dimension, and where on it the slice begins."""
+        place = self._places[dim]
+        if place is None:
+            raise Invalid(f"{self.what} must be sliced without steps along dimension {dim}")
+        return place
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def rows(self, rows: NDArray[np.int64]) -> Transform:
+        """Any rows along the first dimension."""
+        shape, maps = self.transform
+        axis, start = self._place(0)
+        changed: list[AxisMap] = list(maps)
+        changed[axis] = Take((0,), rows + start if start else rows)
+        return Transform((len(rows), *shape[1:]), tuple(changed))
+
+    def box(self, bounds: Mapping[int, tuple[int, int]]) -> Transform:
+        """What lies from ``start`` to ``stop`` along some dimensions, and all along the others."""
+        shape, maps = self.transform
+        lengths, changed = list(shape), list(maps)
+        for dim, (start, stop) in bounds.items():
+            axis, first = self._place(dim)
+            lengths[dim] = stop - start
+            changed[axis] = Stride(dim, first + start, 1)
+        return Transform(tuple(lengths), tuple(changed))
+
+    def read(self, transform: Transform, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Read what :meth:`rows` or :meth:`box` has made."""
+        if in_worker():
+            self._use_one_thread()
+        return self.array.read_transform(transform, out)
+
+    @Cached
+    def near(self) -> bool:
+        """Whether requests cost no round trip."""
+        return bool(self.array.driver.capabilities.local)
+
+    def threads(self, reads: int, read_bytes: int) -> int:
+        """Threads worth having for so many reads of separate chunks, each of which decodes about
+        ``read_bytes``: far away all that wait at once, near as many as there is work for."""
+        if not self.near:
+            return min(reads, IO_THREADS)
+        if in_worker():
+            return 1
+        if read_bytes < THREAD_BYTES or reads * read_bytes < _THREAD_TOTAL or not self.plain:
+            return 1
+        return count_for(reads, read_bytes, self.array.settings.threads)
+
+    def _use_one_thread(self) -> None:
+        """In a worker of a ``DataLoader``, of which several fill the processors."""
+        settings = self.array.settings
+        if settings.threads != 1:
+            self.array.settings = replace(settings, threads=1)
+            self.array.refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("array", "what", "transform", "shape")
+        return {name: self.__dict__[name] for name in names}
+
+
+def in_worker() -> bool:
+    """Whether this is a worker process of torch's ``DataLoader``."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None

@@ -1,0 +1,305 @@
+"""Windows along the first axis: of an array, of several that share it, of records."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cached import Cached
+from ..dtype import short
+from ..errors import Invalid
+from ..handle import Handle
+from ..lazy import View
+from .arrays import Arrays
+from .mapstyle import MapStyle, as_numbers
+from .ragged import runs_of
+from .recent import Recent, joined
+from .runs import cut_runs, plain, strided_runs
+from .source import Blocks, Columns, Source
+from .starts import Rows, Starts, parse_ends
+
+_BLOCK_BYTES = 1 << 20  # blocks of several chunks are not larger
+_ONCE_IN = 4  # chunks of a block, for each that is decoded once more
+_APART = 4  # batches between two that one reader has in order
+
+
+class Windows(MapStyle):
+    """Every window of ``length`` rows, ``stride`` rows apart, as an item: columns have the shape
+    ``(windows, length, ...)``. A :class:`~tensorstash.loading.source.Source` and a map-style
+    dataset.
+
+    With ``boundaries`` windows begin anew in every episode, and none reaches into the next. A
+    window is whole or is none: what is left at the end of an episode is in no window
+    (:attr:`unused` says how many rows). Finding a window costs the same whatever the number of
+    rows. A batch reads each chunk once, however its windows overlap; batches in order, each
+    chunk once an epoch. The windows are those of the rows there were when this was made.
+    """
+
+    _next = -1
+    _state = ("length", "stride", "source", "_rows", "_boundaries")
+
+    def __init__(
+        self,
+        source: Any,
+        length: int,
+        stride: int = 1,
+        *,
+        fields: Sequence[str] | str | None = None,
+        boundaries: Any = None,
+    ) -> None:
+        """``source``: an array or a lazy view of one, a dict of such, or records; ``fields``:
+        the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
+        their last rows. Given as a stored array they are read where they are needed, and not
+        carried in pickles."""
+        self.length = positive(length, "length")
+        self.stride = positive(stride, "stride")
+        self.source = selected(as_source(source), fields)
+        self._rows = len(self.source)
+        stored = isinstance(boundaries, (Handle, View))
+        self._boundaries: Any = boundaries
+        if boundaries is not None and not stored:
+            self._boundaries = parse_ends(boundaries, self._rows)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @Cached
+    def _starts(self) -> Starts:
+        ends = self._boundaries
+        if isinstance(ends, (Handle, View)):
+            ends = parse_ends(ends, self._rows)
+        return Starts(self._rows, self.length, self.stride, ends)
+
+    @Cached
+    def _recent(self) -> Recent | None:
+        runs = self.source.blocks.order is None
+        return Recent(self.source, self.length) if runs else None
+
+    def starts(self, windows: Any = None) -> NDArray[np.int64]:
+        """The row at which each of some windows begins, or of all."""
+        return self._starts.at(np.arange(len(self)) if windows is None else as_numbers(windows))
+
+    @property
+    def unused(self) -> int:
+        """How many rows are in no window."""
+        return self._starts.unused
+
+    # -- a source -------------------------------------------------------------------------------
+
+    @Cached
+    def blocks(self) -> Blocks:
+        """Windows by the chunks that the rows they begin with lie in."""
+        rows = self.source.blocks
+        if rows.order is not None:
+            return Blocks.regular(len(self), -(-len(self) // max(1, len(rows))))
+        bounds = rows.bounds[:: self._chunks_together()]
+        return Blocks(np.unique(self._starts.before(np.append(bounds, self._rows))))
+
+    @property
+    def _shared(self) -> bool:
+        return self.stride < self.length and self._boundaries is None
+
+    def _chunks_together(self) -> int:
+        """How many chunks a block is. The windows of a block reach into the chunks after it,
+        which are decoded once more for those: of one chunk twice as many were decoded as there
+        are, of four a quarter more. But large blocks are few, which makes shuffles worse."""
+        chunk = int(np.diff(self.source.blocks.bounds).max(initial=1))
+        if self._boundaries is None and self.stride >= self.length and not chunk % self.stride:
+            return 1
+        after = -(-(self.length - 1) // chunk)
+        room = _BLOCK_BYTES // max(1, chunk * self.source.row_bytes)
+        return max(1, after, min(_ONCE_IN * after, room))
+
+    @property
+    def far(self) -> bool:
+        """Whether a read costs round trips."""
+        return bool(getattr(self.source, "far", False))
+
+    @Cached
+    def row_bytes(self) -> int:
+        """About how many bytes a window has in memory, by what the windows of a block have
+        together."""
+        full = self.length * self.source.row_bytes
+        most = int(np.diff(self.blocks.bounds).max(initial=0))
+        if not self._shared or not most:
+            return full
+        return -(-(self.length + (most - 1) * self.stride) * self.source.row_bytes // most)
+
+    @property
+    def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and dtype of a window's fields that are plain arrays; none where those of a
+        block are had for less memory, by :meth:`take`."""
+        if self._shared:
+            return {}
+        return {
+            name: ((self.length, *shape), dtype)
+            for name, (shape, dtype) in self.source.fixed.items()
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells windows of other rows, lengths, strides or episodes apart."""
+        starts = self._starts
+        told = (self.source.fingerprint, self.length, self.stride, len(starts), starts.unused)
+        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+
+    def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+        """These windows, in this order, repeated ones included; each chunk is read once.
+
+        Those of a whole block, where they overlap and there are no boundaries, are a read-only
+        view of the rows that they have in common: a fraction of their size.
+        """
+        windows = np.asarray(rows, np.int64)
+        if not out and self._shared and self._is_block(windows):
+            return self._sliding(self._starts.at(windows), self._goes_on(windows))
+        return self._taken(windows, out or {})
+
+    def shown(self, rows: NDArray[np.int64]) -> Any:
+        """Some windows, in memory of their own, as their user sees them."""
+        return self.present(self._taken(rows, {}))
+
+    def present(self, columns: Columns) -> Any:
+        """Columns as the source shows them."""
+        return self.source.present(columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self._state}
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _taken(self, windows: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
+        starts = self._starts.at(windows)
+        recent = self._goes_on(windows)
+        if recent is not None:
+            return self._followed(recent, starts, out)
+        if isinstance(self.source, Arrays):
+            return self.source.take_runs(starts, self.length, out)
+        return self._gathered(starts, out)
+
+    def _goes_on(self, windows: Rows) -> Recent | None:
+        """What was read before, where these windows are in order and go on from others, though
+        others yet may be another thread's or process' to read."""
+        if self._recent is None or not _consecutive(windows):
+            return None
+        count, first, before = len(windows), int(windows[0]), self._next
+        self._next = first + count
+        return self._recent if not first or abs(first - before) <= _APART * count else None
+
+    def _is_block(self, windows: Rows) -> bool:
+        if not _consecutive(windows):
+            return False
+        bounds, first = self.blocks.bounds, int(windows[0])
+        k = int(np.searchsorted(bounds, first))
+        found: bool = bounds[k : k + 2].tolist() == [first, first + len(windows)]
+        return found
+
+    def _sliding(self, starts: Rows, recent: Recent | None) -> Columns:
+        """Windows ``stride`` apart, as views of the rows that they have in common."""
+        first, stop = int(starts[0]), int(starts[-1]) + self.length
+        if recent is not None:
+            columns = recent.run(first, stop)
+        else:
+            columns = self.source.take(np.arange(first, stop))
+        shape = (len(starts), self.length)
+        return {
+            name: strided_runs(column, self.stride, (*shape, *column.shape[1:]))
+            if plain(column)
+            else cut_runs(column, starts - first, self.length)
+            for name, column in columns.items()
+        }
+
+    def _followed(self, recent: Recent, starts: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
+        """Windows in order, out of what was read for those before them as far as it reaches."""
+        far = np.flatnonzero(np.diff(starts) - self.length > recent.largest) + 1
+        parts = []
+        for a, b in zip([0, *far.tolist()], [*far.tolist(), len(starts)], strict=True):
+            first = int(starts[a])
+            run = recent.run(first, int(starts[b - 1]) + self.length)
+            places = {name: array[a:b] for name, array in out.items()}
+            parts.append(self._cut(run, starts[a:b] - first, places))
+        if len(parts) == 1:
+            return {**parts[0], **out}
+        return {
+            name: out[name] if name in out else joined([part[name] for part in parts])
+            for name in parts[0]
+        }
+
+    def _gathered(self, starts: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
+        """Windows of a source that answers rows, each of which is asked for once."""
+        count, length = len(starts), self.length
+        order = np.argsort(starts, kind="stable")
+        first = starts[order]
+        apart = first[1:] >= first[:-1] + length
+        if not apart.all():
+            run = np.concatenate([[0], np.cumsum(apart)])
+            begins = first[np.concatenate([[True], apart])]
+            sizes = first[np.concatenate([apart, [True]])] + length - begins
+            offsets = np.empty_like(starts)
+            offsets[order] = (np.cumsum(sizes) - sizes - begins)[run] + first
+            return self._cut(self.source.take(runs_of(begins, sizes)), offsets, out)
+        flat = {
+            name: array.reshape(count * length, *array.shape[2:])
+            for name, array in out.items()
+            if array.flags.c_contiguous
+        }
+        columns = self.source.take((starts[:, None] + np.arange(length)).reshape(-1), flat)
+        found: Columns = {}
+        for name, column in columns.items():
+            if not isinstance(column, np.ndarray):
+                found[name] = cut_runs(column, np.arange(count) * length, length)
+                continue
+            found[name] = column.reshape(count, length, *column.shape[1:])
+            if name in out:
+                if name not in flat:
+                    out[name][...] = found[name]
+                found[name] = out[name]
+        return found
+
+    def _cut(self, columns: Columns, offsets: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
+        return {
+            name: cut_runs(column, offsets, self.length, out.get(name))
+            for name, column in columns.items()
+        }
+
+
+def _consecutive(windows: Rows) -> bool:
+    return len(windows) > 0 and bool((np.diff(windows) == 1).all())
+
+
+def as_source(given: Any) -> Source:
+    """Something to take rows from: arrays are wrapped, sources are as they are."""
+    if isinstance(given, (Handle, View, Mapping)):
+        return Arrays(given)
+    if isinstance(given, Source):
+        return given
+    raise Invalid(
+        f"{short(given)} has no rows to take; give a stored array, a dict of them, or records"
+    )
+
+
+def selected(source: Source, fields: Sequence[str] | str | None) -> Source:
+    """``source`` with some fields only."""
+    if fields is None:
+        return source
+    select = getattr(source, "select", None)
+    if select is None:
+        raise Invalid(f"{short(source)} cannot leave fields out; select them before")
+    names = [fields] if isinstance(fields, str) else list(fields)
+    chosen: Source = select(*names)
+    return chosen
+
+
+def positive(value: Any, what: str) -> int:
+    """A whole number above 0."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise Invalid(f"{what} must be a whole number above 0, not {short(value)}")
+    return number
