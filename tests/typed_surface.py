@@ -24,6 +24,7 @@ def arrays(place: Path) -> None:
     assert_type(a.dtype, np.dtype[Any])
     assert_type(stash.load(place), NDArray[Any])
     a[1:, ::2] = 3
+    assert_type(a.mmap(0), NDArray[Any])
 
 
 def groups(place: Path) -> None:
