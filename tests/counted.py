@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -41,10 +42,15 @@ class Counted:
         self.most = 0
         self.threads: set[str] = set()
         self._reading = 0
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         self._block_of = np.empty(rows, np.int64)
         for k in range(len(self.blocks)):
             self._block_of[self.blocks.rows(k)] = k
+
+    @property
+    def _lock(self) -> threading.Lock:
+        # A lock that a fork copies may be held, by a thread that the child has not.
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def __len__(self) -> int:
         return self.rows

@@ -6,7 +6,6 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar
 
 from ..dtype import short
@@ -15,7 +14,8 @@ from ..threads import cores
 from ..values import parse_bytes
 from .ahead import Stop
 from .batches import Batches, Epoch, Reads
-from .iteration import Iteration, Progress
+from .epochs import Epochs
+from .iteration import Iteration
 from .ordering import Kind, Ordering
 from .quality import amplification, evenness
 from .room import Room
@@ -73,7 +73,6 @@ class Feed(Generic[Batch]):
                 f"rank {self.rank} of {self.world_size}: ranks are counted from 0 and are fewer "
                 "than world_size"
             )
-        self.seed = whole(seed, "seed", None)
         self.prefetch = whole(prefetch, "prefetch", 0)
         self._far = bool(getattr(source, "far", False))
         most = (_FAR_THREADS if self._far else cores()) if self.prefetch else 1
@@ -83,13 +82,11 @@ class Feed(Generic[Batch]):
             whole(lanes, "lanes", 1, 1 << 16),
             None if pool is None else whole(pool, "pool", 1),
             parse_bytes(pool_bytes),
-            2 * self.threads,
         )
-        self._ordering = Ordering(_kind(shuffle), self._share, room)
+        ordering = Ordering(_kind(shuffle), self._share, room)
+        self._epochs = Epochs(source, ordering, whole(seed, "seed", None))
         self._finish = finish or source.present
-        self._coming: State | None = None
-        self._loaded = self._named = self._warned = False
-        self._now: Progress | None = None
+        self._warned = False
 
     def __len__(self) -> int:
         """Batches of a whole epoch, for this rank as for every other."""
@@ -109,20 +106,17 @@ class Feed(Generic[Batch]):
     def epoch(self) -> int:
         """The epoch that iterating will begin or go on with, where that was said, else the one
         begun last."""
-        return self._state().epoch
+        return self._epochs.state.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Iterating next begins this epoch; where :meth:`load_state_dict` named the same one, it
         goes on with it."""
-        epoch = whole(epoch, "an epoch", 0)
-        if not (self._loaded and self._coming is not None and self._coming.epoch == epoch):
-            self._coming, self._loaded = self._begin(epoch), False
-        self._named = True
+        self._epochs.set(whole(epoch, "an epoch", 0))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the epoch is that was begun last: numbers and short strings, under 200 bytes of
         JSON. Rows that were read ahead and not yielded are not counted."""
-        return self._state().to_dict()
+        return self._epochs.state.to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Iterating next yields what is left of the epoch that ``state`` tells of, each row once,
@@ -131,10 +125,7 @@ class Feed(Generic[Batch]):
 
         :class:`~tensorstash.errors.Invalid` for a state of other rows or another ``shuffle``.
         """
-        found = State.of(state)
-        self._ordering.check(self._at(found.epoch), found)
-        self.seed = found.seed
-        self._coming, self._loaded, self._named = found, True, False
+        self._epochs.load(state)
 
     def __iter__(self) -> Iteration[Batch]:
         """The next epoch's batches, or the rest of one that was resumed."""
@@ -146,16 +137,7 @@ class Feed(Generic[Batch]):
                 f"{len(self.source) % self._share.whole} instead",
                 stacklevel=2,
             )
-        state = self._coming
-        if state is None:
-            state = self._begin(0 if self._now is None else self._now.state.epoch + 1)
-        elif self._loaded and state.position >= state.rows and not self._named:
-            state = self._begin(state.epoch + 1)
-        else:
-            self._ordering.check(self._at(state.epoch), state)  # it may have grown since
-        self._coming, self._loaded, self._named = None, False, False
-        self._now = Progress(state, state.position)
-        return Iteration(self._now, self._batches, self.prefetch)
+        return Iteration(self._epochs.next(), self._batches, self.prefetch)
 
     def quality(self) -> dict[str, Any]:
         """How even the order is, and what it costs to read, found without reading anything.
@@ -167,49 +149,32 @@ class Feed(Generic[Batch]):
         ``cut_by_budget`` where ``pool_bytes`` made it smaller than ``pool_wanted``.
         ``blocks_read`` counts those of the iteration begun last.
         """
-        state = self._state()
-        source = self._at(state.epoch)
-        order = self._ordering.order(source, state)
+        epochs, ordering = self._epochs, self._epochs.ordering
+        state, now = epochs.state, epochs.now
+        source = epochs.at(state.epoch)
+        order = ordering.order(source, state)
         found: dict[str, Any] = {"order": state.order, "blocks": len(order.blocks)}
         if state.pool:
-            wanted = self._ordering.room.wanted(source.blocks, self._share)
+            wanted = ordering.room.wanted(source.blocks, self._share)
             found |= {"lanes": state.lanes, "pool": state.pool, "pool_wanted": wanted}
             found["cut_by_budget"] = state.pool < wanted
         found |= evenness(order, self._share)
-        held = self._ordering.slots(source, state, order) > 0
+        held = ordering.slots(source, state, order) > 0
         found["read_amplification"] = amplification(order, self._share, held)
-        found["blocks_read"] = 0 if self._now is None else self._now.reads.blocks
+        found["blocks_read"] = 0 if now is None else now.reads.blocks
         return found
 
-    # -- inside -------------------------------------------------------------------------------
-
-    def _state(self) -> State:
-        """What iterating will begin, where that was said; else how far it is."""
-        if self._coming is not None:
-            return self._coming
-        now = self._now
-        return self._begin(0) if now is None else replace(now.state, position=now.position)
-
-    def _begin(self, epoch: int) -> State:
-        return self._ordering.begin(self._at(epoch), self.seed, epoch)
-
-    def _at(self, epoch: int) -> Source:
-        """The source as it is in an epoch: of a mixture, rows go on where they stood."""
-        move = getattr(self.source, "at_epoch", None)
-        if move is None:
-            return self.source
-        moved: Source = move(epoch)
-        return moved
-
     def _batches(self, state: State, position: int, reads: Reads, stop: Stop) -> Batches:
-        source = self._at(state.epoch)
-        order = self._ordering.order(source, state)
+        """A method, so that what makes batches holds the feed and not the iteration."""
+        ordering = self._epochs.ordering
+        source = self._epochs.at(state.epoch)
+        order = ordering.order(source, state)
         epoch = Epoch(
             source,
             order,
             self._share,
             position,
-            self._ordering.slots(source, state, order),
+            ordering.slots(source, state, order),
             self.threads,
             self._far,
             self.prefetch,

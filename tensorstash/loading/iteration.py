@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from .ahead import Ahead, Stop
 from .batches import Batches, Reads
+from .epochs import Progress
 from .state import State
 
 Batch = TypeVar("Batch")
-
-
-@dataclass
-class Progress:
-    """How far an iteration is that began at ``state``."""
-
-    state: State
-    position: int
-    reads: Reads = field(default_factory=Reads)
 
 
 Make: TypeAlias = Callable[[State, int, Reads, Stop], Batches]

@@ -19,6 +19,7 @@ from .state import State
 
 Kind: TypeAlias = Literal["in order", "exact", "pooled"]
 
+_AHEAD = 64  # slots for blocks on their way; memory that is not read into costs none
 _TOLD = 1 << 16  # block bounds and rows that tell a view from another
 
 
@@ -57,8 +58,8 @@ class Ordering:
         if self.kind == "exact":
             return blocks if self.room.fits(source) else 0
         held = 2 * (state.pool + state.lanes) // self.share.world
-        in_batch = self.share.whole * blocks // max(1, order.count) + 2
-        return max(1, min(blocks, held + in_batch + self.room.ahead))
+        in_batch = self.share.whole * blocks // max(1, order.count)
+        return max(1, min(blocks, held + in_batch + _AHEAD))
 
 
 def _shuffled(state: State, blocks: Blocks, number: int, part: float) -> Order:

@@ -8,18 +8,21 @@ from .share import Share
 from .source import Blocks, Source
 
 _BATCHES = 4  # blocks in the pool for each row of a global batch: 12 % inflation at the worst
+_ASIDE = 8  # the part of the memory, one in so many, that is left to blocks on their way
 
 
 @dataclass(frozen=True)
 class Room:
-    """What the user allows: ``lanes`` at most, a ``pool`` of so many blocks or one that fits in
-    ``limit`` bytes a rank with all that is held beside it, such as ``ahead`` blocks that are not
-    wanted yet."""
+    """What the user allows: ``lanes`` at most, and a ``pool`` of so many blocks, or one that fits
+    in ``limit`` bytes a rank with all that is held beside it.
+
+    What comes of it depends on nothing of one machine, such as its processors: all ranks must
+    come to the same.
+    """
 
     lanes: int
     pool: int | None
     limit: int
-    ahead: int
 
     def wanted(self, blocks: Blocks, share: Share) -> int:
         """The pool that was asked for, or would be good enough."""
@@ -34,8 +37,8 @@ class Room:
             # All ranks together, for each holds its own lanes.
             held = self.limit // _mean_bytes(source, blocks) * share.world
             if held < len(blocks):
-                new = share.whole * len(blocks) // max(1, int(blocks.bounds[-1])) + 1
-                held = max(1, held - self.ahead * share.world - new)
+                begun = share.whole * len(blocks) // max(1, int(blocks.bounds[-1])) + 1
+                held = max(1, held - held // _ASIDE - begun)
                 # Beside the pool, a block for each lane: that of which it has begun some rows.
                 pool = max(1, min(pool, max(held - self.lanes, held // 2)))
         return max(1, min(self.lanes, pool, len(blocks))), pool
