@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -72,6 +71,7 @@ class Mix(MapStyle):
     position is all there is to resume from.
     """
 
+    _moved: Mix | None = None  # what at_epoch answered last: a loader asks again
     _state = ("names", "sources", "seed", "epoch", "origin", "_weights", "_length")
 
     def __init__(
@@ -137,17 +137,22 @@ class Mix(MapStyle):
 
     def at_epoch(self, epoch: int) -> Mix:
         """The mixture of an epoch: sources go on where they stood at the end of the last one."""
-        made = copy.copy(self)
-        made.__dict__.pop("blocks", None)
-        made.epoch = epoch
+        if epoch == self.epoch:
+            return self
+        known = self._moved
+        if known is not None and known.epoch == epoch:
+            return known
+        made: Mix = object.__new__(type(self))
+        made.__dict__ = {**self.__getstate__(), "epoch": epoch}
         made.sources = [
             one.at_epoch(epoch) if hasattr(one, "at_epoch") else one for one in self.sources
         ]
+        self._moved = made
         return made
 
     def set_epoch(self, epoch: int) -> None:
         """Go on to an epoch, in this process: as :meth:`at_epoch`."""
-        self.__dict__ = self.at_epoch(epoch).__dict__
+        self.__dict__ = dict(self.at_epoch(epoch).__dict__)
 
     # -- a source -------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +33,7 @@ class Patches(MapStyle):
     A batch reads each chunk once.
     """
 
+    _moved: Patches | None = None  # what at_epoch answered last: a loader asks again
     _state = ("shape", "stride", "pad", "count", "seed", "epoch", "_columns", "_dims", "_single")
 
     def __init__(
@@ -120,15 +120,19 @@ class Patches(MapStyle):
     def at_epoch(self, epoch: int) -> Patches:
         """The patches of an epoch: others in each where they lie anywhere, always the same on a
         grid."""
-        made = copy.copy(self)
-        made.__dict__.pop("_corners", None)
-        made.__dict__.pop("blocks", None)
-        made.epoch = epoch
+        if epoch == self.epoch or self.count is None:
+            return self
+        known = self._moved
+        if known is not None and known.epoch == epoch:
+            return known
+        made: Patches = object.__new__(type(self))
+        made.__dict__ = {**self.__getstate__(), "epoch": epoch}
+        self._moved = made
         return made
 
     def set_epoch(self, epoch: int) -> None:
         """Go on to an epoch, in this process: as :meth:`at_epoch`."""
-        self.__dict__ = self.at_epoch(epoch).__dict__
+        self.__dict__ = self.at_epoch(epoch).__dict__ | {"epoch": epoch}
 
     # -- a source -------------------------------------------------------------------------------
 
