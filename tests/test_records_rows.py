@@ -92,7 +92,8 @@ def test_one_row_by_a_tensor(there: Any) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [23, -24, [0, 23], [-24], slice(0, 5, 0), [True] * 22, np.zeros(24, bool), 1.0, [0.5], None,
-     True, [[0, 1]], np.zeros((2, 2), int), (0, 1), (slice(None), 0), np.zeros((23, 1), bool), "nope"],
+     True, [[0, 1]], np.zeros((2, 2), int), (0, 1), (slice(None), 0), np.zeros((23, 1), bool),
+     "nope"],
 )  # fmt: skip
 def test_what_numpy_refuses(there: Any, wrong: Any) -> None:
     records, _ = there

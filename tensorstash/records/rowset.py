@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
+from collections import deque
 from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidSelection, NotFound
+from ..errors import DriverError, InvalidSelection, NotFound
 from ..index import Point, Stride, Take, select
 from ..loading.permutation import permuted
 from ..values import is_tensor, natural
@@ -61,7 +63,7 @@ class Shuffled:
 
 class Chosen:
     """Any rows, each by its number. A pickle of many names a file that holds them, which lasts
-    as long as the view that wrote it."""
+    as long as the view that wrote it, and until its process ends or has written 16 others."""
 
     def __init__(self, rows: NDArray[np.int64]) -> None:
         self.rows = rows
@@ -107,25 +109,37 @@ class _Spill:
     """Row numbers in a file of this process, removed with it."""
 
     def __init__(self, rows: NDArray[np.int64]) -> None:
-        handle, self.path = tempfile.mkstemp(prefix="tensorstash-rows-", suffix=".npy")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, rows)
-        self._pid = os.getpid()
-        self._unlink = os.unlink
+        try:
+            handle, self.path = tempfile.mkstemp(prefix="tensorstash-rows-", suffix=".npy")
+            weakref.finalize(self, _remove, self.path, os.getpid())
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, rows)
+        except OSError as error:
+            raise DriverError(
+                f"the {len(rows)} row numbers of a view cannot be kept in "
+                f"{tempfile.gettempdir()!r} for other processes: {error}; set TMPDIR"
+            ) from error
+        _recent.append(self)
 
-    def __del__(self) -> None:
-        if os.getpid() == self._pid:
-            with suppress(OSError):
-                self._unlink(self.path)
+
+_recent: deque[_Spill] = deque(maxlen=16)
+"""Files stay for a while when nobody here has their view any more: another process may be about
+to read what was pickled for it."""
+
+
+def _remove(path: str, pid: int) -> None:
+    if os.getpid() == pid:  # not in a child that was forked
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def _from_file(path: str, count: int) -> Chosen:
     try:
-        rows = np.load(path, mmap_mode="r")
+        rows = np.load(path, mmap_mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
         raise NotFound(
-            f"the {count} row numbers of this view lay in {path!r}, which its process took away "
-            "when it ended; make the view again"
+            f"the {count} row numbers of this view lay in {path!r}, which the process that made it "
+            "has removed; make the view again"
         ) from error
     return Chosen(rows)
 
