@@ -148,6 +148,8 @@ def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
         fields = of_example(formats.flat(like, named), named)
     if given is not None:
         fields |= _parsed(given)
+    if not fields:
+        raise Invalid("new records need a field; the example row has none")
     return allowed(check_paths(fields), allow_pickle)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..create import make_spec
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, Unsupported
 from ..layout import auto_chunks
 from ..spec import ArraySpec
 from .catalog import OFFSETS, VALUES
@@ -44,7 +44,8 @@ def specs(
 
     ``rows_per_chunk`` is the step: chunks hold it or, where rows are narrow, a power of two times
     it. Left out, it is chosen for about 512 KiB of the widest field. A dict gives it field by
-    field, exactly. ``codecs`` and ``fill_value`` are for all fields, or dicts by field.
+    field, exactly. ``codecs`` and ``fill_value`` are for all fields of numbers, or dicts by field,
+    where text may have codecs too; ``codecs=None`` stores everything uncompressed.
     """
     if unknown:
         raise Invalid(
@@ -65,13 +66,19 @@ def specs(
     fills = _by_field(fields, fill_value) if isinstance(fill_value, Mapping) else None
     made: dict[str, ArraySpec] = {}
     for path, field in fields.items():
+        if field.kind != "fixed" and fills is not None and path in fills:
+            raise Invalid(
+                f"field {path!r} has no fill value: rows never written are empty; leave it out"
+            )
         chain = codecs if chains is None else chains.get(path, "auto")
+        if field.dtype.kind in "TO" and chains is None and codecs is not None:
+            chain = "auto"  # what compresses numbers may be of no use for text
         fill = fill_value if fills is None else fills.get(path)
         count = exact.get(path) or _rows(step, row_bytes(field))
         try:
             made |= _of_field(path, field, rows, count, rows_per_shard, chain, fill)
-        except Invalid as error:
-            raise Invalid(f"field {path!r}: {error}") from error
+        except (Invalid, Unsupported) as error:
+            raise type(error)(f"field {path!r}: {error}") from error
     return made
 
 
@@ -91,7 +98,8 @@ def _of_field(
         inner = auto_chunks(inner, dtype.itemsize)
     inner = tuple(max(1, n) for n in inner)
     if field.kind != "fixed":
-        return {path: make_spec(shape, "string" if dtype.kind == "T" else "bytes", chunks=(count,))}
+        kind = "string" if dtype.kind == "T" else "bytes"
+        return {path: make_spec(shape, kind, chunks=(count,), codecs=codecs)}
     chunks = (count, *inner)
     shards = None if shard is None else (-(-shard // count) * count, *inner)
     return {
