@@ -100,7 +100,7 @@ class Arrays:
         run = not count or bool((np.diff(numbers) == 1).all())
 
         def read(column: Sliced, place: NDArray[Any] | None) -> NDArray[Any]:
-            chosen = column.box({0: (first, first + count)}) if run else column.rows(numbers)
+            chosen = column.run(first, first + count) if run else column.rows(numbers)
             return column.read(chosen, place)
 
         return self._each(read, out)
@@ -126,6 +126,9 @@ class Arrays:
     ) -> Columns:
         """Every array read; far away, all at once."""
         found: Columns = dict.fromkeys(self.columns)
+
+        for column in self.columns.values():
+            column.settle()
 
         def one(name: str) -> None:
             found[name] = read(self.columns[name], None if out is None else out.get(name))

@@ -190,6 +190,7 @@ class Patches(MapStyle):
         corners = self._corners.at(np.asarray(rows, np.int64))
         found: Columns = {}
         for name, column in self._columns.items():
+            column.settle()
             place = None if out is None else out.get(name)
             if place is None:
                 place = np.empty((len(corners), *self._element(name)), column.dtype)

@@ -91,14 +91,14 @@ def _groups(sliced: Sliced, starts: Starts, length: int) -> Iterator[_Group]:
 def _read_group(sliced: Sliced, starts: Starts, out: NDArray[Any], group: _Group) -> None:
     members, length = group.members, out.shape[1]
     if len(members) == 1:
-        sliced.read(sliced.box({0: (group.start, group.stop)}), out[int(members[0])])
+        sliced.read(sliced.run(group.start, group.stop), out[int(members[0])])
         return
     if group.stop - group.start > _SPARSE * len(members) * length:
         piece = np.empty((len(members), *out.shape[1:]), out.dtype)
         _read_rows(sliced, starts[members], piece)
         out[members] = piece
         return
-    run = sliced.read(sliced.box({0: (group.start, group.stop)}))
+    run = sliced.read(sliced.run(group.start, group.stop))
     for i, start in zip(members.tolist(), (starts[members] - group.start).tolist(), strict=True):
         out[i] = run[start : start + length]
 

@@ -181,6 +181,18 @@ class Sliced:
         changed[axis] = Take((0,), rows + start if start else rows)
         return Transform((len(rows), *shape[1:]), tuple(changed))
 
+    def run(self, start: int, stop: int) -> Transform:
+        """The rows from ``start`` to ``stop``: :meth:`box`, in a fraction of its time."""
+        first, before, after, tail = self._first
+        lead = Stride(0, first + start, 1)
+        return Transform((stop - start, *tail), (*before, lead, *after))
+
+    @Cached
+    def _first(self) -> tuple[int, tuple[AxisMap, ...], tuple[AxisMap, ...], tuple[int, ...]]:
+        axis, first = self._place(0)
+        shape, maps = self.transform
+        return first, maps[:axis], maps[axis + 1 :], shape[1:]
+
     def box(self, bounds: Mapping[int, tuple[int, int]]) -> Transform:
         """What lies from ``start`` to ``stop`` along some dimensions, and all along the others."""
         shape, maps = self.transform
@@ -192,9 +204,7 @@ class Sliced:
         return Transform(tuple(lengths), tuple(changed))
 
     def read(self, transform: Transform, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Read what :meth:`rows` or :meth:`box` has made."""
-        if in_worker():
-            self._use_one_thread()
+        """Read what :meth:`run`, :meth:`rows` or :meth:`box` has made."""
         return self.array.read_transform(transform, out)
 
     @Cached
@@ -207,16 +217,15 @@ class Sliced:
         ``read_bytes``: far away all that wait at once, near as many as there is work for."""
         if not self.near:
             return min(reads, IO_THREADS)
-        if in_worker():
-            return 1
         if read_bytes < THREAD_BYTES or reads * read_bytes < _THREAD_TOTAL or not self.plain:
             return 1
         return count_for(reads, read_bytes, self.array.settings.threads)
 
-    def _use_one_thread(self) -> None:
-        """In a worker of a ``DataLoader``, of which several fill the processors."""
+    def settle(self) -> None:
+        """Called before reads: in a worker of a ``DataLoader``, of which several fill the
+        processors, each uses one thread."""
         settings = self.array.settings
-        if settings.threads != 1:
+        if settings.threads != 1 and in_worker():
             self.array.settings = replace(settings, threads=1)
             self.array.refresh()
 
