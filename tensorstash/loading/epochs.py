@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..errors import Invalid
 from .batches import Reads
 from .ordering import Ordering
 from .source import Source
@@ -14,11 +15,13 @@ from .state import State
 
 @dataclass
 class Progress:
-    """How far an epoch is that was begun at ``state``."""
+    """How far an epoch is that was begun at ``state``. ``torn``: in the midst of a batch of
+    several ranks, whose rows are no run of positions."""
 
     state: State
     position: int
     reads: Reads = field(default_factory=Reads)
+    torn: bool = False
 
 
 class Epochs:
@@ -36,6 +39,7 @@ class Epochs:
         self._coming: State | None = None
         self._loaded = False
         self._named = False
+        self._claimed = False
 
     @property
     def state(self) -> State:
@@ -43,7 +47,21 @@ class Epochs:
         if self._coming is not None:
             return self._coming
         now = self.now
-        return self._fresh(0) if now is None else replace(now.state, position=now.position)
+        if now is None:
+            return self._fresh(0)
+        if now.torn:
+            raise Invalid(
+                "of several ranks there is a state only between batches: give the sampler the "
+                "batch_size of its loader"
+            )
+        return replace(now.state, position=now.position)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the one in :attr:`state`."""
+        if self._coming is not None:
+            return self._coming.epoch
+        return 0 if self.now is None else self.now.state.epoch
 
     def set(self, epoch: int) -> None:
         """The next to begin is this one; where it was loaded, its rest."""
@@ -58,13 +76,19 @@ class Epochs:
         self.ordering.check(self.at(found.epoch), found)
         self.seed = found.seed
         self._coming, self._loaded, self._named = found, True, False
+        self._claimed = False
 
-    def next(self) -> Progress:
-        """Begin."""
+    def claim(self) -> bool:
+        """Whether a state was loaded and this was not asked since."""
+        claimed, self._claimed = self._claimed, True
+        return self._loaded and not claimed
+
+    def next(self, rest: bool = False) -> Progress:
+        """Begin; ``rest``: with the rest of one that was loaded even if nothing is left of it."""
         state = self._coming
         if state is None:
             state = self._fresh(0 if self.now is None else self.now.state.epoch + 1)
-        elif self._loaded and state.position >= state.rows and not self._named:
+        elif self._loaded and state.position >= state.rows and not (self._named or rest):
             state = self._fresh(state.epoch + 1)
         else:
             self.ordering.check(self.at(state.epoch), state)  # rows may have come since

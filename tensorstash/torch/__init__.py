@@ -5,15 +5,20 @@ from ..loading.patches import Patches
 from ..loading.windows import Windows
 from .batch import Batch
 from .dataset import ArrayDataset
+from .loader import Loader
 from .present import present as present
 from .present import rows as rows
+from .samplers import ShuffleBatchSampler, ShuffleSampler
 from .tensors import Tensors, to_numpy, to_tensor
 from .worker_errors import fit as fit
 
 __all__ = [
     "ArrayDataset",
     "Batch",
+    "Loader",
     "Patches",
+    "ShuffleBatchSampler",
+    "ShuffleSampler",
     "Tensors",
     "Windows",
     "mix",

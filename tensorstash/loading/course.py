@@ -1,0 +1,152 @@
+"""The epochs of a source, divided into batches and among ranks: all of a loader but the reading."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from ..dtype import short
+from ..errors import Invalid
+from ..values import parse_bytes
+from .epochs import Epochs, Progress
+from .ordering import Kind, Ordering
+from .quality import amplification, evenness
+from .room import Room
+from .share import Share
+from .source import Source
+
+Shuffle: TypeAlias = bool | Literal["exact"]
+
+
+class Course:
+    """Epochs of which each has every row of a source once, in an order that depends on ``seed``
+    and the epoch's number alone, and which are resumed exactly from a state of under 200 bytes
+    with any number of ranks, batch size and threads."""
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        shuffle: Shuffle,
+        seed: int,
+        rank: int,
+        world_size: int,
+        drop_last: bool,
+        lanes: int,
+        pool: int | None,
+        pool_bytes: int | str,
+    ) -> None:
+        self.source = source
+        self.batch_size = whole(batch_size, "batch_size", 1)
+        self.rank = whole(rank, "rank", 0)
+        self.world_size = whole(world_size, "world_size", 1)
+        if self.rank >= self.world_size:
+            raise Invalid(
+                f"rank {self.rank} of {self.world_size}: ranks are counted from 0 and are fewer "
+                "than world_size"
+            )
+        self._share = Share(self.batch_size, self.rank, self.world_size, bool(drop_last))
+        room = Room(
+            whole(lanes, "lanes", 1, 1 << 16),
+            None if pool is None else whole(pool, "pool", 1),
+            parse_bytes(pool_bytes),
+        )
+        self._ordering = Ordering(_kind(shuffle), self._share, room)
+        self._epochs = Epochs(source, self._ordering, whole(seed, "seed", None))
+        self._warned = False
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, for this rank as for every other."""
+        return self._share.batches(len(self.source))
+
+    @property
+    def dropped(self) -> int:
+        """Rows that an epoch leaves out: what is left at the end, with ``drop_last``."""
+        return self._share.dropped(len(self.source))
+
+    @property
+    def padded(self) -> int:
+        """Rows that come a second time at an epoch's end, that all ranks have as many."""
+        return self._share.padded(len(self.source))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that iterating will begin or go on with, where that was said, else the one
+        begun last."""
+        return self._epochs.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Iterating next begins this epoch; where :meth:`load_state_dict` named the same one, it
+        goes on with it."""
+        self._epochs.set(whole(epoch, "an epoch", 0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the epoch is that was begun last: numbers and short strings, under 200 bytes of
+        JSON. Rows that were read ahead and not yielded are not counted."""
+        return self._epochs.state.to_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Iterating next yields what is left of the epoch that ``state`` tells of, each row once,
+        whatever the number of ranks, the batch size and the threads were and are. After the
+        state of an epoch's end it begins the next, unless :meth:`set_epoch` names that one.
+
+        :class:`~tensorstash.errors.Invalid` for a state of other rows or another ``shuffle``.
+        """
+        self._epochs.load(state)
+
+    def quality(self) -> dict[str, Any]:
+        """How even the order is, and what it costs to read, found without reading anything.
+
+        ``inflation`` is the spread of batch means over that of a true shuffle where the rows of
+        a block are all alike (1.0: as even); ``blocks_per_batch`` how many blocks a global batch
+        has rows of, on average and at least, beside a true shuffle's; ``read_amplification`` how
+        many blocks this rank reads over its part of them all. ``pool`` is in blocks, and
+        ``cut_by_budget`` where ``pool_bytes`` made it smaller than ``pool_wanted``.
+        """
+        state = self._epochs.state
+        source = self._epochs.at(state.epoch)
+        order = self._ordering.order(source, state)
+        found: dict[str, Any] = {"order": state.order, "blocks": len(order.blocks)}
+        if state.pool:
+            wanted = self._ordering.room.wanted(source.blocks, self._share)
+            found |= {"lanes": state.lanes, "pool": state.pool, "pool_wanted": wanted}
+            found["cut_by_budget"] = state.pool < wanted
+        found |= evenness(order, self._share)
+        held = self._ordering.slots(source, state, order) > 0
+        found["read_amplification"] = amplification(order, self._share, held)
+        return found
+
+    def _begin(self, level: int, rest: bool = False) -> Progress:
+        """As :meth:`Epochs.next`; ``level``: how far up the stack the loop is."""
+        if self.padded and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.padded} of {len(self.source)} rows come twice in an epoch, that "
+                f"{self.world_size} ranks have as many; drop_last=True drops "
+                f"{len(self.source) % self._share.whole} instead",
+                stacklevel=level + 1,
+            )
+        return self._epochs.next(rest)
+
+
+def _kind(shuffle: Any) -> Kind:
+    if shuffle is True or shuffle is False:
+        return "pooled" if shuffle else "in order"
+    if shuffle == "exact":
+        return "exact"
+    raise Invalid(f"shuffle is False, True or 'exact', not {short(shuffle)}")
+
+
+def whole(value: Any, what: str, least: int | None, most: int = 1 << 62) -> int:
+    """A whole number, checked."""
+    try:
+        number = operator.index(value)
+        if isinstance(value, bool) or (least is not None and not least <= number <= most):
+            raise TypeError
+    except TypeError:
+        some = "a whole number" if least is None else f"a whole number from {least} on"
+        raise Invalid(f"{what} is {some}, not {short(value)}") from None
+    return number

@@ -1,0 +1,307 @@
+"""Resuming: with any number of ranks, batch size and threads exactly the rows that are left."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tensorstash.errors import Invalid
+from tensorstash.loading.feed import Feed
+from tensorstash.loading.permutation import permuted
+from tensorstash.loading.source import Blocks
+from tensorstash.loading.state import State
+from tests.counted import Counted, check_batch
+
+SHUFFLES: tuple[Any, ...] = (False, True, "exact")
+ROWS = 4096 - 17
+
+
+def feeds(world: int, batch: int, state: Any = None, **options: Any) -> list[Feed[Any]]:
+    """A loader of each rank, all at ``state``."""
+    made = [
+        Feed(Counted(ROWS, 16), batch, rank=rank, world_size=world, drop_last=True, **options)
+        for rank in range(world)
+    ]
+    for feed in made:
+        if state is not None:
+            feed.load_state_dict(state)
+    return made
+
+
+def rows_of(batches: Any) -> list[int]:
+    return [row for batch in batches for row in check_batch(batch)]
+
+
+def some(ranks: list[Feed[Any]], until: float) -> tuple[list[int], dict[str, Any]]:
+    """What ranks yield until about that part of the epoch is done, in step, and the state then."""
+    batches = [iter(feed) for feed in ranks]
+    found: list[int] = []
+    while ranks[0].state_dict()["position"] < until * ROWS:
+        for rank in batches:
+            found += check_batch(next(rank))
+    for rank in batches:
+        rank.close()
+    states = [feed.state_dict() for feed in ranks]
+    assert all(state == states[0] for state in states)  # a state is that of all ranks
+    return found, json.loads(json.dumps(states[0]))
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_world_1_to_2_to_4_to_3_with_other_threads(shuffle: Any) -> None:
+    options: dict[str, Any] = {"shuffle": shuffle, "seed": 7, "pool": 48, "lanes": 16}
+    found: list[int] = []
+    state = None
+    for world, batch, threads, prefetch, until in (
+        (1, 64, 2, 4, 0.37),
+        (2, 24, 1, 1, 0.5),
+        (4, 16, 3, 2, 0.8),
+        (3, 10, 2, 0, 0.9),
+    ):
+        ranks = feeds(world, batch, state, threads=threads, prefetch=prefetch, **options)
+        more, state = some(ranks, until)
+        found += more
+        assert len(json.dumps(state)) < 200
+        assert state["position"] == len(found)
+        assert len(set(found)) == len(found)
+    # One rank has what is left, however few rows a last batch has.
+    last: Feed[Any] = Feed(Counted(ROWS, 16), 50, **options)
+    last.load_state_dict(state or {})
+    rest = rows_of(last)
+    assert sorted(found + rest) == list(range(ROWS))
+
+
+def test_a_state_is_small_however_large_the_numbers() -> None:
+    state = State("pooled", 2**63, 10**6, 10**12, 10**12, f"{'f' * 16}-{'f' * 8}", 65536, 10**7)
+    assert len(json.dumps(state.to_dict())) < 200
+    assert len(json.dumps(Feed(Counted(10_000), shuffle=True).state_dict())) < 150
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_the_same_loader_goes_on_with_the_same_batches(shuffle: Any) -> None:
+    whole = [check_batch(batch) for batch in Feed(Counted(ROWS, 16), 64, shuffle=shuffle)]
+    first: Feed[Any] = Feed(Counted(ROWS, 16), 64, shuffle=shuffle)
+    batches = iter(first)
+    for _ in range(11):
+        next(batches)
+    state = first.state_dict()
+    batches.close()
+    again: Feed[Any] = Feed(Counted(ROWS, 16), 64, shuffle=shuffle)
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    assert [check_batch(batch) for batch in again] == whole[11:]
+    # Then the next epoch, in both.
+    assert rows_of(again) == rows_of(first)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shuffle=st.sampled_from(SHUFFLES),
+    steps=st.lists(
+        st.tuples(st.integers(1, 5), st.integers(1, 60), st.integers(0, 9)), min_size=1, max_size=5
+    ),
+    seed=st.integers(0, 2**32),
+    pool=st.one_of(st.none(), st.integers(1, 90)),
+)
+def test_any_row_of_ranks_and_batches(
+    shuffle: Any, steps: list[tuple[int, int, int]], seed: int, pool: int | None
+) -> None:
+    options: dict[str, Any] = {"shuffle": shuffle, "seed": seed, "prefetch": 0}
+    rows, state = 700, None
+    found: list[int] = []
+    for world, batch, count in steps:
+        ranks: list[Feed[Any]] = [
+            Feed(Counted(rows, 9), batch, rank=r, world_size=world, pool=pool, **options)
+            for r in range(world)
+        ]
+        batches = []
+        for feed in ranks:
+            if state is not None:
+                feed.load_state_dict(state)
+                feed.set_epoch(0)  # nothing may be left of it
+            feed._warned = True
+            batches.append(iter(feed))
+        left = rows - len(found)
+        for _ in range(min(count, left // (world * batch))):
+            for rank in batches:
+                found += check_batch(next(rank))
+        state = ranks[0].state_dict()
+        assert all(feed.state_dict() == state for feed in ranks)
+    last: Feed[Any] = Feed(Counted(rows, 9), 64, pool=pool, **options)
+    last.load_state_dict(state or {})
+    last.set_epoch(0)
+    assert sorted(found + rows_of(last)) == list(range(rows))
+
+
+def test_what_was_read_ahead_is_not_counted() -> None:
+    feed: Feed[Any] = Feed(Counted(ROWS, 16), 10, shuffle=True, prefetch=50)
+    batches = iter(feed)
+    assert feed.state_dict()["position"] == 0
+    taken = [check_batch(next(batches)) for _ in range(3)]
+    assert feed.state_dict()["position"] == 30
+    batches.close()
+    again: Feed[Any] = Feed(Counted(ROWS, 16), 10, shuffle=True)
+    again.load_state_dict(feed.state_dict())
+    assert sorted([*chain(*taken), *rows_of(again)]) == list(range(ROWS))
+
+
+# -- from epoch to epoch -----------------------------------------------------------------------
+
+
+def made() -> Feed[Any]:
+    return Feed(Counted(200, 8), 20, shuffle=True, lanes=4, pool=8)
+
+
+def orders(count: int) -> list[list[int]]:
+    feed = made()
+    return [rows_of(feed) for _ in range(count)]
+
+
+def test_loops_are_epochs_and_one_that_is_broken_off_is_over() -> None:
+    first, second, third = orders(3)
+    feed = made()
+    assert feed.epoch == 0
+    for batch in feed:
+        assert check_batch(batch) == first[:20]
+        break
+    assert feed.epoch == 0
+    assert rows_of(feed) == second
+    assert feed.epoch == 1
+    assert check_batch(next(iter(feed))) == third[:20]
+
+
+def test_set_epoch_as_for_a_distributed_sampler() -> None:
+    every = orders(4)
+    feed = made()
+    for epoch in (0, 3, 1, 1):
+        feed.set_epoch(epoch)
+        assert feed.epoch == epoch
+        assert feed.state_dict()["epoch"] == epoch
+        assert rows_of(feed) == every[epoch]
+    with pytest.raises(Invalid, match="an epoch is a whole number from 0 on, not -1"):
+        feed.set_epoch(-1)
+
+
+def test_a_loop_that_names_its_epochs_resumes_the_one_that_was_saved() -> None:
+    every = orders(4)
+    feed = made()
+    feed.set_epoch(2)
+    batches = iter(feed)
+    for _ in range(3):
+        next(batches)
+    state = feed.state_dict()
+    batches.close()
+    again = made()
+    again.load_state_dict(state)
+    found = []
+    for epoch in range(state["epoch"], 4):
+        again.set_epoch(epoch)
+        found.append(rows_of(again))
+    assert found == [every[2][60:], every[3]]
+    # Another epoch is named: that one, from its beginning.
+    again.load_state_dict(state)
+    again.set_epoch(1)
+    assert rows_of(again) == every[1]
+    again.load_state_dict(state)
+    assert rows_of(again) == every[2][60:]
+
+
+def test_a_state_of_an_epochs_end() -> None:
+    every = orders(3)
+    feed = made()
+    assert rows_of(feed) == every[0]
+    state = feed.state_dict()
+    assert (state["epoch"], state["position"]) == (0, 200)
+    again = made()
+    again.load_state_dict(state)
+    assert rows_of(again) == every[1]
+    # A loop that names the finished epoch finds nothing left of it.
+    again.load_state_dict(state)
+    again.set_epoch(0)
+    assert rows_of(again) == []
+    assert rows_of(again) == every[1]
+
+
+def test_what_was_dropped_at_an_epochs_end_is_not_left_for_later() -> None:
+    feed: Feed[Any] = Feed(Counted(105, 8), 20, drop_last=True)
+    assert len(rows_of(feed)) == 100
+    assert feed.state_dict()["position"] == 105
+    again: Feed[Any] = Feed(Counted(105, 8), 5)
+    again.load_state_dict(feed.state_dict())
+    again.set_epoch(0)
+    assert rows_of(again) == []
+
+
+def test_the_seed_and_for_its_epoch_the_pool_are_those_of_the_state() -> None:
+    feed: Feed[Any] = Feed(Counted(800, 8), 20, shuffle=True, seed=5, lanes=4, pool=8)
+    batches = iter(feed)
+    next(batches)
+    state = feed.state_dict()
+    rest = rows_of(batches)
+    again: Feed[Any] = Feed(Counted(800, 8), 20, shuffle=True, seed=6, lanes=8, pool=32)
+    again.load_state_dict(state)
+    assert rows_of(again) == rest
+    then = again.state_dict()
+    assert (then["seed"], then["lanes"], then["pool"]) == (5, 4, 8)
+    rows_of(again)
+    then = again.state_dict()
+    assert (then["seed"], then["lanes"], then["pool"]) == (5, 8, 32)
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+def test_a_state_of_other_data_is_refused() -> None:
+    feed: Feed[Any] = Feed(Counted(640, 16), 10, shuffle=True)
+    state = feed.state_dict()
+    other = Counted(640, 16)
+    other.fingerprint = "other"
+    scattered = Blocks(other.blocks.bounds, permuted(1, 640, np.arange(640)))
+    for source, message in (
+        (other, "the state is of other data"),
+        (Counted(641, 16), "the state is of 640 rows, and there are 641"),
+        (Counted(640, 8), "the state is of other data"),
+        (Counted(640, blocks=scattered), "the state is of other data"),
+    ):
+        with pytest.raises(Invalid) as caught:
+            Feed(source, 10, shuffle=True).load_state_dict(state)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(Invalid, match="of order 'pooled', not 'exact'"):
+        Feed(Counted(640, 16), 10, shuffle="exact").load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"speed": 1}, "a state has no 'speed'"),
+        ({"seed": None}, "the state lacks 'seed'"),
+        ({"position": -1}, "'position' of a state cannot be -1"),
+        ({"position": 641}, "the state is at row 641 of 640"),
+        ({"epoch": "1"}, "'epoch' of a state is int, not '1'"),
+        ({"epoch": True}, "'epoch' of a state is int, not True"),
+        ({"data": 3}, "'data' of a state is str, not 3"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
+    feed: Feed[Any] = Feed(Counted(640), 10, shuffle=True)
+    state = {k: v for k, v in {**feed.state_dict(), **change}.items() if v is not None}
+    with pytest.raises(Invalid) as caught:
+        feed.load_state_dict(state)
+    assert message in str(caught.value)
+    with pytest.raises(Invalid, match="a state is a dict from"):
+        feed.load_state_dict([1])  # type: ignore[arg-type]
+
+
+def test_rows_that_came_meanwhile_are_refused_when_the_epoch_begins() -> None:
+    source = Counted(640)
+    feed: Feed[Any] = Feed(source, 10, shuffle=True)
+    feed.load_state_dict(feed.state_dict())
+    feed._epochs.source = Counted(700)
+    with pytest.raises(Invalid, match="the state is of 640 rows, and there are 700"):
+        iter(feed)
