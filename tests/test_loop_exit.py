@@ -10,6 +10,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,6 +146,34 @@ def test_a_cancelled_request_is_held_until_obstore_has_done_with_it() -> None:
     assert server.process is not None
     with server.process:
         asyncio.run(run(server))
+
+
+def test_a_client_that_fails_or_hangs_keeps_no_other_open() -> None:
+    from tensorstash.drivers.s3.pool import Pool, Shared
+
+    closed: list[str] = []
+
+    class Client:
+        def __init__(self, how: str) -> None:
+            self.how = how
+
+        async def close(self) -> None:
+            if self.how == "fails":
+                raise OSError
+            if self.how == "hangs":
+                await asyncio.sleep(60)
+            closed.append(self.how)
+
+    async def run() -> None:
+        pool = Pool()
+        for how in ("fails", "hangs", "closes"):
+            client: Any = Client(how)
+            pool._clients[how] = Shared(client)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.close(), 0.2)
+
+    asyncio.run(run())
+    assert closed == ["closes"]
 
 
 def test_what_is_noted_of_requests_stays_small() -> None:

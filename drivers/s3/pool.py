@@ -44,6 +44,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._clients: OrderedDict[Any, Shared] = OrderedDict()
+        self._retiring: set[asyncio.Future[None]] = set()
 
     def get(self, kind: str, settings: Settings, environment: Any) -> Shared:
         """The client for these settings; to be called in the event loop."""
@@ -54,20 +55,21 @@ class Pool:
         self._clients.move_to_end(name)
         if len(self._clients) > _MOST:
             _, oldest = self._clients.popitem(last=False)
-            _retiring.add(task := asyncio.ensure_future(oldest.retire()))
-            task.add_done_callback(_retiring.discard)
+            self._retiring.add(task := asyncio.ensure_future(oldest.retire()))
+            task.add_done_callback(self._retiring.discard)
         return shared
 
     async def close(self) -> None:
-        """Close every client, in use or not: the process ends."""
-        for shared in self._clients.values():
-            if not shared.closed:
-                shared.closed = True
-                await shared.client.close()
+        """Close every client, in use or not: the process ends. At once, as one whose server is
+        gone may fail or take its time."""
+        left = [shared for shared in self._clients.values() if not shared.closed]
+        for shared in left:
+            shared.closed = True
+        closing = [shared.client.close() for shared in left]
+        await asyncio.gather(*closing, *self._retiring, return_exceptions=True)
 
 
 _pools: dict[int, Pool] = {}  # those of ancestors stay: their sockets are not ours to close
-_retiring: set[asyncio.Future[None]] = set()
 
 
 def current() -> Pool:
