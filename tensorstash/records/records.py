@@ -13,16 +13,18 @@ from ..driver import Driver
 from ..dtype import short
 from ..errors import Invalid, InvalidSelection
 from ..handle import Settings
+from ..loading.source import Columns
 from ..location import resolve
 from . import evolve, formats
 from .catalog import RecordAttributes
 from .column import Rows
 from .formats import Form, Layout
-from .rowset import All, narrowed, normalize
+from .rowset import All, narrowed, normalize, start_of
 from .schema import Field, chosen, nested, path_of
 from .series import Series
 from .source import RecordSource
 from .table import By, Place, Table
+from .unstack import in_order
 from .typed import Typed, typed
 from .writer import RecordWriter
 
@@ -117,14 +119,21 @@ class Records(RecordSource):
         return Series(self.table, self._ragged_path(name), self.rows, len(self)).lengths()
 
     def __iter__(self) -> Iterator[Any]:
-        """The rows in order; each chunk is read once."""
-        blocks = self.blocks
-        for k in range(len(blocks)) if blocks.order is None else ():
-            columns = self.take(slice(int(blocks.bounds[k]), int(blocks.bounds[k + 1])))
+        """The rows in order. Where they follow each other as they are stored, each chunk of numbers
+        and text is read once; of ragged rows a few hundred are read at a time."""
+        count = len(self)
+        start, names = start_of(self.rows), self.names
+        if start is None:
+            for at in range(0, count, 256):
+                yield from self.each_row(self.take(slice(at, min(at + 256, count), 1)))
+            return
+
+        def take(rows: slice, some: list[str]) -> Columns:
+            return self.table.take(self.rows.at(rows, self.table.catalog.rows), some)
+
+        chunks = {name: self._rows_at_once(name) for name in names}
+        for columns in in_order(take, names, chunks, start, count):
             yield from self.each_row(columns)
-        if blocks.order is not None:
-            for start in range(0, len(self), 256):
-                yield from self.each_row(self.take(slice(start, min(start + 256, len(self)))))
 
     # -- writing ----------------------------------------------------------------------------
 

@@ -192,6 +192,13 @@ def narrowed(rows: RowSet, positions: Rows, stored: int) -> RowSet:
     return Chosen(np.array(found, np.int64))
 
 
+def start_of(rows: RowSet) -> int | None:
+    """The number of the first row, where the others follow it one by one."""
+    if isinstance(rows, All):
+        return 0
+    return rows.start if isinstance(rows, Run) and rows.step == 1 else None
+
+
 def as_numbers(positions: Rows) -> NDArray[np.int64]:
     """Every position that is meant."""
     if isinstance(positions, slice):

@@ -12,7 +12,7 @@ from ..errors import InvalidSelection, Unsupported
 from . import formats
 from .column import Rows
 from .ragged_column import RaggedColumn
-from .rowset import RowSet, normalize
+from .rowset import RowSet, normalize, start_of
 from .table import Table
 
 
@@ -20,7 +20,7 @@ class Series:
     """A field whose rows are no plain array, or of a view that has not all rows.
 
     ``s[i]`` is a row's value, ``s[rows]`` several as an array, a list or, ``ragged_as``, padded or
-    jagged; ``s[rows] = values`` stores. Iteration reads each chunk once.
+    jagged; ``s[rows] = values`` stores. Iteration reads a chunk at a time.
     """
 
     def __init__(
@@ -60,8 +60,11 @@ class Series:
 
     def __iter__(self) -> Iterator[Any]:
         step = self._table.catalog.chunk_rows(self._path)
-        for start in range(0, self._count, step):
-            found = self._take(slice(start, min(start + step, self._count), 1))
+        if self._kind == "ragged":  # rows may be long
+            step = min(step, 256)
+        start = (start_of(self._rows) or 0) % step
+        for edge in range(-start, self._count, step):
+            found = self._take(slice(max(edge, 0), min(edge + step, self._count), 1))
             yield from (map(str, found) if self._kind == "text" else found)
 
     def lengths(self) -> NDArray[np.int64]:

@@ -176,6 +176,12 @@ class RecordSource:
             raise InvalidSelection(f"a row is out of range for {n} rows")
         return np.where(rows < 0, rows + n, rows)
 
+    def _rows_at_once(self, name: str) -> int:
+        """Rows of a field to have in memory: a chunk; ragged ones may be long."""
+        rows = self.table.catalog.chunk_rows(name)
+        ragged = self.table.fields[name].kind == "ragged"
+        return min(rows, max(256, self._step)) if ragged else rows
+
     @property
     def _step(self) -> int:
         catalog = self.table.catalog
