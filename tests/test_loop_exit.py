@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.servers.moto import moto
 from tests.servers.s3 import S3
 
 pytest.importorskip("obstore")
@@ -129,23 +128,28 @@ def test_a_cancelled_request_is_held_until_obstore_has_done_with_it() -> None:
     from tensorstash.drivers.s3 import obstore, obstore_held
     from tensorstash.drivers.s3.settings import Settings
 
-    async def run(server: S3) -> None:
-        client = obstore.make(Settings(server.make_bucket(), idle=60.0, **server.options))
-        assert await client.get("k") is None
-        await asyncio.wait_for(obstore_held.all_released(), 10)
-        assert server.process is not None
-        server.process.freeze()
-        task = asyncio.ensure_future(client.get("k"))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(obstore_held.all_released(), 0.2)
-        task.cancel()
-        await asyncio.wait_for(obstore_held.all_released(), 10)
-        await client.close()
+    async def main() -> None:
+        asked, over = asyncio.Event(), asyncio.Event()
 
-    server = moto()
-    assert server.process is not None
-    with server.process:
-        asyncio.run(run(server))
+        async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.set()
+            await over.wait()
+            writer.close()
+
+        async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            at = f"http://{host}:{port}"
+            client = obstore.make(Settings("b", key="k", secret="s", endpoint=at, idle=60.0))
+            task = asyncio.ensure_future(client.get("k"))
+            await asked.wait()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(obstore_held.all_released(), 0.2)
+            task.cancel()
+            await asyncio.wait_for(obstore_held.all_released(), 10)
+            over.set()
+            await client.close()
+
+    asyncio.run(main())
 
 
 def test_a_client_that_fails_or_hangs_keeps_no_other_open() -> None:
