@@ -4,7 +4,7 @@ a batch is read once; far away all fields travel together."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.driver import Buffer, Put, Request, Span, Tag
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.records import grow
-from tensorstash.testing.counting import CountingDriver
 from tests.far import FarDriver
+from tests.noting import Noting
 from tests.records_model import EVERY, Model
 
 WIDE: dict[str, Any] = {
@@ -26,54 +25,6 @@ WIDE: dict[str, Any] = {
     "j": stash.json,
     "in": {"x": ((4,), "float32")},
 }
-
-
-class Noting(CountingDriver):
-    """Which keys are read and stored, each time."""
-
-    def reset(self) -> None:
-        super().reset()
-        self.read: list[str] = []
-        self.stored: list[str] = []
-
-    def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
-        self.read.append(key)
-        return super().get_tagged(key, span)
-
-    def get(self, key: str, span: Span | None = None) -> Buffer | None:
-        self.read.append(key)
-        return super().get(key, span)
-
-    def get_into(self, key: str, out: memoryview) -> int | None:
-        self.read.append(key)
-        return super().get_into(key, out)
-
-    def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
-        return super().get_many(self._noted(requests))
-
-    def get_many_tagged(
-        self, requests: Iterable[Request]
-    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
-        return super().get_many_tagged(self._noted(requests))
-
-    def _noted(self, requests: Iterable[Request]) -> Iterator[Request]:
-        for request in requests:
-            self.read.append(request.key)
-            yield request
-
-    def put(
-        self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
-    ) -> Tag:
-        self.stored.append(key)
-        return super().put(key, value, if_absent=if_absent, if_tag=if_tag)
-
-    def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
-        def noted() -> Iterator[Put]:
-            for put in puts:
-                self.stored.append(put.key)
-                yield put
-
-        return super().put_each(noted())
 
 
 def filled(rows: int, schema: Any = WIDE, **how: Any) -> tuple[stash.Records, Any]:

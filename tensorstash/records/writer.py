@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class RecordWriter:
     """Collects rows and adds them when they fill whole chunks of every field.
 
-    ``append`` and ``extend`` check the rows and return at once; ``w[rows] = columns`` collects
+    ``append`` and ``extend`` check the rows and return at once; ``w[i] = row`` collects
     assignments to rows that are there. What is held is not yet visible to readers: it is after
     :meth:`flush`, or the end of the ``with`` block, which stores it even when the block raises.
-    Not for several threads: give each its own.
+    Where storing fails, what is held stays so: :meth:`flush` tries again. Not for several threads:
+    give each its own.
     """
 
     def __init__(self, records: Records, budget: int | str) -> None:
@@ -47,15 +48,20 @@ class RecordWriter:
     def extend(self, rows: Any) -> None:
         """Add rows: what :meth:`Records.extend` takes."""
         self._check()
-        self._hold(*self._records.checked_rows(rows))
+        count, values = self._records.checked_rows(rows)
+        at_once = max(1, count * self._budget // max(1, _nbytes(values)))
+        for start in range(0, count, at_once):
+            piece = {name: value[start : start + at_once] for name, value in values.items()}
+            self._hold(min(at_once, count - start), piece)
 
     def __setitem__(self, row: int, value: Any) -> None:
         """Store a row that is there already; the last one assigned stays."""
         self._check()
         count = len(self._records)
-        if not isinstance(row, (int, np.integer)) or not -count <= row < count:
+        whole = isinstance(row, (int, np.integer)) and not isinstance(row, bool)
+        if not whole or not -count <= row < count:
             raise Invalid(f"a writer assigns single rows of {count}, not {row!r}")
-        values = _owned(self._records.checked_row(value))
+        values = self._owned(self._records.checked_row(value))
         row = int(row) % count
         if row not in self._assigned:
             self._nbytes += _nbytes(values)
@@ -86,10 +92,12 @@ class RecordWriter:
     def _hold(self, count: int, values: Mapping[str, Any]) -> None:
         if not count:
             return
-        held = _owned(values)  # the caller may reuse its memory
+        held = self._owned(values)
         self._held.append((count, held))
         self._count += count
         self._nbytes += _nbytes(held)
+        if self._nbytes > self._budget:
+            self._store_assigned()
         there = len(self._records)
         # Whole chunks of all fields while they fit, else of the widest fields.
         edge = self._edge if self._nbytes <= self._budget else self._least
@@ -98,6 +106,12 @@ class RecordWriter:
             whole = self._count
         if whole > 0 and (self._nbytes > self._budget or self._count >= 2 * self._edge):
             self._add(whole)
+
+    def _owned(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Copies, as the caller may reuse its memory, of the fields' types: NumPy would join
+        integers of different types as floats."""
+        fields = self._records.table.fields
+        return {name: _copied(value, fields[name].dtype) for name, value in values.items()}
 
     def _add(self, count: int) -> None:
         """Store the first ``count`` of the held rows."""
@@ -110,7 +124,7 @@ class RecordWriter:
         table.extend({name: values[:count] for name, values in joined.items()}, count)
         rest = self._count - count
         # Only now: what could not be stored is still held.
-        left = {name: _copied(values[count:]) for name, values in joined.items()}
+        left = self._owned({name: values[count:] for name, values in joined.items()})
         self._held = [(rest, left)] if rest else []
         self._count = rest
         self._nbytes = (_nbytes(left) if rest else 0) + sum(map(_nbytes, self._assigned.values()))
@@ -136,14 +150,10 @@ def _join(pieces: list[Any]) -> Any:
     return Ragged.join(pieces) if isinstance(pieces[0], Ragged) else np.concatenate(pieces)
 
 
-def _copied(values: Any) -> Any:
+def _copied(values: Any, dtype: np.dtype[Any]) -> Any:
     if isinstance(values, Ragged):
         return Ragged(values.values.copy(), values.offsets.copy(), values.shapes.copy())
-    return values.copy()
-
-
-def _owned(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _copied(value) for name, value in values.items()}
+    return values.astype(dtype)
 
 
 def _nbytes(values: Mapping[str, Any]) -> int:
