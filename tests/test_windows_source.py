@@ -181,6 +181,17 @@ def test_threads_that_read_in_order_share_what_they_have_read() -> None:
     assert array.stats.chunks <= 30
 
 
+def test_of_an_uncompressed_series_no_more_is_held_than_a_batch(tmp_path: Path) -> None:
+    array = stash.create(tmp_path / "a", (200_000, 4), "f4", chunks=(200_000, 4), codecs=[])
+    array[...] = np.arange(800_000).reshape(200_000, 4)
+    windows = Windows(array, 16, 4)
+    for first in range(0, 640, 64):
+        found = windows[first : first + 64]
+        assert found[:, 0, 0].tolist() == [16 * k for k in range(first, first + 64)]
+    assert array.stats.encoded_bytes < 10 * (64 * 4 + 16) * 16
+    assert len(windows.blocks) == 4  # to shuffle by, though it is one chunk
+
+
 def test_far_away_a_batch_is_asked_for_at_once() -> None:
     driver = FarDriver()
     array = stored(driver, 20)

@@ -18,6 +18,8 @@ from .source import Blocks, Columns
 
 ONE = "array"  # what the field of a lone array is called
 
+_BLOCK_BYTES = 1 << 20
+
 
 class Arrays:
     """Arrays that share their first axis, as a :class:`~tensorstash.loading.source.Source`.
@@ -60,14 +62,24 @@ class Arrays:
 
     @Cached
     def blocks(self) -> Blocks:
-        """Runs of rows as the array with the largest rows is cut."""
+        """Runs of rows as the array with the largest rows is cut; shorter than large chunks,
+        where no more of those is read than what is wanted."""
         heaviest = max(self.columns.values(), key=lambda column: column.row_bytes)
-        return Blocks(heaviest.edges(0).bounds)
+        bounds = heaviest.edges(0).bounds
+        rows = max(1, _BLOCK_BYTES // max(1, self.row_bytes))
+        if self.raw and int(np.diff(bounds).max(initial=0)) > rows:
+            return Blocks.regular(self._length, rows)
+        return Blocks(bounds)
 
     @property
     def far(self) -> bool:
         """Whether a read costs round trips."""
         return not all(column.near for column in self.columns.values())
+
+    @property
+    def raw(self) -> bool:
+        """Whether any rows are read without decoding others, and without a round trip."""
+        return all(column.raw and column.near for column in self.columns.values())
 
     @property
     def row_bytes(self) -> int:

@@ -13,7 +13,8 @@ from ..cache import Cache
 from .ragged import Ragged
 from .source import Columns, Source
 
-_ASIDE = 6  # blocks kept beside what one reader needs again: others read next to it
+_BLOCKS, _MOST_BLOCKS = 2, 6  # kept beside what is read again; more than one reader needs,
+_MOST_BYTES = 64 << 20  # while they are small: others read next to it
 
 
 class Recent:
@@ -29,12 +30,21 @@ class Recent:
         ended."""
         self._source = source
         self._bounds: NDArray[np.int64] = source.blocks.bounds
-        self.largest = int(np.diff(self._bounds).max(initial=1))
-        self._cache = Cache(max(1, source.row_bytes) * (overlap + _ASIDE * self.largest))
+        largest = int(np.diff(self._bounds).max(initial=1))
+        row = max(1, source.row_bytes)
+        aside = max(_BLOCKS * largest * row, min(_MOST_BLOCKS * largest * row, _MOST_BYTES))
+        self._cache = Cache(overlap * row + aside)
+
+    def gaps(self, starts: NDArray[np.int64], length: int) -> list[int]:
+        """Which of the ascending runs of ``length`` rows lie so far behind the one before that
+        there are whole blocks between them."""
+        first, last = self._block(starts[1:]), self._block(starts[:-1] + (length - 1))
+        found: list[int] = (np.flatnonzero(first > last + 1) + 1).tolist()
+        return found
 
     def run(self, start: int, stop: int) -> Columns:
         """The rows ``start`` to ``stop``, not to be written to: others may be given them too."""
-        first, last = self._block(start), self._block(stop - 1)
+        first, last = int(self._block(start)), int(self._block(stop - 1))
         base = int(self._bounds[first])
         blocks = self._blocks(range(first, last + 1))
         names = list(blocks[0])
@@ -49,8 +59,8 @@ class Recent:
         ]
         return {name: joined([block[name][a:b] for block, a, b in pieces]) for name in names}
 
-    def _block(self, row: int) -> int:
-        return int(np.searchsorted(self._bounds, row, side="right")) - 1
+    def _block(self, rows: Any) -> Any:
+        return np.searchsorted(self._bounds, rows, side="right") - 1
 
     def _blocks(self, wanted: range) -> list[Columns]:
         """Blocks, those that are not kept read by one take for each run of them."""

@@ -77,8 +77,10 @@ class Windows(MapStyle):
 
     @Cached
     def _recent(self) -> Recent | None:
-        runs = self.source.blocks.order is None
-        return Recent(self.source, self.length) if runs else None
+        source = self.source
+        if source.blocks.order is not None or (isinstance(source, Arrays) and source.raw):
+            return None
+        return Recent(source, self.length)
 
     def starts(self, windows: Any = None) -> NDArray[np.int64]:
         """The row at which each of some windows begins, or of all."""
@@ -215,9 +217,9 @@ class Windows(MapStyle):
 
     def _followed(self, recent: Recent, starts: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
         """Windows in order, out of what was read for those before them as far as it reaches."""
-        far = np.flatnonzero(np.diff(starts) - self.length > recent.largest) + 1
+        cuts = recent.gaps(starts, self.length)
         parts = []
-        for a, b in zip([0, *far.tolist()], [*far.tolist(), len(starts)], strict=True):
+        for a, b in zip([0, *cuts], [*cuts, len(starts)], strict=True):
             first = int(starts[a])
             run = recent.run(first, int(starts[b - 1]) + self.length)
             places = {name: array[a:b] for name, array in out.items()}
