@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from ..setting import cores
 from .child import Child, Failed
 
 Reading = dict[str, Any]
+LATE = "left out: no time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Bench:
     folder: Path
     only: frozenset[str] = frozenset()
     """Libraries to run; all when empty."""
+    until: float = math.inf
+    """When no other contestant may begin, on the clock of :func:`now`."""
 
     @property
     def cores(self) -> tuple[int, ...]:
@@ -60,6 +64,7 @@ class Entry:
     arguments: tuple[Any, ...]
     readings: list[Reading]
     error: str = ""
+    first: Reading | None = None
 
     def run(self, turn: int, seconds: float) -> None:
         """Once more; ``turn`` 0 is the first and is not counted."""
@@ -72,6 +77,8 @@ class Entry:
             return
         if turn or reading.get("cut"):
             self.readings.append(reading)
+        else:
+            self.first = reading
 
 
 def entry(name: str, child: Child, task: str, *arguments: Any) -> Entry:
@@ -79,15 +86,22 @@ def entry(name: str, child: Child, task: str, *arguments: Any) -> Entry:
     return Entry(name, child, task, arguments, [])
 
 
-def race(entries: Sequence[Entry], rounds: int, seconds: float = 300) -> None:
+def race(bench: Bench, entries: Sequence[Entry], seconds: float = 300) -> None:
     """Every contestant once a round, the order rotating; a first round is not counted, but for
-    those who were cut off in it: they run in that one and two more alone."""
-    for turn in range(rounds + 1):
+    those who were cut off in it: they run in that one and two more alone. Where there is no time
+    left, the first round has to do, or nothing."""
+    for turn in range(bench.rounds + 1):
         shift = turn % max(1, len(entries))
         for one in (*entries[shift:], *entries[:shift]):
             slow = one.readings and one.readings[0].get("cut") and turn > 2
-            if not slow:
+            if not slow and now() < bench.until:
                 one.run(turn, seconds)
+    for one in entries:
+        if not one.readings and not one.error:
+            if one.first is None:
+                one.error = LATE
+            else:
+                one.readings.append(one.first)
 
 
 def middle(readings: Sequence[Reading], name: str) -> float | None:

@@ -23,6 +23,8 @@ class DocumentReader:
     tells = True
     """Whether it has documents at all: else ``block`` tokens at a time."""
     block = 0
+    fills = False
+    """Whether it reads much before the first batch, and is given more time."""
 
     def __init__(self, variant: str, how: str, order: str, store: str) -> None:
         self.variant, self.how, self.order, self.store = variant, how, order, store

@@ -31,12 +31,14 @@ class OurDocuments(DocumentReader):
 
     library = OURS
     modules = ("tensorstash", "torch")
+    fills = True
 
     def write(self, path: Path, tokens: Array, offsets: Array) -> None:
         import tensorstash as stash
 
         schema = {"tokens": stash.ragged("int32"), "id": ((), "int64")}
-        records = stash.create_records(str(path / "records"), schema, 0)
+        how: dict[str, Any] = {} if self.store == "ragged" else {"rows_per_chunk": 1024}
+        records = stash.create_records(str(path / "records"), schema, 0, **how)
         step = 8192
         for start in range(0, len(offsets) - 1, step):
             ends = offsets[start : start + step + 1]
@@ -66,6 +68,7 @@ class ArrayDocuments(DocumentReader):
         self.peer = PEERS[library]()
         super().__init__(variant, how, order, "flat")
         self.library, self.modules = library, (self.peer.module,)
+        self.fills = order == "pool"
 
     def write(self, path: Path, tokens: Array, offsets: Array) -> None:
         codec = "raw" if self.peer.codecs == ("raw",) else "lz4"
@@ -275,7 +278,9 @@ def everyone() -> list[DocumentReader]:
     """All contestants, ours first, whether installed or not."""
     found: list[DocumentReader] = [
         OurDocuments("Loader", "defaults", "pool", "ragged"),
+        OurDocuments("Loader, blocks of 1,024", "fast", "pool", "ragged-1024"),
         OurDocuments("Loader, exact", "defaults", "exact", "ragged"),
+        OurDocuments("Loader, exact, blocks of 1,024", "fast", "exact", "ragged-1024"),
     ]
     for library in ("zarr-python", "TensorStore", "h5py"):
         found.append(ArrayDocuments(library, "array and offsets", "defaults", "exact"))

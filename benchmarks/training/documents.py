@@ -98,7 +98,7 @@ def _compare(batch: Any, rows: Array, form: str, tokens: Array, offsets: Array) 
 def measure(bench: Bench) -> dict[str, Any]:
     """The three forms, on one core and on all."""
     count = 20_000 if bench.quick else 200_000
-    limit = 0.2 if bench.quick else 3.0
+    limit = 0.1 if bench.quick else 3.0
     folder = bench.folder / "w4"
     folder.mkdir()
     offsets = np.concatenate([[0], np.cumsum(data.lengths(count))])
@@ -123,13 +123,13 @@ def measure(bench: Bench) -> dict[str, Any]:
                         children[one.library],
                         f"{MODULE}:read",
                         *(one.name, str(folder), str(paths[one.name]), form),
-                        8 * limit if one.order == "pool" else limit,  # first it fills the pool
+                        8 * limit if one.fills else limit,
                     )
                     for one in here
                 ]
                 for one, made in zip(here, entries, strict=True):
                     made.error = failed.get(paths[one.name], "")
-                race(entries, bench.rounds)
+                race(bench, entries)
                 results = []
                 for one, made in zip(here, entries, strict=True):
                     line = _line(one, made.readings, made.error)

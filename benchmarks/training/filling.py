@@ -136,7 +136,7 @@ def measure(bench: Bench) -> dict[str, Any]:
                     arguments = (one.name, place, size, side, limit)
                     entries.append(entry(one.name, children[one.library], task, *arguments))
                     keys.append((verb, str(size)))
-            race(entries, bench.rounds, 600)  # the lengths of one library take turns
+            race(bench, entries, 600)  # the lengths of one library take turns
             line = found.setdefault(one.name, {"rows": {}, "batches": {}})
             for (verb, size), made in zip(keys, entries, strict=True):
                 cell = line[verb][size] = _cell(made.readings, made.error)

@@ -103,6 +103,9 @@ class LanceImages(ImageLoader):
             multiprocessing_context=context,
         )
 
+    def touch(self, handle: Any) -> None:
+        handle[0].head(1)
+
 
 def loaders() -> list[ImageLoader]:
     """All of them."""

@@ -47,6 +47,9 @@ class MosaicImages(ImageLoader):
             multiprocessing_context=context,
         )
 
+    def touch(self, handle: Any) -> None:
+        handle[0][0]
+
 
 def loaders() -> list[ImageLoader]:
     """All of them."""

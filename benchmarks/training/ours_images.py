@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layout import Layout
 from ..peer import OURS
 from ..samples import Array
 from .data import PIXELS, parts
@@ -19,17 +20,26 @@ class OurImages(ImageLoader):
 
     library = OURS
     modules = ("tensorstash", "torch")
-    packed = "blosc-lz4, shuffle"
+    packed = "blosc-lz4, bitshuffle"
+
+    def __init__(self, variant: str, how: str, order: str, store: str) -> None:
+        super().__init__(variant, how, order, store)
+        others = {"stash-raw": "no", "stash-chunk": "blosc-lz4, shuffle"}
+        self.packed = others.get(store, self.packed)
 
     def write(self, path: Path, images: Array, spec: Images) -> None:
         import tensorstash as stash
 
         schema = {"image": (PIXELS, "uint8"), "label": ((), "int64")}
-        height = {"auto": None, "chunk": spec.chunk, "one": 1, "raw": spec.chunk}
+        single = {"image": 1, "label": 1024}
+        height = {"auto": None, "chunk": spec.chunk, "one": single, "raw": spec.chunk}
         how: dict[str, Any] = {"rows_per_chunk": height[self.store.split("-")[1]]}
+        if self.store.endswith("one"):
+            how["rows_per_shard"] = 1024
         if self.store.endswith("raw"):
             how["codecs"] = None
-            self.packed = "no"
+        if self.store.endswith("chunk"):
+            how["codecs"] = {"image": Layout((spec.rows, *PIXELS), "u1", PIXELS, "lz4").inner}
         records = stash.create_records(str(path / "records"), schema, 0, **how)
         start = 0
         with records.writer() as writer:
@@ -75,7 +85,7 @@ def loaders() -> list[ImageLoader]:
     """All of them."""
     return [
         OurImages("Loader", "defaults", "pool", "stash-auto"),
-        OurImages("Loader, peers' chunks", "fast", "pool", "stash-chunk"),
+        OurImages("Loader, peers' chunks and codec", "fast", "pool", "stash-chunk"),
         OurImages("Loader, uncompressed", "other", "pool", "stash-raw"),
         OurImages("Loader, exact", "defaults", "exact", "stash-auto"),
         OurImages("Loader, exact, chunks of 1 row", "fast", "exact", "stash-one"),

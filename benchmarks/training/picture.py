@@ -32,12 +32,12 @@ def draw(work: dict[str, Any], path: Path) -> None:
             s=90 if ours else 45,
             c="#d62728" if ours else "#1f77b4",
             marker="o" if line["packed"] != "no" else "^",
-            facecolors=None if line["packed"] != "no" else "none",
             zorder=4 if ours else 3,
         )
         labels.append((x, y, f"{line['library']}: {line['variant']}", ours))
-    _place(axes, labels)
-    axes.axvline(work["random"]["blocks"], color="#555555", linewidth=1, linestyle="--")
+    random = work["random"]["blocks"]
+    _place(axes, labels, 0.82 * random)
+    axes.axvline(random, color="#555555", linewidth=1, linestyle="--")
     axes.set(
         yscale="log",
         xlabel="distinct runs of 64 stored rows in a batch of 64 (dashed: true random)",
@@ -55,19 +55,20 @@ def draw(work: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _place(axes: Any, labels: list[tuple[float, float, str, bool]]) -> None:
-    """Names beside their points, moved apart where they would cover each other."""
+def _place(axes: Any, labels: list[tuple[float, float, str, bool]], column: float) -> None:
+    """Names beside points left of the column, the others' one below the other in it."""
     low = 0.0
     for x, y, text, ours in sorted(labels, key=lambda one: one[1]):
-        at = max(y, low * 1.13)
-        low = at
+        left = x < column
+        at = y if left else max(y, low * 1.2)
+        low = low if left else at
         axes.annotate(
             text,
             (x, y),
-            (x - 1.2 if x > 20 else x + 1.2, at),
-            ha="right" if x > 20 else "left",
+            (x + 1 if left else column, at),
+            ha="left" if left else "right",
             va="center",
             fontsize=7,
             color="#d62728" if ours else "#333333",
-            arrowprops={"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.5},
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..samples import Array
-from .bench import Bench
+from .bench import Bench, now
 from .child import Child, Failed, State
 from .resumers import by_name, everyone
 
@@ -82,7 +82,8 @@ def measure(bench: Bench) -> dict[str, Any]:
     rows = 3_072 if bench.quick else 24_576
     lines = []
     for one in everyone():
-        if not bench.wants(one.library):
+        late = now() > bench.until
+        if not bench.wants(one.library) or late or (bench.quick and one.ranks == "processes"):
             continue
         line: dict[str, Any] = {"library": one.library, "variant": one.variant}
         lines.append(line)
@@ -121,8 +122,7 @@ def _run(
             came += [ids for ids, _, _ in answers]
             seconds.append(max(first for _, _, first in answers))
             if count is not None:
-                with Child(bench.folder / "w6.log", bench.cores[-1]) as child:
-                    blob = child.call(f"{MODULE}:merge", one.name, [b for _, b, _ in answers])
+                blob = _merged(bench, one, [b for _, b, _ in answers])
                 sizes.append(len(blob or b""))
     except Failed as failed:
         return {"error": str(failed), "words": "failed"}
@@ -139,6 +139,14 @@ def _run(
         "state": max(sizes),
         "seconds": max(seconds[1:]),
     }
+
+
+def _merged(bench: Bench, one: Any, blobs: list[bytes]) -> bytes:
+    if len(blobs) == 1:
+        return blobs[0]
+    with Child(bench.folder / "w6.log", bench.cores[-1]) as child:
+        answer: bytes = child.call(f"{MODULE}:merge", one.name, blobs)
+    return answer
 
 
 def _phase(

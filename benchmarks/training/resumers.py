@@ -60,7 +60,33 @@ class OursThreads(Ours):
 
 
 class OursWorkers(Ours):
-    """Our order in torchdata's loader with worker processes."""
+    """Our order in torch's own loader: a second sampler follows what was yielded, for the first
+    one is ahead of it."""
+
+    variant = "ShuffleBatchSampler in DataLoader"
+    workers = True
+    ranks = ""
+
+    def start(
+        self, path: Path, rank: int, ranks: int, workers: int, batch: int, saved: bytes | None
+    ) -> Running:
+        import torch
+
+        import tensorstash as stash
+        from tensorstash.torch import ShuffleBatchSampler
+
+        records = stash.open_records(str(path / "records"))
+        ahead, behind = (ShuffleBatchSampler(records, batch, seed=5) for _ in range(2))
+        if saved is not None:
+            ahead.load_state_dict(loaded(saved))
+            behind.load_state_dict(loaded(saved))
+        loader = torch.utils.data.DataLoader(records, batch_sampler=ahead, num_workers=workers)
+        pairs = zip(loader, behind, strict=True)
+        return Running((found["id"] for found, _ in pairs), behind.state_dict)
+
+
+class OursStateful(Ours):
+    """Our order in torchdata's loader, which refuses other numbers of workers."""
 
     variant = "ShuffleBatchSampler in StatefulDataLoader"
     modules = ("tensorstash", "torch", "torchdata")
@@ -267,6 +293,7 @@ def everyone() -> list[Resumer]:
         Ours(),
         OursThreads(),
         OursWorkers(),
+        OursStateful(),
         Mosaic(),
         Lit(),
         Lance(),

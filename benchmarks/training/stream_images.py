@@ -167,6 +167,9 @@ class FaceImages(ImageLoader):
             multiprocessing_context=context,
         )
 
+    def touch(self, handle: Any) -> None:
+        handle[0][0]
+
 
 def loaders() -> list[ImageLoader]:
     """All of them."""

@@ -76,7 +76,6 @@ class TensorDictZarr(TensorDictMapped):
 
     library = "TensorDict zarr"
     modules = ("tensordict", "torch", "zarr")
-    packed = "no, or zarr's default"
 
     def write(self, path: Path, images: Array, spec: Images) -> None:
         import torch

@@ -126,19 +126,25 @@ class OurWindows(WindowReader):
     modules = ("tensorstash", "torch")
 
     def write(self, path: Path, series: Array) -> None:
-        ArrayWindows(OURS, "", "").write(path, series)
+        import tensorstash as stash
+
+        path.mkdir(parents=True)
+        ArrayWindows(OURS, "", "").write(path / "x", series)
+        # Which step each is: a shuffled loader is asked for it too, so that it can be checked.
+        stash.save(str(path / "at"), np.arange(len(series), dtype="i4"), chunks=(CHUNK,))
 
     def open(self, path: Path, nbytes: int) -> Any:
         import tensorstash as stash
 
-        return stash.open(str(path))
+        return stash.open(str(path / "x")), stash.open(str(path / "at"))
 
     def random(self, handle: Any, steps: int, batch: int, seed: int) -> Windows:
         from tensorstash.torch import Loader, Windows, to_tensor
 
-        windows = Windows(handle, LENGTH)
+        series, at = handle
+        windows = Windows(series, LENGTH)
         if self.order == "pool":
-            spread = Windows({"x": handle, "at": np.arange(steps)}, LENGTH)
+            spread = Windows({"x": series, "at": at}, LENGTH)
             for loaded in Loader(spread, batch, shuffle=True, seed=seed):
                 yield loaded["x"], loaded["at"][:, 0].numpy()
             return
@@ -151,14 +157,15 @@ class OurWindows(WindowReader):
     def overlapping(self, handle: Any, steps: int, batch: int, stride: int) -> Windows:
         from tensorstash.torch import Loader, Windows
 
-        windows = Windows(handle, LENGTH, stride)
+        windows = Windows(handle[0], LENGTH, stride)
         first = 0
-        for values in Loader(windows, batch):
+        for loaded in Loader(windows, batch):
+            values = next(iter(loaded.values())) if isinstance(loaded, dict) else loaded
             yield values, (np.arange(first, first + len(values)) * stride)
             first += len(values)
 
     def decoded(self, handle: Any) -> int | None:
-        return int(handle.stats.chunks)
+        return int(handle[0].stats.chunks)
 
 
 class SliceWindows(WindowReader):
@@ -235,8 +242,8 @@ class BatcherWindows(WindowReader):
 def everyone() -> list[WindowReader]:
     """All contestants, ours first, whether installed or not."""
     found: list[WindowReader] = [
-        OurWindows("Windows", "defaults", "series-zarr"),
-        OurWindows("Windows, pooled Loader", "fast", "series-zarr", "pool"),
+        OurWindows("Windows", "defaults", "series-ours"),
+        OurWindows("Windows, pooled Loader", "fast", "series-ours", "pool"),
     ]
     found[1].verbs = ("random",)
     for library in ("zarr-python", "TensorStore", "h5py", "np.memmap"):

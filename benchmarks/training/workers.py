@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import data
-from .bench import Bench, gather
+from .bench import Bench, gather, now
 from .child import Child, Failed, State
 from .image_loader import ImageLoader, Images
 from .image_loaders import by_name, everyone
@@ -131,8 +131,10 @@ def measure(bench: Bench) -> dict[str, Any]:
             errors = gather([(child, task, (one.name, str(source), str(path), SPEC))], 600)
         line["error"] = errors[0]
         for method in METHODS if not errors[0] else ():
-            times = 1 if bench.quick and method == "spawn" else repeats
+            times = 1 if bench.quick and method != "fork" else repeats
             for touched in (False, True):
+                if now() > bench.until:
+                    continue
                 line["cells"].append(_cell(bench, one, path, method, touched, times, count))
     return {"repeats": repeats, "workers": count, "lines": lines}
 
@@ -147,7 +149,9 @@ def _cell(
         with Child(bench.folder / "w5.log", bench.cores[-1]) as child:
             arguments = (one.name, str(path), method, touched, part, count)
             try:
-                found += child.call(f"{MODULE}:trials", *arguments, seconds=part * (PATIENCE + 15))
+                found += child.call(
+                    f"{MODULE}:trials", *arguments, seconds=part * (PATIENCE + 30) + 60
+                )
             except Failed as failed:
                 outcome = "hang" if "hangs" in str(failed) else "crash"
                 outcome = outcome if "crash" in str(failed) or outcome == "hang" else "error"
