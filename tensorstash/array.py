@@ -318,12 +318,6 @@ class Array:
         self._reader = None
         return self
 
-    def renewed(self, spec: ArraySpec) -> Array:
-        """A handle on the same array as ``spec`` has it now, with what this one has cached."""
-        made = Array(self.driver, self.path, self.settings, spec)
-        made._cache, made._meter, made._guess = self._cache, self._meter, self._guess
-        return made
-
     def close(self) -> None:
         """Refuse further use. Nothing else needs closing."""
         self._closed = True
@@ -395,3 +389,10 @@ class Array:
         if write and not self.writable:
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
+
+
+def renewed(array: Array, spec: ArraySpec) -> Array:
+    """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
+    made = Array(array.driver, array.path, array.settings, spec)
+    made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
+    return made

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .. import node
-from ..array import Array
+from ..array import Array, renewed
 from ..driver import Check, Driver, located
 from ..errors import Closed, Invalid, NotFound, ReadOnly
 from ..formats import zarr3
@@ -122,7 +122,7 @@ class Table:
         """The handle on an array, with what it has cached while the array is the same."""
         old = None if self._columns is None else self._columns[2].get(name)
         if old is not None and _is_same(old.spec, spec):
-            return old.renewed(spec)
+            return renewed(old, spec)
         return grow.member(*self.place, name, self.settings, spec)
 
     # -- rows -----------------------------------------------------------------------------
