@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import threading
 import time
 from typing import Any
@@ -345,3 +346,44 @@ def test_padding_is_said_once() -> None:
         list(feed)
     list(feed)
     assert Feed(Counted(10), 2, world_size=4, drop_last=True).dropped == 2
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def test_memory_for_blocks_is_kept_from_epoch_to_epoch_and_out_of_pickles() -> None:
+    feed: Feed[Any] = Feed(Counted(64 * 500, 64), 64, shuffle=True, lanes=8, pool=64)
+    places = set()
+    for _ in range(3):
+        assert sorted(rows_of(feed)) == list(range(64 * 500))
+        ((_, arrays),) = feed._memory._kept
+        places.add(arrays["image"].ctypes.data)
+    assert len(places) == 1
+    assert arrays["image"].nbytes > 50_000
+    assert pickle.loads(pickle.dumps(feed._memory))._kept == []
+
+
+@pytest.mark.parametrize(("budget", "most"), [(8 * 3 * 64 * 20, 3), (0, 1)])
+def test_large_blocks_are_not_read_far_ahead(budget: int, most: int) -> None:
+    far = 0
+    take = Pool.take
+
+    def watched(pool: Pool, *args: Any) -> Any:
+        nonlocal far
+        found = take(pool, *args)
+        far = max(far, len(pool._bunches))
+        return found
+
+    options: dict[str, Any] = {"lanes": 8, "pool": 16, "pool_bytes": budget, "threads": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pool, "take", watched)
+        patch.setattr("tensorstash.loading.pool._BUNCH", 0)
+        rows_of(Feed(Counted(64 * 60, 64), 16, shuffle=True, **options))
+    assert far == most
+
+
+def test_in_order_what_is_not_decoded_is_read_as_it_is_wanted() -> None:
+    source = Counted(640, 64)
+    source.raw = True  # type: ignore[attr-defined]
+    assert rows_of(Feed(source, 10)) == list(range(640))
+    assert source.calls == 64

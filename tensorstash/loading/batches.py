@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from .ahead import Stop
 from .cuts import Numbers
+from .memory import Memory
 from .order import Order
 from .pool import Pool
 from .share import Share
@@ -35,9 +36,10 @@ class Reads:
 class Epoch:
     """An epoch of ``source`` from position ``start`` on, as one rank has it.
 
-    ``slots``: how many blocks to hold in memory; 0: none, every batch is read by itself.
-    ``threads`` read at once, and mostly wait if ``far``; ``ahead`` is how many batches may be
-    on their way at once. ``finish`` makes a batch of columns.
+    ``slots``: how many blocks to make room for; 0: none, every batch is read by itself.
+    ``aside``: how many may be on their way that are not wanted yet. ``threads`` read at once, and
+    mostly wait if ``far``; ``ahead`` is how many batches may be read at once. ``finish`` makes a
+    batch of columns.
     """
 
     source: Source
@@ -45,11 +47,13 @@ class Epoch:
     share: Share
     start: int
     slots: int
+    aside: int
     threads: int
     far: bool
     ahead: int
     finish: Callable[[Columns], Any]
     reads: Reads
+    memory: Memory
 
     def batches(self, stop: Stop) -> Batches:
         """Every batch of the rest of the epoch."""
@@ -59,7 +63,15 @@ class Epoch:
         """Batches of rows of blocks that are read once and held while rows of them come."""
         order, reads = self.order, self.reads
         pool = Pool(
-            self.source, order.blocks, order.ends(), self.slots, self.threads, self.far, stop
+            self.source,
+            order.blocks,
+            order.ends(),
+            self.slots,
+            self.aside,
+            self.threads,
+            self.far,
+            stop,
+            self.memory,
         )
 
         def planned() -> Iterator[tuple[Numbers, Numbers, list[int], list[int]]]:

@@ -11,6 +11,7 @@ from .ahead import Stop
 from .batches import Batches, Epoch, Reads
 from .course import Course, Shuffle, whole
 from .iteration import Iteration
+from .memory import Memory
 from .source import Source
 from .state import State
 
@@ -23,7 +24,8 @@ class Feed(Course, Generic[Batch]):
     """The rows of a source in batches, epoch after epoch, read ahead by threads.
 
     Each iteration is a whole epoch, the next one, or the rest of the one that
-    :meth:`load_state_dict` named; one that is broken off is over.
+    :meth:`load_state_dict` named; one that is broken off is over. Memory for blocks is kept from
+    one to the next, and freed with this.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Feed(Course, Generic[Batch]):
         self.prefetch = whole(prefetch, "prefetch", 0)
         self._asked = None if threads is None else whole(threads, "threads", 1)
         self._finish = finish or source.present
+        self._memory = Memory()
 
     @property
     def threads(self) -> int:
@@ -101,11 +104,13 @@ class Feed(Course, Generic[Batch]):
             self._share,
             position,
             self._ordering.slots(source, state, order),
+            self._ordering.room.aside(source),
             self.threads,
             self._far,
             self.prefetch,
             self._finish,
             reads,
+            self._memory,
         )
         with closing(epoch.batches(stop)) as batches:
             yield from batches

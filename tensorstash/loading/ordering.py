@@ -57,6 +57,8 @@ class Ordering:
         blocks = len(order.blocks)
         if self.kind == "exact":
             return blocks if self.room.fits(source) else 0
+        if self.kind == "in order" and getattr(source, "raw", False):
+            return 0  # nothing is decoded, so nothing is decoded twice
         held = 2 * (state.pool + state.lanes) // self.share.world
         in_batch = self.share.whole * blocks // max(1, order.count)
         return max(1, min(blocks, held + in_batch + _AHEAD))

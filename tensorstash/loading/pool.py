@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .ahead import Stop
 from .cuts import Numbers
 from .gather import gathered
+from .memory import Memory
 from .source import Blocks, Columns, Source
 from .task import Task
 
@@ -44,15 +45,21 @@ class Pool:
         blocks: Blocks,
         ends: Numbers,
         slots: int,
+        aside: int,
         threads: int,
         far: bool,
         stop: Stop,
+        memory: Memory,
     ) -> None:
         """``slots``: how many blocks to make room for; more are found room for, at the cost of
-        a copy. ``far``: reading mostly waits."""
+        a copy. ``aside``: how many may be read that are not wanted yet. ``far``: reading mostly
+        waits. ``memory`` is where that for slots comes from, and
+        goes to when this is closed."""
         self._source = source
+        self._memory = memory
         self._blocks = blocks
         self._ends = ends
+        self._aside = aside
         self._threads = threads
         self._far = far
         self._stop = stop
@@ -118,6 +125,7 @@ class Pool:
         for task in self._begun:
             task.settle()
         self._begun.clear()
+        self._memory.give(self._fixed, self._count, self._most, self._slots)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -126,7 +134,7 @@ class Pool:
         if self._threads < 2 or not self._coming:
             return
         self._begun = [task for task in self._begun if task.running]
-        limit = 2 * self._threads * self._size
+        limit = min(2 * self._threads * self._size, self._aside)
         while self._coming and len(self._begun) < self._threads and len(self._bunches) < limit:
             if blocks := self._next():
                 task = self._bunch(blocks).task
@@ -208,10 +216,7 @@ class Pool:
         """Slots for ``count`` blocks. Memory that was never read into costs none."""
         before = self._slots
         self._count = count
-        self._slots = {
-            name: np.empty((count, self._most, *shape), dtype)
-            for name, (shape, dtype) in self._fixed.items()
-        }
+        self._slots = self._memory.take(self._fixed, count, self._most)
         self._flat = {
             name: array.reshape(count * self._most, *array.shape[2:])
             for name, array in self._slots.items()

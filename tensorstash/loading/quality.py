@@ -61,7 +61,7 @@ def amplification(order: Order, share: Share, held: bool) -> float:
         return round(_distinct(block) * share.world / _distinct(every), 2)
     each = [_distinct(block[a:b]) for a, b in pairwise(window.bounds)]
     blocks = np.count_nonzero(np.diff(order.blocks.bounds))
-    return round(float(np.mean(each)) * share.batches(order.count) * share.world / blocks, 2)
+    return round(float(np.mean(each)) * share.batches(order.count) * share.world / int(blocks), 2)
 
 
 def _distinct(block: Numbers) -> int:

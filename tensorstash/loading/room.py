@@ -43,6 +43,10 @@ class Room:
                 pool = max(1, min(pool, max(held - self.lanes, held // 2)))
         return max(1, min(self.lanes, pool, len(blocks))), pool
 
+    def aside(self, source: Source) -> int:
+        """How many blocks may be on their way that are not wanted yet."""
+        return max(1, self.limit // _ASIDE // _mean_bytes(source, source.blocks))
+
     def fits(self, source: Source) -> bool:
         """Whether a rank may hold every block."""
         blocks = source.blocks
