@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..array import Array
+from ..array import Array, renewed
 from ..errors import Corrupt, Invalid
 from ..loading.ragged import Ragged, runs_of
 from .column import Column, Rows, alone, numbers
@@ -158,7 +158,7 @@ class RaggedColumn(Column):
 
     def _append(self, values: NDArray[Any]) -> int:
         """Store values at the end; answers where they begin."""
-        grown = self._longest.renewed(self._longest.spec)
+        grown = renewed(self._longest, self._longest.spec)
         start = grown.append(values)
         self._keep(grown)
         return start
@@ -168,7 +168,7 @@ class RaggedColumn(Column):
         we looked."""
         values = self._longest
         if stop > len(values):
-            values = values.renewed(values.spec).refresh()
+            values = renewed(values, values.spec).refresh()
             self._keep(values)
         return values
 

@@ -24,8 +24,8 @@ from .schema import Field, chosen, nested, path_of
 from .series import Series
 from .source import RecordSource
 from .table import By, Place, Table
-from .unstack import in_order
 from .typed import Typed, typed
+from .unstack import in_order
 from .writer import RecordWriter
 
 _Row = TypeVar("_Row")
