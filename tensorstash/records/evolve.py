@@ -58,7 +58,7 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         if path in before.fields:
             raise AlreadyExists(f"{table.where} has a field {path!r}; drop it, or choose a name")
         schema.check_paths({**before.fields, **fields})
-        step = min(map(before.chunk_rows, before.fields))
+        step = min(layout.step_of(fields), *map(before.chunk_rows, before.fields))
         specs = layout.specs(fields, before.rows, **{"rows_per_chunk": step, **how})
         after = replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})
         driver, root = table.place

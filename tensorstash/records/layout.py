@@ -60,8 +60,7 @@ def specs(
                 f"{short(given)} is no number of rows for a chunk or shard; the least is 1"
             )
     if step is None:
-        widest = max(row_bytes(field) for field in fields.values())
-        step = _power(_LARGE_BYTES // max(1, widest))
+        step = step_of(fields)
     chains = _by_field(fields, codecs) if _is_by_field(codecs, fields) else None
     fills = _by_field(fields, fill_value) if isinstance(fill_value, Mapping) else None
     made: dict[str, ArraySpec] = {}
@@ -105,6 +104,11 @@ def _of_field(
     return {
         path: make_spec(shape, dtype, chunks=chunks, shards=shards, codecs=codecs, fill_value=fill)
     }
+
+
+def step_of(fields: Fields) -> int:
+    """Rows of a chunk of the widest field."""
+    return _power(_LARGE_BYTES // max(map(row_bytes, fields.values())))
 
 
 def _rows(step: int, row_bytes: int) -> int:

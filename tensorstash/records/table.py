@@ -134,6 +134,9 @@ class Table:
         self.check()
         columns = self.columns
         found: Columns = dict.fromkeys(names)
+        for name in found:
+            if name not in columns:
+                raise self.gone(name)
 
         def read(name: str) -> None:
             found[name] = columns[name].take(rows, None if out is None else out.get(name))
@@ -145,6 +148,9 @@ class Table:
         """Store checked values in rows that are there."""
         self.check(write=True)
         columns = self.columns
+        for name in values:
+            if name not in columns:
+                raise self.gone(name)
         ends: dict[str, int] = {}
 
         def put(name: str) -> None:
@@ -187,10 +193,10 @@ class Table:
             group = "/".join(above) + "/"
             if any(field.startswith(group) for field in self.fields):
                 break
-            keys, folders = driver.list_dir(path + group)
-            if folders or [*keys] != [zarr3.KEY]:
+            key = f"{path}{group}{zarr3.KEY}"
+            if any(other != key for other in driver.list(path + group)):
                 break
-            driver.delete(f"{path}{group}{zarr3.KEY}")
+            driver.delete(key)
             above.pop()
 
     def _each(self, names: list[str], work: Callable[[str], None]) -> None:
