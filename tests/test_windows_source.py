@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -173,12 +174,57 @@ def test_threads_that_read_in_order_share_what_they_have_read() -> None:
     array = stored(threads=1)
     windows = Windows(array, 40, 4)
     batches = [np.arange(a, min(a + 6, len(windows))) for a in range(0, len(windows), 6)]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda rows: windows.take(rows)["array"], batches))
-    for rows, batch in zip(batches, found, strict=True):
-        assert np.array_equal(batch, model(windows.starts(rows), 40))
-    # Each once, 20 in all, but for a thread that is held up while the others go on.
-    assert array.stats.chunks <= 30
+    found: dict[int, np.ndarray] = {}
+
+    def read(first: int) -> None:
+        for k in range(first, len(batches), 3):
+            together.wait()  # a loader's threads, too, are at most a few batches apart
+            found[k] = windows.take(batches[k])["array"]
+
+    together = threading.Barrier(3)
+    batches = batches[: len(batches) // 3 * 3]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(read, range(3)))
+    for k, rows in enumerate(batches):
+        assert np.array_equal(found[k], model(windows.starts(rows), 40))
+    assert array.stats.chunks == len(
+        {row // 50 for row in range(windows.starts()[batches[-1][-1]] + 40)}
+    )
+
+
+def test_fields_in_chunks_of_other_lengths_are_each_decoded_once() -> None:
+    wide, narrow = stored(chunk=20), stored(chunk=300)
+    windows = Windows({"wide": wide, "narrow": narrow, "again": wide}, 30, 4)
+    found = [windows.take(np.arange(a, min(a + 16, 243))) for a in range(0, 243, 16)]
+    assert [list(columns) for columns in found] == [["wide", "narrow", "again"]] * 16
+    whole = np.concatenate([columns["narrow"] for columns in found])
+    assert np.array_equal(whole, model(windows.starts(), 30))
+    assert np.array_equal(np.concatenate([columns["again"] for columns in found]), whole)
+    assert (wide.stats.chunks, narrow.stats.chunks) == (2 * 50, 4)
+
+
+def test_records_have_windows_of_every_kind_of_field(tmp_path: Path) -> None:
+    texts = [f"step {i}" for i in range(ROWS)]
+    records = stash.save_records(
+        tmp_path / "steps",
+        {"next": {"obs": VALUES}, "text": texts, "done": np.arange(ROWS) % 90 == 89},
+        rows_per_chunk=64,
+    )
+    windows = Windows(records, 20, 5, boundaries=records["done"])
+    starts = windows.starts()
+    assert (starts // 90 == (starts + 19) // 90).all()
+    for rows in (np.arange(50), np.array([7, 90, 8, 8]), np.arange(50, 60)):
+        found = windows[rows]
+        assert np.array_equal(found["next"]["obs"], model(starts[rows], 20))
+        assert found["text"].tolist() == [texts[s : s + 20] for s in starts[rows]]
+    chosen = Windows(records, 20, 5, fields="next")
+    before = records["text"].stats.chunks
+    for first in range(0, len(chosen), 16):
+        chosen.take(np.arange(first, min(first + 16, len(chosen))))
+    assert records["text"].stats.chunks == before
+    assert len(pickle.dumps(windows)) < 2048
+    items = chosen.__getitems__([3, 4])
+    assert torch.equal(items[0]["next"]["obs"], torch.from_numpy(VALUES[15:35]))
 
 
 def test_of_an_uncompressed_series_no_more_is_held_than_a_batch(tmp_path: Path) -> None:
@@ -275,3 +321,9 @@ def test_pickles_are_small_and_start_afresh(tmp_path: Path) -> None:
     assert np.array_equal(again[5:9]["x"], windows[5:9]["x"])
     assert again.fingerprint == windows.fingerprint != Windows({"x": array}, 9).fingerprint
     assert Windows(array, 9).fingerprint != Windows(array, 9, 2).fingerprint
+    mask = np.random.default_rng(0).random(ROWS) < 0.3  # 300 episodes
+    carried = Windows({"x": array}, 3, boundaries=mask)
+    data = pickle.dumps(carried)
+    assert len(data) < 1200
+    assert pickle.loads(data).starts().tolist() == carried.starts().tolist()
+    assert len(pickle.loads(pickle.dumps(Windows(array, 3, boundaries=[])))) == ROWS - 2

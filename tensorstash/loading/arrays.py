@@ -46,6 +46,11 @@ class Arrays:
             raise Invalid(f"the arrays have different lengths: {lengths}")
         self._length = next(iter(lengths.values()))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the arrays are called."""
+        return tuple(self.columns)
+
     def select(self, *names: str) -> Arrays:
         """Some of the arrays."""
         unknown = [name for name in names if name not in self.columns]

@@ -84,8 +84,21 @@ class Recent:
         return found
 
 
+def cut_alike(source: Source) -> list[Source]:
+    """``source`` as sources of fields whose chunks meet at the same rows, where it has several."""
+    names = getattr(source, "names", ())
+    if len(names) < 2 or not hasattr(source, "select"):
+        return [source]
+    groups: dict[bytes, list[str]] = {}
+    for name in names:
+        groups.setdefault(source.select(name).blocks.bounds.tobytes(), []).append(name)
+    return [source.select(*some) for some in groups.values()] if len(groups) > 1 else [source]
+
+
 def joined(pieces: list[Any]) -> Any:
     """Parts of a column as one."""
+    if len(pieces) == 1:
+        return pieces[0]
     if isinstance(pieces[0], np.ndarray):
         return np.concatenate(pieces)
     if isinstance(pieces[0], Ragged):

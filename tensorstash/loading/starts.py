@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,15 @@ def parse_ends(boundaries: Any, rows: int) -> Rows:
             f"boundaries must ascend: boundary {at + 1} is {ends[at + 1]}, after {ends[at]}"
         )
     return ends
+
+
+def packed(ends: Rows) -> tuple[str, bytes]:
+    """Ends in few bytes, to be pickled: the lengths of episodes, about a byte or two each."""
+    lengths = np.diff(ends, prepend=0)
+    small = np.min_scalar_type(int(lengths.max(initial=0)))
+    return small.str, zlib.compress(lengths.astype(small).tobytes())
+
+
+def unpacked(dtype: str, data: bytes) -> Rows:
+    """What :func:`packed` packed."""
+    return np.cumsum(np.frombuffer(zlib.decompress(data), dtype), dtype=np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ from ..dtype import short
 from ..errors import Invalid
 from ..handle import Handle
 from ..lazy import View
+from ..threads import spread
 from .arrays import Arrays
 from .mapstyle import MapStyle, as_numbers
 from .ragged import runs_of
-from .recent import Recent, joined
+from .recent import Recent, cut_alike, joined
 from .runs import cut_runs, plain, strided_runs
 from .source import Blocks, Columns, Source
-from .starts import Rows, Starts, parse_ends
+from .starts import Rows, Starts, packed, parse_ends, unpacked
 
 _BLOCK_BYTES = 1 << 20  # blocks of several chunks are not larger
 _ONCE_IN = 4  # chunks of a block, for each that is decoded once more
@@ -54,8 +55,8 @@ class Windows(MapStyle):
     ) -> None:
         """``source``: an array or a lazy view of one, a dict of such, or records; ``fields``:
         the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
-        their last rows. Given as a stored array they are read where they are needed, and not
-        carried in pickles."""
+        their last rows. Given as a stored array they are read where they are needed; else
+        pickles carry them, in a byte or two an episode."""
         self.length = positive(length, "length")
         self.stride = positive(stride, "stride")
         self.source = selected(as_source(source), fields)
@@ -76,11 +77,12 @@ class Windows(MapStyle):
         return Starts(self._rows, self.length, self.stride, ends)
 
     @Cached
-    def _recent(self) -> Recent | None:
+    def _recent(self) -> list[Recent]:
+        """What was read last, of fields that are cut alike; nothing of what cannot be kept."""
         source = self.source
         if source.blocks.order is not None or (isinstance(source, Arrays) and source.raw):
-            return None
-        return Recent(source, self.length)
+            return []
+        return [Recent(one, self.length) for one in cut_alike(source)]
 
     def starts(self, windows: Any = None) -> NDArray[np.int64]:
         """The row at which each of some windows begins, or of all."""
@@ -170,27 +172,42 @@ class Windows(MapStyle):
         return self.source.present(columns)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in self._state}
+        state = {name: self.__dict__[name] for name in self._state}
+        if isinstance(self._boundaries, np.ndarray):
+            state["_boundaries"] = packed(self._boundaries)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if isinstance(self._boundaries, tuple):
+            self._boundaries = unpacked(*self._boundaries)
 
     # -- inside ---------------------------------------------------------------------------------
 
     def _taken(self, windows: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
         starts = self._starts.at(windows)
-        recent = self._goes_on(windows)
-        if recent is not None:
-            return self._followed(recent, starts, out)
+        if self._goes_on(windows):
+            return self._merged(lambda recent: self._followed(recent, starts, out))
         if isinstance(self.source, Arrays):
             return self.source.take_runs(starts, self.length, out)
         return self._gathered(starts, out)
 
-    def _goes_on(self, windows: Rows) -> Recent | None:
-        """What was read before, where these windows are in order and go on from others, though
-        others yet may be another thread's or process' to read."""
-        if self._recent is None or not _consecutive(windows):
-            return None
+    def _goes_on(self, windows: Rows) -> bool:
+        """Whether these windows are in order and go on from others, as far as they can be kept.
+        Some between them may be another thread's or process' to read."""
+        if not self._recent or not _consecutive(windows):
+            return False
         count, first, before = len(windows), int(windows[0]), self._next
         self._next = first + count
-        return self._recent if not first or abs(first - before) <= _APART * count else None
+        return not first or abs(first - before) <= _APART * count
+
+    def _merged(self, read: Callable[[Recent], Columns]) -> Columns:
+        """What is read through all that is kept, far away at once."""
+        found: Columns = {}
+        threads = len(self._recent) if self.far else 1
+        spread(self._recent, lambda: lambda recent: found.update(read(recent)), threads, waits=True)
+        names = getattr(self.source, "names", found) if len(self._recent) > 1 else found
+        return {name: found[name] for name in names}
 
     def _is_block(self, windows: Rows) -> bool:
         if not _consecutive(windows):
@@ -200,11 +217,11 @@ class Windows(MapStyle):
         found: bool = bounds[k : k + 2].tolist() == [first, first + len(windows)]
         return found
 
-    def _sliding(self, starts: Rows, recent: Recent | None) -> Columns:
+    def _sliding(self, starts: Rows, goes_on: bool) -> Columns:
         """Windows ``stride`` apart, as views of the rows that they have in common."""
         first, stop = int(starts[0]), int(starts[-1]) + self.length
-        if recent is not None:
-            columns = recent.run(first, stop)
+        if goes_on:
+            columns = self._merged(lambda recent: recent.run(first, stop))
         else:
             columns = self.source.take(np.arange(first, stop))
         shape = (len(starts), self.length)
@@ -224,8 +241,6 @@ class Windows(MapStyle):
             run = recent.run(first, int(starts[b - 1]) + self.length)
             places = {name: array[a:b] for name, array in out.items()}
             parts.append(self._cut(run, starts[a:b] - first, places))
-        if len(parts) == 1:
-            return {**parts[0], **out}
         return {
             name: out[name] if name in out else joined([part[name] for part in parts])
             for name in parts[0]
