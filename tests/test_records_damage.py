@@ -80,7 +80,8 @@ DAMAGE: dict[str, tuple[Callable[..., Any], type[StashError], str]] = {
     "nameless": (lambda d, m, x: each(m["fields"], **{"": "fixed"}), Corrupt, "cannot name"),
     "within": (lambda d, m, x: each(m["fields"], **{"a/b": "fixed"}), Corrupt, "cannot hold"),
     "member gone": (lambda d, m, x: x.pop("a"), Corrupt, "'a' but has no metadata"),
-    "member odd": (lambda d, m, x: each(x, a={"zarr_format": 3, "node_type": "group"}), Corrupt, "'a' is no array"),
+    "member odd": (lambda d, m, x: each(x, a={"zarr_format": 3, "node_type": "group"}), Corrupt,
+                   "'a' is no array"),
     "member false": (lambda d, m, x: each(x["a"], data_type="int31"), Unsupported, "'a'.*int31"),
     "member scalar": (
         lambda d, m, x: each(x["in/x"], shape=[], chunk_grid={
