@@ -199,6 +199,9 @@ def test_sources_with_other_fields_are_refused_by_name() -> None:
         mix([one, two], [1, 2, 3])
     with pytest.raises(Invalid, match="weights name a; the sources are a, b"):
         mix({"a": one, "b": two}, {"a": 1})
+    with pytest.raises(Invalid, match="seed must be a whole number"):
+        mix([one, two], seed="x")  # type: ignore[arg-type]
+    assert mix({1: one, 2: two}, {1: 1, 2: 3}).weights == {"1": 0.25, "2": 0.75}
 
 
 def test_text_windows_patches_and_mixtures_of_mixtures() -> None:

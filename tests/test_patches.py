@@ -350,6 +350,7 @@ def test_types_that_numpy_lacks_text_and_pickles(tmp_path: Path) -> None:
         ({"shape": (4, 4), "count": 0}, "count must be whole numbers above 0"),
         ({"shape": (4, 4), "count": 3, "stride": 2}, "count= draws patches anywhere"),
         ({"shape": (4, 4), "count": 3, "pad": 2}, "count= draws patches anywhere"),
+        ({"shape": (4, 4), "seed": 1.5}, "seed must be a whole number, not 1.5"),
         ({"shape": (4, 4), "axes": (0, 2)}, "the array has axes 0 to 1"),
         ({"shape": (4, 4), "axes": (0, 0)}, "axes must name 2 different ones"),
         ({"shape": (4, 4), "axes": (0,)}, "axes must name 2 different ones"),

@@ -113,9 +113,9 @@ def test_wrong_boundaries_are_named(boundaries: Any, told: str) -> None:
 @pytest.mark.parametrize("value", [0, -1, 1.5, "4", True, None])
 def test_lengths_and_strides_are_whole_and_positive(value: Any) -> None:
     array, _ = series(10, 4)
-    with pytest.raises(Invalid, match="length must be a whole number above 0"):
+    with pytest.raises(Invalid, match="length must be a whole number from 1 on"):
         Windows(array, value)
-    with pytest.raises(Invalid, match="stride must be a whole number above 0"):
+    with pytest.raises(Invalid, match="stride must be a whole number from 1 on"):
         Windows(array, 2, value)
 
 

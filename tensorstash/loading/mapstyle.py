@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtype import short
-from ..errors import InvalidSelection, StashError
+from ..errors import Invalid, InvalidSelection, StashError
 from ..index import Point, Stride, select
 from .source import Columns
 
@@ -103,3 +104,15 @@ def picked(columns: Columns, order: Iterable[int] | NDArray[Any]) -> Columns:
         name: [column[i] for i in order] if isinstance(column, list) else column[order]
         for name, column in columns.items()
     }
+
+
+def whole(value: Any, what: str, least: int | None = None) -> int:
+    """``value`` as a whole number, ``what`` it is for messages."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or (least is not None and number < least):
+        some = "a whole number" if least is None else f"a whole number from {least} on"
+        raise Invalid(f"{what} must be {some}, not {short(value)}")
+    return number

@@ -14,7 +14,7 @@ from ..dtype import short
 from ..errors import Invalid
 from .alike import check_alike
 from .arrays import ONE
-from .mapstyle import MapStyle, as_numbers, picked
+from .mapstyle import MapStyle, as_numbers, picked, whole
 from .mixed_order import InSources, MixedOrder
 from .order import Order
 from .passes import Numbers, Passes
@@ -51,9 +51,10 @@ def mix(
     if not given:
         raise Invalid("a mixture needs at least one source")
     if isinstance(weights, Mapping):
-        if weights.keys() != set(names):
-            raise Invalid(f"weights name {', '.join(weights)}; the sources are {', '.join(names)}")
-        weights = [weights[name] for name in names]
+        by_name = {str(name): weight for name, weight in weights.items()}
+        if by_name.keys() != set(names):
+            raise Invalid(f"weights name {', '.join(by_name)}; the sources are {', '.join(names)}")
+        weights = [by_name[name] for name in names]
     if weights is not None and len(weights) != len(names):
         raise Invalid(f"{len(weights)} weights for {len(names)} sources")
     return Mix(names, [as_source(one) for one in given], weights, seed, stop, origin)
@@ -85,7 +86,7 @@ class Mix(MapStyle):
     ) -> None:
         self.names = list(names)
         self.sources = list(sources)
-        self.seed = seed
+        self.seed = None if seed is None else whole(seed, "seed")
         self.epoch = 0
         self.origin = origin
         lengths = list(map(len, sources))

@@ -16,7 +16,7 @@ from ..values import parse_lengths
 from .arrays import ONE
 from .boxes import Boxes
 from .corners import Corners, GridCorners, RandomCorners
-from .mapstyle import MapStyle, as_numbers
+from .mapstyle import MapStyle, as_numbers, whole
 from .sliced import Sliced
 from .source import Blocks, Columns
 
@@ -64,7 +64,7 @@ class Patches(MapStyle):
         self.stride = self.shape if stride is None else _sizes(stride, "stride", len(self.shape))
         self.count = None if count is None else _sizes(count, "count", 1)[0]
         self.pad = None if pad is None else _values(pad, self._columns)
-        self.seed = seed
+        self.seed = whole(seed, "seed")
         self.epoch = 0
         self._dims = {
             name: _dims(column, axes.get(name) if isinstance(axes, Mapping) else axes, self.shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..handle import Handle
 from ..lazy import View
 from ..threads import spread
 from .arrays import Arrays
-from .mapstyle import MapStyle, as_numbers
+from .mapstyle import MapStyle, as_numbers, whole
 from .ragged import runs_of
 from .recent import Recent, cut_alike, joined
 from .runs import cut_runs, plain, strided_runs
@@ -57,8 +56,8 @@ class Windows(MapStyle):
         the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
         their last rows. Given as a stored array they are read where they are needed; else
         pickles carry them, in a byte or two an episode."""
-        self.length = positive(length, "length")
-        self.stride = positive(stride, "stride")
+        self.length = whole(length, "length", 1)
+        self.stride = whole(stride, "stride", 1)
         self.source = selected(as_source(source), fields)
         self._rows = len(self.source)
         stored = isinstance(boundaries, (Handle, View))
@@ -309,14 +308,3 @@ def selected(source: Source, fields: Sequence[str] | str | None) -> Source:
     names = [fields] if isinstance(fields, str) else list(fields)
     chosen: Source = select(*names)
     return chosen
-
-
-def positive(value: Any, what: str) -> int:
-    """A whole number above 0."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise Invalid(f"{what} must be a whole number above 0, not {short(value)}")
-    return number
