@@ -282,14 +282,16 @@ def test_a_state_of_other_data_is_refused() -> None:
         ({"speed": 1}, "a state has no 'speed'"),
         ({"seed": None}, "the state lacks 'seed'"),
         ({"position": -1}, "'position' of a state cannot be -1"),
-        ({"position": 641}, "the state is at row 641 of 640"),
+        ({"position": 6401}, "the state is at row 6401 of 6400"),
         ({"epoch": "1"}, "'epoch' of a state is int, not '1'"),
         ({"epoch": True}, "'epoch' of a state is int, not True"),
         ({"data": 3}, "'data' of a state is str, not 3"),
+        ({"pool": None}, "the state is of 64 lanes and a pool of 0 blocks"),
+        ({"lanes": 1 << 17}, "the state is of 131072 lanes"),
     ],
 )
 def test_a_state_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
-    feed: Feed[Any] = Feed(Counted(640), 10, shuffle=True)
+    feed: Feed[Any] = Feed(Counted(6400), 10, shuffle=True, pool=64)
     state = {k: v for k, v in {**feed.state_dict(), **change}.items() if v is not None}
     with pytest.raises(Invalid) as caught:
         feed.load_state_dict(state)

@@ -16,6 +16,7 @@ from .quality import amplification, evenness
 from .room import Room
 from .share import Share
 from .source import Source
+from .state import MOST_LANES
 
 Shuffle: TypeAlias = bool | Literal["exact"]
 
@@ -50,7 +51,7 @@ class Course:
             )
         self._share = Share(self.batch_size, self.rank, self.world_size, bool(drop_last))
         room = Room(
-            whole(lanes, "lanes", 1, 1 << 16),
+            whole(lanes, "lanes", 1, MOST_LANES),
             None if pool is None else whole(pool, "pool", 1),
             parse_bytes(pool_bytes),
         )

@@ -9,6 +9,9 @@ from typing import Any
 from ..dtype import short
 from ..errors import Invalid
 
+MOST_LANES = 1 << 16
+"""Lanes that there may be: their numbers have 16 bits."""
+
 _KINDS = {"order": str, "data": str}
 _POOLED = {"lanes", "pool"}
 
@@ -52,6 +55,8 @@ class State:
             if isinstance(value, int) and value < 0 and name != "seed":
                 raise Invalid(f"{name!r} of a state cannot be {value}")
         state = cls(**given)
+        if state.order == "pooled" and not (0 < state.lanes <= MOST_LANES and state.pool):
+            raise Invalid(f"the state is of {state.lanes} lanes and a pool of {state.pool} blocks")
         if state.position > state.rows:
             raise Invalid(f"the state is at row {state.position} of {state.rows}")
         return state
