@@ -393,6 +393,6 @@ class Array:
 
 def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
-    made = Array(array.driver, array.path, array.settings, spec)
+    made = type(array)(array.driver, array.path, array.settings, spec)
     made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
     return made

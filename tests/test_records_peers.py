@@ -181,6 +181,13 @@ def test_a_field_is_an_array_of_ours(tmp_path: Path) -> None:
     same(copied[...], array[...])
     records = stash.open_records(url, "r+")
     assert isinstance(records["x"], stash.Array)
+    for call in (
+        lambda: records["x"].append(np.zeros((1, 2))),
+        lambda: records["x"].resize((3, 2)),
+        lambda: records["cap"].append(["x"]),
+    ):
+        with pytest.raises(Unsupported, match=r"extend\(\) of the records"):
+            call()
     same(records["x"].lazy[2:5, 1].read(), array[2:5, 1])
     records["x"][2:4, 0] = [5, 6]
     assert records[[2, 3]]["x"][:, 0].tolist() == [5, 6]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array
+from ..driver import located
 from ..dtype import STRING, is_float, parts, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..values import as_array, broadcast, is_tensor, natural
@@ -19,6 +20,25 @@ from .schema import Field
 
 Rows = slice | NDArray[Any]
 """Row numbers, checked and not negative: a slice with a positive step, or an integer array."""
+
+
+class FieldArray(Array):
+    """A field's array as users have it. Its rows are the records'."""
+
+    def append(self, rows: Any, axis: int = 0) -> int:
+        """Refused: rows have all fields."""
+        raise self._alone()
+
+    def resize(self, shape: Sequence[int] | int) -> None:
+        """Refused: rows have all fields."""
+        raise self._alone()
+
+    def _alone(self) -> Unsupported:
+        where = located(self.driver, self.path)
+        return Unsupported(
+            f"{where} is a field of records, whose rows have all fields: add them with append() or "
+            "extend() of the records"
+        )
 
 
 class Column(ABC):

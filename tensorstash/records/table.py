@@ -19,7 +19,16 @@ from ..spec import ArraySpec
 from ..threads import once
 from . import grow
 from .catalog import Catalog, arrays_of, values_of
-from .column import BytesColumn, Column, FixedColumn, JsonColumn, ObjectColumn, Rows, TextColumn
+from .column import (
+    BytesColumn,
+    Column,
+    FieldArray,
+    FixedColumn,
+    JsonColumn,
+    ObjectColumn,
+    Rows,
+    TextColumn,
+)
 from .ragged_column import RaggedColumn
 from .schema import Field, Fields
 
@@ -123,7 +132,9 @@ class Table:
         old = None if self._columns is None else self._columns[2].get(name)
         if old is not None and _is_same(old.spec, spec):
             return renewed(old, spec)
-        return grow.member(*self.place, name, self.settings, spec)
+        driver, path = self.place
+        kind = FieldArray if name in self.fields else Array
+        return kind(driver, f"{path}{name}/", self.settings, spec)
 
     # -- rows -----------------------------------------------------------------------------
 
