@@ -106,7 +106,8 @@ class Feed(Course, Generic[Batch]):
             self._ordering.slots(source, state, order),
             self._ordering.room.aside(source),
             self.threads,
-            self._far,
+            # More than there are processors are asked for where reading waits, as on network disks.
+            self._far or self.threads > cores(),
             self.prefetch,
             self._finish,
             reads,

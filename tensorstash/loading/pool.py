@@ -59,13 +59,13 @@ class Pool:
         self._memory = memory
         self._blocks = blocks
         self._ends = ends
-        self._aside = aside
-        self._threads = threads
+        self._helpers = threads if threads > 1 else 0
         self._far = far
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
         size = max(1, self._most * source.row_bytes)
         self._size = max(1, min(_MOST, _BUNCH // size))
+        self._limit = min(2 * threads * self._size, aside)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
         self._coming: deque[int] = deque()
@@ -131,11 +131,12 @@ class Pool:
 
     def _begin(self) -> None:
         """Have threads read what is wanted next."""
-        if self._threads < 2 or not self._coming:
+        if not self._helpers or not self._coming:
             return
         self._begun = [task for task in self._begun if task.running]
-        limit = min(2 * self._threads * self._size, self._aside)
-        while self._coming and len(self._begun) < self._threads and len(self._bunches) < limit:
+        while (
+            self._coming and len(self._begun) < self._helpers and len(self._bunches) < self._limit
+        ):
             if blocks := self._next():
                 task = self._bunch(blocks).task
                 task.begin()
