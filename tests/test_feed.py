@@ -193,6 +193,16 @@ def test_a_true_shuffle_of_what_fits_into_memory_reads_each_block_once() -> None
     assert set(source.taken.values()) == {1}
 
 
+def test_blocks_of_very_different_sizes() -> None:
+    sizes = [2000, *[1] * 200, 500, *[3] * 100]
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    source = Counted(int(bounds[-1]), blocks=Blocks(bounds), plain=False)
+    feed: Feed[Any] = Feed(source, 20, shuffle=True)
+    assert sorted(rows_of(feed)) == list(range(source.rows))
+    assert set(source.taken.values()) == {1}
+    assert not feed._memory._kept[0][1]
+
+
 def test_small_blocks_are_read_together() -> None:
     source = Counted(2000, 1)
     assert sorted(rows_of(Feed(source, 50, shuffle=True))) == list(range(2000))

@@ -15,11 +15,13 @@ from .ahead import Stop
 from .cuts import Numbers
 from .gather import gathered
 from .memory import Memory
+from .ragged import Ragged
 from .source import Blocks, Columns, Source
 from .task import Task
 
 _BUNCH = 256 << 10  # bytes of small blocks that are read together
 _MOST = 64  # blocks that are
+_UNEVEN = 16  # times the mean size
 
 
 class _Bunch(NamedTuple):
@@ -75,7 +77,10 @@ class Pool:
         self._free: list[int] = []
         self._slots: dict[str, NDArray[Any]] = {}
         self._used = 0
-        self._fixed = dict(source.fixed)
+        # A slot is as large as the largest block: where that is many times a usual one, memory
+        # for slots would be most of it empty, and blocks are kept as they are read.
+        mean = int(blocks.bounds[-1]) / max(1, len(blocks))
+        self._fixed = dict(source.fixed) if self._most <= _UNEVEN * mean + 1 else {}
         self._rest: dict[str, list[Any]] = {}
         self._names: list[str] = []
         self._room(max(1, min(slots, len(blocks))))
@@ -197,7 +202,7 @@ class Pool:
             if name not in fixed:
                 kept = self._rest.setdefault(name, [None] * self._count)
                 for slot, start, stop in zip(slots, cuts[:-1], cuts[1:], strict=True):
-                    kept[slot] = column[start:stop] if len(slots) > 1 else column
+                    kept[slot] = column if len(slots) == 1 else _own(column[start:stop])
         if not self._names:
             self._names = list(columns)
 
@@ -226,3 +231,10 @@ class Pool:
             self._slots[name][: len(array)] = array
         for kept in self._rest.values():
             kept.extend([None] * (count - len(kept)))
+
+
+def _own(piece: Any) -> Any:
+    """A part of a column that keeps nothing else of it in memory."""
+    if isinstance(piece, Ragged):
+        return Ragged(piece.values.copy(), piece.offsets, piece.shapes.copy())
+    return piece.copy() if isinstance(piece, np.ndarray) else piece
