@@ -44,12 +44,9 @@ class Ordering:
 
     def order(self, source: Source, state: State) -> Order:
         """The order of the epoch that ``state`` names."""
-        if self.kind == "in order":
-            return InOrder(source.blocks)
+        make = _in_order if self.kind == "in order" else partial(_shuffled, state)
         own = getattr(source, "order", None)
-        if own is None:
-            return _shuffled(state, source.blocks, 0, 1.0)
-        order: Order = own(partial(_shuffled, state))
+        order: Order = make(source.blocks, 0, 1.0) if own is None else own(make)
         return order
 
     def slots(self, source: Source, state: State, order: Order) -> int:
@@ -62,6 +59,11 @@ class Ordering:
         held = 2 * (state.pool + state.lanes) // self.share.world
         in_batch = self.share.whole * blocks // max(1, order.count)
         return max(1, min(blocks, held + in_batch + _AHEAD))
+
+
+def _in_order(blocks: Blocks, number: int, part: float) -> Order:
+    """The rows of one of several sources, or of the only one, as they are stored."""
+    return InOrder(blocks)
 
 
 def _shuffled(state: State, blocks: Blocks, number: int, part: float) -> Order:
