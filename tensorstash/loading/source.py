@@ -43,7 +43,15 @@ class Blocks:
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows by number, from 0 on, which a loader may ask for from several threads."""
+    """Rows by number, from 0 on, which a loader may ask for from several threads, and in a child
+    forked while they read.
+
+    A loader asks for some more, where a source has it: ``far``, whether reading mostly waits for
+    round trips (more threads read then); ``raw``, whether any rows are read without decoding
+    others (in order, none are held); ``form``, the format that its user chose (``None``: a
+    torch loader makes tensors of what is presented); ``at_epoch(epoch)``, the source as it is in
+    an epoch; ``order(make)``, an order of its own made of such orders of its parts.
+    """
 
     def __len__(self) -> int:
         """How many rows there are."""
