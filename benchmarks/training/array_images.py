@@ -134,7 +134,7 @@ class ArrayImages(ImageLoader):
 def loaders() -> list[ImageLoader]:
     """All of them."""
     found: list[ImageLoader] = [ArrayImages("np.memmap", "rows", "fast", "exact", "raw")]
-    for library in ("zarr-python", "TensorStore", "h5py"):
+    for library in ("TensorStore", "zarr-python", "h5py"):
         found += [
             ArrayImages(library, "single rows", "defaults", "exact", "chunk"),
             ArrayImages(library, "batch of rows", "fast", "exact", "chunk"),

@@ -123,7 +123,7 @@ def measure(bench: Bench) -> dict[str, Any]:
                         children[one.library],
                         f"{MODULE}:read",
                         *(one.name, str(folder), str(paths[one.name]), form),
-                        8 * limit if one.fills else limit,
+                        12 * limit if one.fills else limit,
                     )
                     for one in here
                 ]

@@ -20,7 +20,7 @@ from .quality import check, of_random, quality
 
 MODULE = "benchmarks.training.images"
 FULL = Images(rows=65_536, batch=64, chunk=64, pool=256)
-QUICK = Images(rows=4_096, batch=64, chunk=8, pool=256)
+QUICK = Images(rows=2_048, batch=32, chunk=8, pool=128)
 
 
 def spec(bench: Bench) -> Images:
@@ -133,7 +133,7 @@ def _contest(
     with bench.children([one.library for one in here], count) as children:
         stores: dict[str, tuple[Any, Path]] = {}
         for one in here:
-            stores.setdefault(f"{one.library}/{one.store}", (one, _path(bench, word, one)))
+            stores.setdefault(one.store, (one, _path(bench, word, one)))  # one for all who share it
         todo = [(one, path) for one, path in stores.values() if not path.exists()]
         tasks = [
             (children[one.library], f"{MODULE}:write", (one.name, str(source), str(path), shape))
@@ -172,8 +172,7 @@ def _contest(
 
 
 def _path(bench: Bench, word: str, one: Any) -> Path:
-    name = "".join(c if c.isalnum() else "-" for c in f"{one.library}-{one.store}")
-    return bench.folder / f"w1-{word}" / name
+    return bench.folder / f"w1-{word}" / str(one.store)
 
 
 def _summary(made: Entry) -> dict[str, Any]:

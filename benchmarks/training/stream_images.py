@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,20 +120,24 @@ class FaceImages(ImageLoader):
 
         datasets.disable_progress_bars()
         if self.how == "defaults":
-            image: Any = datasets.Array3D(PIXELS, "uint8")
+            shape = datasets.Array3D(PIXELS, "uint8")
+            features = datasets.Features({"image": shape, "label": datasets.Value("int64")})
+
+            def rows() -> Iterator[dict[str, Any]]:
+                for i in range(spec.rows):
+                    yield {"image": images[i], "label": i}
+
+            made = datasets.Dataset.from_generator(
+                rows, features=features, cache_dir=str(path / "cache")
+            )
         else:
-            image = datasets.Sequence(datasets.Value("uint8"), length=WIDTH)
-        features = datasets.Features({"image": image, "label": datasets.Value("int64")})
+            import pyarrow as pa
 
-        def rows() -> Iterator[dict[str, Any]]:
-            for i in range(spec.rows):
-                shaped = images[i] if self.how == "defaults" else images[i].reshape(-1)
-                yield {"image": shaped, "label": i}
-
-        made = datasets.Dataset.from_generator(
-            rows, features=features, cache_dir=str(path / "cache")
-        )
+            flat = pa.array(np.ascontiguousarray(images).reshape(-1))
+            lists = pa.FixedSizeListArray.from_arrays(flat, WIDTH)
+            made = datasets.Dataset(pa.table({"image": lists, "label": np.arange(spec.rows)}))
         made.save_to_disk(str(path / "saved"))
+        shutil.rmtree(path / "cache", ignore_errors=True)
 
     def open(self, path: Path, spec: Images) -> Any:
         import datasets
