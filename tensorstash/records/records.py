@@ -100,7 +100,7 @@ class Records(RecordSource):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The rows at ``indices``, as torch's ``DataLoader`` asks for a batch: one read a field."""
-        return self.rows_for_torch(self._positions(indices))
+        return self.rows_for_torch(indices)
 
     def field(self, name: Any) -> Any:
         """A field by name: its array, or a :class:`Series` where rows are no plain array or the

@@ -154,12 +154,12 @@ class RecordSource:
             return rows_of(columns, self.form or "numpy", self.table.fields)
         return unstacked(self.present(columns))
 
-    def rows_for_torch(self, positions: NDArray[Any]) -> list[Any]:
+    def rows_for_torch(self, indices: Sequence[int]) -> list[Any]:
         """Rows as torch's default collate function takes them: tensors, unless the view has a
         format of its own. An error in a worker keeps its fields on the way to the parent."""
         torch = importlib.import_module("tensorstash.torch")
         try:
-            columns = self.take(positions)
+            columns = self.take(self._positions(indices))
         except StashError as error:
             told: StashError = torch.fit(error)
             if told is error:
