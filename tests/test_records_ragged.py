@@ -293,3 +293,17 @@ def test_ragged_in_memory_is_indexed_as_numpy_is() -> None:
     for wrong in (7, -8, [7], np.ones(6, bool)):
         with pytest.raises(InvalidSelection):
             ragged[wrong]
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_runs_of_rows_in_any_order_are_read_once_a_chunk(ndim: int) -> None:
+    rng = np.random.default_rng(5)
+    rows = rows_of(rng, 400, ndim, 40)
+    records = stash.create_records({}, {"t": stash.ragged("int32", ndim)}, rows_per_chunk=16)
+    records.extend({"t": rows})
+    for _ in range(20):
+        starts = rng.integers(0, 380, 5)
+        chosen = np.concatenate([np.arange(at, at + rng.integers(1, 20)) for at in starts])
+        chosen = rng.permutation(chosen) if rng.random() < 0.5 else chosen
+        for found, wanted in zip(records[chosen]["t"], chosen, strict=True):
+            same(found, rows[wanted])

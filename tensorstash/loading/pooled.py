@@ -41,7 +41,9 @@ class Pooled(Order):
         self._group = max(1, pool * _typical(sizes) // lanes)
         # Multiples of the golden ratio spread any run of lanes, and so any rank's, over phases.
         weyl = np.arange(1, lanes + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        self._phase = 1 + ((weyl >> np.uint64(40)).astype(np.int64) * self._group >> 24)
+        phase = 1 + ((weyl >> np.uint64(40)).astype(np.int64) * self._group >> 24)
+        # A lane that fits into one group is shuffled as a whole.
+        self._phase = np.where(self._length <= self._group, self._group, phase)
         uneven = rows - lanes * turns.shared + lanes * turns.uneven
         self._end = rows - min(rows, uneven, lanes * self._group)
 

@@ -152,9 +152,11 @@ class RaggedColumn(Column):
         stops = (starts + sizes)[filled]
         values = self._reaching(int(stops.max()))
         begins = starts[filled]
-        if (begins[1:] == stops[:-1]).all():  # one run: no list of every position is needed
+        if (begins[1:] == stops[:-1]).all():  # one run
             return values.read(np.s_[int(begins[0]) : int(stops[-1])])
-        return values.read(runs_of(begins, sizes[filled]))
+        if values.driver.capabilities.local and values.chunks is not None:
+            return _by_stretch(values, begins, sizes[filled], total, values.chunks[0])
+        return values.read(runs_of(begins, sizes[filled]))  # in one window of requests
 
     def _append(self, values: NDArray[Any]) -> int:
         """Store values at the end; answers where they begin."""
@@ -185,3 +187,23 @@ class RaggedColumn(Column):
     def _keep(self, values: Array) -> None:
         if len(values) > len(self._longest):
             self._longest = values
+
+
+def _by_stretch(
+    values: Array, begins: NDArray[np.int64], sizes: NDArray[np.int64], total: int, edge: int
+) -> NDArray[Any]:
+    """The values of many runs, each chunk read once: runs that share chunks come as one stretch,
+    and are copied out of it. A list of every value's position would cost more than decoding."""
+    order = np.argsort(begins, kind="stable")
+    first = begins[order]
+    reach = np.maximum.accumulate(first + sizes[order])
+    new = np.flatnonzero(first[1:] // edge > (reach[:-1] - 1) // edge) + 1
+    places = np.cumsum(sizes) - sizes
+    out = np.empty(total, values.dtype)
+    for some in np.split(order, new):
+        start = int(begins[some[0]])
+        stretch = values.read(np.s_[start : int((begins[some] + sizes[some]).max())])
+        runs = zip(begins[some] - start, sizes[some], places[some], strict=True)
+        for at, size, place in runs:
+            out[place : place + size] = stretch[at : at + size]
+    return out

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+import zlib
 from collections import deque
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -32,6 +34,11 @@ class RowSet(Protocol):
         """The stored numbers of checked positions."""
         ...
 
+    @property
+    def told(self) -> Hashable:
+        """What tells these rows from as many others."""
+        ...
+
 
 class All:
     """Every row, those too that are added later."""
@@ -43,6 +50,11 @@ class All:
     def at(self, positions: Rows, stored: int) -> Rows:
         """See :meth:`RowSet.at`."""
         return positions
+
+    @property
+    def told(self) -> Hashable:
+        """See :meth:`RowSet.told`."""
+        return None
 
 
 class Shuffled:
@@ -59,6 +71,11 @@ class Shuffled:
     def at(self, positions: Rows, stored: int) -> Rows:
         """See :meth:`RowSet.at`."""
         return permuted(self.seed, self.total, as_numbers(positions) + self.start)
+
+    @property
+    def told(self) -> Hashable:
+        """See :meth:`RowSet.told`."""
+        return self.seed, self.total, self.start, self.stop
 
 
 class Chosen:
@@ -77,6 +94,11 @@ class Chosen:
         """See :meth:`RowSet.at`."""
         found: NDArray[Any] = self.rows[positions]
         return found
+
+    @property
+    def told(self) -> Hashable:
+        """See :meth:`RowSet.told`."""
+        return zlib.crc32(self.rows.tobytes())
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.rows.nbytes <= _IN_PICKLES:
@@ -103,6 +125,11 @@ class Run:
             last = self.start + stop * self.step if stop > first else self.start + first * self.step
             return slice(self.start + first * self.step, last, self.step * step)
         return as_numbers(positions) * self.step + self.start
+
+    @property
+    def told(self) -> Hashable:
+        """See :meth:`RowSet.told`."""
+        return self.start, self.step
 
 
 class _Spill:

@@ -77,8 +77,9 @@ class RecordSource:
 
     @property
     def fingerprint(self) -> str:
-        """Tells records of other fields, lengths or chunks apart."""
-        told = [len(self), [(n, repr(f)) for n, f in self.table.fields.items()], self._step]
+        """Tells records of other fields, rows or chunks apart."""
+        fields = [(name, repr(field)) for name, field in self.table.fields.items()]
+        told = [len(self), self.rows.told, fields, self._step]
         return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
 
     @property
