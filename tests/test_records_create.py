@@ -163,7 +163,7 @@ def test_like_an_example_row() -> None:
         "raw": "bytes",
         "list": "((3,), 'int64')",
         "in/deep/x": "((), 'float32')",
-        "rec": "((), '[('f0', '<i4'), ('f1', '<f4')]')",
+        "rec": "((), [('f0', '<i4'), ('f1', '<f4')])",
     }
     records.append(row)
     assert len(records) == 1
@@ -289,3 +289,18 @@ def test_lengths_that_are_refused(length: Any) -> None:
     with pytest.raises(Invalid, match="length"):
         stash.create_records({}, {"a": "i4"}, length)
     assert len(stash.create_records({}, {"a": "i4"}, np.int64(3))) == 3
+
+
+def test_a_structured_dtype_is_named_as_numpy_names_it() -> None:
+    fields = [("a", "i4"), ("b", "f8")]
+    records = stash.create_records({}, {"s": fields, "t": ((3,), fields)}, 2)
+    assert records["s"].dtype == records["t"].dtype == np.dtype(fields)
+    assert records["t"].shape == (2, 3)
+    assert stash.create_records({}, eval(repr(records.schema)), 2).schema == records.schema
+
+
+def test_an_example_that_tells_no_dtype() -> None:
+    with pytest.raises(Invalid, match="field 'label': None tells no dtype"):
+        stash.create_records({}, like={"label": None})
+    records = stash.create_records({}, {"label": stash.json}, like={"label": None})
+    assert records.schema == {"label": stash.json}

@@ -36,7 +36,9 @@ class Field:
 
     def __repr__(self) -> str:
         if self.kind == "fixed":
-            return f"({self.shape}, '{self.dtype}')"
+            return (
+                f"({self.shape}, {str(self.dtype) if self.dtype.names else repr(str(self.dtype))})"
+            )
         if self.kind == "ragged":
             more = f", ndim={self.ndim}" if self.ndim != 1 else ""
             return f"ragged('{self.dtype}'{more})"
@@ -104,7 +106,7 @@ def _field(value: Any, path: str) -> Field:
     if isinstance(value, type) and value in _BY_TYPE:
         return _BY_TYPE[value]
     shape: tuple[int, ...] = ()
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)) and not _is_struct(value):
         if len(value) != 2:
             raise Invalid(f"field {path!r} is {short(value)}; write (element_shape, dtype)")
         shape, value = parse_lengths(value[0], f"the element shape of {path!r}"), value[1]
@@ -123,6 +125,13 @@ def _field(value: Any, path: str) -> Field:
             raise Invalid(f"field {path!r}: text and bytes are one value a row; use json for more")
         return _BY_TYPE[str if element.kind == "T" else bytes]
     return Field("fixed", element, shape)
+
+
+def _is_struct(value: Any) -> bool:
+    """Whether this is a structured dtype as NumPy takes one: a list of ``(name, dtype)``."""
+    return isinstance(value, list) and all(
+        isinstance(part, tuple) and len(part) > 1 and isinstance(part[0], str) for part in value
+    )
 
 
 def path_of(key: Any) -> str:
@@ -258,11 +267,13 @@ def _array_like(key: str, value: Any) -> Field:
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is None or shape is None:
         try:
-            value = np.asarray(value)
+            array = np.asarray(value)
         except ValueError as error:
             raise Invalid(
                 f"field {key!r}: {short(value)} is no array; name it in the schema as "
                 "ragged(dtype) or json"
             ) from error
-        dtype, shape = value.dtype, value.shape
+        dtype, shape = array.dtype, array.shape
+    if dtype == OBJECT:
+        raise Invalid(f"field {key!r}: {short(value)} tells no dtype; name one in the schema")
     return _field((tuple(shape), dtype), key)
