@@ -72,7 +72,9 @@ def _column(path: str, column: Any, ragged: str) -> Any:
 
 def _tensor(path: str, array: NDArray[Any]) -> Any:
     flags = array.flags
-    if array.dtype in _SAME and flags.c_contiguous and flags.writeable:
+    # One of a single element counts as contiguous, whatever its strides: those of a record.
+    even = not any(stride % array.itemsize for stride in array.strides)
+    if array.dtype in _SAME and flags.c_contiguous and flags.writeable and even:
         return torch.from_numpy(array)
     kind = array.dtype.kind
     if kind in "TUSO":
