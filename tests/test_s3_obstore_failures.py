@@ -258,6 +258,7 @@ FORKS = """
     import asyncio, os, sys, obstore
     from obstore.store import MemoryStore
     from tensorstash.drivers.s3 import obstore as s3_obstore, obstore_store as s3_obstore_store
+    from tensorstash.drivers.s3 import obstore_held as s3_obstore_held
     from tensorstash.drivers.s3.settings import Settings
 
     settings = Settings({bucket!r}, key={key!r}, secret={secret!r}, endpoint={endpoint!r})
@@ -269,6 +270,8 @@ FORKS = """
         found = await client.get("k")
         used = client._made is None
         await client.close()
+        if used:  # this loop is not ours, which sees to it when the process ends
+            await s3_obstore_held.all_released()
         assert bytes(found.data) == b"1"
         return used
 
