@@ -103,6 +103,20 @@ def parse_lengths(value: int | Iterable[int], what: str) -> tuple[int, ...]:
     raise Invalid(f"{what} cannot be {short(value)}; give an integer, or one for each axis")
 
 
+def parse_whole(value: Any, what: str, least: int | None = None, most: int | None = None) -> int:
+    """One whole number within bounds; ``what`` begins the message, as ``"length must be"``."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    low = least is not None and number is not None and number < least
+    high = most is not None and number is not None and number > most
+    if number is None or low or high:
+        some = "a whole number" if least is None else f"a whole number from {least} on"
+        raise Invalid(f"{what} {some}, not {short(value)}")
+    return number
+
+
 def parse_bytes(value: int | str) -> int:
     """A number of bytes: ``4096``, ``"256MiB"``, ``"1.5 GB"``."""
     if isinstance(value, int) and not isinstance(value, bool):

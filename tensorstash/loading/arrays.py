@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..errors import Invalid
 from ..threads import spread
 from .runs import Starts, read_runs
 from .sliced import Sliced
-from .source import Blocks, Columns
+from .source import Blocks, Columns, fingerprint_of
 
 ONE = "array"  # what the field of a lone array is called
 
@@ -107,7 +106,7 @@ class Arrays:
             (name, column.shape, str(column.dtype), self.blocks.bounds[:2].tolist())
             for name, column in self.columns.items()
         ]
-        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+        return fingerprint_of(told)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """See :meth:`~tensorstash.loading.source.Source.take`."""

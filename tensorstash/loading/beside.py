@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..handle import Handle
 from ..lazy import View
 from ..values import is_tensor, natural
 from .arrays import Arrays
-from .source import Blocks, Columns, Source
+from .source import Blocks, Columns, Source, fingerprint_of
 
 _BLOCK = 64 << 10  # bytes of rows in memory that are copied together
 
@@ -91,7 +90,7 @@ class Beside:
         """Tells arrays of other names, shapes or types apart."""
         stored = self._stored.fingerprint if self._stored is not None else ""
         told = [stored, [(k, a.shape, str(a.dtype)) for k, a in self._memory.items()]]
-        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+        return fingerprint_of(told)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """See :meth:`~tensorstash.loading.source.Source.take`."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from ..dtype import short
 from ..errors import Invalid
-from ..values import parse_bytes
+from ..values import parse_bytes, parse_whole
 from .epochs import Epochs, Progress
 from .ordering import Kind, Ordering
 from .quality import amplification, evenness
@@ -51,12 +50,12 @@ class Course:
             )
         self._share = Share(self.batch_size, self.rank, self.world_size, bool(drop_last))
         room = Room(
-            whole(lanes, "lanes", 1, MOST_LANES),
+            parse_whole(lanes, "lanes is", 1, MOST_LANES),
             None if pool is None else whole(pool, "pool", 1),
             parse_bytes(pool_bytes),
         )
         self._ordering = Ordering(_kind(shuffle), self._share, room)
-        self._epochs = Epochs(source, self._ordering, whole(seed, "seed", None))
+        self._epochs = Epochs(source, self._ordering, parse_whole(seed, "seed is"))
         self._warned = False
 
     def __len__(self) -> int:
@@ -141,13 +140,6 @@ def _kind(shuffle: Any) -> Kind:
     raise Invalid(f"shuffle is False, True or 'exact', not {short(shuffle)}")
 
 
-def whole(value: Any, what: str, least: int | None, most: int = 1 << 62) -> int:
-    """A whole number, checked."""
-    try:
-        number = operator.index(value)
-        if isinstance(value, bool) or (least is not None and not least <= number <= most):
-            raise TypeError
-    except TypeError:
-        some = "a whole number" if least is None else f"a whole number from {least} on"
-        raise Invalid(f"{what} is {some}, not {short(value)}") from None
-    return number
+def whole(value: Any, what: str, least: int) -> int:
+    """A whole number that arithmetic of positions can take."""
+    return parse_whole(value, f"{what} is", least, 1 << 62)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtype import short
-from ..errors import Invalid, InvalidSelection, StashError
+from ..errors import InvalidSelection
 from ..index import Point, Stride, select
 from .source import Columns
 
@@ -61,13 +60,8 @@ class MapStyle(ABC):
                 f"row {numbers[outside][0]} is out of bounds for {count} rows; ask for one from "
                 f"{-count} to {count - 1}"
             )
-        try:
+        with _torch("worker_errors").keeping_fields():
             found = self.shown(np.where(numbers < 0, numbers + count, numbers))
-        except StashError as error:
-            told: StashError = _torch("worker_errors").fit(error)
-            if told is error:
-                raise
-            raise told from error
         tensors = _torch("present").shown(found)
         return [item(tensors, i) for i in range(len(numbers))]
 
@@ -104,15 +98,3 @@ def picked(columns: Columns, order: Iterable[int] | NDArray[Any]) -> Columns:
         name: [column[i] for i in order] if isinstance(column, list) else column[order]
         for name, column in columns.items()
     }
-
-
-def whole(value: Any, what: str, least: int | None = None) -> int:
-    """``value`` as a whole number, ``what`` it is for messages."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or (least is not None and number < least):
-        some = "a whole number" if least is None else f"a whole number from {least} on"
-        raise Invalid(f"{what} must be {some}, not {short(value)}")
-    return number

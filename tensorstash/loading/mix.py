@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -12,15 +11,16 @@ from numpy.typing import NDArray
 from ..cached import Cached
 from ..dtype import short
 from ..errors import Invalid
+from ..values import parse_whole
 from .alike import check_alike
 from .arrays import ONE
-from .mapstyle import MapStyle, as_numbers, picked, whole
+from .mapstyle import MapStyle, as_numbers, picked
 from .mixed_order import InSources, MixedOrder
 from .order import Order
 from .passes import Numbers, Passes
 from .recent import joined
 from .schedule import Schedule, parse_weights
-from .source import Blocks, Columns, Source
+from .source import Blocks, Columns, Source, fingerprint_of
 from .windows import as_source
 
 MakeOrder: TypeAlias = Callable[[Blocks, int, float], Order]
@@ -86,7 +86,7 @@ class Mix(MapStyle):
     ) -> None:
         self.names = list(names)
         self.sources = list(sources)
-        self.seed = None if seed is None else whole(seed, "seed")
+        self.seed = None if seed is None else parse_whole(seed, "seed must be")
         self.epoch = 0
         self.origin = origin
         lengths = list(map(len, sources))
@@ -200,7 +200,7 @@ class Mix(MapStyle):
         """Tells mixtures of other sources, weights, lengths or seeds apart."""
         prints = [source.fingerprint for source in self.sources]
         told = (self.names, prints, self._weights, self._length, self.seed, self.origin)
-        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+        return fingerprint_of(told)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows, in this order, repeated ones included; each chunk is read once."""

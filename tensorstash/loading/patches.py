@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 from ..cached import Cached
 from ..dtype import short
 from ..errors import Invalid
-from ..values import parse_lengths
+from ..values import parse_lengths, parse_whole
 from .arrays import ONE
 from .boxes import Boxes
 from .corners import Corners, GridCorners, RandomCorners
-from .mapstyle import MapStyle, as_numbers, whole
+from .mapstyle import MapStyle, as_numbers
 from .sliced import Sliced
-from .source import Blocks, Columns
+from .source import Blocks, Columns, fingerprint_of
 
 
 class Patches(MapStyle):
@@ -64,7 +63,7 @@ class Patches(MapStyle):
         self.stride = self.shape if stride is None else _sizes(stride, "stride", len(self.shape))
         self.count = None if count is None else _sizes(count, "count", 1)[0]
         self.pad = None if pad is None else _values(pad, self._columns)
-        self.seed = whole(seed, "seed")
+        self.seed = parse_whole(seed, "seed must be")
         self.epoch = 0
         self._dims = {
             name: _dims(column, axes.get(name) if isinstance(axes, Mapping) else axes, self.shape)
@@ -183,7 +182,7 @@ class Patches(MapStyle):
         """Tells patches of other arrays, shapes or places apart."""
         columns = [(n, c.shape, str(c.dtype), self._dims[n]) for n, c in self._columns.items()]
         told = (columns, self.shape, self.stride, self.pad, self.count, self.seed)
-        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+        return fingerprint_of(told)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These patches, in this order, repeated ones included; each chunk is read once."""

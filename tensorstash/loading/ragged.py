@@ -51,14 +51,14 @@ class Ragged:
         values = np.empty(sum(map(len, flat)), dtype)
         if flat:
             np.concatenate(flat, out=values, casting="unsafe")
-        return cls(values, _offsets(np.prod(shapes, axis=1, dtype=np.int64)), shapes)
+        return cls(values, offsets_of(np.prod(shapes, axis=1, dtype=np.int64)), shapes)
 
     @classmethod
     def join(cls, pieces: Sequence[Ragged]) -> Ragged:
         """The rows of all ``pieces``, one after another."""
         sizes = np.concatenate([np.diff(piece.offsets) for piece in pieces])
         values = np.concatenate([piece.values for piece in pieces])
-        return cls(values, _offsets(sizes), np.concatenate([piece.shapes for piece in pieces]))
+        return cls(values, offsets_of(sizes), np.concatenate([piece.shapes for piece in pieces]))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -125,7 +125,7 @@ class Ragged:
             raise InvalidSelection(str(error)) from error
         sizes = np.diff(self.offsets)[chosen]
         at = runs_of(self.offsets[chosen], sizes)
-        return Ragged(self.values[at], _offsets(sizes), self.shapes[chosen])
+        return Ragged(self.values[at], offsets_of(sizes), self.shapes[chosen])
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return (self[i] for i in range(len(self)))
@@ -165,7 +165,8 @@ def runs_of(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.i
     return found
 
 
-def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+def offsets_of(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where runs of ``sizes`` elements, one after another, begin, and the end of the last."""
     offsets = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=offsets[1:])
     return offsets

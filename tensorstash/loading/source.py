@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -12,6 +13,23 @@ from numpy.typing import NDArray
 Columns: TypeAlias = dict[str, Any]
 """Values of several rows by field: arrays whose first axis is the rows, ``Ragged`` values, or
 lists. Fields within fields are named by their path, ``"next/obs"``."""
+
+
+def nested(flat: Mapping[str, Any], kind: type[dict[str, Any]] = dict) -> dict[str, Any]:
+    """Values by path as dicts within dicts, of one ``kind``."""
+    out = kind()
+    for path, value in flat.items():
+        *above, name = path.split("/")
+        place = out
+        for step in above:
+            place = place.setdefault(step, kind())
+        place[name] = value
+    return out
+
+
+def fingerprint_of(told: Any) -> str:
+    """A few characters of what a source tells of itself; see :attr:`Source.fingerprint`."""
+    return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +14,13 @@ from ..errors import Invalid
 from ..handle import Handle
 from ..lazy import View
 from ..threads import spread
+from ..values import parse_whole
 from .arrays import Arrays
-from .mapstyle import MapStyle, as_numbers, whole
+from .mapstyle import MapStyle, as_numbers
 from .ragged import runs_of
 from .recent import Recent, cut_alike, joined
 from .runs import cut_runs, plain, strided_runs
-from .source import Blocks, Columns, Source
+from .source import Blocks, Columns, Source, fingerprint_of
 from .starts import Rows, Starts, packed, parse_ends, unpacked
 
 _BLOCK_BYTES = 1 << 20  # blocks of several chunks are not larger
@@ -56,8 +56,8 @@ class Windows(MapStyle):
         the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
         their last rows. Given as a stored array they are read where they are needed; else
         pickles carry them, in a byte or two an episode."""
-        self.length = whole(length, "length", 1)
-        self.stride = whole(stride, "stride", 1)
+        self.length = parse_whole(length, "length must be", 1)
+        self.stride = parse_whole(stride, "stride must be", 1)
         self.source = selected(as_source(source), fields)
         self._rows = len(self.source)
         stored = isinstance(boundaries, (Handle, View))
@@ -149,7 +149,7 @@ class Windows(MapStyle):
         """Tells windows of other rows, lengths, strides or episodes apart."""
         starts = self._starts
         told = (self.source.fingerprint, self.length, self.stride, len(starts), starts.unused)
-        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+        return fingerprint_of(told)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These windows, in this order, repeated ones included; each chunk is read once.

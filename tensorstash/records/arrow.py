@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from ..dtype import STRING, short
 from ..errors import Invalid, Unsupported
-from ..loading.ragged import Ragged
-from ..loading.source import Columns
+from ..loading.ragged import Ragged, offsets_of
+from ..loading.source import Columns, nested
 from .elements import common, library, unfolded
-from .schema import Field, nested
+from .schema import Field
 
 
 def table(columns: Columns, fields: Mapping[str, Field], *, tensors: bool = True) -> Any:
@@ -128,9 +128,9 @@ def _ragged(pa: Any, path: str, column: Ragged) -> Any:
     for axis in reversed(range(1, column.ndim)):
         # Along each axis, as many lists as the axes before it have places.
         places = np.prod(column.shapes[:, :axis], axis=1, dtype=np.int64)
-        offsets = _offsets(np.repeat(column.shapes[:, axis], places))
+        offsets = offsets_of(np.repeat(column.shapes[:, axis], places))
         made = pa.LargeListArray.from_arrays(pa.array(offsets), made)
-    offsets = column.offsets if column.ndim == 1 else _offsets(column.shapes[:, 0])
+    offsets = column.offsets if column.ndim == 1 else offsets_of(column.shapes[:, 0])
     return pa.LargeListArray.from_arrays(pa.array(offsets), made)
 
 
@@ -160,10 +160,6 @@ def _texts(pa: Any, values: list[Any], kind: Any, larger: Any) -> Any:
     made = pa.array(values, kind)
     # More than 2 GiB of it come in several chunks.
     return pa.array(values, larger) if isinstance(made, pa.ChunkedArray) else made
-
-
-def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
 # -- from Arrow -----------------------------------------------------------------------

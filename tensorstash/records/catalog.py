@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from ..attributes import Attributes
 from ..dtype import is_extended, short
@@ -25,7 +25,6 @@ MARK = "tensorstash"
 VALUES, OFFSETS = "values", "offsets"
 
 _VERSION = 1
-_KINDS = ("fixed", "ragged", "text", "bytes", "json", "object")
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,13 @@ class Catalog:
 def arrays_of(path: str, field: Field) -> tuple[str, ...]:
     """The paths of a field's arrays."""
     return (f"{path}/{VALUES}", f"{path}/{OFFSETS}") if field.kind == "ragged" else (path,)
+
+
+def is_same_array(one: ArraySpec, other: ArraySpec) -> bool:
+    """Whether two specs differ in nothing that stored or decoded chunks depend on."""
+    return all(
+        getattr(one, name) == getattr(other, name) for name in ("dtype", "grid", "keys", "codecs")
+    )
 
 
 def members(catalog: Catalog) -> dict[str, Mapping[str, Any]]:
@@ -102,7 +108,7 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
     groups = {p: m for p, m in known.items() if m.get("node_type") == "group"}
     fields: Fields = {}
     for path, kind in kinds.items():
-        if kind not in _KINDS:
+        if kind not in get_args(Kind):
             raise Unsupported(
                 f"{where}: field {path!r} is of kind {short(kind)}, which is not known"
             )

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from ..dtype import is_extended, short
 from ..errors import Invalid
 from ..loading.ragged import Ragged
-from ..loading.source import Columns
+from ..loading.source import Columns, nested
 from . import arrow, frames, tensordicts
 from .elements import unfolded
 from .given import columns_of, flat, row_of
-from .schema import Field, nested
+from .schema import Field
 
 __all__ = [
     "FORMS",

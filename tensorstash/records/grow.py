@@ -29,6 +29,7 @@ from .catalog import (
     Catalog,
     arrays_of,
     from_document,
+    is_same_array,
     members,
     to_document,
     values_of,
@@ -75,7 +76,7 @@ def extend(
         def store(name: str) -> None:
             inner = arrays_of(name, before.fields[name])[-1]
             spec = before.specs[inner]
-            array = Array(driver, f"{path}{inner}/", settings, spec)
+            array = member(driver, path, inner, settings, spec)
             write_beyond(spec, rows[name], 0, array.make_writer, check)
 
         each(driver, list(rows), store)
@@ -213,8 +214,7 @@ def _is_array(document: Mapping[str, Any], spec: ArraySpec | None) -> bool:
         return False
     if spec is None or not isinstance(found, ArraySpec):
         return spec is None and isinstance(found, GroupDocument)
-    of = (found.dtype, found.grid, found.keys, found.codecs)
-    return of == (spec.dtype, spec.grid, spec.keys, spec.codecs)
+    return is_same_array(found, spec)
 
 
 def member(driver: Driver, path: str, name: str, settings: Settings, spec: ArraySpec) -> Array:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..array import Array, renewed
 from ..errors import Corrupt, Invalid
-from ..loading.ragged import Ragged, runs_of
+from ..loading.ragged import Ragged, offsets_of, runs_of
 from .column import Column, Rows, alone, numbers
 from .schema import Field
 
@@ -34,8 +34,7 @@ class RaggedColumn(Column):
         places = self.arrays[1].read(rows)
         starts, sizes = self._sound(places)
         shapes = places[:, 2:] if self.field.ndim > 1 else None
-        offsets = np.zeros(len(places) + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
+        offsets = offsets_of(sizes)
         return Ragged(self._values(starts, sizes, int(offsets[-1])), offsets, shapes)
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:

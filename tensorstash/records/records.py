@@ -13,14 +13,14 @@ from ..driver import Driver
 from ..dtype import short
 from ..errors import Invalid, InvalidSelection
 from ..handle import Settings
-from ..loading.source import Columns
+from ..loading.source import Columns, nested
 from ..location import resolve
 from . import evolve, formats
 from .catalog import RecordAttributes
 from .column import Rows
 from .formats import Form, Layout
 from .rowset import All, narrowed, normalize, start_of
-from .schema import Field, chosen, nested, path_of
+from .schema import Field, chosen, path_of
 from .series import Series
 from .source import RecordSource
 from .table import By, Place, Table

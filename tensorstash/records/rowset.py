@@ -98,7 +98,7 @@ class Chosen:
     @property
     def told(self) -> Hashable:
         """See :meth:`RowSet.told`."""
-        return zlib.crc32(self.rows.tobytes())
+        return zlib.crc32(np.ascontiguousarray(self.rows).data)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.rows.nbytes <= _IN_PICKLES:

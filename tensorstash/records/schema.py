@@ -36,9 +36,8 @@ class Field:
 
     def __repr__(self) -> str:
         if self.kind == "fixed":
-            return (
-                f"({self.shape}, {str(self.dtype) if self.dtype.names else repr(str(self.dtype))})"
-            )
+            name = str(self.dtype)
+            return f"({self.shape}, {name if self.dtype.names else repr(name)})"
         if self.kind == "ragged":
             more = f", ndim={self.ndim}" if self.ndim != 1 else ""
             return f"ragged('{self.dtype}'{more})"
@@ -169,18 +168,6 @@ def allowed(fields: Fields, pickled: bool) -> Fields:
                 "use tensorstash.json, or pass allow_pickle=True"
             )
     return fields
-
-
-def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by path as nested dicts."""
-    out: dict[str, Any] = {}
-    for path, value in fields.items():
-        *above, name = path.split("/")
-        place = out
-        for step in above:
-            place = place.setdefault(step, {})
-        place[name] = value
-    return out
 
 
 def chosen(fields: Fields, names: Sequence[Any]) -> list[str]:

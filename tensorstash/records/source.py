@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,9 +10,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidSelection, StashError
+from ..errors import InvalidSelection
 from ..loading.feed import Feed
-from ..loading.source import Blocks, Columns
+from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.windows import Windows
 from . import formats, layout
 from .column import Rows
@@ -80,7 +79,7 @@ class RecordSource:
         """Tells records of other fields, rows or chunks apart."""
         fields = [(name, repr(field)) for name, field in self.table.fields.items()]
         told = [len(self), self.rows.told, fields, self._step]
-        return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
+        return fingerprint_of(told)
 
     @property
     def blocks(self) -> Blocks:
@@ -159,13 +158,8 @@ class RecordSource:
         """Rows as torch's default collate function takes them: tensors, unless the view has a
         format of its own. An error in a worker keeps its fields on the way to the parent."""
         torch = importlib.import_module("tensorstash.torch")
-        try:
+        with torch.keeping_fields():
             columns = self.take(self._positions(indices))
-        except StashError as error:
-            told: StashError = torch.fit(error)
-            if told is error:
-                raise
-            raise told from error
         if self.form in (None, "torch") and self.transform is None:
             return list(torch.rows(columns))
         return self.each_row(columns)

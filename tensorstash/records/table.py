@@ -18,7 +18,7 @@ from ..loading.source import Columns
 from ..spec import ArraySpec
 from ..threads import once
 from . import grow
-from .catalog import Catalog, arrays_of, values_of
+from .catalog import Catalog, arrays_of, is_same_array, values_of
 from .column import (
     BytesColumn,
     Column,
@@ -130,7 +130,7 @@ class Table:
     def _array(self, name: str, spec: ArraySpec) -> Array:
         """The handle on an array, with what it has cached while the array is the same."""
         old = None if self._columns is None else self._columns[2].get(name)
-        if old is not None and _is_same(old.spec, spec):
+        if old is not None and is_same_array(old.spec, spec):
             return renewed(old, spec)
         driver, path = self.place
         kind = FieldArray if name in self.fields else Array
@@ -246,16 +246,6 @@ class Table:
     def fields(self) -> Fields:
         """The fields by path."""
         return self.catalog.fields
-
-
-def _is_same(old: ArraySpec, new: ArraySpec) -> bool:
-    """Whether two specs differ in nothing that decoded chunks depend on."""
-    return (old.dtype, old.grid, old.keys, old.codecs) == (
-        new.dtype,
-        new.grid,
-        new.keys,
-        new.codecs,
-    )
 
 
 def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:

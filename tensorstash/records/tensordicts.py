@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..loading.ragged import Ragged
-from ..loading.source import Columns
+from ..loading.source import Columns, nested
 from ..values import is_tensor, natural
 from .elements import library, unfolded
-from .schema import nested
 
 
 def tensordict(columns: Columns, ragged: str) -> Any:

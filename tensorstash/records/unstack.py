@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..loading.source import Columns
+from ..loading.source import Columns, nested
 from . import formats
-from .schema import Fields, nested
+from .schema import Fields
 
 
 def rows_of(columns: Columns, form: str, fields: Fields) -> list[Any]:

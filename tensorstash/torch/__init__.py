@@ -10,7 +10,7 @@ from .present import present as present
 from .present import rows as rows
 from .samplers import ShuffleBatchSampler, ShuffleSampler
 from .tensors import Tensors, to_numpy, to_tensor
-from .worker_errors import fit as fit
+from .worker_errors import keeping_fields as keeping_fields
 
 __all__ = [
     "ArrayDataset",

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
 from ..dtype import short
-from ..errors import Invalid, InvalidSelection, StashError
+from ..errors import Invalid, InvalidSelection
 from ..handle import Handle
 from ..lazy import View
 from .tensors import to_numpy, to_tensor
-from .worker_errors import fit
+from .worker_errors import keeping_fields
 
 
 class ArrayDataset(Dataset[Any]):
@@ -64,13 +64,8 @@ class ArrayDataset(Dataset[Any]):
         rows = np.asarray(indices, dtype=np.intp)
         if rows.size and not -self._length <= rows.min() <= rows.max() < self._length:
             raise InvalidSelection(f"a row is out of range for a dataset of {self._length} rows")
-        try:
+        with keeping_fields():
             columns = [_rows(_in_worker(array), rows) for array in self.arrays]
-        except StashError as error:
-            told = fit(error)
-            if told is error:
-                raise
-            raise told from error
         if self.transform is not None:
             return [self.transform(*row) for row in zip(*columns, strict=True)]
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))

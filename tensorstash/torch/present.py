@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..dtype import is_extended
 from ..errors import Invalid, Unsupported
 from ..loading.ragged import Ragged
-from ..loading.source import Columns
+from ..loading.source import Columns, nested
 from .batch import Batch
 from .tensors import to_tensor
 
@@ -30,7 +30,8 @@ def present(columns: Columns, ragged: str = "jagged") -> Batch:
     """
     if ragged not in _RAGGED:
         raise Invalid(f"ragged rows as {ragged!r}; there are: {', '.join(_RAGGED)}")
-    batch: Batch = _nested({path: _column(path, c, ragged) for path, c in columns.items()})
+    batch = nested({path: _column(path, c, ragged) for path, c in columns.items()}, Batch)
+    assert isinstance(batch, Batch)
     return batch
 
 
@@ -58,7 +59,7 @@ def rows(columns: Columns) -> list[Any]:
     names = list(columns)
     every = zip(*parts, strict=True)
     if any("/" in name for name in names):
-        return [_nested(dict(zip(names, row, strict=True)), dict) for row in every]
+        return [nested(dict(zip(names, row, strict=True))) for row in every]
     return [dict(zip(names, row, strict=True)) for row in every]
 
 
@@ -123,15 +124,3 @@ def _apart(column: Any) -> Iterable[Any]:
         every = zip(*map(_apart, column.values()), strict=True)
         return (dict(zip(column, row, strict=True)) for row in every)
     return column  # type: ignore[no-any-return]
-
-
-def _nested(flat: Mapping[str, Any], kind: type[dict[str, Any]] = Batch) -> Any:
-    """Values by path as dicts within dicts."""
-    tree = kind()
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        inner = tree
-        for parent in parents:
-            inner = inner.setdefault(parent, kind())
-        inner[name] = value
-    return tree

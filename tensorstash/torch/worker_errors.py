@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import get_worker_info
@@ -11,12 +13,16 @@ from torch.utils.data import get_worker_info
 from ..errors import Conflict, Corrupt, DriverError, StashError
 
 
-def fit(error: StashError) -> StashError:
-    """``error`` itself, or in a worker one that survives the journey with its fields."""
-    kind = _IN_WORKER.get(type(error))
-    if kind is None or get_worker_info() is None:
-        return error
-    return kind.of(error)
+@contextmanager
+def keeping_fields() -> Iterator[None]:
+    """Errors raised within survive the journey out of a worker with their fields."""
+    try:
+        yield
+    except StashError as error:
+        kind = _IN_WORKER.get(type(error))
+        if kind is None or get_worker_info() is None:
+            raise
+        raise kind.of(error) from error
 
 
 class _FromWorker(StashError):
