@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
 import threading
 import time
@@ -20,25 +19,7 @@ from tensorstash.loading.permutation import permuted
 from tensorstash.loading.pool import Pool
 from tensorstash.loading.source import Blocks
 from tests.counted import Counted, check_batch
-
-SHUFFLES: tuple[Any, ...] = (False, True, "exact")
-
-
-def rows_of(batches: Any) -> list[int]:
-    return [row for batch in batches for row in check_batch(batch)]
-
-
-def feeders() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "tensorstash-feed"]
-
-
-def no_feeder() -> None:
-    """A feeder that was let go ends soon: at the latest after the block that it reads."""
-    end = time.monotonic() + 20
-    while feeders() and time.monotonic() < end:
-        gc.collect()
-        time.sleep(0.01)
-    assert not feeders()
+from tests.feeders import SHUFFLES, feeders, no_feeder, rows_of
 
 
 @pytest.fixture(autouse=True)

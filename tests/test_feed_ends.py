@@ -3,7 +3,6 @@ never a thread is left."""
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -19,25 +18,7 @@ import pytest
 from tensorstash.errors import DriverError, NotFound
 from tensorstash.loading.feed import Feed
 from tests.counted import Counted, check_batch
-
-SHUFFLES: tuple[Any, ...] = (False, True, "exact")
-
-
-def rows_of(batches: Any) -> list[int]:
-    return [row for batch in batches for row in check_batch(batch)]
-
-
-def feeders() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "tensorstash-feed"]
-
-
-def no_feeder() -> None:
-    """A feeder that was let go ends soon: at the latest after the block that it reads."""
-    end = time.monotonic() + 20
-    while feeders() and time.monotonic() < end:
-        gc.collect()
-        time.sleep(0.01)
-    assert not feeders()
+from tests.feeders import SHUFFLES, feeders, no_feeder, rows_of
 
 
 @pytest.fixture(autouse=True)

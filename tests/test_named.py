@@ -37,16 +37,22 @@ from tests.record_layouts import (
 # -- against NumPy -----------------------------------------------------------------------------
 
 
+def begun(data: Any, layout: Any, folder: str) -> tuple[Any, Any]:
+    """A new array and its model, both never written or both full."""
+    array = layout.create(layout.place(folder))
+    model = model_of(layout)
+    if data.draw(st.booleans()):
+        model[...] = random_records(3, layout.shape, layout.dtype)
+        array[...] = model
+    return array, model
+
+
 @settings(max_examples=2 * EXAMPLES)
 @given(st.data())
 def test_reads_are_numpys(data: Any) -> None:
     layout = data.draw(record_layouts())
     with tempfile.TemporaryDirectory() as folder:
-        array = layout.create(layout.place(folder))
-        model = model_of(layout)
-        if data.draw(st.booleans()):
-            model[...] = random_records(3, layout.shape, layout.dtype)
-            array[...] = model
+        array, model = begun(data, layout, folder)
         for _ in range(3):
             names = data.draw(names_of(layout.dtype))
             index = data.draw(st.one_of(st.just(...), numpy_index(layout.shape)))
@@ -68,11 +74,7 @@ def test_reads_are_numpys(data: Any) -> None:
 def test_assignments_are_numpys_and_keep_every_other_field(data: Any) -> None:
     layout = data.draw(record_layouts())
     with tempfile.TemporaryDirectory() as folder:
-        array = layout.create(layout.place(folder))
-        model = model_of(layout)
-        if data.draw(st.booleans()):
-            model[...] = random_records(3, layout.shape, layout.dtype)
-            array[...] = model
+        array, model = begun(data, layout, folder)
         places = np.arange(model.size).reshape(layout.shape)
         for turn in range(3):
             names = data.draw(names_of(layout.dtype))

@@ -21,26 +21,7 @@ from tensorstash.errors import (
     StashError,
 )
 from tensorstash.testing.counting import Call, FailingDriver, Fault
-from tests.records_model import Model, equal, flat, holds
-
-MIXED: dict[str, Any] = {
-    "x": ((2,), "int32"),
-    "t": stash.ragged("int32"),
-    "p": stash.ragged("uint8", 2),
-    "s": str,
-    "in": {"j": stash.json, "half": "bfloat16"},
-}
-
-
-def made(rows: int, length: int = 0, **how: Any) -> tuple[stash.Records, Model]:
-    """``length`` rows never written, then ``rows``."""
-    records = stash.create_records({}, MIXED, length, **{"rows_per_chunk": 3, **how})
-    model = Model(MIXED, length)
-    if rows:
-        block = model.block(np.random.default_rng(rows), rows)
-        records.extend(block)
-        model.extend(block)
-    return records, model
+from tests.records_model import MIXED, Model, equal, flat, holds, made
 
 
 def test_rows_begin_where_the_others_ended() -> None:

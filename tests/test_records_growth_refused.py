@@ -19,27 +19,7 @@ from tensorstash.errors import (
 )
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
 from tests.oracle import same
-from tests.records_model import EVERY, Model, holds
-
-MIXED: dict[str, Any] = {
-    "x": ((2,), "int32"),
-    "t": stash.ragged("int32"),
-    "p": stash.ragged("uint8", 2),
-    "s": str,
-    "in": {"j": stash.json, "half": "bfloat16"},
-}
-
-
-def made(rows: int, length: int = 0, **how: Any) -> tuple[stash.Records, Model]:
-    """``length`` rows never written, then ``rows``."""
-    records = stash.create_records({}, MIXED, length, **{"rows_per_chunk": 3, **how})
-    model = Model(MIXED, length)
-    if rows:
-        block = model.block(np.random.default_rng(rows), rows)
-        records.extend(block)
-        model.extend(block)
-    return records, model
-
+from tests.records_model import EVERY, MIXED, Model, holds, made
 
 # -- refused -----------------------------------------------------------------------------------
 

@@ -16,26 +16,12 @@ from tensorstash.errors import Invalid, InvalidSelection
 from tensorstash.loading.ragged import Ragged
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
 from tests.oracle import same
-
-ROWS = 9
+from tests.ragged_rows import ROWS, holds, made
 
 
 def rows_of(rng: np.random.Generator, count: int, ndim: int, most: int = 6) -> list[np.ndarray]:
     shapes = [tuple(int(n) for n in rng.integers(0, most, ndim)) for _ in range(count)]
     return [rng.integers(-(2**31), 2**31, shape).astype("i4") for shape in shapes]
-
-
-def made(ndim: int = 1, rows: int = ROWS, **how: Any) -> stash.Records:
-    how = {"rows_per_chunk": 4, **how}
-    return stash.create_records({}, {"t": stash.ragged("int32", ndim)}, rows, **how)
-
-
-def holds(records: stash.Records, wanted: list[np.ndarray]) -> None:
-    found = records[:]["t"]
-    assert len(found) == len(wanted)
-    for a, b in zip(found, wanted, strict=True):
-        same(a, b)
-    assert records.lengths("t").tolist() == [len(row) for row in wanted]
 
 
 # -- rewriting ---------------------------------------------------------------------------------

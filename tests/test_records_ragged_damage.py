@@ -11,24 +11,8 @@ import pytest
 import tensorstash as stash
 from tensorstash.errors import Corrupt
 from tensorstash.testing.counting import Call, FailingDriver, Fault
-from tests.oracle import same
 from tests.races import in_threads
-
-ROWS = 9
-
-
-def made(ndim: int = 1, rows: int = ROWS, **how: Any) -> stash.Records:
-    how = {"rows_per_chunk": 4, **how}
-    return stash.create_records({}, {"t": stash.ragged("int32", ndim)}, rows, **how)
-
-
-def holds(records: stash.Records, wanted: list[np.ndarray]) -> None:
-    found = records[:]["t"]
-    assert len(found) == len(wanted)
-    for a, b in zip(found, wanted, strict=True):
-        same(a, b)
-    assert records.lengths("t").tolist() == [len(row) for row in wanted]
-
+from tests.ragged_rows import holds, made
 
 # -- damage ------------------------------------------------------------------------------------
 
