@@ -17,7 +17,7 @@ from ..peer import Peer
 from ..samples import Array
 from ..zarr_peers import TensorStore, ZarrPython
 from .data import PIXELS
-from .image_loader import Batch, ImageLoader, Images
+from .image_loader import Batch, ImageLoader, Images, served
 
 CODEC = "lz4"
 PEERS: dict[str, type[Peer]] = {
@@ -81,16 +81,8 @@ class ArrayImages(ImageLoader):
         return self._taken(images, labels, spec, random)
 
     def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
-        import torch
-
         images, labels, _ = handle
-        return torch.utils.data.DataLoader(
-            Rows(self.peer, images, labels),  # type: ignore[arg-type]
-            batch_size=spec.batch,
-            shuffle=True,
-            num_workers=workers,
-            multiprocessing_context=context,
-        )
+        return served(Rows(self.peer, images, labels), spec, workers, context)
 
     def touch(self, handle: Any) -> None:
         self.peer.read(handle[0], (slice(0, 1),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,34 @@ def gather(tasks: Sequence[tuple[Child, str, tuple[Any, ...]]], seconds: float) 
     while waiting:
         take()
     return errors
+
+
+def stored(
+    children: Mapping[str, Child], module: str, todo: Mapping[Path, tuple[str, tuple[Any, ...]]]
+) -> dict[Path, str]:
+    """Have each store written by the child of its library, with ``module``'s ``write``; answers
+    what each failed with, or nothing."""
+    tasks = [
+        (children[library], f"{module}:write", (*what, str(path)))
+        for path, (library, what) in todo.items()
+    ]
+    return dict(zip(todo, gather(tasks, 1200), strict=True))
+
+
+def line_of(
+    one: Any, readings: Sequence[Reading], error: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """A contestant's results: the median of each figure, and how far the rate went."""
+    return {
+        "library": one.library,
+        "variant": one.variant,
+        "how": one.how,
+        "order": one.order,
+        "error": error,
+        **{name: middle(readings, name) for name in names},
+        "range": extent(readings, "rate"),
+        "quality": readings[-1].get("quality") if readings else None,
+    }
 
 
 def now() -> float:

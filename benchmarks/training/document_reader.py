@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..samples import Array
+from .contestant import Contestant
 
 Batches = Iterator[tuple[Any, Array]]
 """What a training loop gets, and the numbers of its documents."""
 
 
-class DocumentReader:
+class DocumentReader(Contestant):
     """A library, used in one way."""
 
-    library: str
-    modules: tuple[str, ...] = ()
     tells = True
     """Whether it has documents at all: else ``block`` tokens at a time."""
     block = 0
@@ -30,19 +28,9 @@ class DocumentReader:
         self.variant, self.how, self.order, self.store = variant, how, order, store
 
     @property
-    def name(self) -> str:
-        """Library and variant."""
-        return f"{self.library}: {self.variant}"
-
-    @property
     def word(self) -> str:
         """A name for what is stored."""
         return "".join(c if c.isalnum() else "-" for c in f"{self.library}-{self.store}")
-
-    def missing(self) -> str:
-        """Why it cannot run here; empty when it can."""
-        absent = [m for m in self.modules if importlib.util.find_spec(m) is None]
-        return f"{', '.join(absent)} not installed" if absent else ""
 
     def write(self, path: Path, tokens: Array, offsets: Array) -> None:
         """Store all documents: document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``."""

@@ -10,13 +10,14 @@ import numpy as np
 
 from ..samples import Array
 from . import data
-from .bench import Bench, entry, extent, gather, middle, race
+from .bench import Bench, entry, line_of, race, stored
 from .child import State
 from .document_readers import by_name, everyone
 from .gauge import Gauge
 from .quality import quality
 
 MODULE = "benchmarks.training.documents"
+FIGURES = ("rate", "tokens", "cpu_us", "amplification", "peak", "first")
 BATCH = 32
 FORMS = ("list", "padded", "jagged")
 
@@ -110,12 +111,12 @@ def measure(bench: Bench) -> dict[str, Any]:
     for cores in bench.cores:
         with bench.children([one.library for one in here], cores) as children:
             paths = {one.name: folder / "stored" / one.word for one in here}
-            todo = {paths[one.name]: one for one in here if not paths[one.name].exists()}
-            tasks = [
-                (children[one.library], f"{MODULE}:write", (one.name, str(folder), str(path)))
-                for path, one in todo.items()
-            ]
-            failed = dict(zip(todo, gather(tasks, 1200), strict=True))
+            todo = {
+                paths[one.name]: (one.library, (one.name, str(folder)))
+                for one in here
+                if not paths[one.name].exists()
+            }
+            failed = stored(children, MODULE, todo)
             for form in FORMS:
                 entries = [
                     entry(
@@ -132,7 +133,7 @@ def measure(bench: Bench) -> dict[str, Any]:
                 race(bench, entries)
                 results = []
                 for one, made in zip(here, entries, strict=True):
-                    line = _line(one, made.readings, made.error)
+                    line = line_of(one, made.readings, made.error, FIGURES)
                     line["stored"] = data.stored(paths[one.name])
                     results.append(line)
                     told = made.error or f"{line['rate']:.0f}/s"
@@ -146,18 +147,4 @@ def measure(bench: Bench) -> dict[str, Any]:
         "batch": BATCH,
         "sets": sets,
         "absent": {one.library: one.missing() for one in readers if one.missing()},
-    }
-
-
-def _line(one: Any, readings: list[dict[str, Any]], error: str) -> dict[str, Any]:
-    names = ("rate", "tokens", "cpu_us", "amplification", "peak", "first")
-    return {
-        "library": one.library,
-        "variant": one.variant,
-        "how": one.how,
-        "order": one.order,
-        "error": error,
-        **{name: middle(readings, name) for name in names},
-        "range": extent(readings, "rate"),
-        "quality": readings[-1].get("quality") if readings else None,
     }

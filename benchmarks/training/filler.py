@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
+
+from .contestant import Contestant
 
 CHUNK = 64
 
 
-class Filler:
+class Filler(Contestant):
     """A library, used in one way."""
 
-    library: str
-    modules: tuple[str, ...]
     verbs: tuple[str, ...] = ("rows", "batches")
     redis = False
     whole = False
@@ -22,16 +21,6 @@ class Filler:
 
     def __init__(self, variant: str, how: str) -> None:
         self.variant, self.how = variant, how
-
-    @property
-    def name(self) -> str:
-        """Library and variant."""
-        return f"{self.library}: {self.variant}"
-
-    def missing(self) -> str:
-        """Why it cannot run here; empty when it can."""
-        absent = [m for m in self.modules if importlib.util.find_spec(m) is None]
-        return f"{', '.join(absent)} not installed" if absent else ""
 
     def create(self, place: str, size: int, side: int) -> Any:
         """``size`` rows of zeros."""

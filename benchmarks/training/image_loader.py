@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..samples import Array
+from .contestant import Contestant
 
 Batch = tuple[Any, Any]
 """Images, uint8 of (batch, 3, 64, 64), and labels, int64: torch tensors, but for loaders whose
@@ -28,11 +28,9 @@ class Images:
     """Chunks that a shuffle draws from at once."""
 
 
-class ImageLoader(ABC):
+class ImageLoader(Contestant, ABC):
     """One library, used in one way, with ``num_workers=0`` unless asked for more."""
 
-    library: str
-    modules: tuple[str, ...]
     packed: str = "no"
     """How it compresses what it stores."""
 
@@ -41,16 +39,6 @@ class ImageLoader(ABC):
         ``exact``, ``pool`` or ``own``; ``store``: a word for what is stored, which variants may
         share."""
         self.variant, self.how, self.order, self.store = variant, how, order, store
-
-    @property
-    def name(self) -> str:
-        """Library and variant."""
-        return f"{self.library}: {self.variant}"
-
-    def missing(self) -> str:
-        """Why it cannot run here; empty when it can."""
-        absent = [m for m in self.modules if importlib.util.find_spec(m) is None]
-        return f"{', '.join(absent)} not installed" if absent else ""
 
     @abstractmethod
     def write(self, path: Path, images: Array, spec: Images) -> None:
@@ -73,3 +61,17 @@ class ImageLoader(ABC):
         """Read something in the process that has opened the handle."""
         for _ in self.epoch(handle, 0):
             break
+
+
+def served(data: Any, spec: Images, workers: int, context: Any, **how: Any) -> Any:
+    """torch's ``DataLoader`` over a map-style dataset, shuffled."""
+    import torch
+
+    return torch.utils.data.DataLoader(
+        data,
+        batch_size=spec.batch,
+        shuffle=True,
+        num_workers=workers,
+        multiprocessing_context=context,
+        **how,
+    )

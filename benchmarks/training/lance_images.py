@@ -10,7 +10,7 @@ import numpy as np
 
 from ..samples import Array
 from .data import PIXELS, parts
-from .image_loader import Batch, ImageLoader, Images
+from .image_loader import Batch, ImageLoader, Images, served
 
 WIDTH = int(np.prod(PIXELS))
 
@@ -88,20 +88,13 @@ class LanceImages(ImageLoader):
         yield from DataLoader(data, batch_size=spec.batch, **collate)
 
     def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
-        import torch
         from lancedb.permutation import Permutation
 
         table = Permutation.identity(handle[0])
         if self.how != "defaults":
             table = table.with_transform(columns)
-        return torch.utils.data.DataLoader(
-            table,
-            batch_size=spec.batch,
-            shuffle=True,
-            collate_fn=_lists if self.how == "defaults" else _same,
-            num_workers=workers,
-            multiprocessing_context=context,
-        )
+        collate = _lists if self.how == "defaults" else _same
+        return served(table, spec, workers, context, collate_fn=collate)
 
     def touch(self, handle: Any) -> None:
         handle[0].head(1)

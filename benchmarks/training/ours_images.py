@@ -12,7 +12,7 @@ from ..layout import Layout
 from ..peer import OURS
 from ..samples import Array
 from .data import PIXELS, parts
-from .image_loader import Batch, ImageLoader, Images
+from .image_loader import Batch, ImageLoader, Images, served
 
 
 class OurImages(ImageLoader):
@@ -67,15 +67,7 @@ class OurImages(ImageLoader):
             yield batch["image"], batch["label"]
 
     def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
-        import torch
-
-        return torch.utils.data.DataLoader(
-            handle[0],
-            batch_size=spec.batch,
-            shuffle=True,
-            num_workers=workers,
-            multiprocessing_context=context,
-        )
+        return served(handle[0], spec, workers, context)
 
     def touch(self, handle: Any) -> None:
         handle[0][0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .words import best, count, even, is_ours
+from .words import best, cores, count, even, is_ours
 
 Row = list[Any]
 """Workload, goal, what came of it, whether it is met."""
@@ -25,7 +25,7 @@ def _images(work: dict[str, Any]) -> list[Row]:
         lines = [line for line in part["results"] if not line["error"]]
         equal = [line for line in lines if even(line, work["random"], work["quick"])]
         packed = [line for line in equal if line["packed"] != "no"]
-        what = f"{part['data']} images, {_cores(part)}"
+        what = f"{part['data']} images, {cores(part)}"
         found += _faster(packed, f"{what}: fastest compressed store of equal shuffle")
     return found
 
@@ -42,7 +42,7 @@ def _documents(work: dict[str, Any]) -> list[Row]:
             and line["stored"]
             and line["stored"] < 0.9 * work["bytes"]
         ]
-        what = f"{part['verb']}, {_cores(part)}"
+        what = f"{part['verb']}, {cores(part)}"
         found += _faster(lines, f"{what}: fastest compressed store of equal shuffle")
     return found
 
@@ -66,7 +66,7 @@ def _vectors(work: dict[str, Any]) -> list[Row]:
             told = line["chunks"] is not None and line["distinct"] and not line["error"]
             if told and "cache" not in line["variant"]:
                 value = f"{line['chunks']:.1f} decoded, {line['distinct']:.1f} distinct"
-                goal = f"random rows, {line['variant']}, {_cores(part)}: chunks read = distinct"
+                goal = f"random rows, {line['variant']}, {cores(part)}: chunks read = distinct"
                 found.append([goal, value, line["chunks"] <= 1.001 * line["distinct"]])
     return found
 
@@ -84,7 +84,7 @@ def _windows(work: dict[str, Any]) -> list[Row]:
             value = f"{line['chunks']:.2f} decoded a batch, {line['distinct']:.2f} new ones"
             # In order, the loader is a few chunks ahead of the batches when a round ends.
             slack = 8 / line["batches"] if over else 0.001 * line["distinct"]
-            title = f"{part['verb']} windows, {_cores(part)}: {goal}"
+            title = f"{part['verb']} windows, {cores(part)}: {goal}"
             found.append([title, value, line["chunks"] <= line["distinct"] + slack])
     return found
 
@@ -124,10 +124,6 @@ def _filling(work: dict[str, Any]) -> list[Row]:
             goal = f"{line['variant']}: ms a row the same at any length (within 1.5x)"
             found.append([goal, value, change <= 1.5])
     return found
-
-
-def _cores(part: dict[str, Any]) -> str:
-    return f"{part['cores']} core{'s' if part['cores'] > 1 else ''}"
 
 
 JUDGES: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 from ..tables import met, table
 from . import reach
 from .quality import as_text
-from .words import Line, count, name, rate, ratio, seconds, shuffle, size
+from .words import Line, cores, count, name, rate, ratio, seconds, shuffle, size
 
 NAME = "training"
 CEILING = (
@@ -116,7 +116,7 @@ def _images(work: Line) -> list[str]:
             )
         kind = "a disc of noise (compresses to about 45 %)"
         kind = "noise (95 %)" if part["data"] == "noisy" else kind
-        lines += [f"{kind}, {_cores(part)}:", "", *table(head, rows)]
+        lines += [f"{kind}, {cores(part)}:", "", *table(head, rows)]
     return [*lines, "`*`: epochs were broken off.", ""]
 
 
@@ -144,7 +144,7 @@ def _vectors(work: Line) -> list[str]:
             ]
             for line in _sorted(part["results"])
         ]
-        lines += [f"{part['verb']}, {_cores(part)}:", "", *table(head, rows)]
+        lines += [f"{part['verb']}, {cores(part)}:", "", *table(head, rows)]
     return lines + _absent(work)
 
 
@@ -175,7 +175,7 @@ def _windows(work: Line) -> list[str]:
             ]
             for line in _sorted(part["results"])
         ]
-        lines += [f"{part['verb']}, {_cores(part)}:", "", *table(head, rows)]
+        lines += [f"{part['verb']}, {cores(part)}:", "", *table(head, rows)]
     return lines + _absent(work)
 
 
@@ -205,7 +205,7 @@ def _documents(work: Line) -> list[str]:
             ]
             for line in _sorted(part["results"])
         ]
-        lines += [f"{part['verb']}, {_cores(part)}:", "", *table(head, rows)]
+        lines += [f"{part['verb']}, {cores(part)}:", "", *table(head, rows)]
     return lines + _absent(work)
 
 
@@ -295,10 +295,6 @@ def _absent(work: Line) -> list[str]:
     return [f"- {who}: {why}" for who, why in work["absent"].items()] + (
         [""] * bool(work["absent"])
     )
-
-
-def _cores(part: Line) -> str:
-    return f"{part['cores']} core{'s' if part['cores'] > 1 else ''}"
 
 
 SECTIONS: dict[str, Any] = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .contestant import Contestant
 
 
 @dataclass(slots=True)
@@ -34,12 +35,9 @@ class Running:
             close()
 
 
-class Resumer:
+class Resumer(Contestant):
     """A library, used in one way."""
 
-    library: str
-    variant: str
-    modules: tuple[str, ...]
     workers = True
     """Whether it takes worker processes."""
     ranks = "given"
@@ -47,16 +45,6 @@ class Resumer:
     environment; not at all (empty)."""
     forks = True
     """Whether its workers may be forked."""
-
-    @property
-    def name(self) -> str:
-        """Library and variant."""
-        return f"{self.library}: {self.variant}"
-
-    def missing(self) -> str:
-        """Why it cannot run here; empty when it can."""
-        absent = [m for m in self.modules if importlib.util.find_spec(m) is None]
-        return f"{', '.join(absent)} not installed" if absent else ""
 
     def write(self, path: Path, rows: int) -> None:
         """Store rows of which each knows its number."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..samples import Array
 from .data import PIXELS
-from .image_loader import Batch, ImageLoader, Images
+from .image_loader import Batch, ImageLoader, Images, served
 
 WIDTH = int(np.prod(PIXELS))
 
@@ -162,15 +162,7 @@ class FaceImages(ImageLoader):
             yield torch.from_numpy(np.array(image.reshape(-1, *PIXELS))), torch.from_numpy(label)
 
     def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
-        import torch
-
-        return torch.utils.data.DataLoader(
-            handle[0],
-            batch_size=spec.batch,
-            shuffle=True,
-            num_workers=workers,
-            multiprocessing_context=context,
-        )
+        return served(handle[0], spec, workers, context)
 
     def touch(self, handle: Any) -> None:
         handle[0][0]

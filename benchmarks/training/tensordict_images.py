@@ -8,7 +8,7 @@ from typing import Any
 
 from ..samples import Array
 from .data import PIXELS, parts
-from .image_loader import Batch, ImageLoader, Images
+from .image_loader import Batch, ImageLoader, Images, served
 
 
 def _same(batch: Any) -> Any:
@@ -59,16 +59,7 @@ class TensorDictMapped(ImageLoader):
             yield batch["image"], batch["label"]
 
     def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
-        import torch
-
-        return torch.utils.data.DataLoader(
-            handle[0],
-            batch_size=spec.batch,
-            shuffle=True,
-            collate_fn=_same,
-            num_workers=workers,
-            multiprocessing_context=context,
-        )
+        return served(handle[0], spec, workers, context, collate_fn=_same)
 
 
 class TensorDictZarr(TensorDictMapped):

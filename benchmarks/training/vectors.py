@@ -14,7 +14,7 @@ from ..layout import Layout
 from ..peer import OURS
 from ..samples import Array
 from . import data
-from .bench import Bench, entry, extent, gather, middle, race
+from .bench import Bench, entry, extent, middle, race, stored
 from .child import State
 from .gauge import Gauge
 from .row_peers import PEERS
@@ -161,12 +161,12 @@ def measure(bench: Bench) -> dict[str, Any]:
     for cores in bench.cores:
         with bench.children([way.library for way in running], cores) as children:
             paths = {way: _path(folder, way) for way in running}
-            todo = {paths[way]: way for way in running if not paths[way].exists()}
-            tasks = [
-                (children[way.library], f"{MODULE}:write", (way, str(source), str(path)))
-                for path, way in todo.items()
-            ]
-            failed = dict(zip(todo, gather(tasks, 1200), strict=True))
+            todo = {
+                paths[way]: (way.library, (way, str(source)))
+                for way in running
+                if not paths[way].exists()
+            }
+            failed = stored(children, MODULE, todo)
             for verb in ("rows", "column"):
                 entries = [
                     entry(

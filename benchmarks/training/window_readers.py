@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ..datasets import fill
 from ..layout import Layout
 from ..peer import OURS
 from ..samples import Array
+from .contestant import Contestant
 from .row_peers import PEERS
 
 LENGTH, WIDTH, CHUNK = 512, 8, 8192
@@ -20,25 +20,13 @@ Windows = Iterator[tuple[Any, Any]]
 """Batches of windows, and where these begin (``None``: that is not told)."""
 
 
-class WindowReader:
+class WindowReader(Contestant):
     """A library, used in one way."""
 
-    library: str
-    modules: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ("random", "overlapping")
 
     def __init__(self, variant: str, how: str, store: str, order: str = "exact") -> None:
         self.variant, self.how, self.store, self.order = variant, how, store, order
-
-    @property
-    def name(self) -> str:
-        """Library and variant."""
-        return f"{self.library}: {self.variant}"
-
-    def missing(self) -> str:
-        """Why it cannot run here; empty when it can."""
-        absent = [m for m in self.modules if importlib.util.find_spec(m) is None]
-        return f"{', '.join(absent)} not installed" if absent else ""
 
     def write(self, path: Path, series: Array) -> None:
         """Store the series."""

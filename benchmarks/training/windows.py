@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from . import data
-from .bench import Bench, entry, extent, gather, middle, race
+from .bench import Bench, entry, line_of, race, stored
 from .child import State
 from .gauge import Gauge
 from .quality import quality
 from .window_readers import CHUNK, LENGTH, WIDTH, by_name, everyone
 
 MODULE = "benchmarks.training.windows"
+FIGURES = ("rate", "cpu_us", "amplification", "peak", "first", "chunks", "distinct", "batches")
 BATCH, STRIDE = 64, 16
 
 
@@ -118,12 +119,12 @@ def measure(bench: Bench) -> dict[str, Any]:
     for cores in bench.cores:
         with bench.children([one.library for one in here], cores) as children:
             paths = {one.name: folder / "stored" / one.store for one in here}
-            todo = {paths[one.name]: one for one in here if not paths[one.name].exists()}
-            tasks = [
-                (children[one.library], f"{MODULE}:write", (one.name, str(source), str(path)))
-                for path, one in todo.items()
-            ]
-            failed = dict(zip(todo, gather(tasks, 1200), strict=True))
+            todo = {
+                paths[one.name]: (one.library, (one.name, str(source)))
+                for one in here
+                if not paths[one.name].exists()
+            }
+            failed = stored(children, MODULE, todo)
             for verb in ("random", "overlapping"):
                 able = [one for one in here if verb in one.verbs]
                 entries = [
@@ -141,7 +142,7 @@ def measure(bench: Bench) -> dict[str, Any]:
                 race(bench, entries)
                 results = []
                 for one, made in zip(able, entries, strict=True):
-                    line = _line(one, made.readings, made.error)
+                    line = line_of(one, made.readings, made.error, FIGURES)
                     where = paths[one.name]
                     line["stored"] = data.stored(where) if where.exists() else None
                     results.append(line)
@@ -158,18 +159,4 @@ def measure(bench: Bench) -> dict[str, Any]:
         "chunk": CHUNK,
         "sets": sets,
         "absent": {one.library: one.missing() for one in readers if one.missing()},
-    }
-
-
-def _line(one: Any, readings: list[dict[str, Any]], error: str) -> dict[str, Any]:
-    names = ("rate", "cpu_us", "amplification", "peak", "first", "chunks", "distinct", "batches")
-    return {
-        "library": one.library,
-        "variant": one.variant,
-        "how": one.how,
-        "order": one.order,
-        "error": error,
-        **{name: middle(readings, name) for name in names},
-        "range": extent(readings, "rate"),
-        "quality": readings[-1].get("quality") if readings else None,
     }

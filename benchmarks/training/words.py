@@ -16,6 +16,11 @@ def name(line: Line) -> str:
     return f"**{text}**" if line["library"].startswith(OURS) else text
 
 
+def cores(part: Line) -> str:
+    """How many a part of the results was measured on."""
+    return f"{part['cores']} core{'s' if part['cores'] > 1 else ''}"
+
+
 def count(value: float | None) -> str:
     """A large figure, to three digits."""
     if value is None:
