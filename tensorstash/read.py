@@ -13,7 +13,7 @@ from .cache import Cache
 from .chunks import Chunks, scratch
 from .codec import ChunkSpec, Pipeline
 from .fetch import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
-from .index import Point, Stride, Transform
+from .index import Point, Stride, Take, Transform
 from .named import Fields
 from .place import core, gather, hull, joint_first, repeat_core, scatter
 from .plan import Part, Plan, plan
@@ -68,6 +68,9 @@ class Reader:
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
+        # Elements of a chunk that may be decoded straight into where it is wanted.
+        straight = self._memory is not None and pipeline is not None and pipeline.ordered
+        self._whole = pipeline.spec.count if pipeline is not None and straight else -1
 
     def read(self, transform: Transform, out: NDArray[Any], fields: Fields | None = None) -> None:
         """``out`` (of the transform's shape and the array's dtype, any strides) is filled; with
@@ -191,6 +194,12 @@ class Reader:
             if rest is None:
                 self._put_single(found[0], out, fields)
                 return
+        elif out.size == self._whole and fields is None and out.flags.c_contiguous:
+            memory = out, out.reshape(-1).view(np.uint8).data, None
+            for _, chunk in fetcher.fetch(block, lambda part: memory):
+                if chunk is not out:
+                    out[...] = self.chunks.spec.fill
+            return
         for fetched in fetcher.fetch(block, self._target):
             self._put_single(fetched, out, fields)
 
@@ -258,7 +267,7 @@ class Sink:
 
     def target(self, part: Part) -> Memory:
         """The output itself where the chunk lands in one piece, else scratch memory."""
-        if self._whole is not None:
+        if self._whole is not None and _is_run(part):
             place = self._out[(*part.outside, ...)]  # "..." keeps a 0-d place a view
             if place.shape == self._whole:
                 self._placed = place
@@ -322,15 +331,23 @@ def _partial(pipeline: Pipeline) -> bool:
     return pipeline.direct and pipeline.ordered and pipeline.spec.nbytes > _SPAN_FROM
 
 
+def _is_run(part: Part) -> bool:
+    """Whether a part's elements come as they lie, along every axis."""
+    return all(type(item) is slice for item in (*part.inside, *part.outside))
+
+
 def _contiguous(todo: Plan, out: NDArray[Any], chunk: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The chunk shape when a whole chunk is one run of the output's memory: the output is
-    contiguous, nothing is reordered, and from the first axis with more than one element a
-    chunk, chunks are as wide as the output."""
-    maps = todo.transform.maps
+    """The chunk shape when a whole chunk can be one run of the output's memory: the output is
+    contiguous, axes keep their order, and from the first axis with more than one element a
+    chunk, chunks are as wide as the output. Index arrays may pick whole chunks in any order."""
     if not out.flags.c_contiguous or out.ndim != len(chunk) or todo.joint:
         return None
-    if not all(isinstance(m, Stride) and m.step == 1 and m.dim == k for k, m in enumerate(maps)):
-        return None
+    for k, axis_map in enumerate(todo.transform.maps):
+        if isinstance(axis_map, Take):
+            if axis_map.dims != (k,):
+                return None
+        elif not (isinstance(axis_map, Stride) and axis_map.step == 1 and axis_map.dim == k):
+            return None
     wide = [k for k, n in enumerate(chunk) if n > 1]
     if wide and any(chunk[k] != out.shape[k] for k in range(wide[0] + 1, len(chunk))):
         return None

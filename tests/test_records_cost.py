@@ -121,12 +121,43 @@ def test_a_batch_reads_each_chunk_once(rows: Any) -> None:
     )
     records[rows]
     assert Counter(driver.read) == wanted
+    # Decoded chunks of narrow fields are kept.
+    again = Counter(key for key in wanted if not records.table.catalog.narrow(key.split("/c/")[0]))
+    assert 0 < len(again) < len(wanted)
     driver.reset()
     records.where(rows)[:]
-    assert Counter(driver.read) == wanted
+    assert Counter(driver.read) == again
     driver.reset()
     records.where(rows).take(np.arange(len(chosen)))
-    assert Counter(driver.read) == wanted
+    assert Counter(driver.read) == again
+    # What others write is seen all the same.
+    other = stash.open_records(driver, "r+")
+    other.select("label")[int(chosen[0])] = {"label": 99}
+    driver.reset()
+    assert records[int(chosen[0])]["label"] == 99
+    assert driver.read.count("label/c/0") == 1
+
+
+def test_blocks_of_wide_rows_decode_narrow_chunks_once() -> None:
+    driver = Noting(MemoryDriver())
+    schema = {"image": ((64, 64), "uint8"), "label": "int64", "caption": stash.ragged("uint8")}
+    records = stash.create_records(driver, schema, rows_per_chunk=8)
+    rng = np.random.default_rng(0)
+    records.extend(
+        {
+            "image": rng.integers(0, 9, (512, 64, 64), "uint8"),
+            "label": np.arange(512),
+            "caption": [np.arange(i % 7, dtype="uint8") for i in range(512)],
+        }
+    )
+    records = stash.open_records(driver)
+    assert len(records.blocks) == 64
+    driver.reset()
+    seen = [batch["label"] for batch in records.iter_batches(32, shuffle=True, prefetch=0)]
+    assert sorted(np.concatenate(seen).tolist()) == list(range(512))
+    assert max(Counter(driver.read).values()) == 1
+    for name in ("label", "caption"):
+        assert sum(key.startswith(name) for key in driver.read) < 64
 
 
 def test_iteration_reads_each_chunk_once() -> None:
@@ -135,12 +166,12 @@ def test_iteration_reads_each_chunk_once() -> None:
     for view in (records, records.where(slice(13, 90)), records.select("label")):
         driver.reset()
         assert sum(1 for _ in view) == len(view)
-        assert max(Counter(driver.read).values()) == 1
+        assert max(Counter(driver.read).values(), default=0) <= 1
     driver.reset()
     for name in ("label", "s", "j"):
         list(records.where(slice(13, 90))[name])
         list(records[name])
-    assert max(Counter(driver.read).values()) == 2
+    assert max(Counter(driver.read).values(), default=0) <= 2
 
 
 def test_rows_are_read_into_memory_that_is_given() -> None:

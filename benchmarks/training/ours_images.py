@@ -50,18 +50,19 @@ class OurImages(ImageLoader):
 
     def open(self, path: Path, spec: Images) -> Any:
         import tensorstash as stash
+        from tensorstash.torch import Loader
 
-        return stash.open_records(str(path / "records")), spec
+        records = stash.open_records(str(path / "records"))
+        how: dict[str, Any] = {"shuffle": "exact"} if self.order == "exact" else {"shuffle": True}
+        if "ahead" in self.variant:
+            how["prefetch"] = 0
+        return records, Loader(records, spec.batch, seed=1, **how), spec
 
     def epoch(self, handle: Any, number: int) -> Iterator[Batch]:
-        records, spec = handle
+        _, batches, spec = handle
         if self.variant == "DataLoader":
             batches = self.dataset(handle, spec, 0, None)
         else:
-            from tensorstash.torch import Loader
-
-            order = {"shuffle": "exact"} if self.order == "exact" else {"shuffle": True}
-            batches = Loader(records, spec.batch, seed=1, **order)
             batches.set_epoch(number)
         for batch in batches:
             yield batch["image"], batch["label"]
@@ -78,6 +79,7 @@ def loaders() -> list[ImageLoader]:
     return [
         OurImages("Loader", "defaults", "pool", "stash-auto"),
         OurImages("Loader, peers' chunks and codec", "fast", "pool", "stash-chunk"),
+        OurImages("Loader, peers' chunks, nothing ahead", "fast", "pool", "stash-chunk"),
         OurImages("Loader, uncompressed", "other", "pool", "stash-raw"),
         OurImages("Loader, exact", "defaults", "exact", "stash-auto"),
         OurImages("Loader, exact, chunks of 1 row", "fast", "exact", "stash-one"),

@@ -13,7 +13,9 @@ from .ahead import Stop
 from .cuts import Numbers
 from .memory import Memory
 from .order import Order
+from .pace import Pace
 from .pool import Pool
+from .readers import Readers
 from .share import Share
 from .source import Columns, Source
 from .task import Task
@@ -38,8 +40,8 @@ class Epoch:
 
     ``slots``: how many blocks to make room for; 0: none, every batch is read by itself.
     ``aside``: how many may be on their way that are not wanted yet. ``threads`` read at once, and
-    mostly wait if ``far``; ``ahead`` is how many batches may be read at once. ``finish`` makes a
-    batch of columns.
+    mostly wait if ``far``; unless that is ``decided``, only where it helps. ``ahead`` is how many
+    batches may be read at once. ``finish`` makes a batch of columns.
     """
 
     source: Source
@@ -50,6 +52,7 @@ class Epoch:
     aside: int
     threads: int
     far: bool
+    decided: bool
     ahead: int
     finish: Callable[[Columns], Any]
     reads: Reads
@@ -68,8 +71,9 @@ class Epoch:
             order.ends(),
             self.slots,
             self.aside,
-            self.threads,
-            self.far,
+            Pace(self.threads, self.decided),
+            # Where reading does not wait, this thread reads what it would wait for.
+            Readers(self.threads if self.far else self.threads - 1, self.far),
             stop,
             self.memory,
         )

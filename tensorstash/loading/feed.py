@@ -50,10 +50,10 @@ class Feed(Course, Generic[Batch]):
         than ``pool_bytes``. ``shuffle="exact"`` is a true shuffle, which reads a block again for
         every batch that has a row of it, unless all of them fit into ``pool_bytes``.
 
-        ``threads`` read blocks (by default one a processor; 16 where reading mostly waits), and
-        up to ``prefetch`` batches are ready before they are asked for; 0: no thread of its own.
-        ``finish`` makes a batch of columns, ahead of its use; the default is the source's own
-        ``present``.
+        ``threads`` read blocks (by default 16 where reading mostly waits; else one a processor,
+        but one alone where trying shows that more are no faster), and up to ``prefetch`` batches
+        are ready before they are asked for; 0: no thread of its own. ``finish`` makes a batch of
+        columns, ahead of its use; the default is the source's own ``present``.
         """
         super().__init__(
             source,
@@ -108,6 +108,7 @@ class Feed(Course, Generic[Batch]):
             self.threads,
             # More than there are processors are asked for where reading waits, as on network disks.
             self._far or self.threads > cores(),
+            self._far or self._asked is not None,
             self.prefetch,
             self._finish,
             reads,

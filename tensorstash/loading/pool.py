@@ -11,16 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..threads import alone
 from .ahead import Stop
 from .cuts import Numbers
-from .gather import gathered
+from .gather import gathered, held
 from .memory import Memory
+from .pace import Pace
 from .ragged import Ragged
+from .readers import Job, Readers
 from .source import Blocks, Columns, Source
-from .task import Task
 
-_BUNCH = 256 << 10  # bytes of small blocks that are read together
+_BUNCH = 1 << 20  # bytes of small blocks that are read together
 _MOST = 64  # blocks that are
+_LEAST = 4  # and that are worth it: to plan a read of many costs as much as some reads of one
+_TURNS = 4  # bunches a thread that may be on their way
 _UNEVEN = 16  # times the mean size
 
 
@@ -29,7 +33,7 @@ class _Bunch(NamedTuple):
 
     blocks: list[int]
     slots: list[int]
-    task: Task[None]
+    job: Job
 
 
 class Pool:
@@ -48,31 +52,31 @@ class Pool:
         ends: Numbers,
         slots: int,
         aside: int,
-        threads: int,
-        far: bool,
+        pace: Pace,
+        readers: Readers,
         stop: Stop,
         memory: Memory,
     ) -> None:
         """``slots``: how many blocks to make room for; more are found room for, at the cost of
-        a copy. ``aside``: how many may be read that are not wanted yet. ``far``: reading mostly
-        waits. ``memory`` is where that for slots comes from, and
-        goes to when this is closed."""
+        a copy. ``aside``: how many may be read that are not wanted yet. ``readers`` read ahead
+        where ``pace`` has them. ``memory`` is where that for slots comes from, and goes to when
+        this is closed."""
         self._source = source
         self._memory = memory
         self._blocks = blocks
         self._ends = ends
-        self._helpers = threads if threads > 1 else 0
-        self._far = far
+        self._readers = readers
+        self._pace = pace
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
         size = max(1, self._most * source.row_bytes)
-        self._size = max(1, min(_MOST, _BUNCH // size))
-        self._limit = min(2 * threads * self._size, aside)
+        together = min(_MOST, _BUNCH // size)
+        self._size = together if together >= _LEAST else 1
+        self._limit = min(_TURNS * readers.threads * self._size, aside)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
         self._coming: deque[int] = deque()
         self._bunches: dict[int, _Bunch] = {}
-        self._begun: list[Task[None]] = []
         self._held: list[tuple[int, int]] = []
         self._free: list[int] = []
         self._slots: dict[str, NDArray[Any]] = {}
@@ -127,25 +131,20 @@ class Pool:
     def close(self) -> None:
         """Begin nothing more, and wait for what has begun."""
         self._coming.clear()
-        for task in self._begun:
-            task.settle()
-        self._begun.clear()
+        self._readers.hold()
         self._memory.give(self._fixed, self._count, self._most, self._slots)
 
     # -- reading ------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Have threads read what is wanted next."""
-        if not self._helpers or not self._coming:
+        readers = self._readers
+        if not self._pace.together:
             return
-        self._begun = [task for task in self._begun if task.running]
-        while (
-            self._coming and len(self._begun) < self._helpers and len(self._bunches) < self._limit
-        ):
+        while self._coming and len(self._bunches) < self._limit:
             if blocks := self._next():
-                task = self._bunch(blocks).task
-                task.begin()
-                self._begun.append(task)
+                readers.add(self._bunch(blocks).job)
+        readers.go()
 
     def _next(self) -> list[int]:
         """Blocks that are wanted next and not on their way, small ones several."""
@@ -158,18 +157,22 @@ class Pool:
 
     def _bunch(self, blocks: list[int]) -> _Bunch:
         slots = [self._place() for _ in blocks]
-        made = _Bunch(blocks, slots, Task(partial(self._read, blocks, slots), self._far))
+        made = _Bunch(blocks, slots, Job(partial(self._read, blocks, slots)))
         self._bunches |= dict.fromkeys(blocks, made)
         return made
 
     def _require(self, block: int) -> None:
         """Have this block in its slot, now."""
         self._stop.check()
-        if block not in self._bunches:
+        if block in self._bunches:
+            blocks, slots, job = self._bunches[block]
+            self._readers.finish(job)
+        else:
             next_ = self._coming and self._coming[0] == block
-            self._bunch(self._next() if next_ else [block])
-        blocks, slots, task = self._bunches[block]
-        task.answer()
+            blocks, slots, job = self._bunch(self._next() if next_ else [block])
+            alone(job.do)
+            job.result()
+        self._pace.took(job.seconds / len(blocks))
         self.loaded += len(blocks)
         for member, slot in zip(blocks, slots, strict=True):
             del self._bunches[member]
@@ -190,9 +193,10 @@ class Pool:
         sizes = [len(part) for part in parts]
         cuts = np.concatenate([[0], np.cumsum(sizes)])
         columns = self._source.take(np.concatenate(parts))
-        place = np.repeat(np.array(slots) * self._most - cuts[:-1], sizes) + np.arange(cuts[-1])
-        for name, flat in self._flat.items():
-            flat[place] = columns[name]
+        for name, array in self._slots.items():
+            column = columns[name]
+            for slot, size, start in zip(slots, sizes, cuts, strict=False):
+                array[slot][:size] = column[start : start + size]
         self._keep(columns, self._flat, slots, cuts.tolist())
 
     def _keep(
@@ -202,7 +206,7 @@ class Pool:
             if name not in fixed:
                 kept = self._rest.setdefault(name, [None] * self._count)
                 for slot, start, stop in zip(slots, cuts[:-1], cuts[1:], strict=True):
-                    kept[slot] = column if len(slots) == 1 else _own(column[start:stop])
+                    kept[slot] = held(column if len(slots) == 1 else _own(column[start:stop]))
         if not self._names:
             self._names = list(columns)
 
@@ -212,9 +216,10 @@ class Pool:
         if self._free:
             return self._free.pop()
         if self._used == self._count:
-            for task in self._begun:  # they read into the memory that is left behind
-                task.settle()
+            # Some may be reading into the memory that is left behind.
+            waiting = self._readers.hold()
             self._room(2 * self._count)
+            self._readers.add(*waiting)
         self._used += 1
         return self._used - 1
 

@@ -67,8 +67,10 @@ class Source(Protocol):
     A loader asks for some more, where a source has it: ``far``, whether reading mostly waits for
     round trips (more threads read then); ``raw``, whether any rows are read without decoding
     others (in order, none are held); ``form``, the format that its user chose (``None``: a
-    torch loader makes tensors of what is presented); ``at_epoch(epoch)``, the source as it is in
-    an epoch; ``order(make)``, an order of its own made of such orders of its parts.
+    torch loader makes tensors of what is presented); ``untouched``, in which layout ragged columns
+    are shown, where nothing else is to be done (a torch loader makes tensors of the columns
+    themselves); ``at_epoch(epoch)``, the source as it is in an epoch; ``order(make)``, an order of
+    its own made of such orders of its parts.
     """
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 from ..attributes import Attributes
+from ..cached import Cached
 from ..dtype import is_extended, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..formats import zarr3
@@ -46,6 +47,16 @@ class Catalog:
         codec = spec.codecs[0]
         edges = getattr(codec, "chunk_shape", None) or spec.grid.chunks
         return int(edges[0]) if edges else 1
+
+    def narrow(self, name: str) -> bool:
+        """Whether a chunk of this array usually has the rows of several blocks: more than one of
+        another field has, or the places of ragged rows."""
+        path = name if name in self.fields else name.rpartition("/")[0]
+        return name == f"{path}/{OFFSETS}" or self.chunk_rows(path) > self._step
+
+    @Cached
+    def _step(self) -> int:
+        return min(map(self.chunk_rows, self.fields))
 
 
 def arrays_of(path: str, field: Field) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from ..array import Array
 from ..driver import located
 from ..dtype import STRING, is_float, parts, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
+from ..index import leading
 from ..values import as_array, broadcast, is_tensor, natural
 from .schema import Field
 
@@ -39,6 +40,11 @@ class FieldArray(Array):
             f"{where} is a field of records, whose rows have all fields: add them with append() or "
             "extend() of the records"
         )
+
+
+def read_rows(array: Array, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """``array[rows]``; see :meth:`~tensorstash.array.Array.read`."""
+    return array.read_transform(leading(rows, array.shape), out)
 
 
 class Column(ABC):
@@ -73,6 +79,10 @@ class Column(ABC):
         """What ``values`` need before rows are added: answers what is added as rows."""
         return values
 
+    def read(self, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """What the first array holds in these rows."""
+        return read_rows(self.arrays[0], rows, out)
+
     def wrong(self, what: str) -> Invalid:
         """An error about this field's values."""
         return Invalid(f"field {self.path!r}: {what}")
@@ -83,7 +93,7 @@ class FixedColumn(Column):
 
     def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
         """See :meth:`Column.take`."""
-        return self.arrays[0].read(rows, out=out)
+        return self.read(rows, out)
 
     def one(self, value: Any) -> Any:
         """See :meth:`Column.one`."""
@@ -147,7 +157,7 @@ class TextColumn(ListColumn):
 
     def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
         """See :meth:`Column.take`: a StringDType array."""
-        return self.arrays[0].read(rows)
+        return self.read(rows)
 
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
@@ -161,7 +171,7 @@ class BytesColumn(ListColumn):
 
     def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
         """See :meth:`Column.take`: a list of bytes."""
-        return self.arrays[0].read(rows).tolist()
+        return self.read(rows).tolist()
 
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
@@ -175,7 +185,7 @@ class JsonColumn(ListColumn):
 
     def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
         """See :meth:`Column.take`: a list of values."""
-        found = self.arrays[0].read(rows).tolist()
+        found = self.read(rows).tolist()
         try:
             return [json.loads(text) if text else None for text in found]
         except ValueError as error:
@@ -199,7 +209,7 @@ class ObjectColumn(ListColumn):
         """See :meth:`Column.take`: a list of objects."""
         self._allowed()
         try:
-            return [pickle.loads(d) if d else None for d in self.arrays[0].read(rows).tolist()]
+            return [pickle.loads(d) if d else None for d in self.read(rows).tolist()]
         except StashError:
             raise
         except (ImportError, AttributeError) as error:

@@ -22,6 +22,9 @@ _SMALL_BYTES = 32 << 10
 would be 512 bytes in an object of its own."""
 
 _VALUES_BYTES = 256 << 10
+_RAGGED_BYTES = 1024
+"""What the values of a ragged row are taken to have."""
+
 _TEXT_BYTES = 256
 """What a row of text, bytes or JSON is taken to have when chunks are chosen."""
 
@@ -108,7 +111,19 @@ def _of_field(
 
 def step_of(fields: Fields) -> int:
     """Rows of a chunk of the widest field."""
-    return _power(_LARGE_BYTES // max(map(row_bytes, fields.values())))
+    ragged = any(field.kind == "ragged" for field in fields.values())
+    widest = max(_RAGGED_BYTES if ragged else 1, *map(row_bytes, fields.values()))
+    return _power(_LARGE_BYTES // widest)
+
+
+def fitting(step: int, row_bytes: int) -> int:
+    """``step`` doubled or halved until so many rows of ``row_bytes`` are about a chunk."""
+    wanted = _power(_LARGE_BYTES // max(1, row_bytes))
+    while step > wanted and step % 2 == 0:
+        step //= 2
+    while 2 * step <= wanted:
+        step *= 2
+    return step
 
 
 def _rows(step: int, row_bytes: int) -> int:
@@ -120,7 +135,7 @@ def _rows(step: int, row_bytes: int) -> int:
 
 
 def row_bytes(field: Field) -> int:
-    """About how many bytes a row has in memory."""
+    """About how many bytes a row has in memory, of a ragged one without its values."""
     if field.kind == "ragged":
         return 16 + 8 * (field.ndim if field.ndim > 1 else 0)
     if field.kind != "fixed":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..array import Array, renewed
 from ..errors import Corrupt, Invalid
 from ..loading.ragged import Ragged, offsets_of, runs_of
-from .column import Column, Rows, alone, numbers
+from .column import Column, Rows, alone, numbers, read_rows
 from .schema import Field
 
 
@@ -31,7 +31,7 @@ class RaggedColumn(Column):
 
     def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Ragged:
         """See :meth:`Column.take`. Two reads: of offsets, and of the values they point at."""
-        places = self.arrays[1].read(rows)
+        places = read_rows(self.arrays[1], rows)
         starts, sizes = self._sound(places)
         shapes = places[:, 2:] if self.field.ndim > 1 else None
         offsets = offsets_of(sizes)
@@ -39,7 +39,7 @@ class RaggedColumn(Column):
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """Elements along the first axis of each row, without reading any value."""
-        places = self.arrays[1].read(rows)
+        places = read_rows(self.arrays[1], rows)
         _, sizes = self._sound(places)
         return np.ascontiguousarray(places[:, 2] if self.field.ndim > 1 else sizes)
 
@@ -75,7 +75,7 @@ class RaggedColumn(Column):
         keep = len(numbers) - 1 - first  # of values for one row, the last one stays
         if len(keep) < len(numbers):
             numbers, values = numbers[keep], values[keep]
-        places = self.arrays[1].read(numbers)
+        places = read_rows(self.arrays[1], numbers)
         stays = self._stays(places, values)
         if stays.any():
             kept, starts = values[stays], places[stays, 0]
@@ -152,10 +152,10 @@ class RaggedColumn(Column):
         values = self._reaching(int(stops.max()))
         begins = starts[filled]
         if (begins[1:] == stops[:-1]).all():  # one run
-            return values.read(np.s_[int(begins[0]) : int(stops[-1])])
+            return read_rows(values, slice(int(begins[0]), int(stops[-1])))
         if values.driver.capabilities.local and values.chunks is not None:
             return _by_stretch(values, begins, sizes[filled], total, values.chunks[0])
-        return values.read(runs_of(begins, sizes[filled]))  # in one window of requests
+        return read_rows(values, runs_of(begins, sizes[filled]))  # in one window of requests
 
     def _append(self, values: NDArray[Any]) -> int:
         """Store values at the end; answers where they begin."""
@@ -201,7 +201,7 @@ def _by_stretch(
     out = np.empty(total, values.dtype)
     for some in np.split(order, new):
         start = int(begins[some[0]])
-        stretch = values.read(np.s_[start : int((begins[some] + sizes[some]).max())])
+        stretch = read_rows(values, slice(start, int((begins[some] + sizes[some]).max())))
         runs = zip(begins[some] - start, sizes[some], places[some], strict=True)
         for at, size, place in runs:
             out[place : place + size] = stretch[at : at + size]

@@ -15,6 +15,7 @@ from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.windows import Windows
 from . import formats, layout
+from .catalog import values_of
 from .column import Rows
 from .rowset import All, RowSet, Run, as_numbers, plain
 from .table import Table
@@ -64,9 +65,16 @@ class RecordSource:
 
     @property
     def row_bytes(self) -> int:
-        """About how many bytes a row has in memory."""
-        fields = self.table.fields
-        return sum(layout.row_bytes(fields[name]) for name in self.names)
+        """About how many bytes a row has in memory: of rows of different sizes, their mean."""
+        catalog = self.table.catalog
+        values = values_of(catalog)
+        size = 0
+        for name in self.names:
+            field = catalog.fields[name]
+            size += layout.row_bytes(field)
+            if name in values:
+                size += values[name] * field.dtype.itemsize // max(1, catalog.rows)
+        return size
 
     @property
     def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -101,6 +109,11 @@ class RecordSource:
         """Columns in the view's format, through its transform."""
         shown = formats.present(columns, self.form or "numpy", self.ragged, self.table.fields)
         return shown if self.transform is None else self.transform(shown)
+
+    @property
+    def untouched(self) -> str | None:
+        """How rows of different sizes are shown, where nothing else was said of how rows are."""
+        return self.ragged if self.form is None and self.transform is None else None
 
     @property
     def far(self) -> bool:
@@ -179,8 +192,14 @@ class RecordSource:
 
     @property
     def _step(self) -> int:
+        """Rows of a block: those of the smallest chunk. Chunks of ragged rows are chosen before
+        the sizes of these are known: where these are the smallest, it has as many as fit."""
         catalog = self.table.catalog
-        return min(catalog.chunk_rows(name) for name in self.names)
+        rows = {name: catalog.chunk_rows(name) for name in self.names}
+        step = min(rows.values())
+        if all(catalog.fields[name].kind == "ragged" for name in rows if rows[name] == step):
+            return layout.fitting(step, self.row_bytes)
+        return step
 
 
 def _in_worker() -> bool:

@@ -34,6 +34,10 @@ from .schema import Field, Fields
 
 Place = tuple[Driver, str]
 
+_NARROW_CACHE = 8 << 20
+"""Decoded chunks that are kept of a narrow field: each has the rows of several blocks, and would
+be decoded again for every one."""
+
 _KINDS: Mapping[str, type[Column]] = {
     "fixed": FixedColumn,
     "ragged": RaggedColumn,
@@ -134,7 +138,10 @@ class Table:
             return renewed(old, spec)
         driver, path = self.place
         kind = FieldArray if name in self.fields else Array
-        return kind(driver, f"{path}{name}/", self.settings, spec)
+        settings = self.settings
+        if self.catalog.narrow(name):
+            settings = replace(settings, cache_bytes=max(settings.cache_bytes, _NARROW_CACHE))
+        return kind(driver, f"{path}{name}/", settings, spec)
 
     # -- rows -----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ..loading.feed import Feed
 from ..loading.source import Columns, Source
 from .batch import moved
 from .dataset import ArrayDataset
-from .present import shown
+from .present import present, shown
 
 
 class Loader(Feed[Any]):
@@ -93,15 +93,19 @@ class _Finish:
     ) -> None:
         self._present = source.present
         self._as_it_is = getattr(source, "form", None) is not None
+        self._ragged: str | None = getattr(source, "untouched", None)
         self._transform = transform
         self._pins = pin_memory and _has_accelerator()
         self._pinning: int | None = None
         self._device = torch.accelerator.current_device_index() if self._pins else 0
 
     def __call__(self, columns: Columns) -> Any:
-        batch = self._present(columns)
-        if not self._as_it_is:
-            batch = shown(batch)
+        if self._ragged is not None:  # tensors at once, not of arrays that were made before
+            batch: Any = present(columns, self._ragged)
+        else:
+            batch = self._present(columns)
+            if not self._as_it_is:
+                batch = shown(batch)
         if self._transform is not None:
             batch = self._transform(batch)
         return self._pin(batch) if self._pins else batch

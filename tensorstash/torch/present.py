@@ -43,8 +43,10 @@ def shown(value: Any) -> Any:
     Memory is shared with the array, but for one that is read-only, of foreign byte order,
     reversed, or a field of records. Anything else stays as it is.
     """
-    if isinstance(value, (np.ndarray, Ragged)):
-        return _column("", value, "jagged")
+    if isinstance(value, Ragged):
+        return _ragged("", value, "jagged")
+    if isinstance(value, np.ndarray):
+        return _tensor("", value)
     if isinstance(value, Mapping) and type(value) in (dict, Batch):
         return Batch({name: shown(inner) for name, inner in value.items()})
     if type(value) in (list, tuple) and any(isinstance(inner, np.ndarray) for inner in value):
@@ -68,7 +70,7 @@ def _column(path: str, column: Any, ragged: str) -> Any:
         return _ragged(path, column, ragged)
     if isinstance(column, np.ndarray):
         return _tensor(path, column)
-    return column
+    return shown(column)
 
 
 def _tensor(path: str, array: NDArray[Any]) -> Any:

@@ -1,0 +1,103 @@
+"""Threads that do what stands in a line, and who needs it done where none has come to it yet."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import perf_counter
+from typing import Any
+
+from ..threads import alone, submit
+
+
+class Job:
+    """One call of ``work``, by one thread; ``seconds`` is how long it took."""
+
+    __slots__ = ("_done", "_error", "_work", "seconds")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self.seconds = 0.0
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def do(self) -> None:
+        """Do it; whoever took it from the line must."""
+        began = perf_counter()
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.seconds = perf_counter() - began
+            self._done.release()
+
+    def wait(self) -> None:
+        """Until it is done."""
+        with self._done:
+            pass
+
+    def result(self) -> None:
+        """Raise what it raised; it is done."""
+        if self._error is not None:
+            raise self._error
+
+
+class Readers:
+    """Up to ``threads`` threads of the pool, which do jobs one after another for as long as there
+    are any: to hand every job over by itself would cost more than small ones take. ``waits``: the
+    jobs mostly wait for round trips. For one thread to use.
+    """
+
+    def __init__(self, threads: int, waits: bool) -> None:
+        self.threads = threads
+        self._waits = waits
+        self._line: deque[Job] = deque()
+        self._at_work: list[Future[Any]] = []
+
+    def add(self, *jobs: Job) -> None:
+        """Have them done after those that were added before."""
+        self._line.extend(jobs)
+
+    def go(self) -> None:
+        """Have threads come, where there are jobs for more."""
+        self._at_work = [future for future in self._at_work if not future.done()]
+        for _ in range(min(self.threads - len(self._at_work), len(self._line))):
+            future = submit(self._drain, self._waits)
+            if future is not None:
+                self._at_work.append(future)
+
+    def finish(self, job: Job) -> None:
+        """Have it done now, and raise what it raised."""
+        try:
+            self._line.remove(job)
+        except ValueError:
+            job.wait()
+        else:
+            alone(job.do)
+        job.result()
+
+    def hold(self) -> list[Job]:
+        """Take those that none has come to from the line, and wait for the others."""
+        held: list[Job] = []
+        try:
+            while True:
+                held.append(self._line.popleft())
+        except IndexError:
+            pass
+        for future in self._at_work:
+            if not future.cancel():
+                future.exception()
+        self._at_work.clear()
+        return held
+
+    def _drain(self) -> None:
+        line = self._line
+        try:
+            while True:
+                line.popleft().do()
+        except IndexError:
+            pass
