@@ -42,6 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small data, 3 rounds")
     parser.add_argument("--only", default="", help="some of S1 to S8, or W1 to W8")
     parser.add_argument("--by", default="", help="train: these libraries alone; commas between")
+    parser.add_argument("--cores", default="", help="train: 2, or 1,2; unless given 1, then all")
     parser.add_argument("--rounds", type=int, help="at least; unless given 5 (3 with --quick)")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the report")
     parser.add_argument("--where", help="folder for the data; the system's for temporary files")
@@ -70,7 +71,8 @@ def main(arguments: list[str]) -> int:
         kept[chosen.what]["load"] = f"{before} before the run and {machine.load()} after it"
     elif chosen.what == "train":
         by = [name.strip() for name in chosen.by.split(",") if name.strip()]
-        training.measure(chosen.quick, chosen.rounds, chosen.out, chosen.where, only, by)
+        held = tuple(int(n) for n in chosen.cores.split(",") if n)
+        training.measure(chosen.quick, chosen.rounds, chosen.out, chosen.where, only, by, held)
     else:
         begin, hardware = time.monotonic(), machine.hardware()
         with tempfile.TemporaryDirectory(dir=chosen.where) as folder:

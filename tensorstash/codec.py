@@ -153,7 +153,8 @@ class Pipeline:
     ``stored`` is the chunk as the serializer sees it (after array -> array codecs);
     ``limit`` the most bytes an encoded chunk can have, ``None`` where that is unknown;
     ``direct`` says that :meth:`decode` can write into memory given to it; ``ordered`` that this
-    memory is the chunk itself, for no array -> array codec rearranges it.
+    memory is the chunk itself, for no array -> array codec rearranges it; ``spans`` that part of
+    a chunk is had for less than all of it.
     """
 
     def __init__(self, codecs: Sequence[Codec], spec: ChunkSpec) -> None:
@@ -189,6 +190,8 @@ class Pipeline:
         self.raw = self.direct and self.ordered and not self._tail
         self._outer = self._tail[:0:-1]  # outermost first, without the one next to the chunk
         self._inner = self._tail[0][0] if self._tail else None
+        decodes = type(self._inner).decode_span if self._inner is not None else None
+        self.spans = self.raw or decodes not in (None, BytesCodec.decode_span)
 
     @property
     def codecs(self) -> tuple[Codec, ...]:

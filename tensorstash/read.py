@@ -196,9 +196,9 @@ class Reader:
                 return
         elif out.size == self._whole and fields is None and out.flags.c_contiguous:
             memory = out, out.reshape(-1).view(np.uint8).data, None
-            for _, chunk in fetcher.fetch(block, lambda part: memory):
-                if chunk is not out:
-                    out[...] = self.chunks.spec.fill
+            for fetched in fetcher.fetch(block, lambda part: memory):
+                if fetched[1] is not out:  # absent, or of a chain that needs no memory
+                    self._put_single(fetched, out, None)
             return
         for fetched in fetcher.fetch(block, self._target):
             self._put_single(fetched, out, fields)
@@ -230,9 +230,9 @@ class Reader:
         work = pipeline.spec.nbytes
         if work < THREAD_BYTES or work * parts < _THREAD_TOTAL:
             return 1
-        if pipeline.raw and self._partial and not todo.joint:
+        if pipeline.spans and self._partial and not todo.joint:
             span = hull(next(todo.parts()).inside, pipeline.spec)
-            if span is not None:  # no more than this is read of a chunk
+            if span is not None:  # not much more than this is decoded of a chunk
                 work = span[1] - span[0]
         if work * parts < _THREAD_TOTAL:
             return 1

@@ -106,3 +106,30 @@ def test_whole_chunks_in_any_order_equal_numpy() -> None:
         np.testing.assert_array_equal(into, values[rows])
         np.testing.assert_array_equal(array[rows, :, 1:2], values[rows, :, 1:2])
         np.testing.assert_array_equal(array[rows][..., [2, 0]], values[rows][..., [2, 0]])
+
+
+def test_a_lone_whole_chunk_is_read_whatever_its_chain() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 4))
+    for codecs in (
+        None,
+        "auto",
+        "zstd",
+        [{"name": "transpose", "configuration": {"order": [1, 0]}}, "bytes"],
+    ):
+        for shards in (None, (6, 4)):
+            array = stash.create(
+                "memory://lone",
+                (6, 4),
+                "float64",
+                chunks=(2, 4),
+                shards=shards,
+                codecs=codecs,
+                overwrite=True,
+            )
+            array[:4] = values[:4]
+            for rows in (slice(0, 2), slice(2, 4), np.arange(2)):
+                np.testing.assert_array_equal(array[rows], values[rows])
+                out = np.full((2, 4), -1.0)
+                assert array.read(rows, out=out) is out
+                np.testing.assert_array_equal(out, values[rows])
+            assert not array[4:].any()

@@ -27,12 +27,16 @@ class Bench:
     folder: Path
     only: frozenset[str] = frozenset()
     """Libraries to run; all when empty."""
+    held: tuple[int, ...] = ()
+    """To how many cores the children are held, one figure after another; one and all if empty."""
     until: float = math.inf
     """When no other contestant may begin, on the clock of :func:`now`."""
 
     @property
     def cores(self) -> tuple[int, ...]:
-        """To how many cores the children are held, one figure after another."""
+        """See :attr:`held`; with ``quick`` all alone."""
+        if self.held:
+            return self.held
         return (cores(),) if self.quick or cores() == 1 else (1, cores())
 
     def wants(self, library: str) -> bool:

@@ -123,7 +123,7 @@ def measure(bench: Bench) -> dict[str, Any]:
 def _contest(
     bench: Bench, shape: Images, source: Path, word: str, count: int
 ) -> list[dict[str, Any]]:
-    limit = 0.2 if bench.quick else 12.0
+    limit = 0.2 if bench.quick else 5.0
     loaders = [
         one
         for one in everyone()

@@ -56,10 +56,16 @@ PACKAGES = (
 
 
 def measure(
-    quick: bool, rounds: int | None, out: Path, where: str | None, only: list[str], by: list[str]
+    quick: bool,
+    rounds: int | None,
+    out: Path,
+    where: str | None,
+    only: list[str],
+    by: list[str],
+    held: tuple[int, ...],
 ) -> None:
-    """Measure the workloads in ``only`` (all when empty) by the libraries in ``by`` (alike); what
-    comes of it is kept in ``training.json``, beside earlier results of others."""
+    """Measure the workloads in ``only`` (all when empty) by the libraries in ``by`` (alike), held
+    to so many cores; what comes of it is kept in ``training.json``, beside earlier results of others."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # what helpers say of children that end
     kept = report.load(out)
     count = rounds or (1 if quick else 5)
@@ -70,7 +76,7 @@ def measure(
         busy = max(1.0, float(before) / cores())
         until = begin + QUICK[name] * busy if quick else math.inf
         with tempfile.TemporaryDirectory(dir=where) as folder:
-            result = run(Bench(quick, count, Path(folder), frozenset(by), until))
+            result = run(Bench(quick, count, Path(folder), frozenset(by), held, until))
         kept[name] = result | {
             "quick": quick,
             "rounds": count,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..peer import OURS
 from . import data
 from .bench import Bench, gather, now
 from .child import Child, Failed, State
@@ -114,7 +115,7 @@ def _resident() -> float:
 
 def measure(bench: Bench) -> dict[str, Any]:
     """Every library, start method, and both kinds of parents."""
-    repeats = 3 if bench.quick else 20
+    repeats = 3 if bench.quick else 4 * bench.rounds
     count = 1 if bench.quick else 2
     source = bench.folder / "w5.npy"
     data.images(source, SPEC.rows, False)
@@ -132,6 +133,8 @@ def measure(bench: Bench) -> dict[str, Any]:
         line["error"] = errors[0]
         for method in METHODS if not errors[0] else ():
             times = 1 if bench.quick and method != "fork" else repeats
+            if one.library == OURS and not bench.quick:
+                times = 20
             for touched in (False, True):
                 if now() > bench.until:
                     continue

@@ -51,7 +51,8 @@ def _ragged(blocks: Sequence[Held], pairs: list[tuple[int, int]], first: Ragged)
         offsets = block.offsets
         pieces.append(block.buffer[offsets[i] : offsets[i + 1]])
     joined = np.frombuffer(bytearray().join(pieces), first.dtype)
-    ends = offsets_of(np.array([*map(len, pieces)], np.int64))
+    sizes = np.array([*map(len, pieces)], np.int64)
+    ends = offsets_of(sizes)
     if first.ndim == 1:
-        return Ragged(joined, ends)
+        return Ragged(joined, ends, sizes[:, None])
     return Ragged(joined, ends, np.stack([blocks[k].rows.shapes[i] for k, i in pairs]))

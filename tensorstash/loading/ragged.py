@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from ..errors import Invalid, InvalidSelection
 from ..values import as_array, is_tensor
 
 Shapes = NDArray[np.int64]
+
+_SHORT = 32  # elements a row, on average: fewer are padded all at once, not row by row
 
 
 class Ragged:
@@ -137,12 +140,17 @@ class Ragged:
     def to_padded(self, fill: Any = 0) -> NDArray[Any]:
         """One array of shape ``(rows, longest, ...)``, ``fill`` where a row ends before."""
         longest = tuple(self.shapes.max(axis=0)) if len(self) else (0,) * self.ndim
-        out = np.full((len(self), *longest), fill, self.dtype)
-        if self.ndim == 1:
-            out[np.arange(longest[0]) < self.lengths[:, None]] = self.values
-        else:
+        shape = (len(self), *longest)
+        blank = isinstance(fill, int) and fill == 0
+        out = np.zeros(shape, self.dtype) if blank else np.full(shape, fill, self.dtype)
+        if self.ndim > 1:
             for i, row in enumerate(self):
                 out[i][tuple(map(slice, row.shape))] = row
+        elif len(self.values) < _SHORT * len(self):
+            out[np.arange(longest[0]) < self.lengths[:, None]] = self.values
+        else:
+            for row, (start, stop) in zip(out, pairwise(self.offsets.tolist()), strict=True):
+                row[: stop - start] = self.values[start:stop]
         return out
 
     def __eq__(self, other: object) -> bool:

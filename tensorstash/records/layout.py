@@ -118,10 +118,10 @@ def step_of(fields: Fields) -> int:
 
 def fitting(step: int, row_bytes: int) -> int:
     """``step`` doubled or halved until so many rows of ``row_bytes`` are about a chunk."""
-    wanted = _power(_LARGE_BYTES // max(1, row_bytes))
-    while step > wanted and step % 2 == 0:
+    most = _LARGE_BYTES * 3 // 2
+    while step * row_bytes > most and step % 2 == 0:
         step //= 2
-    while 2 * step <= wanted:
+    while 2 * step * row_bytes <= most and 2 * step <= _MOST_ROWS:
         step *= 2
     return step
 

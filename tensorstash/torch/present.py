@@ -112,9 +112,9 @@ def _ragged(path: str, column: Ragged, ragged: str) -> Any:
 
 
 def _pieces(values: torch.Tensor, column: Ragged) -> list[torch.Tensor]:
-    pieces = torch.split(values, np.diff(column.offsets).tolist())
     if column.ndim == 1:
-        return list(pieces)
+        return list(torch.split(values, column.lengths.tolist()))
+    pieces = torch.split(values, np.diff(column.offsets).tolist())
     shapes = column.shapes.tolist()
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
