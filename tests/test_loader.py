@@ -17,7 +17,7 @@ import tensorstash as stash
 from tensorstash.errors import Invalid, NotFound
 from tensorstash.loading.ragged import Ragged
 from tensorstash.loading.source import Columns
-from tensorstash.torch import ArrayDataset, Batch, Loader
+from tensorstash.torch import ArrayDataset, Batch, Loader, Patches, Windows, mix
 from tests.counted import Counted, check_batch
 
 ROWS = 1000
@@ -256,3 +256,34 @@ def test_a_loader_goes_to_another_process() -> None:
     again = pickle.loads(pickle.dumps(loader))
     assert [b.tolist() for b in again] == [b.tolist() for b in loader]
     again.load_state_dict(loader.state_dict())
+
+
+def test_what_is_shown_of_sources_and_loaders() -> None:
+    records = stash.save_records("memory://shown", {"x": np.arange(100.0), "y": np.arange(100)})
+    array = stash.save("memory://shown-array", np.zeros((10, 20, 30)))
+    told = "<tensorstash.Records 100 rows of x, y at memory://shown>"
+    for made, wanted in (
+        (
+            Loader(records, 8, shuffle=True),
+            f"<tensorstash.Loader batches of 8, shuffled, of {told}>",
+        ),
+        (
+            Loader(array, 4, rank=1, world_size=2),
+            "<tensorstash.Loader batches of 4, in order, rank 1 of 2, of <10 rows>>",
+        ),
+        (
+            Loader({"a": array}, 2, shuffle="exact"),
+            "<tensorstash.Loader batches of 2, shuffled exactly, of <10 rows of arrays a>>",
+        ),
+        (Windows(records, 8, 2), f"<tensorstash.Windows of 8 rows, 2 apart, of {told}>"),
+        (Patches(array, (5, 5), count=3), "<tensorstash.Patches 3 of (5, 5) anywhere in (20, 30)>"),
+        (
+            mix({"a": records, "b": records}, weights=[1, 3]),
+            "<tensorstash.Mix 133 rows, 25.0% of 'a', 75.0% of 'b'>",
+        ),
+        (
+            ArrayDataset(array, np.arange(10)),
+            "<tensorstash.ArrayDataset 10 rows of (20, 30) float64, () int64>",
+        ),
+    ):
+        assert repr(made) == wanted

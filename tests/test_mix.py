@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 
 import tensorstash as stash
 from tensorstash.errors import Invalid, InvalidSelection
-from tensorstash.loading.mix import Mix
 from tensorstash.loading.order import Exact, InOrder, Order
-from tensorstash.loading.passes import Passes
 from tensorstash.loading.pooled import Pooled
-from tensorstash.loading.schedule import Schedule, parse_weights
 from tensorstash.loading.source import Blocks, Source
+from tensorstash.sources.mix import Mix
+from tensorstash.sources.passes import Passes
+from tensorstash.sources.schedule import Schedule, parse_weights
 from tensorstash.torch import Patches, Windows, mix
 
 WEIGHTS = st.lists(st.integers(1, 60), min_size=1, max_size=9)

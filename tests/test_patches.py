@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 import tensorstash as stash
 from tensorstash.errors import Invalid, InvalidSelection
-from tensorstash.loading.corners import GridCorners, RandomCorners
-from tensorstash.loading.sharing import apart
 from tensorstash.loading.source import Source
+from tensorstash.sources.corners import GridCorners, RandomCorners
+from tensorstash.sources.sharing import apart
 from tensorstash.torch import Patches
 from tests.far import FarDriver
 

@@ -26,6 +26,7 @@ PLAIN = [
     *("float16", "float32", "float64", "complex64", "complex128"),
 ]
 SMALL = ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+SMALL += ["float8_e8m0fnu"] if hasattr(torch, "float8_e8m0fnu") else []
 
 
 def bits(tensor: torch.Tensor) -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tensorstash as stash
 from tensorstash.errors import Invalid
-from tensorstash.loading.starts import Starts, parse_ends
+from tensorstash.sources.starts import Starts, parse_ends
 from tensorstash.torch import Windows
 
 

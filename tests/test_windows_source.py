@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 import tensorstash as stash
 from tensorstash.errors import Corrupt, InvalidSelection
-from tensorstash.loading.arrays import Arrays
 from tensorstash.loading.ragged import Ragged
 from tensorstash.loading.source import Blocks, Columns, Source
+from tensorstash.sources.arrays import Arrays
 from tensorstash.torch import Windows
 from tests.far import FarDriver
 

@@ -65,7 +65,8 @@ def measure(
     held: tuple[int, ...],
 ) -> None:
     """Measure the workloads in ``only`` (all when empty) by the libraries in ``by`` (alike), held
-    to so many cores; what comes of it is kept in ``training.json``, beside earlier results of others."""
+    to so many cores; what comes of it is kept in ``training.json``, beside earlier results of
+    others."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # what helpers say of children that end
     kept = report.load(out)
     count = rounds or (1 if quick else 5)

@@ -62,6 +62,12 @@ class Course:
         """Batches of a whole epoch, for this rank as for every other."""
         return self._share.batches(len(self.source))
 
+    def __repr__(self) -> str:
+        ranks = f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else ""
+        order = {"pooled": "shuffled", "exact": "shuffled exactly"}.get(self._ordering.kind)
+        batches = f"batches of {self.batch_size}, {order or 'in order'}{ranks}"
+        return f"<tensorstash.{type(self).__name__} {batches}, of {self.source!r}>"
+
     @property
     def dropped(self) -> int:
         """Rows that an epoch leaves out: what is left at the end, with ``drop_last``."""

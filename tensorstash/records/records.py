@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from ..driver import Driver
 from ..dtype import short
-from ..errors import Invalid, InvalidSelection
+from ..errors import Invalid, InvalidSelection, Unsupported
 from ..handle import Settings
 from ..loading.source import Columns, nested
 from ..location import resolve
 from . import evolve, formats
+from .about import RecordsInfo, info
 from .catalog import RecordAttributes
 from .column import Rows
 from .formats import Form, Layout
@@ -78,6 +79,12 @@ class Records(RecordSource):
         """The attributes as they stand in the metadata; ``attrs`` changes them."""
         return self.table.catalog.attributes
 
+    def info(self) -> RecordsInfo:
+        """What the fields of this view are, and what is stored of all their rows (lists the
+        stored chunks)."""
+        self.table.check()
+        return info(*self.table.place, self.table.catalog, self.names)
+
     def __repr__(self) -> str:
         if not self.table.known:
             return f"<tensorstash.Records at {self.table.where}>"
@@ -97,6 +104,12 @@ class Records(RecordSource):
         if isinstance(positions, int):
             return self._one(positions)
         return self.present(self.take(positions))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        raise Unsupported(
+            f"{self.table.where} has rows of several fields, which are no array: take one, as "
+            f"np.asarray(r[{self.names[0]!r}]), or a dict of all, as r[:]"
+        )
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The rows at ``indices``, as torch's ``DataLoader`` asks for a batch: one read a field."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidSelection
 from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
-from ..loading.windows import Windows
+from ..sources.windows import Windows
 from . import formats, layout
 from .catalog import values_of
 from .column import Rows
@@ -150,7 +150,7 @@ class RecordSource:
         boundaries: Any = None,
     ) -> Windows:
         """Every window of ``length`` rows, ``stride`` rows apart, none across the episode ends
-        ``boundaries``; see :class:`~tensorstash.loading.windows.Windows`."""
+        ``boundaries``; see :class:`~tensorstash.sources.windows.Windows`."""
         return Windows(self, length, stride, fields=fields, boundaries=boundaries)
 
     # -- rows -------------------------------------------------------------------------------

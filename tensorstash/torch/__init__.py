@@ -1,8 +1,8 @@
 """Arrays and records as torch tensors, and what feeds them to a training loop."""
 
-from ..loading.mix import mix
-from ..loading.patches import Patches
-from ..loading.windows import Windows
+from ..sources.mix import mix
+from ..sources.patches import Patches
+from ..sources.windows import Windows
 from .batch import Batch
 from .dataset import ArrayDataset
 from .loader import Loader

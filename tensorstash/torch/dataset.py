@@ -50,6 +50,10 @@ class ArrayDataset(Dataset[Any]):
         self.transform = transform
         self._length = lengths[0]
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{array.shape[1:]} {array.dtype}" for array in self.arrays)
+        return f"<tensorstash.ArrayDataset {self._length} rows of {arrays}>"
+
     def __len__(self) -> int:
         return self._length
 

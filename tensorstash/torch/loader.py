@@ -11,10 +11,10 @@ import torch
 from torch import distributed
 
 from ..errors import Invalid
-from ..loading.beside import as_rows
 from ..loading.course import Shuffle
 from ..loading.feed import Feed
 from ..loading.source import Columns, Source
+from ..sources.beside import as_rows
 from .batch import moved
 from .dataset import ArrayDataset
 from .present import present, shown
@@ -131,7 +131,7 @@ def _has_accelerator() -> bool:
 
 
 def source_of(given: Any) -> Source:
-    """What to take rows from: as :func:`~tensorstash.loading.beside.as_rows`, or the arrays of a
+    """What to take rows from: as :func:`~tensorstash.sources.beside.as_rows`, or the arrays of a
     dataset."""
     if not isinstance(given, ArrayDataset):
         return as_rows(given)

@@ -22,6 +22,8 @@ _BITS = {
     torch.float8_e4m3fnuz: (np.uint8, torch.uint8),
     torch.float8_e5m2fnuz: (np.uint8, torch.uint8),
 }
+if hasattr(torch, "float8_e8m0fnu"):  # since 2.7
+    _BITS[torch.float8_e8m0fnu] = (np.uint8, torch.uint8)
 _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
 
 

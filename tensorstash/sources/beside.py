@@ -13,9 +13,9 @@ from ..dtype import short
 from ..errors import Invalid
 from ..handle import Handle
 from ..lazy import View
+from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..values import is_tensor, natural
 from .arrays import Arrays
-from .source import Blocks, Columns, Source, fingerprint_of
 
 _BLOCK = 64 << 10  # bytes of rows in memory that are copied together
 
@@ -59,6 +59,10 @@ class Beside:
 
     def __len__(self) -> int:
         return self._length
+
+    def __repr__(self) -> str:
+        named = f" of arrays {', '.join(self._names)}" if self._shape is dict else ""
+        return f"<{self._length} rows{named}>"
 
     @Cached
     def blocks(self) -> Blocks:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache import Cache
-from .ragged import Ragged
-from .source import Columns, Source
+from ..loading.ragged import Ragged
+from ..loading.source import Columns, Source
 
 _BLOCKS, _MOST_BLOCKS = 2, 6  # kept beside what is read again; more than one reader needs,
 _MOST_BYTES = 64 << 20  # while they are small: others read next to it

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from ..cached import Cached
 from ..dtype import short
 from ..errors import Invalid
+from ..loading.order import Order
+from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..values import parse_whole
 from .alike import check_alike
 from .arrays import ONE
 from .mapstyle import MapStyle, as_numbers, picked
 from .mixed_order import InSources, MixedOrder
-from .order import Order
 from .passes import Numbers, Passes
 from .recent import joined
 from .schedule import Schedule, parse_weights
-from .source import Blocks, Columns, Source, fingerprint_of
 from .windows import as_source
 
 MakeOrder: TypeAlias = Callable[[Blocks, int, float], Order]
@@ -109,6 +109,10 @@ class Mix(MapStyle):
 
     def __len__(self) -> int:
         return self._length
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part:.1%} of {name!r}" for name, part in self.weights.items())
+        return f"<tensorstash.Mix {len(self)} rows, {parts}>"
 
     @property
     def weights(self) -> dict[str, float]:

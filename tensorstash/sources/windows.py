@@ -13,14 +13,14 @@ from ..dtype import short
 from ..errors import Invalid
 from ..handle import Handle
 from ..lazy import View
+from ..loading.ragged import runs_of
+from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..threads import spread
 from ..values import parse_whole
 from .arrays import Arrays
 from .mapstyle import MapStyle, as_numbers
-from .ragged import runs_of
 from .recent import Recent, cut_alike, joined
 from .runs import cut_runs, plain, strided_runs
-from .source import Blocks, Columns, Source, fingerprint_of
 from .starts import Rows, Starts, packed, parse_ends, unpacked
 
 _BLOCK_BYTES = 1 << 20  # blocks of several chunks are not larger
@@ -67,6 +67,11 @@ class Windows(MapStyle):
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def __repr__(self) -> str:
+        cut = "" if self._boundaries is None else ", none across a boundary"
+        every = f"{self.length} rows, {self.stride} apart{cut}"
+        return f"<tensorstash.Windows of {every}, of {self.source!r}>"
 
     @Cached
     def _starts(self) -> Starts:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .permutation import key_of
+from ..loading.permutation import key_of
 
 Places = NDArray[np.int64]
 

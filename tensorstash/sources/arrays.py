@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..errors import Invalid
+from ..loading.source import Blocks, Columns, fingerprint_of
 from ..threads import spread
 from .runs import Starts, read_runs
 from .sliced import Sliced
-from .source import Blocks, Columns, fingerprint_of
 
 ONE = "array"  # what the field of a lone array is called
 
@@ -44,6 +44,10 @@ class Arrays:
         if len(set(lengths.values())) > 1:
             raise Invalid(f"the arrays have different lengths: {lengths}")
         self._length = next(iter(lengths.values()))
+
+    def __repr__(self) -> str:
+        named = "" if self._single else f" of arrays {', '.join(self.columns)}"
+        return f"<{self._length} rows{named}>"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import Invalid
-from .ragged import Ragged
-from .source import Source
+from ..loading.ragged import Ragged
+from ..loading.source import Source
 
 
 def check_alike(names: Sequence[str], sources: Sequence[Source], own: str | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .ragged import runs_of
+from ..loading.ragged import runs_of
 
 Places = NDArray[np.int64]
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from ..loading.ragged import Ragged
 from ..threads import spread
-from .ragged import Ragged
 from .sliced import Sliced
 
 _SPARSE = 8  # how many times its runs a hull may be before they are read as single rows

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..dtype import short
 from ..errors import InvalidSelection
 from ..index import Point, Stride, select
-from .source import Columns
+from ..loading.source import Columns
 
 
 class MapStyle(ABC):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .permutation import key_of, permute
-from .source import Blocks
+from ..loading.permutation import key_of, permute
+from ..loading.source import Blocks
 
 Numbers = NDArray[np.int64]
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..cached import Cached
-from .cuts import Numbers
-from .order import Lanes, Order
+from ..loading.cuts import Numbers
+from ..loading.order import Lanes, Order
+from ..loading.source import Blocks
 from .schedule import Schedule
-from .source import Blocks
 
 _LANES = 1 << 16  # more than an order has
 
 
 class MixedOrder(Order):
-    """Positions dealt to sources by a :class:`~tensorstash.loading.schedule.Schedule`; the turns
+    """Positions dealt to sources by a :class:`~tensorstash.sources.schedule.Schedule`; the turns
     of each put in order by an order of its own, over the blocks that are the source's."""
 
     def __init__(self, schedule: Schedule, blocks: Blocks, orders: Sequence[Order]) -> None:

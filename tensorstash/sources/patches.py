@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from ..cached import Cached
 from ..dtype import short
 from ..errors import Invalid
+from ..loading.source import Blocks, Columns, fingerprint_of
 from ..values import parse_lengths, parse_whole
 from .arrays import ONE
 from .boxes import Boxes
 from .corners import Corners, GridCorners, RandomCorners
 from .mapstyle import MapStyle, as_numbers
 from .sliced import Sliced
-from .source import Blocks, Columns, fingerprint_of
 
 
 class Patches(MapStyle):
@@ -91,6 +91,11 @@ class Patches(MapStyle):
 
     def __len__(self) -> int:
         return len(self._corners)
+
+    def __repr__(self) -> str:
+        where = "anywhere" if self.count is not None else f"on a grid, {self.stride} apart"
+        names = "" if self._single else f" of {', '.join(self._columns)}"
+        return f"<tensorstash.Patches {len(self)} of {self.shape} {where} in {self.lengths}{names}>"
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -1,0 +1,82 @@
+"""What records are and what is stored of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..driver import Driver, located
+from ..explain import readable
+from .catalog import Catalog, arrays_of
+from .schema import Field
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One field at a glance. ``nbytes`` is what its rows have in memory, of numbers; 0 of others.
+    ``stored_bytes`` in ``stored_chunks`` objects are its chunks."""
+
+    name: str
+    field: Field
+    rows_per_chunk: int
+    nbytes: int
+    stored_chunks: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class RecordsInfo:
+    """Records at a glance: prints as a table of the fields."""
+
+    url: str
+    rows: int
+    fields: tuple[FieldInfo, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        """What all chunks of these fields take up."""
+        return sum(field.stored_bytes for field in self.fields)
+
+    def __str__(self) -> str:
+        head = ("field", "rows are", "rows a chunk", "in memory", "stored", "objects")
+        rows = [
+            (
+                one.name,
+                repr(one.field),
+                f"{one.rows_per_chunk:,}",
+                readable(one.nbytes) if one.nbytes else "",
+                readable(one.stored_bytes),
+                f"{one.stored_chunks:,}",
+            )
+            for one in self.fields
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, *rows)
+        ]
+        stored = readable(self.stored_bytes)
+        return "\n".join([f"{self.url}: {self.rows:,} rows, {stored} stored", *lines])
+
+
+def info(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> RecordsInfo:
+    """Look at some fields of the records at ``path``; lists their stored chunks."""
+    found = []
+    for name in names:
+        field = catalog.fields[name]
+        stored = []
+        nbytes = 0
+        for array in arrays_of(name, field):
+            spec, at = catalog.specs[array], f"{path}{array}/"
+            stored += [
+                size
+                for key, size in driver.sizes(at)
+                if spec.keys.index(key[len(at) :], spec.ndim) is not None
+            ]
+            if field.dtype.kind not in "TO":
+                nbytes += math.prod(spec.shape) * spec.dtype.itemsize
+        found.append(
+            FieldInfo(name, field, catalog.chunk_rows(name), nbytes, len(stored), sum(stored))
+        )
+    return RecordsInfo(located(driver, path), catalog.rows, tuple(found))

@@ -1,0 +1,1 @@
+"""What a loader reads from, beside records: arrays, windows, patches, mixtures."""
