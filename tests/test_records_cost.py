@@ -287,3 +287,15 @@ def rounds(driver: FarDriver, patch: pytest.MonkeyPatch) -> Iterator[Any]:
         many = driver.put_many
         inside.setattr(driver, "put_many", lambda items: list(window(lambda i: [many(i)])(items)))
         yield lambda: clock[0]
+
+
+def test_blocks_of_ragged_rows_go_by_what_rows_have() -> None:
+    for size, rows, blocks in ((100_000, 64, 8), (1_000, 2_000, 4), (10, 20_000, 2)):
+        records = stash.create_records(MemoryDriver(), {"t": stash.ragged("uint8"), "n": "int64"})
+        values = np.zeros(size * rows, np.uint8)
+        places = np.arange(rows + 1, dtype=np.int64) * size
+        records.extend({"t": stash.Ragged(values, places), "n": np.arange(rows)})
+        assert abs(records.row_bytes - size) <= 24
+        assert blocks <= len(records.blocks) <= 3 * blocks
+        seen = np.concatenate([b["n"] for b in records.iter_batches(64, shuffle=True)])
+        assert sorted(seen.tolist()) == list(range(rows))

@@ -25,7 +25,7 @@ WORKLOADS: dict[str, Any] = {
     "W6": resume.measure,
     "W8": filling.measure,
 }
-QUICK = {"W1": 36, "W2": 10, "W3": 12, "W4": 18, "W5": 18, "W6": 14, "W8": 10}
+QUICK = {"W1": 24, "W2": 7, "W3": 8, "W4": 12, "W5": 12, "W6": 9, "W8": 7}
 """Seconds after which no other contestant begins, with ``--quick``: two minutes for all of them
 on a machine that does nothing else, more where it does."""
 PACKAGES = (

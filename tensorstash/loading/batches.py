@@ -7,7 +7,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
+from time import perf_counter
 from typing import Any, TypeVar
+
+from numpy.typing import NDArray
 
 from .ahead import Stop
 from .cuts import Numbers
@@ -98,29 +101,34 @@ class Epoch:
             pool.close()
 
     def _direct(self, stop: Stop) -> Batches:
-        """Batches each of which is one read of its rows, some of them at once."""
-        take = self.source.take
+        """Batches each of which is one read of its rows, some of them at once where that pays."""
+        pace = Pace(self.threads, self.decided)
 
-        def reads() -> Iterator[tuple[Task[Columns], int, int]]:
+        def take(rows: NDArray[Any]) -> tuple[Columns, float]:
+            began = perf_counter()
+            return self.source.take(rows), perf_counter() - began
+
+        def reads() -> Iterator[tuple[Task[tuple[Columns, float]], int, int]]:
             for positions, bounds, after in self.share.windows(self.order, self.start):
                 rows = self.order.rows(positions)
                 for (a, b), position in zip(pairwise(bounds), after, strict=True):
                     yield Task(partial(take, rows[a:b]), self.far), b - a, position
 
         coming = reads()
-        most = max(1, min(self.threads, self.ahead))
-        begun: deque[tuple[Task[Columns], int, int]] = deque()
+        begun: deque[tuple[Task[tuple[Columns, float]], int, int]] = deque()
         try:
             while True:
                 stop.check()
-                for task, size, position in islice(coming, most - len(begun)):
+                most = max(1, min(self.threads, self.ahead)) if pace.together else 1
+                for task, size, position in islice(coming, max(0, most - len(begun))):
                     begun.append((task, size, position))
                     if most > 1:
                         task.begin()
                 if not begun:
                     return
                 task, size, position = begun.popleft()
-                columns = task.answer()
+                columns, seconds = task.answer()
+                pace.took(seconds)
                 self.reads.rows += size
                 yield self.finish(columns), position
         finally:
