@@ -8,7 +8,7 @@ fields. Errors are in ``tensorstash.errors``, tensors in
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .array import Array
 from .create import create, load, open, save
@@ -36,11 +36,18 @@ from .info import Info
 from .lazy import View
 from .location import Location
 from .log import log_requests
-from .records import Ragged, Records, create_records, json, open_records, ragged, save_records
 from .stats import Stats
 from .transfer import copy
 
+if TYPE_CHECKING:
+    from .records import Ragged, Records, create_records, json, open_records, ragged, save_records
+
 __version__ = "0.1.0"
+
+# Imported on use: whoever works with arrays need not wait for them.
+_RECORDS = frozenset(
+    ("Ragged", "Records", "create_records", "json", "open_records", "ragged", "save_records")
+)
 
 __all__ = [
     "AlreadyExists",
@@ -85,6 +92,17 @@ __all__ = [
 
 if os.environ.get("TENSORSTASH_LOG"):
     log_requests()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RECORDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module("tensorstash.records"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_RECORDS})
 
 
 def zarr_store(location: Location, **how: Any) -> Any:

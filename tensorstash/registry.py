@@ -15,7 +15,6 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from .codec import Codec
@@ -105,7 +104,9 @@ def _leaf(package: str, name: str, attribute: str) -> Any:
                     f"{package.rpartition('.')[2][:-1]} {name!r} needs the package "
                     f"{library!r}: pip install {install}"
                 ) from error
-    for entry in entry_points(group=package):
+    # On use: it is slow to import, and few have any.
+    metadata = importlib.import_module("importlib.metadata")
+    for entry in metadata.entry_points(group=package):
         if entry.name == name:
             return entry.load()
     return None
