@@ -114,7 +114,8 @@ def _serve(pipe: Connection, log: str, cores: int, environment: dict[str, str]) 
         try:
             answer = True, getattr(importlib.import_module(module), name)(state, *arguments)
         except Exception as error:  # a peer's failure is a finding, not the end of the run
-            first = (str(error).strip().splitlines() or [""])[0]
+            line = (str(error).strip().splitlines() or [""])[0]
+            first = "".join(c for c in line if c.isprintable())
             answer = False, f"{type(error).__name__}: {first}"[:160]
         sys.stdout.flush()
         pipe.send(answer)

@@ -83,7 +83,7 @@ def _windows(work: dict[str, Any]) -> list[Row]:
             goal = "each chunk decoded once" if over else "chunks read = distinct of a batch"
             value = f"{line['chunks']:.2f} decoded a batch, {line['distinct']:.2f} new ones"
             # In order, the loader is a few chunks ahead of the batches when a round ends.
-            slack = 8 / line["batches"] if over else 0.001 * line["distinct"]
+            slack = 20 / line["batches"] if over else 0.001 * line["distinct"]
             title = f"{part['verb']} windows, {cores(part)}: {goal}"
             found.append([title, value, line["chunks"] <= line["distinct"] + slack])
     return found
