@@ -55,16 +55,16 @@ def _preamble(kept: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{key} {value}" for key, value in last["versions"].items())
     words = (
         f"`python -m benchmarks train`{quick}, {minutes:.0f} minutes. Each library runs in a "
-        "process of its own, held to as many cores as a table says (thread pools of torch, BLOSC "
-        "and OpenMP likewise); the processes take turns, and figures are medians over the rounds "
-        f"that count ({rounds}), with the least and the most behind them. All store the same "
-        "data, made from seeds; files are in the page cache. Every epoch is checked: each row "
-        "once, and samples of it against the source. An epoch that takes too long is broken off, "
-        "and then no row may have come twice. Bytes read are what read system calls answered "
-        "(`/proc/self/io`): mapped files are read by page faults and count nothing, but their pages count as memory. Peak "
-        "memory is beyond what was resident before the epoch. First batch: opening included. "
-        "*defaults* is what a library's first example does, *fast* what its documents recommend "
-        "for speed."
+        "process of its own, held to as many cores as a table says (thread pools of torch, "
+        "BLOSC and OpenMP likewise); the processes take turns, and figures are medians over the "
+        f"rounds that count ({rounds}), with the least and the most behind them. All store the "
+        "same data, made from seeds; files are in the page cache. Every epoch is checked: each "
+        "row once, and samples of it against the source. An epoch that takes too long is broken "
+        "off, and then no row may have come twice. Bytes read are what read system calls "
+        "answered (`/proc/self/io`): mapped files are read by page faults and count nothing, "
+        "but their pages count as memory. Peak memory is beyond what was resident before the "
+        "epoch. First batch: opening included. *defaults* is what a library's first example "
+        "does, *fast* what its documents recommend for speed."
     )
     return [
         words,
