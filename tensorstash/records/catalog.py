@@ -48,15 +48,15 @@ class Catalog:
         edges = getattr(codec, "chunk_shape", None) or spec.grid.chunks
         return int(edges[0]) if edges else 1
 
-    def narrow(self, name: str) -> bool:
-        """Whether a chunk of this array usually has the rows of several blocks: more than one of
-        another field has, or the places of ragged rows."""
-        path = name if name in self.fields else name.rpartition("/")[0]
-        return name == f"{path}/{OFFSETS}" or self.chunk_rows(path) > self._step
+    @Cached
+    def step(self) -> int:
+        """Rows of the smallest chunk of any field."""
+        return min(map(self.chunk_rows, self.fields))
 
     @Cached
-    def _step(self) -> int:
-        return min(map(self.chunk_rows, self.fields))
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of field that there are."""
+        return frozenset(field.kind for field in self.fields.values())
 
 
 def arrays_of(path: str, field: Field) -> tuple[str, ...]:

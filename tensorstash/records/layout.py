@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..create import make_spec
@@ -11,7 +11,7 @@ from ..dtype import short
 from ..errors import Invalid, Unsupported
 from ..layout import auto_chunks
 from ..spec import ArraySpec
-from .catalog import OFFSETS, VALUES
+from .catalog import OFFSETS, VALUES, Catalog
 from .schema import Field, Fields, chosen, path_of
 
 _LARGE_BYTES = 512 << 10
@@ -124,6 +124,43 @@ def fitting(step: int, row_bytes: int) -> int:
     while 2 * step * row_bytes <= most and 2 * step <= _MOST_ROWS:
         step *= 2
     return step
+
+
+def block_rows(catalog: Catalog, names: Iterable[str], row_bytes: int) -> int:
+    """Rows of a block of these fields, of ``row_bytes`` together: those of the smallest chunk.
+
+    Chunks of ragged rows are chosen before the sizes of these are known, and hold places alone. So
+    where a chunk of ragged rows is the smallest, a block has as many rows as fit; and where
+    ragged rows are large, fewer than the small chunks of other fields, which stay decoded.
+    """
+    rows = {name: catalog.chunk_rows(name) for name in names}
+    step = min(rows.values())
+    kinds = {catalog.fields[name].kind for name in rows}
+    smallest = [name for name in rows if rows[name] == step]
+    if "ragged" not in kinds or any(_solid(catalog, name) for name in smallest):
+        return step
+    fits = fitting(step, row_bytes)
+    return fits if all(catalog.fields[n].kind == "ragged" for n in smallest) else min(step, fits)
+
+
+def narrow(catalog: Catalog, array: str) -> bool:
+    """Whether a chunk of this array usually has the rows of several blocks: more than one of
+    another field has, or few bytes beside ragged rows, or the places of those."""
+    name = array if array in catalog.fields else array.rpartition("/")[0]
+    if array == f"{name}/{OFFSETS}":
+        return True
+    if catalog.chunk_rows(name) > catalog.step:
+        return True
+    ragged = catalog.fields[name].kind == "ragged"
+    return "ragged" in catalog.kinds and not ragged and not _solid(catalog, name)
+
+
+def _solid(catalog: Catalog, name: str) -> bool:
+    """Whether chunks of a field are so large that a block has all rows of one."""
+    field = catalog.fields[name]
+    return (
+        field.kind != "ragged" and catalog.chunk_rows(name) * row_bytes(field) > _VALUES_BYTES // 2
+    )
 
 
 def _rows(step: int, row_bytes: int) -> int:

@@ -192,14 +192,7 @@ class RecordSource:
 
     @property
     def _step(self) -> int:
-        """Rows of a block: those of the smallest chunk. Chunks of ragged rows are chosen before
-        the sizes of these are known: where these are the smallest, it has as many as fit."""
-        catalog = self.table.catalog
-        rows = {name: catalog.chunk_rows(name) for name in self.names}
-        step = min(rows.values())
-        if all(catalog.fields[name].kind == "ragged" for name in rows if rows[name] == step):
-            return layout.fitting(step, self.row_bytes)
-        return step
+        return layout.block_rows(self.table.catalog, self.names, self.row_bytes)
 
 
 def _in_worker() -> bool:

@@ -17,7 +17,7 @@ from ..handle import Settings
 from ..loading.source import Columns
 from ..spec import ArraySpec
 from ..threads import once
-from . import grow
+from . import grow, layout
 from .catalog import Catalog, arrays_of, is_same_array, values_of
 from .column import (
     BytesColumn,
@@ -139,7 +139,7 @@ class Table:
         driver, path = self.place
         kind = FieldArray if name in self.fields else Array
         settings = self.settings
-        if self.catalog.narrow(name):
+        if layout.narrow(self.catalog, name):
             settings = replace(settings, cache_bytes=max(settings.cache_bytes, _NARROW_CACHE))
         return kind(driver, f"{path}{name}/", settings, spec)
 
