@@ -25,7 +25,7 @@ WORKLOADS: dict[str, Any] = {
     "W6": resume.measure,
     "W8": filling.measure,
 }
-QUICK = {"W1": 24, "W2": 7, "W3": 8, "W4": 12, "W5": 12, "W6": 9, "W8": 7}
+QUICK = {"W1": 18, "W2": 6, "W3": 7, "W4": 9, "W5": 10, "W6": 8, "W8": 6}
 """Seconds after which no other contestant begins, with ``--quick``: two minutes for all of them
 on a machine that does nothing else, more where it does."""
 PACKAGES = (
