@@ -54,13 +54,18 @@ class Info:
         return "\n".join(f"{name:<11}{value}" for name, value in rows)
 
 
-def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
-    """Look at the array at ``path``; lists its stored chunks."""
-    stored = [
+def stored_sizes(driver: Driver, path: str, spec: ArraySpec) -> list[int]:
+    """Bytes of every stored chunk (shard) of the array at ``path``."""
+    return [
         size
         for key, size in driver.sizes(path)
         if spec.keys.index(key[len(path) :], spec.ndim) is not None
     ]
+
+
+def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
+    """Look at the array at ``path``; lists its stored chunks."""
+    stored = stored_sizes(driver, path, spec)
     sharded = chunks.sharding is not None
     return Info(
         url=located(driver, path),

@@ -69,7 +69,7 @@ class Reader:
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
         # Elements of a chunk that may be decoded straight into where it is wanted.
-        straight = self._memory is not None and pipeline is not None and pipeline.ordered
+        straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
 
     def read(self, transform: Transform, out: NDArray[Any], fields: Fields | None = None) -> None:

@@ -7,10 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
-from time import perf_counter
 from typing import Any, TypeVar
-
-from numpy.typing import NDArray
 
 from .ahead import Stop
 from .cuts import Numbers
@@ -18,10 +15,9 @@ from .memory import Memory
 from .order import Order
 from .pace import Pace
 from .pool import Pool
-from .readers import Readers
+from .readers import Job, Readers
 from .share import Share
 from .source import Columns, Source
-from .task import Task
 
 _Item = TypeVar("_Item")
 
@@ -103,37 +99,35 @@ class Epoch:
     def _direct(self, stop: Stop) -> Batches:
         """Batches each of which is one read of its rows, some of them at once where that pays."""
         pace = Pace(self.threads, self.decided)
+        readers = Readers(self.threads, self.far)
+        take = self.source.take
 
-        def take(rows: NDArray[Any]) -> tuple[Columns, float]:
-            began = perf_counter()
-            return self.source.take(rows), perf_counter() - began
-
-        def reads() -> Iterator[tuple[Task[tuple[Columns, float]], int, int]]:
+        def reads() -> Iterator[tuple[Job[Columns], int, int]]:
             for positions, bounds, after in self.share.windows(self.order, self.start):
                 rows = self.order.rows(positions)
                 for (a, b), position in zip(pairwise(bounds), after, strict=True):
-                    yield Task(partial(take, rows[a:b]), self.far), b - a, position
+                    yield Job(partial(take, rows[a:b])), b - a, position
 
         coming = reads()
-        begun: deque[tuple[Task[tuple[Columns, float]], int, int]] = deque()
+        begun: deque[tuple[Job[Columns], int, int]] = deque()
         try:
             while True:
                 stop.check()
                 most = max(1, min(self.threads, self.ahead)) if pace.together else 1
-                for task, size, position in islice(coming, max(0, most - len(begun))):
-                    begun.append((task, size, position))
-                    if most > 1:
-                        task.begin()
+                for read in islice(coming, max(0, most - len(begun))):
+                    begun.append(read)
+                    readers.add(read[0])
+                if most > 1:
+                    readers.go()
                 if not begun:
                     return
-                task, size, position = begun.popleft()
-                columns, seconds = task.answer()
-                pace.took(seconds)
+                job, size, position = begun.popleft()
+                columns = readers.finish(job)
+                pace.took(job.seconds)
                 self.reads.rows += size
                 yield self.finish(columns), position
         finally:
-            for task, _, _ in begun:
-                task.settle()
+            readers.hold()
 
 
 def _one_ahead(items: Iterable[_Item]) -> Iterator[_Item]:

@@ -33,7 +33,7 @@ class _Bunch(NamedTuple):
 
     blocks: list[int]
     slots: list[int]
-    job: Job
+    job: Job[None]
 
 
 class Pool:

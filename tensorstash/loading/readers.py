@@ -7,18 +7,21 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..threads import alone, submit
 
+Answer = TypeVar("Answer")
 
-class Job:
+
+class Job(Generic[Answer]):
     """One call of ``work``, by one thread; ``seconds`` is how long it took."""
 
-    __slots__ = ("_done", "_error", "_work", "seconds")
+    __slots__ = ("_answer", "_done", "_error", "_work", "seconds")
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], Answer]) -> None:
         self._work = work
+        self._answer: Answer
         self._error: BaseException | None = None
         self.seconds = 0.0
         self._done = threading.Lock()
@@ -28,7 +31,7 @@ class Job:
         """Do it; whoever took it from the line must."""
         began = perf_counter()
         try:
-            self._work()
+            self._answer = self._work()
         except BaseException as error:
             self._error = error
         finally:
@@ -40,10 +43,11 @@ class Job:
         with self._done:
             pass
 
-    def result(self) -> None:
-        """Raise what it raised; it is done."""
+    def result(self) -> Answer:
+        """What it answered or raised; it is done."""
         if self._error is not None:
             raise self._error
+        return self._answer
 
 
 class Readers:
@@ -55,10 +59,10 @@ class Readers:
     def __init__(self, threads: int, waits: bool) -> None:
         self.threads = threads
         self._waits = waits
-        self._line: deque[Job] = deque()
+        self._line: deque[Job[Any]] = deque()
         self._at_work: list[Future[Any]] = []
 
-    def add(self, *jobs: Job) -> None:
+    def add(self, *jobs: Job[Any]) -> None:
         """Have them done after those that were added before."""
         self._line.extend(jobs)
 
@@ -70,19 +74,19 @@ class Readers:
             if future is not None:
                 self._at_work.append(future)
 
-    def finish(self, job: Job) -> None:
-        """Have it done now, and raise what it raised."""
+    def finish(self, job: Job[Answer]) -> Answer:
+        """Have it done now; what it answered or raised."""
         try:
             self._line.remove(job)
         except ValueError:
             job.wait()
         else:
             alone(job.do)
-        job.result()
+        return job.result()
 
-    def hold(self) -> list[Job]:
+    def hold(self) -> list[Job[Any]]:
         """Take those that none has come to from the line, and wait for the others."""
-        held: list[Job] = []
+        held: list[Job[Any]] = []
         try:
             while True:
                 held.append(self._line.popleft())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..driver import Driver, located
 from ..explain import readable
+from ..info import stored_sizes
 from .catalog import Catalog, arrays_of
 from .schema import Field
 
@@ -65,17 +65,13 @@ def info(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> R
     found = []
     for name in names:
         field = catalog.fields[name]
-        stored = []
+        stored: list[int] = []
         nbytes = 0
         for array in arrays_of(name, field):
-            spec, at = catalog.specs[array], f"{path}{array}/"
-            stored += [
-                size
-                for key, size in driver.sizes(at)
-                if spec.keys.index(key[len(at) :], spec.ndim) is not None
-            ]
+            spec = catalog.specs[array]
+            stored += stored_sizes(driver, f"{path}{array}/", spec)
             if field.dtype.kind not in "TO":
-                nbytes += math.prod(spec.shape) * spec.dtype.itemsize
+                nbytes += spec.size * spec.dtype.itemsize
         found.append(
             FieldInfo(name, field, catalog.chunk_rows(name), nbytes, len(stored), sum(stored))
         )

@@ -20,6 +20,18 @@ ONE = "array"  # what the field of a lone array is called
 _BLOCK_BYTES = 1 << 20
 
 
+def columns_of(arrays: Any, what: str) -> tuple[bool, dict[str, Sliced]]:
+    """Whether one array was given by itself, and all of them by name; ``what`` needs them."""
+    single = not isinstance(arrays, Mapping)
+    given = {ONE: arrays} if single else dict(arrays)
+    if not given:
+        raise Invalid(f"{what} need at least one array")
+    return single, {
+        name: Sliced(array, "the array" if single else f"array {name!r}")
+        for name, array in given.items()
+    }
+
+
 class Arrays:
     """Arrays that share their first axis, as a :class:`~tensorstash.loading.source.Source`.
 
@@ -28,14 +40,7 @@ class Arrays:
 
     def __init__(self, arrays: Any) -> None:
         """One array or lazy view of one, or a mapping of names to them."""
-        self._single = not isinstance(arrays, Mapping)
-        given = {ONE: arrays} if self._single else dict(arrays)
-        if not given:
-            raise Invalid("rows need at least one array")
-        self.columns = {
-            name: Sliced(array, "the array" if self._single else f"array {name!r}")
-            for name, array in given.items()
-        }
+        self._single, self.columns = columns_of(arrays, "rows")
         for column in self.columns.values():
             if not column.shape:
                 raise Invalid(f"{column.what} has no axis, so it has no rows")

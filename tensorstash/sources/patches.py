@@ -13,7 +13,7 @@ from ..dtype import short
 from ..errors import Invalid
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..values import parse_lengths, parse_whole
-from .arrays import ONE
+from .arrays import ONE, columns_of
 from .boxes import Boxes
 from .corners import Corners, GridCorners, RandomCorners
 from .mapstyle import MapStyle, as_numbers
@@ -51,14 +51,7 @@ class Patches(MapStyle):
         places. ``pad``: a value, or a dict of one for each array."""
         if count is not None and (stride is not None or pad is not None):
             raise Invalid("count= draws patches anywhere; stride= and pad= are for a grid")
-        self._single = not isinstance(arrays, Mapping)
-        given = {ONE: arrays} if self._single else dict(arrays)
-        if not given:
-            raise Invalid("patches need at least one array")
-        self._columns = {
-            name: Sliced(array, "the array" if self._single else f"array {name!r}")
-            for name, array in given.items()
-        }
+        self._single, self._columns = columns_of(arrays, "patches")
         self.shape = _sizes(shape, "shape")
         self.stride = self.shape if stride is None else _sizes(stride, "stride", len(self.shape))
         self.count = None if count is None else _sizes(count, "count", 1)[0]
