@@ -2,7 +2,7 @@
 # Everything is installed into .venv; a second run installs nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check fix bench bench-quick bench-train bench-train-quick train-peers clean
+.PHONY: help demo test test-long lint check fix bench bench-quick bench-train bench-train-quick train-peers clean
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -23,8 +23,11 @@ help: ## show this list
 demo: $(VENV)/.demo ## store real arrays, slice them, train from them: under a minute
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/.test ## run every test
+test: $(VENV)/.test ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST)
+
+test-long: $(VENV)/.test ## campaigns that take minutes: over every driver, every interrupt
+	@$(BIN)/python -m pytest -m long $(PYTEST)
 
 lint: $(VENV)/.dev ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -33,6 +33,7 @@ from tensorstash.driver import (
     Tag,
     check_key,
     check_prefix,
+    check_size,
     held,
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, replace
@@ -143,11 +144,13 @@ class FileDriver(Driver):
         # fresh memory for every call would cost a page fault each 4 KiB.
         scratch: memoryview = getattr(_local, "scratch", None) or memoryview(bytearray(_SCRATCH))
         _local.scratch = None
-        for i, (key, span, _) in enumerate(requests):
+        for i, (key, span, _, most) in enumerate(requests):
             if span is not None:
                 yield i, self.get(key, span)
                 continue
             size = self.get_into(key, scratch)
+            if size is not None:
+                check_size(key, size, most)
             while size is not None and size > len(scratch):
                 scratch = memoryview(bytearray(max(size, 2 * len(scratch))))
                 size = self.get_into(key, scratch)

@@ -106,7 +106,7 @@ class HttpDriver(FsspecDriver):
         return self._get_unless(Request(key, span))
 
     def _get_unless(self, request: Request) -> Answer:
-        key, span, unless = request
+        key, span, unless, _ = request
         reply = self._ask(check_key(key), span, unless)
         if reply is None:
             return None

@@ -177,7 +177,7 @@ class ZarrDriver(Driver):
         return self._window.each(self._get_unless, requests)
 
     def _get_unless(self, request: Request) -> Answer:
-        key, span, unless = request
+        key, span, unless, _ = request
         if unless is not None and self._fixed() == unless:
             return None if self._size(check_key(key)) is None else (b"", unless)
         found = self.get_tagged(key, span)

@@ -125,7 +125,7 @@ class DiskCache(Around):
 
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """``(i, value)`` in the order of arrival."""
-        for i, found in self.get_many_tagged(Request(key, span) for key, span, _ in requests):
+        for i, found in self.get_many_tagged(each._replace(unless=None) for each in requests):
             yield i, None if found is None else found[0]
 
     def get_many_tagged(
@@ -147,8 +147,9 @@ class DiskCache(Around):
             while one is not None:
                 asked[number] = one
                 number += 1
-                key, span, unless = one.request
-                yield Request(key, span, unless if one.entry is None else one.entry.tag)
+                request = one.request
+                kept = one.entry
+                yield request if kept is None else request._replace(unless=kept.tag)
                 one = None
                 for i, request in source:
                     candidate = self._look(i, request)
@@ -299,7 +300,7 @@ class DiskCache(Around):
         return find(place, key, span, None, most) or find(place, key, None, span, most)
 
     def _look(self, i: int, request: Request) -> _Asked:
-        key, span, unless = request
+        key, span, unless, _ = request
         # Who holds a version already will hardly want these bytes. Large ones are read when
         # they are known to be right, so that the window holds few.
         entry = self._find(key, span, SMALL if unless is None else 0)
@@ -316,7 +317,7 @@ class DiskCache(Around):
 
     def _serve(self, one: _Asked) -> tuple[Buffer, Tag] | None:
         """The kept version; ``None`` when it was evicted or found damaged meanwhile."""
-        (key, span, unless), entry = one.request, one.entry
+        (key, span, unless, _), entry = one.request, one.entry
         if entry is None:
             return None
         if unless is not None and entry.tag == unless:
@@ -334,7 +335,7 @@ class DiskCache(Around):
 
     def _answer(self, one: _Asked, found: tuple[Buffer, Tag] | None) -> tuple[Buffer, Tag] | None:
         """What the asker gets for the driver's answer; keeps the bytes that came."""
-        key, span, unless = one.request
+        key, span, unless, _ = one.request
         if found is not None and one.entry is not None and found[1] == one.entry.tag:
             served = self._serve(one)
             if served is not None:

@@ -46,12 +46,18 @@ class Span(NamedTuple):
 
 class Request(NamedTuple):
     """One value, or bytes of one value, wanted from :meth:`Driver.get_many` or
-    :meth:`Driver.get_many_tagged`. ``unless``, for the latter: a version that the asker holds
-    already; while it is the stored one, its tag is answered and no bytes are moved."""
+    :meth:`Driver.get_many_tagged`.
+
+    ``unless``, for the latter: a version that the asker holds already; while it is the stored
+    one, its tag is returned and no bytes are moved. ``most``, where no span is wanted: the bytes
+    that the value can have; of a larger one no more is read, and
+    :class:`~tensorstash.errors.Corrupt` is raised (:func:`check_size`).
+    """
 
     key: str
     span: Span | None = None
     unless: Tag | None = None
+    most: int | None = None
 
 
 class Put(NamedTuple):
@@ -158,8 +164,11 @@ class Driver(ABC):
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """``(i, value)`` for the i-th request, in the order of arrival. A yielded buffer is
         valid only until the next one is asked for: drivers may reuse its memory."""
-        for i, request in enumerate(requests):
-            yield i, self.get(request.key, request.span)
+        for i, (key, span, _, most) in enumerate(requests):
+            value = self.get(key, span)
+            if value is not None and span is None:
+                check_size(key, len(value), most)
+            yield i, value
 
     def get_many_tagged(
         self, requests: Iterable[Request]
@@ -168,11 +177,14 @@ class Driver(ABC):
         in the order of arrival. Buffers are the caller's to keep. A request whose ``unless`` is
         the stored version is answered with empty bytes and that tag. Requests are taken from
         the iterable as earlier ones are answered, so their number is no matter of memory."""
-        for i, (key, span, unless) in enumerate(requests):
+        for i, (key, span, unless, most) in enumerate(requests):
             if unless is not None and self.tag(key) == unless:
                 yield i, (b"", unless)
                 continue
-            yield i, self.get_tagged(key, span)
+            found = self.get_tagged(key, span)
+            if found is not None and span is None:
+                check_size(key, len(found[0]), most)
+            yield i, found
 
     def get_into(self, key: str, out: memoryview) -> int | None:
         """Read a whole value straight into ``out`` (writable bytes). Answers the value's size,
@@ -299,6 +311,24 @@ def check_prefix(prefix: str) -> str:
             raise Invalid(f"prefix {prefix!r} does not end in '/'")
         check_key(prefix[:-1])
     return prefix
+
+
+def check_size(key: str, nbytes: int, most: int | None) -> None:
+    """:class:`~tensorstash.errors.Corrupt` where a value has more bytes than it can have; called
+    before they are read."""
+    if most is not None and nbytes > most:
+        raise Corrupt(
+            f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have; "
+            "restore it, or overwrite it whole",
+            key=key,
+        )
+
+
+def get_at_most(driver: Driver, key: str, most: int) -> tuple[Buffer, Tag] | None:
+    """A value and its tag, or ``None``; :class:`~tensorstash.errors.Corrupt` where it has more
+    than ``most`` bytes, which are not read then."""
+    [(_, found)] = driver.get_many_tagged([Request(key, most=most)])
+    return found
 
 
 def held() -> None:

@@ -224,7 +224,7 @@ class _Canned(FileDriver):
         self._found = value, tag
 
     def get_many_tagged(self, requests: Any) -> Iterator[tuple[int, tuple[bytes, Tag]]]:
-        for i, (_, _, unless) in enumerate(requests):
+        for i, (_, _, unless, _) in enumerate(requests):
             yield i, (b"", unless) if unless == self._found[1] else self._found
 
     def get_tagged(self, key: str, span: Span | None = None) -> tuple[bytes, Tag]:

@@ -167,7 +167,7 @@ class Caches(RuleBasedStateMachine):
         found = dict(self.caches[which].get_many_tagged(iter(requests)))
         assert len(found) == len(requests)
         wanted = 0
-        for i, (key, span, unless) in enumerate(requests):
+        for i, (key, span, unless, _) in enumerate(requests):
             expected = _copy(self.plain.get_tagged(key, span))
             if expected is not None and unless == expected[1]:
                 expected = b"", expected[1]

@@ -110,7 +110,7 @@ class FsspecReader(Driver):
         return self._window.each(self._get_unless, requests)
 
     def _get_unless(self, request: Request) -> Answer:
-        key, span, unless = request
+        key, span, unless, _ = request
         found = self.get_tagged(key, span) if unless is None else None
         if unless is not None:
             found = (b"", unless) if self.tag(key) == unless else self.get_tagged(key, span)

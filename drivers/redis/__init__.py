@@ -115,7 +115,7 @@ class RedisDriver(Driver):
 
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """In order, up to 1,000 values or 16 MiB a round trip."""
-        plain = (each if each[2] is None else Request(*each[:2]) for each in requests)
+        plain = (each if each[2] is None else each._replace(unless=None) for each in requests)
         for i, found in self._process.reading.many(plain, tags=False):
             yield i, None if found is None else found[0]
 

@@ -188,7 +188,7 @@ class RedisReading:
 
     def _expect(self, request: Request, counts: dict[str, int]) -> tuple[int, bool]:
         """Bytes to reckon with, and whether one more of its kind may join the round."""
-        key, span, _ = request
+        key, span, _, _ = request
         size = None if span is None else _size(span)
         if size is not None:
             return size, True
@@ -201,7 +201,7 @@ class RedisReading:
 
     def _learn(self, batch: list[tuple[int, Request]], found: dict[int, Found]) -> None:
         families = self._families
-        for i, (key, _, _) in batch:
+        for i, (key, _, _, _) in batch:
             name = key.rstrip(_NUMBERS)
             family = families.get(name)
             if family is None:

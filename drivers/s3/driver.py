@@ -112,7 +112,7 @@ class S3Driver(Driver):
 
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """``(i, value)`` in the order of arrival, from a bounded window of requests."""
-        for i, found in self.get_many_tagged(Request(key, span) for key, span, _ in requests):
+        for i, found in self.get_many_tagged(each._replace(unless=None) for each in requests):
             yield i, None if found is None else found[0]
 
     def get_many_tagged(
@@ -288,13 +288,13 @@ class S3Driver(Driver):
         here = self._here()
 
         async def get(request: Request) -> Found | None:
-            key, span, unless = request
+            key, span, unless, _ = request
             return await here.get(key, span, unless if isinstance(unless, str) else None)
 
         def weigh(thing: Request | Found | None) -> int:
             return len(thing.data) if isinstance(thing, Found) else 0
 
-        checked = (Request(owned(key), span, unless) for key, span, unless in requests)
+        checked = (each._replace(key=owned(each.key)) for each in requests)
         return loop.window(get, checked, self._settings.concurrency, weigh)
 
     def _read(self, place: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:

@@ -104,7 +104,7 @@ class DriverValues:
         requests += [Request("c/7", Span(10, 20)), Request("c/7", Span(-5)), Request("no/such")]
         expected = [
             None if (v := values.get(key)) is None else v[slice(*(span or Span(0)).resolve(len(v)))]
-            for key, span, _ in requests
+            for key, span, *_ in requests
         ]
         # A buffer is only good until the next is asked for: copy each at once.
         found = [(i, as_value(v)) for i, v in driver.get_many(r for r in requests)]
@@ -135,7 +135,7 @@ class DriverValues:
         taken = iter(requests)
         found = dict(driver.get_many_tagged(taken))
         assert [*taken] == [] and sorted(found) == [*range(35)]
-        for i, (key, span, _) in enumerate(requests):
+        for i, (key, span, *_) in enumerate(requests):
             if i >= 30:
                 assert found[i] is None
                 continue
