@@ -1,14 +1,18 @@
 """Files below one directory: ``file:///abs/path``, or a plain path.
 
-A value is one file, replaced whole: it is written beside its place under a temporary name
-and renamed into it (or, when nothing is there yet, written without a name and linked).
-Symbolic links that someone placed below the root are followed when reading and listing, so
-part of a store may live on another disk; a put replaces a link, a delete removes it, and
-neither touches its target. POSIX only.
+A value is one regular file, replaced whole: it is written beside its place under a temporary
+name and renamed into it (or, when nothing is there yet, written without a name and linked).
+Whatever else stands at a key (a FIFO, a device, a link that leads nowhere, a directory that is
+not there for the keys in it) is an error that names it, and no absent value. POSIX only.
+
+The directory that the user names may be a symbolic link. Links below it are read through and
+listed through, so part of a store may live on another disk; with ``links="inside"`` those that
+lead out are refused. A put replaces a link to a file, a delete removes it, and neither touches
+its target; what lies below a link to a directory is not written at all (``links.py``).
 
 Beside values a directory may hold, for a moment, the files of ``partial.py``: they are no
-keys, and what a killed process left of them goes with the next listing or
-``delete_prefix``.
+keys, and what a killed process left of them goes with ``delete_prefix``, ``prune``, and the next
+listing by a driver that has put something. Who only reads removes nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from stat import S_ISREG
-from typing import ClassVar
+from itertools import groupby, islice
+from stat import S_ISLNK
+from typing import ClassVar, Literal
 
 from tensorstash.driver import (
     Buffer,
@@ -36,26 +41,31 @@ from tensorstash.driver import (
     check_size,
     held,
 )
-from tensorstash.drivers import flock, os_errors, partial, posix, replace
-from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported
+from tensorstash.drivers import flock, os_errors, partial, posix, removal, replace
+from tensorstash.drivers.links import Links, loops
+from tensorstash.errors import Conflict, Denied, DriverError, Invalid, StashError, Unsupported
 
-# Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader.
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-_NOT_REMOVED = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+# Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader. Links
+# are not followed, so that those there are can be looked at, at no cost to files that are none.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 _SCRATCH = 65536
 _SCRATCH_KEPT = 32 << 20
 _local = threading.local()
 _WHOLE = Span(0)
-_SPARE = bytearray(1)  # takes the byte past the end of a caller's buffer; never looked at
+_TOGETHER = 1000  # files that are deleted under one lock
 
 
-def connect(rest: str, *, fsync: bool = False) -> FileDriver:
+def connect(
+    rest: str, *, fsync: bool = False, links: Literal["anywhere", "inside"] = "anywhere"
+) -> FileDriver:
     """The files below the directory ``rest``, which the first put creates.
 
     With ``fsync`` a put returns only when its value is on the disk, so that it survives a
-    power cut. The path is taken literally: no ``~``, no ``%20``.
+    power cut. With ``links="inside"`` a symbolic link that leads out of ``rest`` is refused with
+    :class:`~tensorstash.errors.Denied`, where ``"anywhere"`` reads through it. The path is taken
+    literally: no ``~``, no ``%20``.
     """
-    return FileDriver(rest, fsync=fsync)
+    return FileDriver(rest, fsync=fsync, links=links)
 
 
 class FileDriver(Driver):
@@ -70,14 +80,24 @@ class FileDriver(Driver):
     capabilities = Capabilities(local=True, maps=True)
     _advice: ClassVar[Mapping[int, str]] = os_errors.ADVICE
 
-    def __init__(self, root: str | os.PathLike[str], *, fsync: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        fsync: bool = False,
+        links: Literal["anywhere", "inside"] = "anywhere",
+    ) -> None:
         """See :func:`connect`; a relative ``root`` is taken from the current directory, now."""
         path = os.fspath(root)
         if not path or "\0" in path:
             raise Invalid(f"{path!r} names no directory; give a path like file:///data/x")
+        if links not in ("anywhere", "inside"):
+            raise Invalid(f"links is 'anywhere' or 'inside', not {links!r}")
         self.root = os.path.abspath(path)
         self.fsync = fsync
         self._base = self.root.rstrip("/") + "/"
+        self._links = Links(self.root, links == "inside")
+        self._writes = False  # until it has put something; before, it removes nothing either
 
     @property
     def url(self) -> str:
@@ -96,13 +116,13 @@ class FileDriver(Driver):
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Several parts of one version, all from one open file; :class:`Changed` when that
         is not version ``tag``."""
-        fd = self._open(key)
+        opened = self._open(key)
+        if opened is None:
+            if tag is not None:
+                raise Changed(key)
+            return None
+        fd, status = opened
         try:
-            status = None if fd is None else os.fstat(fd)
-            if fd is None or status is None or not S_ISREG(status.st_mode):
-                if tag is not None:
-                    raise Changed(key)
-                return None
             version = replace.tag_of(status)
             if tag is not None and version != tag:
                 raise Changed(key)
@@ -111,28 +131,28 @@ class FileDriver(Driver):
         except OSError as error:
             raise self._failed("read", key, error) from error
         finally:
-            if fd is not None:
-                os.close(fd)
+            os.close(fd)
 
     def get_into(self, key: str, out: memoryview) -> int | None:
-        """Read a whole value straight into ``out``; answers its size, or ``None``."""
-        fd = self._open(key)
-        if fd is None:
+        """Read a whole value straight into ``out``; returns its size, or ``None``."""
+        opened = self._descriptor(key)
+        if opened is None:
             return None
+        fd, linked = opened
         try:
-            room = len(out)
-            # The spare byte tells a value that fills `out` from a longer one in one call.
-            size = os.readv(fd, (out, _SPARE))
+            size = 0 if linked else posix.read_attempt(fd, out)
+            # A value that fills `out`, and is not longer, needs no look at what it is.
+            if 0 < size == len(out):
+                return size
+            status = os.fstat(fd)
+            if not posix.is_value(status, fd):
+                return None
+            if status.st_size > len(out):
+                return status.st_size
             # A short read is not yet the end: a bad sector further on, a signal or the
-            # kernel's 2 GiB cap look the same. Only a read of nothing proves it.
-            while size < room and (more := os.readv(fd, (out[size:], _SPARE))):
-                size += more
-            if size > room:
-                return max(size, os.fstat(fd).st_size)
-            # Nothing to read may also be a FIFO, say.
-            return size if size or S_ISREG(os.fstat(fd).st_mode) else None
-        except IsADirectoryError:
-            return None
+            # kernel's 2 GiB cap look the same.
+            done = min(size, status.st_size)
+            return done + posix.read_into(fd, out[done : status.st_size])
         except OSError as error:
             raise self._failed("read", key, error) from error
         finally:
@@ -148,24 +168,60 @@ class FileDriver(Driver):
             if span is not None:
                 yield i, self.get(key, span)
                 continue
-            size = self.get_into(key, scratch)
-            if size is not None:
+            opened = self._open(key)
+            if opened is None:
+                yield i, None
+                continue
+            fd, status = opened
+            try:
+                size = status.st_size
                 check_size(key, size, most)
-            while size is not None and size > len(scratch):
-                scratch = memoryview(bytearray(max(size, 2 * len(scratch))))
-                size = self.get_into(key, scratch)
-            yield i, None if size is None else scratch[:size]
+                if size > len(scratch):
+                    scratch = memoryview(bytearray(max(size, 2 * len(scratch))))
+                size = posix.read_into(fd, scratch[:size])
+            except OSError as error:
+                raise self._failed("read", key, error) from error
+            finally:
+                os.close(fd)
+            yield i, scratch[:size]
         # Not where the caller stops midway: it may still hold what was yielded last.
         if len(scratch) <= _SCRATCH_KEPT:
             _local.scratch = scratch
+
+    def get_many_tagged(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        """``(i, (value, tag))`` in order; how long a value is, is known before it is read."""
+        for i, (key, span, unless, most) in enumerate(requests):
+            if unless is not None and self.tag(key) == unless:
+                yield i, (b"", unless)
+                continue
+            opened = self._open(key)
+            if opened is None:
+                yield i, None
+                continue
+            fd, status = opened
+            try:
+                size = status.st_size
+                if span is None:
+                    check_size(key, size, most)
+                value = posix.read(fd, *(_WHOLE if span is None else span).resolve(size))
+            except OSError as error:
+                raise self._failed("read", key, error) from error
+            finally:
+                os.close(fd)
+            yield i, (value, replace.tag_of(status))
 
     def map(self, key: str) -> memoryview | None:
         """The file as it is now, mapped: a put puts another file in its place, and this one stays
         for as long as it is mapped. Whoever shortens it in place, which no put does, kills the
         process that looks at what is gone."""
-        fd = self._open(key)
+        opened = self._open(key)
+        if opened is None:
+            return None
+        fd, status = opened
         try:
-            return None if fd is None else posix.mapped(fd)
+            return posix.mapped(fd, status.st_size)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise Unsupported(
@@ -173,13 +229,24 @@ class FileDriver(Driver):
                 ) from error
             raise self._failed("map", key, error) from error
         finally:
-            if fd is not None:
-                os.close(fd)
+            os.close(fd)
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version, from one ``stat``."""
+        path, linked = self._base + check_key(key), False
         try:
-            return replace.tag_at(self._base + check_key(key))
+            if self._links.inside:
+                self._refuse_outside("read", key)
+            status = os.stat(path, follow_symlinks=False)
+            linked = S_ISLNK(status.st_mode)
+            if linked:
+                status = os.stat(self._target(key))
+            if posix.is_value(status, path):
+                return replace.tag_of(status)
+            return None
+        except removal.ABSENT:
+            self._absent(key, linked)
+            return None
         except (OSError, UnicodeError) as error:
             raise self._failed("read", key, error) from error
 
@@ -191,53 +258,57 @@ class FileDriver(Driver):
         """Store ``value`` atomically and answer its tag; directories are made as needed."""
         if if_absent and if_tag is not None:
             raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
-        path, _, _ = self._place(key)
+        path, *_ = self._place(key, puts=True)
         data = value if type(value) is bytes else memoryview(value).cast("B")
         try:
-            return replace.put(path, data, key, self.fsync, if_absent=if_absent, if_tag=if_tag)
+            top = "/" not in key
+            tag = replace.put(
+                path, data, key, self.fsync, if_absent=if_absent, if_tag=if_tag, top=top
+            )
+            self._writes = True
+            return tag
         except (OSError, UnicodeError) as error:
-            raise self._failed("write", key, error) from error
+            raise self._unwritten("write", key, error) from error
 
     def delete(self, key: str) -> None:
-        """Remove the file. Its directory stays: removing that races with other writers."""
-        _, folder, name = self._place(key)
-        try:
-            self._unlink(folder, (name,))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            pass
-        except (OSError, UnicodeError) as error:
-            raise self._failed("delete", key, error) from error
+        """Remove the file, or the link. Its directory stays: removing that races with other
+        writers."""
+        self.delete_many((key,))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete each key; those beside each other under one lock."""
+        apart = ((key.rpartition("/"), key) for key in keys if self._deletable(key))
+        for folder, some in groupby(apart, lambda split: split[0][0]):
+            while names := {name: key for (_, _, name), key in islice(some, _TOGETHER)}:
+                try:
+                    removal.unlink(self.root, folder, names, self.fsync)
+                except (OSError, UnicodeError) as error:
+                    self._undeleted(next(iter(names.values())), error)
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove the directory ``prefix`` and all below it; of the root, only what is in it.
-        What others write meanwhile stays, in its directories."""
-        top = (self._base + check_prefix(prefix)).rstrip("/") or "/"
-        folders = [top]
+        """Remove the directory ``prefix`` and all below it; of the root, only what is in it. A
+        link is removed, and nothing in its target. What others write meanwhile stays, in its
+        directories."""
+        if not self.remove_link(prefix):
+            self._clear(prefix, everything=True)
+
+    def prune(self, prefix: str) -> None:
+        """Remove what killed writers left below ``prefix``, and the directories that hold nothing;
+        not the root."""
+        self._clear(check_prefix(prefix), everything=False)
+
+    def remove_link(self, prefix: str) -> bool:
+        """Remove the symbolic link that stands for the directory ``prefix``."""
+        folder, _, name = check_prefix(prefix)[:-1].rpartition("/")
+        if not name:
+            return False
         try:
-            if prefix and os.path.islink(top):
-                os.unlink(top)
-                return
-            for folder in folders:  # grows while it is walked
-                names = []
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    with os.scandir(folder) as found:
-                        entries = [*found]  # some file systems skip names when others go
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(entry.path)
-                        elif partial.is_ours(entry.name):
-                            partial.sweep(entry.path)
-                        else:
-                            names.append(entry.name)
-                    self._unlink(folder, names)
-            for folder in reversed(folders if prefix else folders[1:]):
-                try:
-                    os.rmdir(folder)
-                except OSError as error:
-                    if error.errno not in _NOT_REMOVED:
-                        raise
+            return removal.unlink_link(self.root, folder, name, self.fsync)
         except (OSError, UnicodeError) as error:
-            raise self._failed("delete", prefix, error) from error
+            self._undeleted(prefix, error)
+            return False
+        finally:
+            self._links.forget()
 
     # -- listing ------------------------------------------------------------------
 
@@ -297,23 +368,133 @@ class FileDriver(Driver):
 
     # -- within -------------------------------------------------------------------
 
-    def _open(self, key: str) -> int | None:
+    def _clear(self, prefix: str, *, everything: bool) -> None:
         try:
-            return os.open(self._base + check_key(key), _READ)
-        except (FileNotFoundError, NotADirectoryError):
+            removal.clear(self.root, prefix[:-1], self.fsync, everything=everything)
+        except (OSError, UnicodeError) as error:
+            raise self._unwritten("delete", prefix, error) from error
+
+    def _open(self, key: str) -> tuple[int, os.stat_result] | None:
+        """A descriptor of the regular file at ``key``, and what it is."""
+        opened = self._descriptor(key)
+        if opened is None:
+            return None
+        fd, _ = opened
+        try:
+            status = os.fstat(fd)
+            if posix.is_value(status, fd):
+                return fd, status
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise self._failed("read", key, error) from error
+            raise
+        os.close(fd)
+        return None
+
+    def _descriptor(self, key: str) -> tuple[int, bool] | None:
+        """A descriptor of whatever is at ``key``, and whether a link led there."""
+        path, linked = self._base + check_key(key), False
+        try:
+            if self._links.inside:
+                self._refuse_outside("read", key)
+            try:
+                return os.open(path, _READ), False
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+            linked = True
+            return os.open(self._target(key), _READ & ~os.O_NOFOLLOW), True
+        except removal.ABSENT:
+            self._absent(key, linked)
             return None
         except (OSError, UnicodeError) as error:
             raise self._failed("read", key, error) from error
 
-    def _place(self, key: str) -> tuple[str, str, str]:
-        """``(path, directory, name)`` of a key that may be written."""
-        path = self._base + check_key(key)
+    def _absent(self, key: str, linked: bool) -> None:
+        """Nothing is at ``key``; unless a link on the way there, or there (``linked``), leads
+        nowhere, and then it is not known what is."""
+        try:
+            if not linked and self._links.judge(key.rpartition("/")[0]).link is None:
+                return
+            link = self._links.dangling(key)
+        except (OSError, UnicodeError) as error:
+            raise self._failed("read", key, error) from error
+        if link is not None:
+            raise DriverError(
+                f"cannot read {self._base + key!r}: the symbolic link {link!r} leads nowhere; "
+                "bring back what it leads to, or remove the link",
+                key=key,
+                driver=self.scheme,
+            )
+
+    def _target(self, key: str) -> str:
+        """Where the link at ``key`` leads, if it may be read through."""
+        path = self._base + key
+        if self._links.inside and self._links.is_outside(path):
+            raise self._outside("read", key, path)
+        return path
+
+    def _refuse_outside(self, verb: str, key: str) -> None:
+        verdict = self._links.judge(key.rpartition("/")[0])
+        if verdict.outside:
+            raise self._outside(verb, key, verdict.link)
+
+    def _outside(self, verb: str, key: str, link: str | None) -> Denied:
+        return Denied(
+            f"cannot {verb} {self._base + key!r}: the symbolic link {link!r} leads out of "
+            f"{self.root!r}, which links='inside' refuses; put a copy in its place, or open "
+            "without that option",
+            key=key,
+            driver=self.scheme,
+        )
+
+    def _place(self, key: str, *, puts: bool = False) -> tuple[str, str, str]:
+        """``(path, directory, name)`` of a key that may be written. A put opens the directory
+        without following it, and so asks for the one above only."""
+        self._deletable(key)
+        path = self._base + key
         folder, _, name = path.rpartition("/")
-        if partial.is_ours(name):
+        try:
+            within = key.rpartition("/")[0]
+            link = self._links.judge(within.rpartition("/")[0] if puts else within).link
+        except (OSError, UnicodeError) as error:
+            raise self._failed("write", key, error) from error
+        if link is not None:
+            raise self._through("write", key, link)
+        return path, folder or "/", name
+
+    def _deletable(self, key: str) -> bool:
+        if partial.is_ours(check_key(key).rpartition("/")[2]):
             raise Invalid(
                 f"key {key!r} is a name that {self.scheme}:// keeps for itself; use another"
             )
-        return path, folder or "/", name
+        return True
+
+    def _through(self, verb: str, key: str, link: str) -> Denied:
+        return Denied(
+            f"cannot {verb} {self._base + key!r}: {link!r} is a symbolic link, and what it leads "
+            "to is not written through it; open that place itself, or replace the link with "
+            "overwrite=True",
+            key=key,
+            driver=self.scheme,
+        )
+
+    def _unwritten(self, verb: str, key: str, error: OSError | UnicodeError) -> StashError:
+        """What to raise for an error that may come from a link that was not followed."""
+        self._links.forget()
+        if isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.ELOOP):
+            with suppress(OSError):
+                link = self._links.judge(key.rstrip("/").rpartition("/")[0]).link
+                if link is not None:
+                    return self._through(verb, key, link)
+        return self._failed(verb, key, error)
+
+    def _undeleted(self, key: str, error: OSError | UnicodeError) -> None:
+        """Raise for ``error``, unless it says that there was nothing to delete."""
+        failed = self._unwritten("delete", key, error)
+        if isinstance(failed, Denied) or not isinstance(error, removal.ABSENT):
+            raise failed from error
 
     def _take_lock(self, path: str, folder: str, key: str, *, wait: bool) -> int | None:
         try:
@@ -326,23 +507,6 @@ class FileDriver(Driver):
             if isinstance(error, OSError) and error.errno == errno.ENOLCK:
                 raise replace.no_lock(path) from error
             raise self._failed("lock", key, error) from error
-
-    def _unlink(self, folder: str, names: Iterable[str]) -> None:
-        home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # A delete between another writer's compare and its rename would be undone.
-            locked = flock.take(home, exclusive=False)
-            try:
-                for name in names:
-                    with suppress(FileNotFoundError):
-                        os.unlink(name, dir_fd=home)
-            finally:
-                if locked:
-                    flock.drop(home)
-            if self.fsync:
-                os.fsync(home)
-        finally:
-            os.close(home)
 
     def _walk(self, prefix: str) -> Iterator[str]:
         below = [prefix]
@@ -357,20 +521,26 @@ class FileDriver(Driver):
     def _scan(self, prefix: str) -> Iterator[tuple[str, bool]]:
         """``(name, is a directory)`` of what lies directly below ``prefix``."""
         try:
+            if prefix and self._links.inside:
+                self._refuse_outside("list", prefix)
+            left = []
             with os.scandir(self._base + prefix) as entries:
                 for entry in entries:
                     name = entry.name
                     if "\\" in name:
                         continue  # no key may hold it
-                    if name[0] == "." and partial.is_ours(name):
-                        partial.sweep(entry.path)
-                    elif entry.is_symlink() and _loops(entry.path):
+                    if entry.is_symlink() and loops(entry.path):
                         continue
-                    elif entry.is_dir():
+                    if entry.is_dir():
                         yield name, True
+                    elif name[0] == "." and partial.is_ours(name):
+                        left.append(name)
                     elif entry.is_file():
                         yield name, False
-        except (FileNotFoundError, NotADirectoryError):
+            if left and self._writes:
+                removal.sweep(self.root, prefix[:-1], left)
+        except removal.ABSENT:
+            self._absent(prefix[:-1], linked=True)
             return
         except (OSError, UnicodeError) as error:
             raise self._failed("list", prefix, error) from error
@@ -379,16 +549,3 @@ class FileDriver(Driver):
         if isinstance(error, UnicodeError):
             return Invalid(f"key {key!r} cannot be a file name; it has half a surrogate pair")
         return os_errors.failure(verb, self._base + key, key, error, self.scheme, self._advice)
-
-
-def _loops(path: str) -> bool:
-    """Whether the link at ``path`` leads to itself or to a directory it lies in."""
-    try:
-        target = os.stat(path)
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    while (above := os.path.dirname(path)) != path:
-        if os.path.samestat(os.stat(above), target):
-            return True
-        path = above
-    return False

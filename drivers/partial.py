@@ -1,7 +1,9 @@
 """Files of the ``file`` driver that are no values: puts in progress, held locks.
 
-``.<name>.<host>-<pid>-<number>.partial`` is a value being written, ``.<name>.lock`` a lock
-being held. A killed process leaves them; whoever lists or deletes next removes them.
+``.<name>.<host>-<pid>-<time>.partial`` is a value being written, ``.<name>.lock`` a lock being
+held. A killed process leaves them. Those that write sweep them where they list or delete, and only
+where all shows that they are ours and nobody's any more: other programs' files that look like them
+are values, or stay.
 """
 
 from __future__ import annotations
@@ -12,46 +14,85 @@ import time
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
+from stat import S_ISREG
 
 from tensorstash.drivers import flock
 
-_NAME = re.compile(r"\..+\.(?:([0-9a-f]{8})-([0-9]{1,9})-[0-9a-f]+\.partial|lock)", re.DOTALL)
+LOCKED = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+"""Names whose locks are known to other programs' users too: the documents of nodes."""
+
+_PARTIAL = re.compile(
+    r"\.[^/]{1,32}\.([0-9a-f]{8})-([1-9][0-9]{0,8})-([0-9a-f]{16})\.partial", re.DOTALL
+)
+_LOCK = re.compile(
+    rf"\.(?:(?:{'|'.join(map(re.escape, LOCKED))})\.lock|.+\.tensorstash-lock)", re.DOTALL
+)
 _STALE_SECONDS = 86400
+_CLOCKS_SECONDS = 86400  # that a file system's clock and ours may be apart
+_READ = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
-def name(of: str, number: int) -> str:
-    """The name under which this process writes the file ``of``."""
-    return f".{of[:32]}.{_host()}-{os.getpid()}-{number:x}.partial"
+def name(of: str, stamp: int) -> str:
+    """The name under which this process writes the file ``of``, begun at ``stamp`` (ns)."""
+    return f".{of[:32]}.{_host()}-{os.getpid()}-{stamp:016x}.partial"
 
 
 def lock_name(of: str) -> str:
     """The name of the lock file that stands for ``of``."""
-    return f".{of}.lock"
+    return f".{of}.lock" if of in LOCKED else f".{of}.tensorstash-lock"
 
 
 def is_ours(name: str) -> bool:
-    """Whether ``name`` is one of these names, and so no key."""
-    return name[0] == "." and _NAME.fullmatch(name) is not None
+    """Whether a file of that name is one of these, and so no value."""
+    if name[0] != "." or not name.endswith((".partial", "lock")):
+        return False
+    return (_PARTIAL.fullmatch(name) or _LOCK.fullmatch(name)) is not None
 
 
-def sweep(path: str) -> None:
-    """Remove the file when whoever made it is gone. Never an error: the directory may be
-    read-only, and a writer whose file was taken for dead writes it again."""
-    match = _NAME.fullmatch(os.path.basename(path))
+def sweep(home: int, name: str) -> None:
+    """Remove the file ``name`` of the open folder ``home`` when it is ours and whoever made it is
+    gone. Never an error: the folder may be read-only, and a writer whose file was taken for dead
+    writes it again."""
     with suppress(OSError):
-        if match is None:
+        match = _PARTIAL.fullmatch(name)
+        if match is not None:
+            host, pid, stamp = match.groups()
+            if _is_left(home, name, host, int(pid), int(stamp, 16)):
+                os.unlink(name, dir_fd=home)
+        elif _LOCK.fullmatch(name):
+            _sweep_lock(home, name)
+
+
+def _is_left(home: int, name: str, host: str, pid: int, stamp: int) -> bool:
+    """Whether the name, the file and its owner agree that we began it, and that its writer is
+    gone."""
+    status = os.stat(name, dir_fd=home, follow_symlinks=False)
+    if not S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        return False
+    if abs(status.st_mtime_ns - stamp) > _CLOCKS_SECONDS * 10**9:
+        return False
+    return (host == _host() and not _alive(pid)) or _is_stale(status)
+
+
+def _sweep_lock(home: int, name: str) -> None:
+    fd = os.open(name, _READ, dir_fd=home)
+    try:
+        status = os.fstat(fd)
+        if not S_ISREG(status.st_mode) or status.st_size:
             return
-        host, pid = match.groups()
-        if host is None:
-            fd = flock.take_file(path, wait=False, create=False)
-            if fd is not None:
-                flock.drop_file(fd, path)
-        elif (host == _host() and not _alive(int(pid))) or _is_stale(path):
-            os.unlink(path)
+        if flock.take(fd, exclusive=True, wait=False):
+            try:
+                # Its holder may have unlinked it, and another lock file may stand there now.
+                if os.path.samestat(status, os.stat(name, dir_fd=home, follow_symlinks=False)):
+                    os.unlink(name, dir_fd=home)
+            finally:
+                flock.drop(fd)
+    finally:
+        os.close(fd)
 
 
-def _is_stale(path: str) -> bool:
-    return time.time() - os.stat(path, follow_symlinks=False).st_mtime > _STALE_SECONDS
+def _is_stale(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > _STALE_SECONDS
 
 
 def _alive(pid: int) -> bool:

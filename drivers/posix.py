@@ -5,9 +5,25 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
+
+from tensorstash.drivers.os_errors import check_regular
 
 _CAP = 1 << 30  # below the 0x7ffff000 bytes that one call moves at most
+
+_SPARE = bytearray(1)  # takes the byte past the end of a caller's buffer; never looked at
+
+
+def is_value(status: os.stat_result, at: int | str) -> bool:
+    """Whether this is a file whose bytes are a value; ``False`` where it is a directory that holds
+    something, for then it stands for other keys. ``OSError`` for all else; so too for an empty
+    directory, which may have taken a value's place. ``at``: where it is, or a descriptor."""
+    if S_ISDIR(status.st_mode):
+        with os.scandir(at) as entries:
+            if next(entries, None) is not None:
+                return False
+    check_regular(status.st_mode)
+    return True
 
 
 def read(fd: int, start: int, stop: int) -> bytes:
@@ -24,14 +40,29 @@ def read(fd: int, start: int, stop: int) -> bytes:
     return b"".join(parts)
 
 
-def mapped(fd: int) -> memoryview | None:
-    """An open file's bytes in shared memory, read-only; ``None`` where it is no regular file. The
-    view outlives ``fd``."""
-    status = os.fstat(fd)
-    if not S_ISREG(status.st_mode):
-        return None
-    if not status.st_size:
+def read_attempt(fd: int, out: memoryview) -> int:
+    """Read into ``out`` from whatever is open: at most one byte more than it holds, which tells a
+    value that fills it from a longer one in one call. Of what is no file, nothing or an error."""
+    try:
+        return os.readv(fd, (out, _SPARE))
+    except OSError:
+        if S_ISREG(os.fstat(fd).st_mode):
+            raise
+        return 0
+
+
+def read_into(fd: int, out: memoryview) -> int:
+    """Fill ``out`` from an open file; how much there was, less only where the file ends."""
+    done = 0
+    while done < len(out) and (more := os.readv(fd, (out[done:],))):
+        done += more
+    return done
+
+
+def mapped(fd: int, size: int) -> memoryview:
+    """The ``size`` bytes of an open file in shared memory, read-only. The view outlives ``fd``."""
+    if not size:
         return memoryview(b"")  # nothing cannot be mapped
     if sys.version_info >= (3, 13):  # before, each map keeps a descriptor of its own
-        return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ, trackfd=False))
-    return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ))
+        return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ, trackfd=False))
+    return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))

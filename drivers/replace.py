@@ -12,10 +12,11 @@ import errno
 import os
 import time
 from contextlib import suppress
-from stat import S_ISREG
+from stat import S_ISLNK
 
 from tensorstash.driver import Buffer, Tag
 from tensorstash.drivers import flock, partial
+from tensorstash.drivers.os_errors import check_regular
 from tensorstash.errors import Conflict, Unsupported
 
 _NAMELESS = getattr(os, "O_TMPFILE", 0)
@@ -26,26 +27,38 @@ _last = 0
 
 
 def put(
-    path: str, data: Buffer, key: str, fsync: bool, *, if_absent: bool, if_tag: Tag | None
+    path: str,
+    data: Buffer,
+    key: str,
+    fsync: bool,
+    *,
+    if_absent: bool,
+    if_tag: Tag | None,
+    top: bool,
 ) -> Tag:
-    """Store ``data`` at ``path``, with the promises of ``Driver.put``."""
+    """Store ``data`` at ``path``, with the promises of ``Driver.put``. Its folder is no link,
+    unless it is the ``top`` one."""
     folder, _, name = path.rpartition("/")
     folder = folder or "/"
-    nameless = bool(_NAMELESS) and if_tag is None and (if_absent or not os.access(path, os.F_OK))
+    follow = 0 if top else os.O_NOFOLLOW
+    nameless = bool(_NAMELESS) and if_tag is None and (if_absent or not _is_there(path))
     for _ in range(_ATTEMPTS):
         if if_tag is not None and tag_at(path) != if_tag:
             raise _conflict(key)  # spares the write; asked again under the lock
         try:
-            tag = _create(folder, path, data, fsync) if nameless else None
-            return tag or _replace(folder, name, data, key, fsync, if_absent, if_tag)
+            tag = _create(folder, path, data, fsync, follow) if nameless else None
+            if tag is not None:
+                return tag
+            return _replace(folder, name, data, key, fsync, if_absent, if_tag, follow)
         except FileNotFoundError:
             make_folder(folder, fsync)  # or someone deletes it, or took our temporary for dead
         except FileExistsError:
             if if_absent:
                 if os.path.isdir(path):
                     raise IsADirectoryError(errno.EISDIR, "", path) from None
-                raise _conflict(key) from None
-            nameless = False
+                if tag_at(path) is not None:
+                    raise _conflict(key) from None
+            nameless = False  # over a link that leads nowhere, or what was there is gone
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
 
 
@@ -55,12 +68,14 @@ def tag_of(status: os.stat_result) -> Tag:
 
 
 def tag_at(path: str, folder: int | None = None) -> Tag | None:
-    """The tag of the file at ``path``; ``None`` when there is none."""
+    """The tag of the file at ``path``; ``None`` when there is none. Something that is no file is
+    ``IsADirectoryError`` or ``NoRegularFile``."""
     try:
         status = os.stat(path, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return tag_of(status) if S_ISREG(status.st_mode) else None
+    check_regular(status.st_mode)
+    return tag_of(status)
 
 
 def make_folder(folder: str, fsync: bool) -> None:
@@ -88,11 +103,22 @@ def no_lock(path: str) -> Unsupported:
     )
 
 
-def _create(folder: str, path: str, data: Buffer, fsync: bool) -> Tag | None:
+def _is_there(path: str) -> bool:
+    """Whether a file, or a link, is at ``path``, which a put then replaces."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not S_ISLNK(mode):
+        check_regular(mode)
+    return True
+
+
+def _create(folder: str, path: str, data: Buffer, fsync: bool, follow: int) -> Tag | None:
     """Put where nothing is; ``None`` where the system cannot. A kill leaves nothing, and as
     it cannot overwrite it needs no lock: 15 % faster on ext4 than a named temporary."""
     try:
-        fd = os.open(folder, os.O_WRONLY | _NAMELESS | os.O_CLOEXEC, 0o666)
+        fd = os.open(folder, os.O_WRONLY | _NAMELESS | os.O_CLOEXEC | follow, 0o666)
         try:
             tag = _fill(fd, data, fsync)
             # With a directory fd, CPython calls linkat(2), which can follow this link.
@@ -109,11 +135,18 @@ def _create(folder: str, path: str, data: Buffer, fsync: bool) -> Tag | None:
 
 
 def _replace(
-    folder: str, name: str, data: Buffer, key: str, fsync: bool, if_absent: bool, if_tag: Tag | None
+    folder: str,
+    name: str,
+    data: Buffer,
+    key: str,
+    fsync: bool,
+    if_absent: bool,
+    if_tag: Tag | None,
+    follow: int,
 ) -> Tag:
     # All through one directory fd: what is locked is what is renamed in, even when another
     # directory takes this one's path meanwhile.
-    home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow)
     temporary = partial.name(name, _stamp())
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -141,6 +174,9 @@ def _commit(
     if if_absent:
         try:
             os.link(temporary, name, src_dir_fd=home, dst_dir_fd=home)
+        except FileExistsError:
+            if tag_at(name, home) is not None:
+                raise
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise

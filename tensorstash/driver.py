@@ -259,6 +259,15 @@ class Driver(ABC):
         """Delete every key that starts with ``prefix`` (empty or ending in ``/``)."""
         self.delete_many(list(self.list(prefix)))
 
+    def remove_link(self, prefix: str) -> bool:
+        """Remove the symbolic link that stands for the folder ``prefix``, and nothing in what it
+        leads to; ``False`` where there is none, as in most places."""
+        return False
+
+    def prune(self, prefix: str) -> None:  # noqa: B027 - most places have no folders
+        """Remove the folders below ``prefix``, itself included, that hold no key; links are not
+        followed."""
+
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """Hold the name ``key`` alone, among all processes that can reach the data. Released
         when its holder dies. Raises :class:`~tensorstash.errors.Conflict` after ``timeout``

@@ -103,6 +103,8 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
     no implicit groups). Of several creators one wins; the others get
     :class:`~tensorstash.errors.AlreadyExists`."""
     document, attributes = _documents(content)
+    if overwrite:
+        driver.remove_link(path)  # what it leads to is not to be replaced, nor asked
     exists = load_any(driver, path)
     if exists and not overwrite:
         raise _exists(driver, path)
@@ -127,7 +129,9 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
 
 def delete(driver: Driver, path: str) -> None:
     """Remove a node and everything below it, its document first: what a kill leaves of it is
-    no array that reads as fill."""
+    no array that reads as fill. Of a link to a node, the link only."""
+    if driver.remove_link(path):
+        return
     for key in (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP):
         driver.delete(path + key)
     driver.delete_prefix(path)

@@ -1,0 +1,113 @@
+"""Removing files and folders below the root of the ``file`` driver, never through a link.
+
+Every folder is reached from the root by :func:`links.open_folder`, and what is removed is named
+relative to its descriptor: a link that takes a folder's place meanwhile is removed, or in the way,
+but never followed. Everything here raises ``OSError``; folders are relative to the root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import groupby
+from stat import S_ISLNK
+
+from tensorstash.drivers import flock, partial
+from tensorstash.drivers.links import open_folder
+
+ABSENT = (FileNotFoundError, NotADirectoryError)
+_NOT_REMOVED = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+
+
+def unlink(root: str, folder: str, names: Iterable[str], fsync: bool) -> None:
+    """Remove files, or links, that lie in ``folder``."""
+    home = open_folder(root, folder)
+    try:
+        _unlink(home, names, fsync)
+    finally:
+        os.close(home)
+
+
+def unlink_link(root: str, folder: str, name: str, fsync: bool) -> bool:
+    """Remove ``name``, which lies in ``folder``, where it is a symbolic link."""
+    home = open_folder(root, folder)
+    try:
+        if not S_ISLNK(os.lstat(name, dir_fd=home).st_mode):
+            return False
+        _unlink(home, (name,), fsync)
+        return True
+    finally:
+        os.close(home)
+
+
+def sweep(root: str, folder: str, names: Iterable[str]) -> None:
+    """Remove those files of ``folder`` that dead writers left. Never an error."""
+    with suppress(OSError):
+        home = open_folder(root, folder)
+        try:
+            for name in names:
+                partial.sweep(home, name)
+        finally:
+            os.close(home)
+
+
+def clear(root: str, top: str, fsync: bool, *, everything: bool) -> None:
+    """Remove all files below ``top``, or only what dead writers left, and then the folders that
+    hold nothing; not the root itself."""
+    folders = [top]
+    for folder in folders:  # grows while it is walked
+        with suppress(*ABSENT):
+            folders += _clear_one(root, folder, fsync, everything)
+    for above, some in groupby(reversed(folders), lambda folder: folder.rpartition("/")[0]):
+        with suppress(*ABSENT):
+            _remove_folders(root, above, [folder.rpartition("/")[2] for folder in some])
+
+
+def _clear_one(root: str, folder: str, fsync: bool, everything: bool) -> list[str]:
+    """As :func:`clear`, of one folder; the folders in it."""
+    home = open_folder(root, folder)
+    try:
+        with os.scandir(home) as found:
+            entries = [*found]  # some file systems skip names when others go
+        folders, names = [], []
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(f"{folder}/{entry.name}" if folder else entry.name)
+            elif partial.is_ours(entry.name):
+                partial.sweep(home, entry.name)
+            elif everything:
+                names.append(entry.name)
+        if names:
+            _unlink(home, names, fsync)
+        return folders
+    finally:
+        os.close(home)
+
+
+def _unlink(home: int, names: Iterable[str], fsync: bool) -> None:
+    # A delete between another writer's compare and its rename would be undone.
+    locked = flock.take(home, exclusive=False)
+    try:
+        for name in names:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(name, dir_fd=home)
+    finally:
+        if locked:
+            flock.drop(home)
+    if fsync:
+        os.fsync(home)
+
+
+def _remove_folders(root: str, above: str, names: Sequence[str]) -> None:
+    home = open_folder(root, above)
+    try:
+        for name in filter(None, names):  # the root has none, and stays
+            try:
+                os.rmdir(name, dir_fd=home)
+            except OSError as error:
+                if error.errno not in _NOT_REMOVED:
+                    raise
+    finally:
+        os.close(home)
