@@ -244,6 +244,8 @@ class FileDriver(Driver):
             if posix.is_value(status, path):
                 return replace.tag_of(status)
             return None
+        except Denied:
+            raise
         except removal.ABSENT:
             self._absent(key, linked)
             return None
@@ -405,6 +407,8 @@ class FileDriver(Driver):
                     raise
             linked = True
             return os.open(self._target(key), _READ & ~os.O_NOFOLLOW), True
+        except Denied:
+            raise
         except removal.ABSENT:
             self._absent(key, linked)
             return None
@@ -539,6 +543,8 @@ class FileDriver(Driver):
                         yield name, False
             if left and self._writes:
                 removal.sweep(self.root, prefix[:-1], left)
+        except Denied:
+            raise
         except removal.ABSENT:
             self._absent(prefix[:-1], linked=True)
             return

@@ -13,6 +13,7 @@ from .errors import Conflict
 from .threads import key_lock
 
 _PATIENCE = 60.0  # seconds of losing every race before a writer gives up
+_CONTRADICTIONS = 40  # times in a row that nothing is there, and yet a put says that something is
 
 
 class Merge(NamedTuple):
@@ -42,6 +43,7 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
         return
     gives_up = time.monotonic() + _PATIENCE
     wait = 0.0005
+    contradictions = 0
     with key_lock(driver.url, key):  # this process' threads take turns; others may race us
         while True:
             found = driver.get_tagged(key)
@@ -60,6 +62,13 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                     driver.put(key, data, if_tag=found[1])
                 return
             except Conflict:
+                contradictions = contradictions + 1 if found is None else 0
+                if contradictions == _CONTRADICTIONS:
+                    raise Conflict(
+                        f"nothing is read at key {key!r} (chunk {merge.place}), yet a put finds "
+                        "something there; look at what has taken its place, and remove it",
+                        key=key,
+                    ) from None
                 if time.monotonic() > gives_up:
                     raise Conflict(
                         f"chunk {merge.place} at key {key!r} was changed by other writers for "
