@@ -259,6 +259,15 @@ class Driver(ABC):
         """Delete every key that starts with ``prefix`` (empty or ending in ``/``)."""
         self.delete_many(list(self.list(prefix)))
 
+    def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
+        """Forget what is no value below ``prefix`` (empty or ending in ``/``): folders that are
+        empty, locks that nobody holds. Called after deletes; no value is ever deleted."""
+
+    def kept(self, key: str) -> str | None:
+        """The name, in ``key`` or in where the driver points, that it takes for one of its own and
+        would not list; ``None`` when there is none, and what is stored there is listed."""
+        return None
+
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """Hold the name ``key`` alone, among all processes that can reach the data. Released
         when its holder dies. Raises :class:`~tensorstash.errors.Conflict` after ``timeout``
