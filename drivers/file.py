@@ -239,6 +239,19 @@ class FileDriver(Driver):
         except (OSError, UnicodeError) as error:
             raise self._failed("delete", prefix, error) from error
 
+    def remove_link(self, prefix: str) -> bool:
+        """Remove the symbolic link that stands for the directory ``prefix``."""
+        top = (self._base + check_prefix(prefix)).rstrip("/")
+        try:
+            if not prefix or not os.path.islink(top):
+                return False
+            os.unlink(top)
+            return True
+        except FileNotFoundError:
+            return False
+        except (OSError, UnicodeError) as error:
+            raise self._failed("delete", prefix, error) from error
+
     def prune(self, prefix: str) -> None:
         """Remove the empty directories below ``prefix``, and that itself, but never the root; and
         what killed processes left there. Links are not followed."""

@@ -26,6 +26,9 @@ class Around(Driver):
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         return self.driver.lock(key, timeout)
 
+    def remove_link(self, prefix: str) -> bool:
+        return self.driver.remove_link(prefix)
+
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
 

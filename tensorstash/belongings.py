@@ -139,7 +139,8 @@ class Belongings:
                 self._know(path + below, layouts)
         for below, layouts in mark.consolidated_in(v3).items():
             self._know(path + below, layouts)
-        if not any(found) and path not in self.known:
+        # What stands in a document of Zarr's name but is none, is not ours to delete either.
+        if not any(pair and mark.is_zarr(pair[0]) for pair in found) and path not in self.known:
             return None
         if not path:
             self.is_group = mark.is_group(v3) or (not v3 and found[2] is not None)

@@ -259,9 +259,14 @@ class Driver(ABC):
         """Delete every key that starts with ``prefix`` (empty or ending in ``/``)."""
         self.delete_many(list(self.list(prefix)))
 
+    def remove_link(self, prefix: str) -> bool:
+        """Remove the symbolic link that stands for the folder ``prefix``, and nothing in what it
+        leads to; ``False`` where there is none, as in most places."""
+        return False
+
     def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
-        """Forget what is no value below ``prefix`` (empty or ending in ``/``): folders that are
-        empty, locks that nobody holds. Called after deletes; no value is ever deleted."""
+        """Forget what is no value below ``prefix`` (empty or ending in ``/``): folders that
+        hold nothing, locks that nobody holds. Links are not followed; no value is deleted."""
 
     def kept(self, key: str) -> str | None:
         """The name, in ``key`` or in where the driver points, that it takes for one of its own and

@@ -105,6 +105,8 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
     document, attributes = _documents(content)
     data = zarr3.encode(document)
     check_place(driver, path)
+    if overwrite:
+        driver.remove_link(path)  # what it leads to is not replaced, and not looked at
     exists = load_any(driver, path)
     if exists and not overwrite:
         raise _exists(driver, path)
@@ -134,7 +136,9 @@ def making(
     it meanwhile. Yields what is to be called before each step of making it, and raises where
     another may have."""
     check_place(driver, path)
-    if not overwrite and load_any(driver, path):
+    if overwrite:
+        driver.remove_link(path)
+    elif load_any(driver, path):
         raise _exists(driver, path)
     try:
         with _making(driver, path, content, what, fresh=not overwrite) as made:
@@ -154,10 +158,13 @@ def making(
 
 
 def delete(driver: Driver, path: str, known: Mapping[str, ArraySpec] | None = None) -> None:
-    """Remove a node and what belongs to it. :class:`~tensorstash.errors.AlreadyExists` where
-    something else is stored there, which stays, as does all the rest. ``known``: arrays there by
-    their path from ``path``, whose documents may be missing. What a kill leaves is marked: no
-    array that reads as fill, and deleted by the next that is asked to."""
+    """Remove a node and what belongs to it; of a link to a node, the link.
+    :class:`~tensorstash.errors.AlreadyExists` where something else is stored there, which stays, as
+    does all the rest. ``known``: arrays there by their path from ``path``, whose documents may be
+    missing. What a kill leaves is marked: no array that reads as fill, and deleted by the next that
+    is asked to."""
+    if driver.remove_link(path):
+        return
     below = layouts(known or {})
     if not _present(driver, path) and not look(driver, path, below).chunks:
         return

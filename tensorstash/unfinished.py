@@ -161,29 +161,44 @@ def pause(attempt: int) -> None:
 def _clear(made: Claim, found: Belongings) -> None:
     """Delete all that was found but the marked document: the other documents first, so that no
     reader finds an array of which chunks are gone."""
-    delete, check = made.driver.delete_many, made.check
-    for keys in _batches(key for key in found.documents if key != made.key):
-        check()
-        delete(keys)
-    for _ in range(_PASSES if found.more else 0):
-        deleted = 0
-        for keys in _batches(found.chunk_keys()):
-            check()
-            delete(keys)
-            deleted += len(keys)
-        if not deleted:  # some listings skip names while others go
-            break
+    _delete(made, (key for key in found.documents if key != made.key))
+    if not found.more:
+        _delete(made, iter(found.chunks))
     else:
-        if found.more:
+        # Until a listing shows no more: some skip names while others go.
+        for _ in range(_PASSES):
+            if not _delete(made, found.chunk_keys()):
+                break
+        else:
             raise Conflict(
                 f"{located(made.driver, made.path)} is written by others without a break; "
                 "stop them, and repeat the call"
             )
-    for keys in [] if found.more else _batches(iter(found.chunks)):
-        check()
-        delete(keys)
     if found.documents or found.chunks:
         made.driver.prune(made.path)
+
+
+def _delete(made: Claim, keys: Iterator[str]) -> int:
+    """Delete ``keys``, in batches; answers how many there were. A link to a folder goes itself,
+    and nothing that it leads to."""
+    driver, count = made.driver, 0
+    while batch := [*islice(keys, _AT_ONCE)]:
+        made.check()
+        links = tuple(folder for folder in _folders(made.path, batch) if driver.remove_link(folder))
+        driver.delete_many(key for key in batch if not (links and key.startswith(links)))
+        count += len(batch)
+    return count
+
+
+def _folders(path: str, keys: Iterable[str]) -> list[str]:
+    """The folders below ``path`` that ``keys`` lie in, those above before those in them."""
+    found: dict[str, None] = {}
+    for key in keys:
+        folder = key[: key.rfind("/") + 1]
+        while len(folder) > len(path) and folder not in found:
+            found[folder] = None
+            folder = folder[: folder.rfind("/", 0, -1) + 1]
+    return sorted(found, key=len)
 
 
 def _both(one: Layouts, other: Layouts) -> Layouts:
@@ -191,7 +206,3 @@ def _both(one: Layouts, other: Layouts) -> Layouts:
         path: tuple(dict.fromkeys((*one.get(path, ()), *other.get(path, ()))))
         for path in {**one, **other}
     }
-
-
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    return iter(lambda: [*islice(keys, _AT_ONCE)], [])

@@ -148,9 +148,19 @@ def layouts_in(
     be right as says how keys are made. One that is no JSON was the document of something: it
     explains the keys that its format uses unless told otherwise, of any number of axes."""
     document = loaded(data)
-    if data is not None and not document:
+    if not document and data is not None and is_zarr(data):
         return _USUAL_V2 if v2 else _USUAL
     return layouts_of(document, v2=v2)
+
+
+def is_zarr(data: bytes | bytearray | memoryview) -> bool:
+    """Whether ``data`` is the document of a node, or was before it was damaged: other programs'
+    files may have its name."""
+    document = loaded(data)
+    if document:
+        return "zarr_format" in document
+    text = bytes(data[:4096]).lstrip()
+    return text.startswith(b"{") and any(word in text for word in _WORDS)
 
 
 def layouts_of(document: Mapping[str, Any], *, v2: bool = False) -> tuple[Layout, ...]:
@@ -210,5 +220,6 @@ def _read(value: Any) -> Layout | None:
     return Layout(ndim, KeyEncoding(name, separator))
 
 
+_WORDS = (b'"zarr_format"', b'"node_type"', b'"chunks"')  # one of them is near the beginning
 _USUAL = tuple(Layout(ndim, KeyEncoding("default", "/")) for ndim in range(MAX_NDIM + 1))
 _USUAL_V2 = tuple(Layout(ndim, KeyEncoding("v2", ".")) for ndim in range(MAX_NDIM + 1))
