@@ -312,6 +312,49 @@ class FileDriver(Driver):
         finally:
             self._links.forget()
 
+    def remove_link(self, prefix: str) -> bool:
+        """Remove the symbolic link that stands for the directory ``prefix``."""
+        top = (self._base + check_prefix(prefix)).rstrip("/")
+        try:
+            if not prefix or not os.path.islink(top):
+                return False
+            os.unlink(top)
+            return True
+        except FileNotFoundError:
+            return False
+        except (OSError, UnicodeError) as error:
+            raise self._failed("delete", prefix, error) from error
+
+    def prune(self, prefix: str) -> None:
+        """Remove the empty directories below ``prefix``, and that itself, but never the root; and
+        what killed processes left there. Links are not followed."""
+        top = (self._base + check_prefix(prefix)).rstrip("/") or "/"
+        folders = [] if os.path.islink(top) else [top]
+        try:
+            for folder in folders:  # grows while it is walked
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    with os.scandir(folder) as found:
+                        entries = [*found]
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        elif partial.is_ours(entry.name):
+                            partial.sweep(entry.path)
+            for folder in reversed(folders if prefix else folders[1:]):
+                try:
+                    os.rmdir(folder)
+                except OSError as error:
+                    if error.errno not in _NOT_REMOVED:
+                        raise
+        except (OSError, UnicodeError) as error:
+            raise self._failed("delete", prefix, error) from error
+
+    def kept(self, key: str) -> str | None:
+        """Names of locks, and of puts in progress; those of the directories above the root are
+        listed by nobody here, but for its own."""
+        names = [os.path.basename(self.root), *key.split("/")]
+        return next((name for name in names if name and partial.is_ours(name)), None)
+
     # -- listing ------------------------------------------------------------------
 
     def list(self, prefix: str = "") -> Iterator[str]:

@@ -44,10 +44,15 @@ class Hold:
         _release(self._fds, self.folder)
 
 
+CONTENT = "values"
+"""All that may be in such a folder: one that has something else in it is not ours to remove."""
+
+
 def take(folder: str, beside: str, prefix: str) -> Hold:
     """Hold ``folder``, which is made when nobody holds it: it is empty then. What this user has
     under names with ``prefix`` ``beside`` it, and nobody holds, is removed. Raises ``OSError``:
-    ``PermissionError`` when the folder belongs to somebody else."""
+    ``PermissionError`` when the folder belongs to somebody else, ``FileExistsError`` when
+    something else is in it."""
     pid = os.getpid()
     with _guards.get(pid) or _guards.setdefault(pid, threading.Lock()):
         found = _holds.get(folder)
@@ -78,7 +83,8 @@ def _open_held(folder: str) -> int:
             if os.fstat(fd).st_uid != os.geteuid():
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM), folder)
             if _lock(fd, fcntl.LOCK_EX) and os.listdir(fd):
-                _remove(fd, folder)  # left by holders that were killed
+                if not _remove(fd, folder):  # left by holders that were killed
+                    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
             # The folder may have been removed between its opening and its locking.
             elif _lock(fd, fcntl.LOCK_SH) and _is_at(fd, folder):
                 return fd
@@ -107,12 +113,16 @@ def _remove_unheld(folder: str) -> None:
             os.close(fd)
 
 
-def _remove(fd: int, folder: str) -> None:
-    """Remove a folder that is locked alone: first its name, so that another may have it at once."""
+def _remove(fd: int, folder: str) -> bool:
+    """Remove a folder that is locked alone: first its name, so that another may have it at once.
+    Whether it was one of ours."""
+    if not {*os.listdir(fd)} <= {CONTENT}:
+        return False
     if _is_at(fd, folder):
         condemned = f"{folder}.{os.getpid()}-{time.time_ns():x}.gone"
         os.rename(folder, condemned)
         shutil.rmtree(condemned, ignore_errors=True)
+    return True
 
 
 def _lock(fd: int, mode: int) -> bool:

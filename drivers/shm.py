@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from tensorstash.driver import Capabilities, check_key
 from tensorstash.drivers import hold, os_errors
 from tensorstash.drivers.file import FileDriver
-from tensorstash.errors import Closed, Denied, Invalid
+from tensorstash.errors import AlreadyExists, Closed, Denied, Invalid
 
 _LONGEST = 190  # bytes of a name, with room for what goes around it
 _FULL = (
@@ -59,7 +59,7 @@ class ShmDriver(FileDriver):
         self._memory = _memory()
         self._prefix = f"tensorstash-{os.geteuid()}-"
         self._folder = os.path.join(self._memory, self._prefix + store)
-        super().__init__(os.path.join(self._folder, "values", inner))
+        super().__init__(os.path.join(self._folder, hold.CONTENT, inner))
         self._hold: hold.Hold | None = self._take()
         self._inode = self._hold.inode
 
@@ -99,6 +99,11 @@ class ShmDriver(FileDriver):
             raise Denied(
                 f"{self._folder} belongs to another user; use another name",
                 driver=self.scheme,
+            ) from error
+        except FileExistsError as error:
+            raise AlreadyExists(
+                f"{self._folder} holds files that are no store's; move them away, or use another "
+                "name"
             ) from error
         except OSError as error:
             raise os_errors.failure(

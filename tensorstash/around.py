@@ -10,8 +10,8 @@ from .driver import Check, Driver, Traffic
 
 
 class Around(Driver):
-    """``driver`` itself, as far as names, locks, links, maps, counts and listings of keys go.
-    Sizes, reading, writing and deleting are for whoever derives from it."""
+    """``driver`` itself, as far as names, locks, empty folders, maps, counts and
+    listings of keys go. Sizes, reading, writing and deleting are for whoever derives from it."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -31,6 +31,9 @@ class Around(Driver):
 
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
+
+    def kept(self, key: str) -> str | None:
+        return self.driver.kept(key)
 
     def map(self, key: str) -> memoryview | None:
         return self.driver.map(key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,8 +27,12 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _SUFFIX = ".tsc"
-_LEDGER = "written"
-_PARTIAL = "partial"
+_LEDGER = ".tensorstash-written"
+_PARTIAL = ".tensorstash-partial"
+# A user may have other files in the folder: what is removed has a name that only we give.
+_FOLDER = re.compile(r"[0-9a-f]{2}")
+_FILE = re.compile(r"[0-9a-f]{30}-(\d+_\d*)?\.tsc")
+_WRITING = re.compile(r"[0-9a-f]{24}")
 _BLOCK = 4096  # what a file takes on the disk is a multiple of this
 _TOUCH = 60.0
 _ABANDONED = 300.0
@@ -223,6 +228,8 @@ class CacheFolder:
         total = 0
         with suppress(FileNotFoundError), os.scandir(self._base + _PARTIAL) as files:
             for file in files:
+                if not _WRITING.fullmatch(file.name) or not file.is_file(follow_symlinks=False):
+                    continue
                 with suppress(FileNotFoundError):
                     status = file.stat(follow_symlinks=False)
                     if abs(time.time() - status.st_mtime) > _ABANDONED:
@@ -234,7 +241,11 @@ class CacheFolder:
     def _all(self) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(self.path) as found:
-                folders = [folder.path for folder in found if len(folder.name) == 2]
+                folders = [
+                    folder.path
+                    for folder in found
+                    if _FOLDER.fullmatch(folder.name) and folder.is_dir(follow_symlinks=False)
+                ]
         except OSError:
             return
         for folder in folders:
@@ -249,7 +260,7 @@ def _files(folder: str) -> Iterator[os.DirEntry[str]]:
     """The cache files in one folder: others may lie there, and are none of ours."""
     with suppress(OSError), os.scandir(folder) as found:
         for file in found:
-            if file.name.endswith(_SUFFIX):
+            if _FILE.fullmatch(file.name) and file.is_file(follow_symlinks=False):
                 yield file
 
 

@@ -264,9 +264,14 @@ class Driver(ABC):
         leads to; ``False`` where there is none, as in most places."""
         return False
 
-    def prune(self, prefix: str) -> None:  # noqa: B027 - most places have no folders
-        """Remove the folders below ``prefix``, itself included, that hold no key; links are not
-        followed."""
+    def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
+        """Forget what is no value below ``prefix`` (empty or ending in ``/``): folders that
+        hold nothing, locks that nobody holds. Links are not followed; no value is deleted."""
+
+    def kept(self, key: str) -> str | None:
+        """The name, in ``key`` or in where the driver points, that it takes for one of its own and
+        would not list; ``None`` when there is none, and what is stored there is listed."""
+        return None
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """Hold the name ``key`` alone, among all processes that can reach the data. Released

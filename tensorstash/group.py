@@ -150,6 +150,7 @@ class Group:
         """Create an array below this group; takes what ``tensorstash.create`` takes."""
         self._open(write=True)
         path = self._below(name)
+        node.check_place(self.driver, path)
         if how.setdefault("zarr_format", self.zarr_format) != self.zarr_format:
             raise Invalid(
                 f"{located(self.driver, self.path)} is a group of Zarr v{self.zarr_format} and "
@@ -165,6 +166,7 @@ class Group:
         """Create a group below this one, with the groups above it."""
         self._open(write=True)
         path = self._below(name)
+        node.check_place(self.driver, path)
         self._refuse_inside_array(name)
         document = GroupDocument(dict(attributes or {}), zarr_format=self.zarr_format)
         node.create(self.driver, path, document, overwrite=overwrite)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .driver import Buffer, Driver, Request, Span, Tag, located
+from .belongings import look
+from .driver import Buffer, Check, Driver, Request, Span, Tag, held, located
 from .dtype import short
 from .errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
+    DriverError,
     Invalid,
     NotFound,
     StashError,
@@ -23,14 +22,13 @@ from .errors import (
 )
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
+from .formats.mark import Layout
 from .spec import ArraySpec
+from .unfinished import Claim, claim, finish, pause, remove, still_ours, turn
 
 Content = ArraySpec | GroupDocument
 
 _TRIES = 200
-
-_REMAINDER = re.compile(r"c(\.\d+)*|zarr\.json|\.z(array|group|attrs|metadata)|\d+(\.\d+)*")
-"""Names that a node that was deleted halfway leaves behind, beside members of a group."""
 
 
 class Node(NamedTuple):
@@ -101,40 +99,106 @@ def require(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node:
 def create(driver: Driver, path: str, content: Content, *, overwrite: bool = False) -> Tag:
     """Store a new node, with a group for every ancestor that has none (Zarr v3 core: there are
     no implicit groups). Of several creators one wins; the others get
-    :class:`~tensorstash.errors.AlreadyExists`."""
+    :class:`~tensorstash.errors.AlreadyExists`, or with ``overwrite`` replace what it has stored:
+    the node there and what belongs to it goes first, in any case whole.
+    :class:`~tensorstash.errors.AlreadyExists` too where something else is stored there."""
     document, attributes = _documents(content)
+    data = zarr3.encode(document)
+    check_place(driver, path)
     if overwrite:
-        driver.remove_link(path)  # what it leads to is not to be replaced, nor asked
+        driver.remove_link(path)  # what it leads to is not replaced, and not looked at
     exists = load_any(driver, path)
     if exists and not overwrite:
         raise _exists(driver, path)
+    if not exists:
+        if overwrite:
+            look(driver, path)
+        _make_ancestors(driver, path, content)
+        try:
+            tag = _put_new(driver, path + _key(content), data)
+        except Conflict:
+            if not overwrite:
+                raise _exists(driver, path) from None
+        else:
+            if attributes is not None:  # by the one who won
+                driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
+            return tag
+    with _making(driver, path, content, "replace", fresh=False) as made:
+        return _finish(made, content)
+
+
+@contextmanager
+def making(
+    driver: Driver, path: str, content: Content, what: str, *, overwrite: bool = False
+) -> Iterator[Check]:
+    """Create a node that is whole, and can be opened, when the block ends; until then, and where
+    it does not end well, it is marked as unfinished by ``what`` (``"copy"``). No other may replace
+    it meanwhile. Yields what is to be called before each step of making it, and raises where
+    another may have."""
+    check_place(driver, path)
     if overwrite:
-        if not exists:
-            _refuse_foreign(driver, path)
-        delete(driver, path)
-    for ancestor in _ancestors(path):
-        group = GroupDocument(zarr_format=content.zarr_format)
-        key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
-        if driver.tag(key) is None:
-            with suppress(Conflict):  # another creator was first: the group is there
-                _put_new(driver, key, zarr3.encode(_documents(group)[0]))
+        driver.remove_link(path)
+    elif load_any(driver, path):
+        raise _exists(driver, path)
     try:
-        tag = _put_new(driver, path + _key(content), zarr3.encode(document))
-    except Conflict:
+        with _making(driver, path, content, what, fresh=not overwrite) as made:
+            try:
+                yield made.check
+                made.check()
+            except StashError as error:
+                _tell(error, made)
+                raise
+            try:
+                _finish(made, content)
+            except DriverError as error:
+                _tell(error, made)
+                raise
+    except _Taken:
         raise _exists(driver, path) from None
-    if attributes is not None:  # by the one who won
-        driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
-    return tag
 
 
-def delete(driver: Driver, path: str) -> None:
-    """Remove a node and everything below it, its document first: what a kill leaves of it is
-    no array that reads as fill. Of a link to a node, the link only."""
+def delete(driver: Driver, path: str, known: Mapping[str, ArraySpec] | None = None) -> None:
+    """Remove a node and what belongs to it; of a link to a node, the link.
+    :class:`~tensorstash.errors.AlreadyExists` where something else is stored there, which stays, as
+    does all the rest. ``known``: arrays there by their path from ``path``, whose documents may be
+    missing. What a kill leaves is marked: no array that reads as fill, and deleted by the next that
+    is asked to."""
     if driver.remove_link(path):
         return
-    for key in (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP):
-        driver.delete(path + key)
-    driver.delete_prefix(path)
+    below = layouts(known or {})
+    if not _present(driver, path) and not look(driver, path, below).chunks:
+        return
+    with turn(driver, _locked(driver, path)) as check:
+        remove(claim(driver, path, "delete", check, known=below))
+    driver.prune(path)  # the lock is no more
+
+
+def layouts(arrays: Mapping[str, Content]) -> dict[str, tuple[Layout, ...]]:
+    """How the chunks of arrays are named, by path from where they are deleted or made."""
+    return {
+        path and path.rstrip("/") + "/": (Layout.of(spec),)
+        for path, spec in arrays.items()
+        if isinstance(spec, ArraySpec)
+    }
+
+
+def mark(driver: Driver, path: str, what: str, coming: Mapping[str, ArraySpec]) -> None:
+    """Mark the place of a node whose arrays ``coming`` are stored before their documents, with
+    groups above it. Nothing is stored there."""
+    check_place(driver, path)
+    _make_ancestors(driver, path, GroupDocument())
+    claim(driver, path, what, held, coming=layouts(coming), fresh=True)
+
+
+def check_place(driver: Driver, path: str) -> None:
+    """:class:`~tensorstash.errors.Invalid` where a node at ``path`` would never be listed, for the
+    driver takes its name for one of its own."""
+    kept = driver.kept(path.rstrip("/"))
+    if kept is not None:
+        raise Invalid(
+            f"{located(driver, path)} cannot be created: {driver.scheme}:// keeps names such as "
+            f"{short(kept)} for itself, and would not list it; choose another name"
+        )
 
 
 def update(
@@ -159,7 +223,7 @@ def update(
                 return Node(content, driver.put(key, data, if_tag=node.tag))
             return Node(content, driver.put(key, data))
         except Conflict:
-            time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
+            pause(attempt)
     raise Conflict(f"the metadata at key {key!r} is changed by others without a break", key=key)
 
 
@@ -190,16 +254,13 @@ def update_attributes(
                 driver.put(key, data, if_tag=found[1])
             return
         except Conflict:
-            time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
+            pause(attempt)
     raise Conflict(f"the attributes at key {key!r} are changed by others without a break", key=key)
 
 
 def load_any(driver: Driver, path: str) -> bool:
     """Whether a node's document is stored at ``path``, readable or not."""
-    keys = (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP)
-    found = driver.get_many_tagged([Request(path + key, Span(0, 1)) for key in keys])
-    answers = dict(found)  # all of them: to leave early would cancel what is on its way
-    return any(document is not None for document in answers.values())
+    return bool(_present(driver, path))
 
 
 def lock_key(path: str, content: Content) -> str:
@@ -244,15 +305,71 @@ def _ancestors(path: str) -> list[str]:
     return ["", *("/".join(parts[: k + 1]) + "/" for k in range(len(parts)))]
 
 
-def _refuse_foreign(driver: Driver, path: str) -> None:
-    """Replacing deletes everything below ``path``: never what is no remainder of a node."""
-    keys, folders = driver.list_dir(path)
-    foreign = [name for name in (*keys, *folders) if not _REMAINDER.fullmatch(name)]
-    if foreign:
-        raise AlreadyExists(
-            f"{located(driver, path)} is no Zarr array or group but holds {short(foreign)}, which "
-            "replacing would delete; choose another place, or delete that yourself"
-        )
+def _make_ancestors(driver: Driver, path: str, content: Content) -> None:
+    for ancestor in _ancestors(path):
+        group = GroupDocument(zarr_format=content.zarr_format)
+        key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
+        if driver.tag(key) is None:
+            with suppress(Conflict):  # another creator was first: the group is there
+                _put_new(driver, key, zarr3.encode(_documents(group)[0]))
+
+
+def _present(driver: Driver, path: str) -> list[str]:
+    """Which documents of a node are stored at ``path``."""
+    keys = [path + name for name in (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP)]
+    found = driver.get_many_tagged([Request(key, Span(0, 1)) for key in keys])
+    answers = dict(found)  # all of them: to leave early would cancel what is on its way
+    return [key for i, key in enumerate(keys) if answers[i] is not None]
+
+
+def _locked(driver: Driver, path: str) -> list[str]:
+    """The keys to lock for replacing what is at ``path``: of everyone who does, the first; the
+    others are those of who appends to it."""
+    return list(dict.fromkeys([path + zarr3.KEY, *_present(driver, path)]))
+
+
+class _Taken(Exception):
+    """A node is there already."""
+
+
+@contextmanager
+def _making(
+    driver: Driver, path: str, content: Content, what: str, *, fresh: bool
+) -> Iterator[Claim]:
+    document = _documents(content)[0] if content.zarr_format == 3 else None
+    coming = layouts({"": content} if isinstance(content, ArraySpec) else {})
+    with turn(driver, _locked(driver, path)) as check:
+        _make_ancestors(driver, path, content)
+        if fresh and load_any(driver, path):
+            raise _Taken
+        try:
+            made = claim(driver, path, what, check, document=document, coming=coming, fresh=fresh)
+        except Conflict:
+            if fresh:
+                raise _Taken from None
+            raise
+        yield made
+
+
+def _tell(error: StashError, made: Claim) -> None:
+    """Have an error say how to go on."""
+    where = located(made.driver, made.path)
+    error.args = (f"{error}; {where} is now {made.mark.advice}", *error.args[1:])
+
+
+def _finish(made: Claim, content: Content) -> Tag:
+    """Have the node whole: of Zarr v2, whose documents bear no mark, these come last, and what
+    marks it goes."""
+    if content.zarr_format == 3:
+        return finish(made)
+    document, attributes = _documents(content)
+    still_ours(made)
+    made.check()
+    if attributes is not None:
+        made.driver.put(made.path + zarr2.ATTRS, zarr3.encode(attributes))
+    tag = made.driver.put(made.path + _key(content), zarr3.encode(document))
+    remove(made)
+    return tag
 
 
 def _exists(driver: Driver, path: str) -> AlreadyExists:

@@ -42,10 +42,15 @@ class KeyEncoding:
             parts = parts[1:]
         elif ndim == 0:
             return () if key == "0" else None
-        if len(parts) != ndim or not all(part.isascii() and part.isdigit() for part in parts):
+        if len(parts) != ndim or not all(map(_is_number, parts)):
             return None
         index = tuple(map(int, parts))
         return index if self.key(index) == key else None
+
+
+def _is_number(part: str) -> bool:
+    # No grid has as many chunks as 20 digits count; Python refuses to read thousands of them.
+    return part.isascii() and part.isdigit() and len(part) < 20
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from . import dtype as dtypes
 from . import fill as fills
 from . import node
 from .array import Array
-from .create import create_at, make_spec, open
+from .create import make_spec, open
 from .driver import Driver, located
 from .errors import Invalid
 from .handle import Settings
@@ -39,8 +39,8 @@ def copy(
     ``changes`` are what :func:`make_spec` takes but for the shape (``chunks=``, ``codecs=``,
     ``dtype=``, ...); what is left out stays as it is in the source. ``progress`` shows a bar
     (needs tqdm). Memory in use: one target chunk; from or to afar as many as fit in 128 MiB, so
-    that their round trips overlap. A copy that is interrupted leaves an array of which the rest
-    reads as fill: copy again with ``overwrite``.
+    that their round trips overlap. Until the copy is whole, every reader refuses it, and no other
+    replaces it. One that fails or is interrupted stays so: copy again with ``overwrite``.
     """
     if progress:
         _need_tqdm()
@@ -51,15 +51,18 @@ def copy(
     driver = resolve(target, options)
     if overwrite:
         _refuse_inside(origin, driver)
-    made = create_at(driver, "", spec, Settings(mode="r+"), overwrite=overwrite)
+    made = Array(driver, "", Settings(mode="r+"), spec, created=True)
     blocks: Iterator[Any] = _places(made)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)
+    with node.making(driver, "", spec, "copy", overwrite=overwrite) as check:
 
-    def move(where: tuple[slice, ...]) -> None:
-        made[where] = origin[where]
+        def move(where: tuple[slice, ...]) -> None:
+            values = origin[where]
+            check()
+            made[where] = values
 
-    spread(blocks, lambda: move, _at_once(origin, made), waits=True)
+        spread(blocks, lambda: move, _at_once(origin, made), waits=True)
     return made
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import tensorstash as stash
+from tensorstash.drivers.file import FileDriver
 from tensorstash.errors import (
     AlreadyExists,
     Closed,
+    Corrupt,
     DriverError,
     Invalid,
     InvalidSelection,
@@ -22,6 +24,7 @@ from tensorstash.errors import (
     StashError,
     Unsupported,
 )
+from tensorstash.testing.counting import Call, FailingDriver, Fault
 
 
 class World:
@@ -333,9 +336,33 @@ def test_replacing_never_deletes_what_is_no_array(verb: str, tmp_path: Path) -> 
 
 
 def test_replacing_finishes_what_was_replaced_halfway(tmp_path: Path) -> None:
+    for chunk, how in {
+        "c/0/1": {},
+        "0.1": {"zarr_format": 2},
+        "c.0.1": {"separator": "."},
+        "0/1": {"zarr_format": 2, "separator": "/"},
+    }.items():
+        stash.create(tmp_path / "a", (4, 4), "u1", chunks=2, overwrite=True, **how)[...] = 1
+        assert (tmp_path / "a" / chunk).exists()
+
+        def when(call: Call) -> Fault | None:
+            return "error" if call.verb.startswith("delete") else None
+
+        with pytest.raises(DriverError):
+            stash.save(FailingDriver(FileDriver(tmp_path / "a"), when), [1, 2])
+        with pytest.raises(Corrupt, match="replace it again with overwrite=True"):
+            stash.open(tmp_path / "a")
+        assert (tmp_path / "a" / chunk).exists()
+        assert stash.save(tmp_path / "a", [1, 2])[...].tolist() == [1, 2]
+        assert {p.name for p in (tmp_path / "a").iterdir()} == {"c", "zarr.json"}
+        assert {p.name for p in (tmp_path / "a" / "c").iterdir()} == {"0"}
+
+
+def test_leftovers_of_nothing_that_is_known_are_not_replaced(tmp_path: Path) -> None:
     for leftover in ("c/0/1", "0.1", ".zattrs", "c.0", "3/4"):
-        path = tmp_path / "a" / leftover
+        path = tmp_path / leftover.replace("/", "-") / leftover
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"old")
-    assert stash.save(tmp_path / "a", [1, 2])[...].tolist() == [1, 2]
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {"c", "zarr.json"}
+        with pytest.raises(AlreadyExists, match="delete that yourself"):
+            stash.save(tmp_path / leftover.replace("/", "-"), [1, 2])
+        assert path.read_bytes() == b"old"

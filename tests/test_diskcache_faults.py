@@ -210,7 +210,7 @@ def test_any_call_may_fail(
             countdown = count
             for _ in range(3):
                 assert mine.get("k") == value
-        assert [*(tmp_path / "cache").glob("partial/*")] == []
+        assert [*(tmp_path / "cache").glob(".tensorstash-partial/*")] == []
         assert cache(immutable=True).get("k") == value
         assert mine.counts.damaged <= 1
     assert len(warnings(caplog)) >= (call != "fstat")

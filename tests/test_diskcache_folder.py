@@ -133,7 +133,13 @@ def test_what_others_keep_there_stays(
 ) -> None:
     folder = tmp_path / "cache"
     (folder / "ab").mkdir(parents=True)
-    strangers = [folder / "thesis.tex", folder / "ab/notes", folder / "abc"]
+    (folder / "partial").mkdir()
+    (folder / ".tensorstash-partial").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "cd").symlink_to(tmp_path / "elsewhere")
+    names = ["thesis.tex", "ab/notes", "abc", "written", "partial/1", "ab/notes.tsc", "ab/0-.tsc"]
+    names += [".tensorstash-partial/thesis.tex", f"cd/{'0' * 30}-.tsc", f"AB-{'0' * 30}-.tsc"]
+    strangers = [folder / name for name in names]
     for path in strangers:
         path.write_bytes(bytes(500_000))
         os.utime(path, (0, 0))

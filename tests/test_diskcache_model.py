@@ -217,7 +217,7 @@ class Caches(RuleBasedStateMachine):
     @invariant()
     def the_disk_is_not_overfull(self) -> None:
         files = [path for path in (self.root / "cache").rglob("*") if path.is_file()]
-        assert not [path for path in files if path.parent.name == "partial"]
+        assert not [path for path in files if path.parent.name == ".tensorstash-partial"]
         total = sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
         assert total <= self.limit + 4096
 

@@ -81,7 +81,7 @@ def on_disk(folder: Path) -> tuple[int, int]:
             blocks = -(-path.stat().st_size // BLOCK) * BLOCK if path.is_file() else 0
         except FileNotFoundError:
             continue
-        if path.parent.name == "partial":
+        if path.parent.name == ".tensorstash-partial":
             partial += blocks
         else:
             placed += blocks
@@ -128,7 +128,7 @@ def test_what_killed_writers_left_goes(tmp_path: Path) -> None:
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    [left] = (tmp_path / "cache/partial").iterdir()
+    [left] = (tmp_path / "cache/.tensorstash-partial").iterdir()
     assert [*(tmp_path / "cache").glob("??/*")] == []
     DiskCache(driver, tmp_path / "cache", LIMIT).get("c/1")
     assert left.exists()  # its writer may be at work still

@@ -130,6 +130,23 @@ class FsspecDriver(FsspecReader):
         """Remove every key below ``prefix``, then the folders that are left empty."""
         folders: list[str] = []
         self.delete_many([key for key, _ in self._walk(check_prefix(prefix), folders)])
+        self._remove(prefix, folders)
+
+    def prune(self, prefix: str) -> None:
+        """Remove the folders below ``prefix`` that are empty, where the filesystem has folders."""
+        if self.traits.folders:
+            folders: list[str] = []
+            for _ in self._walk(check_prefix(prefix), folders):
+                pass
+            self._remove(prefix, folders)
+
+    def kept(self, key: str) -> str | None:
+        """Names of puts in progress."""
+        names = f"{self.url}/{key}".split("/")
+        return next((name for name in names if name.startswith(TEMPORARY)), None)
+
+    def _remove(self, prefix: str, folders: list[str]) -> None:
+        """Remove folders that are empty, the deepest first."""
         for folder in [*reversed(folders), prefix] if self.traits.folders else []:
             path = self._path(folder.rstrip("/"))
             with suppress(DriverError):  # someone stores there again

@@ -38,7 +38,7 @@ from tensorstash.driver import (
     Traffic,
     check_prefix,
 )
-from tensorstash.drivers.redis.keys import RedisKeys
+from tensorstash.drivers.redis.keys import RedisKeys, is_ours
 from tensorstash.drivers.redis.link import Errand, RedisLink
 from tensorstash.drivers.redis.listing import RedisListing, drop
 from tensorstash.drivers.redis.lock import lease
@@ -172,6 +172,12 @@ class RedisDriver(Driver):
     def delete_prefix(self, prefix: str) -> None:
         """Drop everything below ``prefix`` except locks that are held."""
         self._process.listing.clear(check_prefix(prefix))
+
+    def kept(self, key: str) -> str | None:
+        """Names of versions and locks. (These need no pruning: a version goes with its value, and
+        a lock by itself.)"""
+        names = f"{self._keys.prefix}{key}".split("/")
+        return next((name for name in names if is_ours(name)), None)
 
     # -- listing ------------------------------------------------------------------
 

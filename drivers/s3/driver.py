@@ -25,7 +25,7 @@ from tensorstash.driver import (
 from tensorstash.drivers import loop
 from tensorstash.drivers.s3 import lease, pool
 from tensorstash.drivers.s3.client import Found
-from tensorstash.drivers.s3.keys import is_key, lock_place, owned
+from tensorstash.drivers.s3.keys import HIDDEN, is_key, is_lock, lock_place, owned
 from tensorstash.drivers.s3.limits import Limits
 from tensorstash.drivers.s3.requests import Requests
 from tensorstash.drivers.s3.settings import Settings
@@ -216,6 +216,19 @@ class S3Driver(Driver):
         """Delete what is listed below ``prefix`` and the driver's own objects there."""
         check_prefix(prefix)
         self._delete_all(key for page in self._pages(prefix) for key, _ in page)
+
+    def prune(self, prefix: str) -> None:
+        """Delete the locks below ``prefix`` that nobody holds."""
+        check_prefix(prefix)
+        store = lease.Store(self._read, self._swap)
+        for page in self._pages(prefix):
+            for key, _ in page:
+                if is_lock(key) and lease.retire(store, key):
+                    self._run(self._here().delete([key]))
+
+    def kept(self, key: str) -> str | None:
+        """The folder of locks, at any depth."""
+        return HIDDEN if HIDDEN in f"{self._root}{key}".split("/") else None
 
     # -- listing ------------------------------------------------------------------
 

@@ -29,3 +29,8 @@ def lock_place(key: str) -> str:
     """The object that locks ``key``: beside it, so that drivers with other roots share it."""
     folder, slash, name = owned(key).rpartition("/")
     return f"{folder}{slash}{HIDDEN}/lock/{name}"
+
+
+def is_lock(name: str) -> bool:
+    """Whether the name of an object is that of a lock."""
+    return f"/{HIDDEN}/lock/" in f"/{name}"

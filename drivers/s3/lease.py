@@ -171,6 +171,19 @@ def _acquire(
         wait = min(2 * wait, _LONGEST_WAIT)
 
 
+def retire(store: Store, place: str) -> bool:
+    """Take a lock that is free, for ever: whether it was, and now nobody else can have it, so that
+    it may be deleted. The object of a lock that is held stays, for its holder lives."""
+    found = store.read(place)
+    if found is None or not _is_free(found[0]):
+        return False
+    try:
+        store.swap(place, _body(secrets.token_hex(8), 0), found[1])
+    except Conflict:  # someone was first
+        return False
+    return True
+
+
 def _body(owner: str, counter: int) -> bytes:
     return json.dumps({"owner": owner, "counter": counter, "id": secrets.token_hex(4)}).encode()
 
@@ -182,6 +195,15 @@ def _owner_of(data: Buffer) -> str:
         return str(found["owner"])
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+def _is_free(data: Buffer) -> bool:
+    """Whether this is a lock of ours that was released; what else may be there is not ours."""
+    try:
+        found = json.loads(bytes(data))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("owner") == "" and "counter" in found
 
 
 class _Process:

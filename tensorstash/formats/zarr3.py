@@ -18,6 +18,7 @@ from ..dtype import short
 from ..errors import Invalid, Unsupported
 from ..grid import AxisGrid, Grid, RectilinearAxis, RegularAxis
 from ..spec import ArraySpec, KeyEncoding
+from . import mark
 from .document import (
     MAX_LENGTH,
     GroupDocument,
@@ -58,7 +59,7 @@ Node = tuple[Literal["array"], ArraySpec] | tuple[Literal["group"], GroupDocumen
 def parse(data: bytes | bytearray | memoryview) -> Node:
     """What the ``zarr.json`` in ``data`` describes: an array or a group.
 
-    :class:`~tensorstash.errors.Corrupt` when it is not JSON,
+    :class:`~tensorstash.errors.Corrupt` when it is not JSON or is marked as unfinished,
     :class:`~tensorstash.errors.Invalid` when it breaks the specification, and
     :class:`~tensorstash.errors.Unsupported` when it asks for what we do not know.
     """
@@ -70,6 +71,7 @@ def parse_document(document: Mapping[str, Any]) -> Node:
     version = document.get("zarr_format")
     if type(version) is not int or version != 3:
         raise Unsupported(f"{KEY} has zarr_format {short(version)}; 3 is what can be read")
+    mark.refuse(document, KEY)
     kind = document.get("node_type")
     if kind == "array":
         return "array", guarded(KEY, lambda: _array(document))

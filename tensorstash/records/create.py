@@ -78,6 +78,8 @@ def create_at(
         raise reserved()
     catalog = Catalog(fields, specs, length, dict(attributes or {}), {}, {})
     zarr3.encode(zarr3.group_document(to_document(catalog)))  # raises before anything is replaced
+    for name in specs:
+        node.check_place(driver, f"{path}{name}/")
     # The document that claims the place comes first: of several creators one wins, and it says
     # all that readers of records need. Those of single fields follow.
     node.create(driver, path, to_document(catalog), overwrite=overwrite)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from .. import node
+from ..belongings import look
 from ..driver import Check
 from ..dtype import short
 from ..errors import AlreadyExists, Invalid
 from ..formats import zarr3
 from ..spec import ArraySpec
+from ..unfinished import what_is_unfinished
 from . import grow, layout, schema
 from .catalog import Catalog, arrays_of, with_values
 from .rowset import All, Chosen, RowSet, Shuffled, as_numbers
@@ -54,14 +56,17 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         raise Invalid(f"add the fields within {path!r} one by one, as {path + '/x'!r}")
     fields = schema.allowed(schema.parse({path: field}), table.settings.allow_pickle)
 
+    driver, root = table.place
+
     def change(before: Catalog, check: Check) -> Catalog:
         if path in before.fields:
             raise AlreadyExists(f"{table.where} has a field {path!r}; drop it, or choose a name")
         schema.check_paths({**before.fields, **fields})
+        for name in arrays_of(path, fields[path]):
+            node.check_place(driver, f"{root}{name}/")
         step = min(layout.step_of(fields), *map(before.chunk_rows, before.fields))
         specs = layout.specs(fields, before.rows, **{"rows_per_chunk": step, **how})
         after = replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})
-        driver, root = table.place
         arrays = {n: grow.member(driver, root, n, table.settings, s) for n, s in specs.items()}
         column = column_of(path, fields[path], list(arrays.values()))
         checked = None if values is None else column.checked(values, before.rows)
@@ -69,6 +74,7 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         if checked is None:
             return after
         *apart, rows = arrays
+        node.mark(driver, f"{root}{path}/", "field", _within(path, specs))
         for name in apart:  # values are appended, which needs a document
             driver.put(f"{root}{name}/{zarr3.KEY}", zarr3.encode(zarr3.array_document(specs[name])))
         stored = column.reserve(checked)
@@ -81,7 +87,7 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
 
 def _make_room(table: Table, path: str, catalog: Catalog) -> None:
     """Have nothing stored at ``path``: what is no field of ours is not ours to delete, but what
-    an attempt that failed has left, which has no document."""
+    an attempt that failed has left, which is marked."""
     driver, root = table.place
     parts = path.split("/")
     for k in range(1, len(parts)):
@@ -89,26 +95,51 @@ def _make_room(table: Table, path: str, catalog: Catalog) -> None:
         found = None if above in catalog.groups else node.load(driver, f"{root}{above}/")
         if found is not None and isinstance(found.content, ArraySpec):
             raise AlreadyExists(f"{table.where} holds an array {above!r}; choose another name")
-    if node.load_any(driver, f"{root}{path}/"):
+    place = f"{root}{path}/"
+    if what_is_unfinished(driver, place) in ("field", "delete"):
+        node.delete(driver, place)
+    elif node.load_any(driver, place):
         raise AlreadyExists(
             f"{table.where} holds a {path!r} that is no field of the records; choose another "
             "name, or delete it through open_group()"
         )
-    driver.delete_prefix(f"{root}{path}/")
+    look(driver, place)
+
+
+def _within(path: str, specs: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    """The arrays of a field, by their path from it."""
+    below = path + "/"
+    return {
+        name[len(below) :]: spec for name, spec in specs.items() if f"{name}/".startswith(below)
+    }
 
 
 def drop(table: Table, paths: list[str]) -> None:
     """Remove fields from the document, then what is stored of them."""
 
+    stored: dict[str, dict[str, ArraySpec]] = {}
+
     def change(before: Catalog, check: Check) -> Catalog:
         fields = {name: f for name, f in before.fields.items() if name not in paths}
         if not fields:
             raise Invalid(f"{table.where} would be left without a field; delete the group instead")
+        _refuse_foreign(table, before, paths, stored)
         return _without(replace(before, fields=fields))
 
     table.change(change)
     for path in paths:
-        table.delete(path)
+        table.delete(path, stored[path])
+
+
+def _refuse_foreign(
+    table: Table, catalog: Catalog, paths: list[str], stored: dict[str, dict[str, ArraySpec]]
+) -> None:
+    """Raise, before anything is changed, where the place of a field holds what is not its own.
+    ``stored`` takes the arrays of each."""
+    driver, root = table.place
+    for path in paths:
+        stored[path] = _within(path, catalog.specs)
+        look(driver, f"{root}{path}/", node.layouts(stored[path]))
 
 
 def rename(table: Table, old: str, new: str) -> None:
@@ -118,6 +149,7 @@ def rename(table: Table, old: str, new: str) -> None:
     if f"{new}/".startswith(f"{old}/") or f"{old}/".startswith(f"{new}/"):
         raise Invalid(f"{old!r} cannot become {new!r}, which is or holds itself; use a third name")
     names = {path: new + path[len(old) :] for path in paths}
+    stored: dict[str, dict[str, ArraySpec]] = {}
 
     def change(before: Catalog, check: Check) -> Catalog:
         gone = [path for path in paths if path not in before.fields]
@@ -128,10 +160,15 @@ def rename(table: Table, old: str, new: str) -> None:
             raise AlreadyExists(f"{table.where} has a field {taken[0]!r} already")
         fields = {names.get(path, path): field for path, field in before.fields.items()}
         schema.check_paths(fields)
+        driver, root = table.place
+        for name in names.values():
+            node.check_place(driver, f"{root}{name}/")
         specs = dict(before.specs)
+        _refuse_foreign(table, before, paths, stored)
         for path, name in names.items():
             _make_room(table, name, before)
-            _copy(table, path, name, check)
+            node.mark(driver, f"{root}{name}/", "field", stored[path])
+            _copy(table, path, name, stored[path], check)
             arrays = zip(
                 arrays_of(path, before.fields[path]),
                 arrays_of(name, before.fields[path]),
@@ -143,21 +180,22 @@ def rename(table: Table, old: str, new: str) -> None:
 
     table.change(change)
     for path in paths:
-        table.delete(path)
+        table.delete(path, stored[path])
 
 
-def _copy(table: Table, old: str, new: str, check: Check) -> None:
+def _copy(table: Table, old: str, new: str, stored: Mapping[str, ArraySpec], check: Check) -> None:
     """Chunks, not documents: without these, what a copy that failed leaves is no array."""
     driver, root = table.place
     source, target = f"{root}{old}/", f"{root}{new}/"
+    found = look(driver, source, node.layouts(stored))
 
     def move(key: str) -> None:
         value = driver.get(key)
-        if value is not None and not key.endswith("/" + zarr3.KEY):
+        if value is not None:
             check()
             driver.put(target + key[len(source) :], bytes(value))
 
-    grow.each(driver, list(driver.list(source)), move)
+    grow.each(driver, list(found.chunk_keys()), move)
 
 
 def _as_stored(table: Table, name: str, spec: ArraySpec) -> ArraySpec:

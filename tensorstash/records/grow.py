@@ -19,6 +19,7 @@ from ..driver import Check, Driver, Put, Request, located
 from ..errors import Conflict, Invalid, NotFound, StashError
 from ..formats import zarr3
 from ..formats.document import GroupDocument, decode
+from ..formats.mark import is_marked
 from ..handle import Settings
 from ..node import require, update
 from ..resize import write_beyond
@@ -196,7 +197,7 @@ def _brought(
     shapes: bool,
 ) -> Mapping[str, Any] | None:
     """What shall be stored in place of a member's ``own`` document; ``None``: nothing."""
-    if own is None or not isinstance(own.get("shape", []), list):
+    if own is None or is_marked(own) or not isinstance(own.get("shape", []), list):
         return wanted
     if not all(own.get(key) == wanted.get(key) for key in _LAYOUT) and not _is_array(own, spec):
         return wanted  # left over from something else that was deleted halfway

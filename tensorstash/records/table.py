@@ -201,11 +201,11 @@ class Table:
         before = self._catalog
         self.adopt(grow.change(*self.place, make), before)
 
-    def delete(self, name: str) -> None:
-        """Delete what is stored below ``name``, which no document names any more, and the groups
-        above that hold nothing else."""
+    def delete(self, name: str, stored: Mapping[str, ArraySpec]) -> None:
+        """Delete the arrays ``stored`` below ``name``, which no document names any more, and the
+        groups above that hold nothing else."""
         driver, path = self.place
-        node.delete(driver, f"{path}{name}/")
+        node.delete(driver, f"{path}{name}/", stored)
         *above, _ = name.split("/")
         while above:
             group = "/".join(above) + "/"

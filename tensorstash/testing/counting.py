@@ -166,6 +166,10 @@ class CountingDriver(Around):
         self._count("delete_prefix")
         self.driver.delete_prefix(prefix)
 
+    def prune(self, prefix: str) -> None:
+        self._count("prune")
+        self.driver.prune(prefix)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         self._count("list", keys=0)
         return self._counted(self.driver.list(prefix))
@@ -311,6 +315,10 @@ class FailingDriver(Around):
     def delete_prefix(self, prefix: str) -> None:
         self._ask("delete_prefix", prefix)
         self.driver.delete_prefix(prefix)
+
+    def prune(self, prefix: str) -> None:
+        self._ask("prune", prefix)
+        self.driver.prune(prefix)
 
     def list(self, prefix: str = "") -> Iterator[str]:
         self._ask("list", prefix)

@@ -1,0 +1,208 @@
+"""Nodes that are not whole: marked before anything below them is changed, and until all is.
+
+A delete marks the node, deletes what belongs to it, and the marked document last. A replacement, or
+a copy, marks it, deletes what was there, stores what comes, and takes the mark away last. So at
+every instant there is a document that explains every key below it, and no reader takes what is
+half there for an array of fill values.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from .belongings import Belongings
+from .driver import Check, Driver, Tag, located
+from .errors import Conflict
+from .formats import mark, zarr3
+from .formats.mark import Layouts, Mark
+
+_TRIES = 200
+_AT_ONCE = 10_000  # keys of one delete
+_PASSES = 10
+_PATIENCE = 60.0  # seconds until whoever else changes the node is told of
+
+
+@dataclass
+class Claim:
+    """A marked node: ``document`` is what its ``zarr.json`` is without the mark."""
+
+    driver: Driver
+    path: str
+    mark: Mark
+    document: Mapping[str, Any]
+    tag: Tag
+    check: Check
+
+    @property
+    def key(self) -> str:
+        """Where the mark is."""
+        return self.path + zarr3.KEY
+
+
+@contextmanager
+def turn(driver: Driver, keys: Iterable[str]) -> Iterator[Check]:
+    """Be the only one who replaces, deletes, appends to or resizes a node, where the driver can
+    tell; ``keys``: those of its documents that are locked for it."""
+    with ExitStack() as stack:
+        checks: list[Check] = []
+        for key in keys if driver.capabilities.locks else ():
+            checks.append(stack.enter_context(driver.lock(key, _PATIENCE)))
+
+        def check() -> None:
+            for each in checks:
+                each()
+
+        yield check
+
+
+def claim(
+    driver: Driver,
+    path: str,
+    what: str,
+    check: Check,
+    *,
+    document: Mapping[str, Any] | None = None,
+    coming: Layouts | None = None,
+    known: Layouts | None = None,
+    fresh: bool = False,
+) -> Claim:
+    """Mark the node at ``path``, with ``document`` for what it will be (``None``: nothing, or
+    nothing of Zarr v3) and the layouts ``coming`` with it, and delete whatever is there: ``known``
+    are nodes there that have no document. :class:`~tensorstash.errors.AlreadyExists` where it is
+    not all a node's. ``fresh``: there is no node, and nothing to delete;
+    :class:`~tensorstash.errors.Conflict` where there is one."""
+    for attempt in range(_TRIES):
+        found = Belongings(driver, path, dict(known or {}))
+        if not fresh:
+            found.look()
+        marker = Mark.new(what, _both(found.layouts, coming or {}))
+        body = mark.stub(found.is_group) if document is None else document
+        check()
+        try:
+            data = zarr3.encode(marker.on(body))
+            tag = put_over(driver, path + zarr3.KEY, data, found.tag)
+        except Conflict:
+            if fresh:
+                raise
+            pause(attempt)  # someone has changed the document since it was looked at
+            continue
+        made = Claim(driver, path, marker, body, tag, check)
+        _clear(made, found)
+        return made
+    raise Conflict(
+        f"{located(driver, path)} is changed by others without a break; repeat the call",
+        key=path + zarr3.KEY,
+    )
+
+
+def finish(made: Claim) -> Tag:
+    """Take the mark away, keeping what someone has changed in the document meanwhile; answers the
+    tag of the document."""
+    document, tag = made.document, made.tag
+    for attempt in range(_TRIES):
+        made.check()
+        try:
+            return put_over(made.driver, made.key, zarr3.encode(document), tag)
+        except Conflict:
+            document, tag = still_ours(made)
+            pause(attempt)
+    raise Conflict(f"the metadata at key {made.key!r} is changed by others without a break")
+
+
+def remove(made: Claim) -> None:
+    """Delete the marked document, the last that is left of a node or that stands before one of
+    Zarr v2."""
+    made.check()
+    made.driver.delete(made.key)
+
+
+def still_ours(made: Claim) -> tuple[Mapping[str, Any], Tag]:
+    """The document without the mark, and its tag; :class:`~tensorstash.errors.Conflict` where
+    another has replaced it."""
+    found = made.driver.get_tagged(made.key)
+    document = mark.loaded(found and found[0])
+    there = mark.mark_in(document)
+    if found is None or there is None or there.token != made.mark.token:
+        raise Conflict(
+            f"{located(made.driver, made.path)} was replaced or deleted by someone else meanwhile; "
+            "look at it, and repeat the call if need be",
+            key=made.key,
+        )
+    return {name: value for name, value in document.items() if name != mark.FIELD}, found[1]
+
+
+def what_is_unfinished(driver: Driver, path: str) -> str | None:
+    """What was under way at ``path`` (``"copy"``, ``"delete"``, ``"replace"``, ``"field"``), where
+    the node is marked."""
+    found = mark.mark_in(mark.loaded(driver.get(path + zarr3.KEY)))
+    return None if found is None else found.what
+
+
+def put_over(driver: Driver, key: str, data: bytes, tag: Tag | None) -> Tag:
+    """Put where the value is still ``tag`` (``None``: absent), where the driver can tell."""
+    if not driver.capabilities.conditional_put:
+        return driver.put(key, data)
+    if tag is None:
+        return driver.put(key, data, if_absent=True)
+    return driver.put(key, data, if_tag=tag)
+
+
+def pause(attempt: int) -> None:
+    """Wait for a moment that is longer with every attempt and the same for no two writers."""
+    time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
+
+
+def _clear(made: Claim, found: Belongings) -> None:
+    """Delete all that was found but the marked document: the other documents first, so that no
+    reader finds an array of which chunks are gone."""
+    _delete(made, (key for key in found.documents if key != made.key))
+    if not found.more:
+        _delete(made, iter(found.chunks))
+    else:
+        # Until a listing shows no more: some skip names while others go.
+        for _ in range(_PASSES):
+            if not _delete(made, found.chunk_keys()):
+                break
+        else:
+            raise Conflict(
+                f"{located(made.driver, made.path)} is written by others without a break; "
+                "stop them, and repeat the call"
+            )
+    if found.documents or found.chunks:
+        made.driver.prune(made.path)
+
+
+def _delete(made: Claim, keys: Iterator[str]) -> int:
+    """Delete ``keys``, in batches; answers how many there were. A link to a folder goes itself,
+    and nothing that it leads to."""
+    driver, count = made.driver, 0
+    while batch := [*islice(keys, _AT_ONCE)]:
+        made.check()
+        links = tuple(folder for folder in _folders(made.path, batch) if driver.remove_link(folder))
+        driver.delete_many(key for key in batch if not (links and key.startswith(links)))
+        count += len(batch)
+    return count
+
+
+def _folders(path: str, keys: Iterable[str]) -> list[str]:
+    """The folders below ``path`` that ``keys`` lie in, those above before those in them."""
+    found: dict[str, None] = {}
+    for key in keys:
+        folder = key[: key.rfind("/") + 1]
+        while len(folder) > len(path) and folder not in found:
+            found[folder] = None
+            folder = folder[: folder.rfind("/", 0, -1) + 1]
+    return sorted(found, key=len)
+
+
+def _both(one: Layouts, other: Layouts) -> Layouts:
+    return {
+        path: tuple(dict.fromkeys((*one.get(path, ()), *other.get(path, ()))))
+        for path in {**one, **other}
+    }
