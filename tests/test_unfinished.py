@@ -1,13 +1,13 @@
-"""Deletes, replacements and copies that are killed or fail: never an array that reads as fill, never
-a chunk that nothing explains; and the next one goes through."""
+"""Deletes, replacements and copies that are killed or fail: never an array that reads as fill,
+never a chunk that nothing explains; and the next one goes through."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from tensorstash.errors import AlreadyExists, Conflict, Corrupt, DriverError, No
 from tensorstash.formats import mark
 from tensorstash.testing.counting import Call, FailingDriver, Fault
 from tests.every_place import KINDS, place, stored
-from tests.peers import open_tensorstore
 from tests.races import fork, in_threads
 
 # zarr-python says so where it finds documents of both versions.
@@ -95,21 +94,28 @@ def no_chunks(driver: Driver, path: str, spec: Any) -> bool:
 
 def finishes(driver: Driver, change: Callable[[Any, dict[str, Any]], Any], how: Any) -> None:
     """The same once more goes through, and leaves nothing of what was there before."""
-    try:
+    with suppress(NotFound, Corrupt):  # it was done, or the group above is not whole either
         change(driver, how)
-    except (NotFound, Corrupt):
-        pass  # it was done; or the whole place, that is above, is the one to replace
     stash.copy(origin(how), driver, overwrite=True)
     assert np.array_equal(stash.load(driver), NEW)
     assert set(stored(driver)) == set(stored(stash.save({}, NEW, **how).driver))
 
 
-# -- exceptions ----------------------------------------------------------------------------------
+def long(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.long)
+
+
+def near_first(*usual: str) -> list[Any]:
+    """The kinds of places: in the usual run these, the others in the long one."""
+    return [kind if kind in usual else long(kind) for kind in KINDS]
+
+
+# -- exceptions --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", CHANGES)
 @pytest.mark.parametrize("layout", ["v3", "v2"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", near_first("file", "memory"))
 def test_a_failure_of_any_request(
     kind: str, layout: str, verb: str, tmp_path: Path, request: Any
 ) -> None:
@@ -141,7 +147,11 @@ def test_a_copy_says_how_to_go_on(driver: Driver) -> None:
     for layout, how in LAYOUTS.items():
 
         def when(call: Call) -> Fault | None:
-            return "error" if call.verb == "put" and call.key.endswith(("1/1", "1.1")) else None
+            return (
+                "error"
+                if call.verb.startswith("put") and call.key.endswith(("1/1", "1.1"))
+                else None
+            )
 
         with pytest.raises(DriverError, match="copy again with overwrite=True"):
             stash.copy(origin(how), FailingDriver(driver, when))
@@ -157,7 +167,7 @@ def test_a_copy_says_how_to_go_on(driver: Driver) -> None:
         assert stored(driver) == {}
 
 
-# -- killed ----------------------------------------------------------------------------------------
+# -- killed ------------------------------------------------------------------------------------
 
 
 def die_at(path: Path, change: Callable[[Any, Any], Any], how: Any, call: str, number: int) -> None:
@@ -176,7 +186,7 @@ def die_at(path: Path, change: Callable[[Any, Any], Any], how: Any, call: str, n
 
 @pytest.mark.parametrize("verb", CHANGES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("call", ["unlink", "rename", "write", "rmdir"])
+@pytest.mark.parametrize("call", ["unlink", *map(long, ["rename", "write", "rmdir"])])
 def test_a_kill_at_any_step(tmp_path: Path, layout: str, verb: str, call: str) -> None:
     how, change = LAYOUTS[layout], CHANGES[verb]
     for number in range(200):
@@ -195,23 +205,20 @@ def test_a_kill_at_any_step(tmp_path: Path, layout: str, verb: str, call: str) -
     assert number < 199
 
 
-# -- who refuses, and what it is called -------------------------------------------------------------
+# -- who refuses, and what it is called --------------------------------------------------------
 
 
 def half(driver: Driver, how: dict[str, Any]) -> None:
     """An interrupted copy."""
 
-    def when(call: Call) -> Fault | None:
-        return KeyboardInterrupt() if call.verb == "put" and call.key.endswith("1") else None  # type: ignore[return-value]
-
     class Interrupted(FailingDriver):
         def _ask(self, verb: str, key: str) -> Fault | None:
-            if verb == "put" and key.endswith(("1/1", "1.1")):
+            if verb.startswith("put") and key.endswith(("1/1", "1.1")):
                 raise KeyboardInterrupt
             return None
 
     with pytest.raises(KeyboardInterrupt):
-        stash.copy(origin(how), Interrupted(driver, when), overwrite=True)
+        stash.copy(origin(how), Interrupted(driver, lambda _: None), overwrite=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -243,11 +250,11 @@ def test_every_reader_refuses_it(layout: str, tmp_path: Path) -> None:
                 ):
                     opener(store, mode="r", zarr_format=version)
     for kind in ("zarr", "zarr3"):
-        with pytest.raises(ValueError, match="tensorstash_unfinished|NOT_FOUND|not found"):
+        with pytest.raises(ValueError, match=r"tensorstash_unfinished|NOT_FOUND|not found"):
             tensorstore_open(kind, tmp_path / "x")
     assert stash.save(tmp_path / "x", OLD)[...].tolist() == OLD.tolist()
     assert np.array_equal(zarr.open_array(tmp_path / "x", mode="r")[...], OLD)
-    assert np.array_equal(open_tensorstore(tmp_path / "x").read().result(), OLD)
+    assert np.array_equal(tensorstore_open("zarr3", tmp_path / "x").read().result(), OLD)
 
 
 def tensorstore_open(kind: str, path: Path) -> Any:
@@ -264,9 +271,7 @@ def test_a_member_that_is_unfinished(driver: Driver, layout: str) -> None:
         CHANGES["delete"](FailingDriver(driver, deleting), how)
     assert "x" in group
     assert list(group) == ["g", "x"]
-    assert "x  (Corrupt: cannot be opened)" in group.tree().replace("─", "").replace("  ", " ") or (
-        "x" in group.tree()
-    )
+    assert "cannot be opened" in group.tree()
     with pytest.raises(Corrupt, match="what a delete left; delete it again"):
         group["x"]
     with pytest.raises(Corrupt, match="delete it again"):
@@ -317,15 +322,14 @@ def test_many_replace_at_once(driver: Driver) -> None:
     if not driver.capabilities.conditional_put:
         pytest.skip("one writer at a time")
     stash.save(driver, OLD, chunks=2)
-    start, seen = threading.Barrier(4), []
+    seen = []
 
     def replace(number: int) -> None:
-        start.wait()
         shape = (number + 1,)
         array = stash.create(driver, shape, "i4", chunks=1, overwrite=True, fill_value=number)
         seen.append(array.shape)
 
-    in_threads([lambda k=k: replace(k) for k in range(4)])
+    in_threads(4, replace)
     array = stash.open(driver)
     assert sorted(seen) == [(1,), (2,), (3,), (4,)]
     assert array[...].tolist() == [array.shape[0] - 1] * array.shape[0]
@@ -337,13 +341,13 @@ def test_only_one_makes_it(driver: Driver) -> None:
         pytest.skip("one writer at a time")
     made, refused = [], []
 
-    def copy() -> None:
+    def copy(_: int) -> None:
         try:
             made.append(stash.copy(origin({"chunks": 2}), driver))
         except AlreadyExists as error:
             refused.append(error)
 
-    in_threads([copy] * 4)
+    in_threads(4, copy)
     assert len(made) == 1 and len(refused) == 3
     assert np.array_equal(stash.load(driver), NEW)
 
@@ -355,7 +359,7 @@ def test_a_copy_under_way_is_not_taken_over(
         pytest.skip("one writer at a time")
     monkeypatch.setattr(unfinished, "_PATIENCE", 0.1)
     with node.making(driver, "", origin({}).spec, "copy") as check:
-        with pytest.raises(StashError, match="locked|lock"):
+        with pytest.raises(StashError, match="lock"):
             stash.save(driver, OLD)
         check()
         with pytest.raises(Corrupt):
@@ -364,7 +368,7 @@ def test_a_copy_under_way_is_not_taken_over(
     assert np.array_equal(stash.load(driver), NEW)
 
 
-# -- the document ------------------------------------------------------------------------------------
+# -- the document ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -409,9 +413,11 @@ def test_fields_of_records_that_are_unfinished() -> None:
             def when(call: Call, number: int = number) -> Fault | None:
                 return "error" if call.number == number else None
 
-            failing = stash.open_records(FailingDriver(inner, when), "r+")
+            failing = FailingDriver(inner, lambda _: None)
+            changing = stash.open_records(failing, "r+")
+            failing.when, failing._seen = when, 0
             try:
-                change(failing)
+                change(changing)
                 break
             except StashError:
                 number += 1
