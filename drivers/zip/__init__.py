@@ -1,15 +1,16 @@
 """A dataset in one zip file: ``zip:///path/data.zip``, or ``zip://inner/path::/path/data.zip``.
 
-Each put appends a member where the directory of the archive was and writes the directory anew
-behind it, so that after every put and delete the file is a whole zip for any program. The
-directory costs about 80 bytes a key at every put: beyond some 10,000 keys, use shards. What was
-replaced or deleted stays as dead bytes until it is more than half of the file, which is then
-written anew beside its place and renamed.
+After every put and delete the file is a whole zip for any program, and it is never anything
+else: a change is written where it replaces nothing that counts, and takes effect in one step
+(``writer.py``, decision 18). The directory costs about 80 bytes a key, twice, at every put:
+beyond some 10,000 keys, use shards. What was replaced or deleted stays as dead bytes until it is
+more than half of the file, which is then written anew beside its place and renamed.
 
-A process killed amid a put leaves a file without a directory. Other programs call it damaged
-(``zip -FF`` repairs it); this driver finds what was stored, deletions excepted, and its next
-put repairs the file. On anything but a local file, ``zip://inner::s3://bucket/data.zip``,
-fsspec's zip filesystem reads, and nothing writes.
+Archives of others are read, and written to with all that is theirs kept: bytes before the
+archive, comments, extra fields, modes, folders. What is no zip, or is damaged such that a put
+could lose something, is refused and left as it is. Where members were lost, no key is called
+absent. On anything but a local file, ``zip://inner::s3://bucket/data.zip``, fsspec's zip
+filesystem reads, and nothing writes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -30,19 +29,24 @@ from tensorstash.driver import (
     Changed,
     Check,
     Driver,
+    Request,
     Span,
     Tag,
     check_key,
     check_prefix,
+    check_size,
     held,
-    pick,
 )
 from tensorstash.drivers import flock
-from tensorstash.drivers.zip import archive, writer
-from tensorstash.drivers.zip.archive import Directory, Member
-from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace, Unsupported
+from tensorstash.drivers.zip import archive, compact, unpack, writer
+from tensorstash.drivers.zip.records import LONGEST, Directory, Member
+from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_WHOLE = Span(0)
+# Not blocking matters for one thing only: a FIFO in the archive's place must not hang its reader.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_BATCH = 16 << 20
 
 
 def connect(rest: str, **options: Any) -> Driver:
@@ -68,7 +72,7 @@ class ZipDriver(Driver):
     processes of one host, where the file system offers ``flock``.
 
     Values are stored as they are, so parts are read by themselves. Members that another
-    program deflated are read too, whole. A tag is ``(inode, offset, checksum, size)``.
+    program deflated are read too, from the beginning. A tag is ``(inode, offset, checksum, size)``.
     """
 
     scheme = "zip"
@@ -82,6 +86,7 @@ class ZipDriver(Driver):
         self.path = os.path.abspath(name)
         self._prefix = inner.strip("/") and check_key(inner.strip("/")) + "/"
         self._known: tuple[tuple[int, ...], Directory] | None = None
+        self._swept = 0
 
     @property
     def url(self) -> str:
@@ -93,28 +98,51 @@ class ZipDriver(Driver):
 
     def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
         """The value (or bytes ``span`` of it) with the tag of that version."""
-        found = self.get_ranges(key, (Span(0) if span is None else span,))
-        return None if found is None else (found[0][0], found[1])
+        return self._get(key, span, None)
+
+    def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
+        """One after the other; what is larger than it can be is not read."""
+        for i, (key, span, _, most) in enumerate(requests):
+            found = self._get(key, span, most)
+            yield i, None if found is None else found[0]
+
+    def get_many_tagged(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        """One after the other; what is larger than it can be is not read."""
+        for i, (key, span, unless, most) in enumerate(requests):
+            if unless is not None and self.tag(key) == unless:
+                yield i, (b"", unless)
+            else:
+                yield i, self._get(key, span, most)
+
+    def get_into(self, key: str, out: memoryview) -> int | None:
+        """Read a whole value straight into ``out``, where it has room."""
+        with self._opened("read", key) as (fd, known):
+            member = self._find(known, key)
+            if member is None or fd is None:
+                return None
+            if member.size <= len(out):
+                unpack.read_into(fd, member, out[: member.size], self.path)
+            return member.size
 
     def get_ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None = None
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Several parts of one member, which no later put changes."""
-        place = self._prefix + check_key(key)
         with self._opened("read", key) as (fd, known):
-            member = known.members.get(place)
+            member = self._find(known, key)
             version = None if member is None or fd is None else _tag(os.fstat(fd).st_ino, member)
             if tag is not None and version != tag:
                 raise Changed(key)
             if member is None or fd is None:
                 return None
-            return self._parts(fd, member, key, spans), version
+            return unpack.read(fd, member, spans, self.path), version
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version, from the directory alone."""
-        place = self._prefix + check_key(key)
         with self._opened("look up", key) as (fd, known):
-            member = known.members.get(place)
+            member = self._find(known, key)
             return None if member is None or fd is None else _tag(os.fstat(fd).st_ino, member)
 
     # -- writing ------------------------------------------------------------------
@@ -125,9 +153,9 @@ class ZipDriver(Driver):
         """Append the value and make it the one that counts, alone among all writers."""
         if if_absent and if_tag is not None:
             raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
-        place = self._prefix + check_key(key)
+        place = self._place(key)
         with self._locked("put", key) as (fd, known):
-            current = known.members.get(place)
+            current = self._find(known, key)
             tag = None if current is None else _tag(os.fstat(fd).st_ino, current)
             if (if_absent and tag is not None) or (if_tag is not None and tag != if_tag):
                 raise Conflict(f"{key!r} was written by someone else first; read it again", key=key)
@@ -137,11 +165,13 @@ class ZipDriver(Driver):
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
         """Append values in batches of 16 MiB, each batch with one directory."""
         batch: list[tuple[str, Buffer]] = []
+        nbytes = 0
         for key, value in items:
-            batch.append((self._prefix + check_key(key), bytes(value)))
-            if sum(len(data) for _, data in batch) >= 16 << 20:
+            batch.append((key, bytes(value)))
+            nbytes += len(value)
+            if nbytes >= _BATCH:
                 self._put_batch(batch)
-                batch = []
+                batch, nbytes = [], 0
         self._put_batch(batch)
 
     def delete(self, key: str) -> None:
@@ -150,12 +180,12 @@ class ZipDriver(Driver):
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Take the values out of the directory, in one step."""
-        places = {self._prefix + check_key(key) for key in keys}
+        wanted = [*keys]
         with self._opened("delete", "") as (_, known):
-            if places.isdisjoint(known.members):
+            if all(self._find(known, key) is None for key in wanted):
                 return
-        with self._locked("delete", next(iter(places))) as (fd, known):
-            self._write(fd, known, (), places)
+        with self._locked("delete", wanted[0]) as (fd, known):
+            self._write(fd, known, (), [self._place(key) for key in wanted])
 
     # -- listing ------------------------------------------------------------------
 
@@ -178,7 +208,7 @@ class ZipDriver(Driver):
     @contextmanager
     def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
         """Hold the name ``key`` alone, by a lock file beside the archive while it is held."""
-        name = blake2b((self._prefix + check_key(key)).encode(), digest_size=6).hexdigest()
+        name = blake2b(self._place(key).encode(), digest_size=6).hexdigest()
         path = f"{self.path}.{name}.lock"
         end = None if timeout is None else time.monotonic() + timeout
         with self._told("lock", key):
@@ -205,12 +235,60 @@ class ZipDriver(Driver):
 
     # -- within -------------------------------------------------------------------
 
+    def _place(self, key: str) -> str:
+        """The member that ``key`` is, where it can be the name of one."""
+        place = self._prefix + check_key(key)
+        if not place.isascii() or len(place) > LONGEST:
+            try:
+                size = len(place.encode())
+            except UnicodeError:
+                raise Invalid(f"key {key[:200]!r} cannot be a name in a zip") from None
+            if size > LONGEST:
+                raise Invalid(
+                    f"key {key[:80]!r}... has {size} bytes, and a name in a zip at most {LONGEST}; "
+                    "use shorter names"
+                )
+        return place
+
+    def _find(self, known: Directory, key: str) -> Member | None:
+        """The member of ``key``; ``None`` where there is none for certain."""
+        place = self._place(key)
+        if known.doubtful and (why := known.doubtful.get(place)) is not None:
+            raise Corrupt(
+                f"{key!r} in {self.url} cannot be read: it {why}; restore a copy", key=key
+            )
+        member = known.members.get(place)
+        if member is None and known.lost:
+            raise Corrupt(
+                f"cannot tell whether {key!r} is in {self.url}: {known.lost}; restore a copy",
+                key=key,
+            )
+        return member
+
+    def _get(self, key: str, span: Span | None, most: int | None) -> tuple[Buffer, Tag] | None:
+        with self._opened("read", key) as (fd, known):
+            member = self._find(known, key)
+            if member is None or fd is None:
+                return None
+            if span is None:
+                check_size(key, member.size, most)
+            spans = (_WHOLE if span is None else span,)
+            [value] = unpack.read(fd, member, spans, self.path, most)
+            return value, _tag(os.fstat(fd).st_ino, member)
+
     def _below(self, prefix: str) -> Sequence[tuple[str, int]]:
         start = self._prefix + check_prefix(prefix)
         with self._opened("list", prefix) as (_, known):
-            members = [*known.members.values()]
+            if known.lost:
+                raise Corrupt(
+                    f"cannot list {self.url}: {known.lost}; restore a copy, or open arrays in it "
+                    "by their paths for what is left of them"
+                )
+            # What cannot be read is named too: who goes by names would take it for absent.
+            found = [(name, 0) for name in known.doubtful if name.startswith(start)]
+            found += [(n, m.size) for n, m in known.members.items() if n.startswith(start)]
         cut = len(self._prefix)
-        return [(m.name[cut:], m.size) for m in members if m.name.startswith(start)]
+        return [(name[cut:], size) for name, size in found if len(name) > cut]
 
     @contextmanager
     def _told(self, verb: str, key: str) -> Iterator[None]:
@@ -222,19 +300,21 @@ class ZipDriver(Driver):
             if isinstance(error, DriverError):
                 raise
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            raise (NoSpace if full else DriverError)(
+            failed = (NoSpace if full else DriverError)(
                 f"cannot {verb} {key!r} in {self.url}: {os.strerror(error.errno or 0)}; "
                 + ("free some space, what was stored is intact" if full else "check the path"),
                 key=key,
                 driver=self.scheme,
-            ) from error
+            )
+            failed.errno = error.errno
+            raise failed from error
 
     @contextmanager
     def _opened(self, verb: str, key: str) -> Iterator[tuple[int | None, Directory]]:
         """The file and its directory, which is read again when the file has changed."""
         with self._told(verb, key):
             try:
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(self.path, _READ)
             except _ABSENT:
                 yield None, Directory({}, 0)
                 return
@@ -270,56 +350,38 @@ class ZipDriver(Driver):
         """The directory of the file as it is; nobody writes meanwhile."""
         stamp, known = writer.stamp(fd), self._known
         if known is None or known[0] != stamp:
-            self._known = known = stamp, archive.read(fd)
+            before = known[1] if known is not None and known[0][0] == stamp[0] else None
+            self._known = known = stamp, archive.read(fd, self.path, before)
         return known[1]
 
     def _put_batch(self, batch: Sequence[tuple[str, Buffer]]) -> None:
         if batch:
             with self._locked("put", batch[0][0]) as (fd, known):
-                self._write(fd, known, batch, ())
+                for key, _ in batch:
+                    self._find(known, key)
+                self._write(fd, known, [(self._place(key), value) for key, value in batch], ())
 
     def _write(
         self,
         fd: int,
         known: Directory,
-        items: Iterable[tuple[str, Buffer]],
+        items: Sequence[tuple[str, Buffer]],
         gone: Iterable[str],
     ) -> tuple[int, Directory]:
-        """Change the archive; answers its inode and directory after that."""
+        """Change the archive; returns its inode and directory after that."""
+        if known.fixed:
+            raise Corrupt(
+                f"{self.url} is left as it is: {known.fixed}; unpack it, and store it anew"
+            )
+        if self._swept != os.getpid():
+            self._swept = os.getpid()
+            compact.sweep(self.path)
         known = writer.change(fd, known, items, gone)
         stamp = writer.stamp(fd)
         with suppress(OSError):  # no room for two: the one that is there is whole
-            known, stamp = writer.compact(fd, self.path, known) or (known, stamp)
+            known, stamp = compact.compact(fd, self.path, known) or (known, stamp)
         self._known = stamp, known
         return stamp[0], known
-
-    def _parts(self, fd: int, member: Member, key: str, spans: Sequence[Span]) -> Sequence[Buffer]:
-        try:
-            begin = archive.begins(fd, member)
-            if member.method == zipfile.ZIP_STORED and spans != (Span(0),):
-                ranges = (span.resolve(member.size) for span in spans)
-                return [
-                    writer.read_bytes(fd, stop - start, begin + start) for start, stop in ranges
-                ]
-            data: Buffer = writer.read_bytes(fd, member.stored, begin)
-            if member.method == zipfile.ZIP_DEFLATED:
-                data = zlib.decompressobj(-15).decompress(data, member.size + 1)
-            elif member.method != zipfile.ZIP_STORED:
-                raise Unsupported(
-                    f"{key!r} in {self.url} is encrypted or compressed by a method other than "
-                    "deflate; store it anew without"
-                )
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise self._damaged(key) from error
-        if len(data) != member.size or zlib.crc32(data) != member.crc:
-            raise self._damaged(key)
-        return [pick(data, span) for span in spans]
-
-    def _damaged(self, key: str) -> Corrupt:
-        return Corrupt(
-            f"{key!r} in {self.url} is not what was stored, by its checksum; restore a copy",
-            key=key,
-        )
 
 
 def _tag(inode: int, member: Member) -> Tag:

@@ -1,125 +1,312 @@
-"""The zip format as far as a dataset needs it: members one after the other, a directory behind."""
+"""Reading the directory of a zip.
+
+What is read here is believed only as far as it agrees with itself: the directory with its end
+record, each entry with the header before its member, each size with the file.
+"""
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from stat import S_ISREG
 
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s4B4H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR = struct.Struct("<4sLQL")
-_UTF8 = 0x800
-_EPOCH = 33  # 1 January 1980: members carry no time of their own
-_BIG = 0xFFFFFFFF
-LARGEST = _BIG - 1
-"""Bytes of a value, at most."""
+from tensorstash.drivers.zip import names, recover
+from tensorstash.drivers.zip.records import (
+    BIG,
+    CENTRAL,
+    END,
+    END64,
+    LARGEST,
+    LOCAL,
+    LOCATOR,
+    MARKED,
+    Directory,
+    Entry,
+    Member,
+    free,
+    is_remnant,
+    read_bytes,
+    sizes64,
+)
+from tensorstash.errors import Corrupt, Invalid, Unsupported
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A value in the archive: where its local header begins, and what the directory says."""
-
-    name: str
-    offset: int
-    stored: int
-    size: int
-    crc: int
-    method: int
-
-    def local(self) -> bytes:
-        """The header before its bytes."""
-        name = self.name.encode()
-        sizes = (self.crc, self.stored, self.size, len(name), 0)
-        return _LOCAL.pack(b"PK\3\4", 20, _UTF8, self.method, 0, _EPOCH, *sizes) + name
-
-    def central(self) -> bytes:
-        """Its entry in the directory."""
-        name, extra, offset = self.name.encode(), b"", self.offset
-        if offset >= _BIG:
-            extra, offset = struct.pack("<HHQ", 1, 8, offset), _BIG
-        version = 45 if extra else 20
-        head = (b"PK\1\2", version, 3, version, 0, _UTF8, self.method, 0, _EPOCH)
-        sizes = (self.crc, self.stored, self.size, len(name), len(extra), 0, 0, 0)
-        return _CENTRAL.pack(*head, *sizes, 0o644 << 16, offset) + name + extra
+_MOST = 256 << 20
+"""Bytes of a directory, at most."""
+_REACH = END.size + 0xFFFF
+"""Bytes at the end of a file in which programs look for the end record."""
+_PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """What an archive holds, as of one state of its file."""
-
-    members: Mapping[str, Member]
-    end: int
-    """Where the last member ends: the next one goes there."""
-    whole: bool = True
-    """Not recovered from a file whose directory was lost."""
+class Broken(Exception):
+    """There is no directory where one was looked for."""
 
 
-def read(fd: int) -> Directory:
-    """The directory of an open archive; where it was lost, what can be found of the members."""
-    if os.fstat(fd).st_size == 0:
+def read(fd: int, path: str, before: Directory | None = None) -> Directory:
+    """The directory of an open archive; where it was lost, what can be found of the members.
+    Entries that are those of ``before``, an earlier state of the same file, are not compared
+    with their members again."""
+    status = os.fstat(fd)
+    if not S_ISREG(status.st_mode):
+        raise Invalid(f"{path!r} is no file, and so no zip; give the path of a zip file")
+    size = status.st_size
+    if size == 0:
         return Directory({}, 0)
+    begins = os.pread(fd, 4, 0)
+    stop, exact = _last_end(fd, path, size)
+    if stop == 0:
+        return _recovered(fd, path, size, before)
     try:
-        with io.FileIO(fd, closefd=False) as raw, zipfile.ZipFile(raw) as archive:
-            members = {
-                entry.filename: Member(
-                    entry.filename,
-                    entry.header_offset,
-                    entry.compress_size,
-                    entry.file_size,
-                    entry.CRC,
-                    entry.compress_type if not entry.flag_bits & 1 else -1,
-                )
-                for entry in archive.infolist()
-                if not entry.is_dir()
-            }
-            return Directory(members, archive.start_dir)
-    except zipfile.BadZipFile:
-        return _recovered(fd)
+        found = _ending(fd, path, stop, before)
+    except Broken as error:
+        if begins == b"PK\3\4":
+            return _recovered(fd, path, size, before)
+        raise Corrupt(f"{path!r} is a damaged zip: {error}; restore a copy") from None
+    if exact or is_remnant(fd, found, size):
+        return found
+    padded = not read_bytes(fd, min(size - stop, _REACH), stop).strip(b"\0")
+    if begins == b"PK\3\4" and not padded:
+        # This may be the end of a zip within the one that was cut.
+        return _recovered(fd, path, size, before)
+    why = f"{size - stop} bytes follow its directory that are of no zip"
+    return replace(found, fixed=found.fixed or why, lost="" if padded else why)
 
 
-def tail(members: Mapping[str, Member], at: int) -> bytes:
-    """The directory of ``members`` and its end records, to stand at ``at``."""
-    entries = b"".join(member.central() for member in members.values())
-    count, size = len(members), len(entries)
-    extra = b""
-    if count >= 0xFFFF or at + size >= _BIG:
-        extra = _END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, at)
-        extra += _LOCATOR.pack(b"PK\6\7", 0, at + size, 1)
-    few, start = min(count, 0xFFFF), min(at, _BIG)
-    return entries + extra + _END.pack(b"PK\5\6", 0, 0, few, few, min(size, _BIG), start, 0)
+# -- where the directory is -----------------------------------------------------------
 
 
-def begins(fd: int, member: Member) -> int:
-    """Where the bytes of a member begin."""
-    head = os.pread(fd, _LOCAL.size, member.offset)
-    if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
-        raise zipfile.BadZipFile(member.name)
-    name, extra = _LOCAL.unpack(head)[-2:]
-    return int(member.offset + _LOCAL.size + name + extra)
+def _last_end(fd: int, path: str, size: int) -> tuple[int, bool]:
+    """Where the last end record stops, or 0; whether that is the end of the file, surely."""
+    reach = min(size, _REACH)
+    data, origin = read_bytes(fd, reach, size - reach), size - reach
+    stops = _stops(data)
+    if stops.count(len(data)) > 1:
+        raise Corrupt(f"{path!r} has two ends as a zip; unpack it, and make it anew")
+    if len(data) in stops:
+        return size, True
+    if stops:
+        return origin + max(stops), False
+    # A copy of a directory that was not finished, behind a gap as large as a value? Else the
+    # file has no end record that any program would find.
+    least = max(0, size - _MOST - LARGEST - _REACH)
+    while origin > least and (MARKED[:4] in data or b"PK\1\2" in data or not data.strip(b"\0")):
+        reach = min(origin - least, _PIECE)
+        data = read_bytes(fd, reach + _REACH, origin - reach)
+        origin -= reach
+        if stops := _stops(data):
+            return origin + max(stops), False
+    return 0, False
 
 
-def _recovered(fd: int) -> Directory:
-    """Members from the beginning as long as each is whole by its checksum."""
+def _stops(data: bytes) -> list[int]:
+    """Where the end records in ``data`` stop, their comments included."""
+    found, at = [], len(data)
+    while (at := data.rfind(b"PK\5\6", 0, at)) >= 0:
+        stop = at + END.size
+        if stop <= len(data):
+            stop += int.from_bytes(data[stop - 2 : stop], "little")
+            found += [stop] * (stop <= len(data))
+    return found
+
+
+def _ending(fd: int, path: str, stop: int, before: Directory | None) -> Directory:
+    """The directory whose end record, with the comment, ends at ``stop``."""
+    reach = min(stop, _REACH)
+    data, origin = read_bytes(fd, reach, stop - reach), stop - reach
+    at = len(data)
+    while (at := data.rfind(b"PK\5\6", 0, at)) >= 0:
+        if at + END.size <= len(data):
+            _, disk, first, here, count, nbytes, start, more = END.unpack_from(data, at)
+            if at + END.size + more == len(data):
+                break
+    else:
+        raise Broken("it has no end record")
+    comment, record, fixed = data[at + END.size :], origin + at, ""
+    wide = os.pread(fd, LOCATOR.size, max(record - LOCATOR.size, 0))
+    if len(wide) == LOCATOR.size and wide[:4] == b"PK\6\7" and record >= LOCATOR.size:
+        record, values, fixed = _end64(fd, record - LOCATOR.size, wide)
+        narrow = (disk, first, here, count, nbytes, start)
+        full = (0xFFFF,) * 4 + (BIG,) * 2
+        if any(n not in (most, v) for n, most, v in zip(narrow, full, values, strict=True)):
+            raise Broken("its end records differ")
+        disk, first, here, count, nbytes, start = values
+    if disk or first or here != count:
+        raise Unsupported(f"{path!r} is one part of a zip in several; join them first")
+    place = record - nbytes
+    if place < 0 or place - start < 0:
+        raise Broken("its end record counts more bytes than there are")
+    if nbytes > _MOST:
+        raise Corrupt(
+            f"the directory of {path!r} has {nbytes} bytes, more than the {_MOST} it can have; "
+            "use fewer and larger members"
+        )
+    base = place - start
+    if base and os.pread(fd, 4, 0) == b"PK\3\4":
+        raise Corrupt(
+            f"{path!r} is a zip behind another, or its end record is damaged; take them apart"
+        )
+    entries = read_bytes(fd, nbytes, place)
+    found = _entries(entries, base, path)
+    if found is None or found[1] != len(entries) or len(found[0]) & 0xFFFF != count & 0xFFFF:
+        raise Broken("its directory is not what its end record says")
+    end = free(fd, place)
+    return _compared(
+        fd, found[0], end=end, start=place, stop=stop, base=base, comment=comment, fixed=fixed,
+        before=before,
+    )  # fmt: skip
+
+
+def _end64(fd: int, at: int, wide: bytes) -> tuple[int, tuple[int, ...], str]:
+    """Where the large end record begins, its numbers, and why the archive is not changed."""
+    _, _, offset, parts = LOCATOR.unpack(wide)
+    for place in (at - END64.size, offset):
+        if not 0 <= place <= at - END64.size:
+            continue
+        data = os.pread(fd, END64.size, place)
+        if len(data) == END64.size and data[:4] == b"PK\6\6":
+            _, size, _, _, *values = END64.unpack(data)
+            if place + 12 + size == at:
+                more = "its end record has parts that only its maker knows" if size > 44 else ""
+                return place, (max(values[0], parts - 1 if parts else 0), *values[1:]), more
+    raise Broken("its end records are not where they say")
+
+
+# -- what the directory says ----------------------------------------------------------
+
+
+def _entries(data: bytes, base: int, path: str) -> tuple[list[Entry], int] | None:
+    """The entries at the beginning of ``data``, and where they end."""
+    found, at = [], 0
+    while len(data) - at >= CENTRAL.size and data[at : at + 4] == b"PK\1\2":
+        fixed = CENTRAL.unpack_from(data, at)
+        flags, method, crc, stored, size = fixed[5], fixed[6], *fixed[9:12]
+        middle = at + CENTRAL.size + fixed[12]
+        stop = middle + fixed[13] + fixed[14]
+        if stop > len(data):
+            break
+        if flags & 0x2000:
+            raise Unsupported(f"the directory of {path!r} is encrypted; store it anew without")
+        extra = data[middle : middle + fixed[13]]
+        offset = fixed[18]
+        if extra and BIG in (size, stored, offset):
+            size, stored, offset = sizes64(extra, (size, stored, offset))
+        name = data[at + CENTRAL.size : middle]
+        if fixed[15] not in (0, 0xFFFF):
+            return None
+        found.append(
+            Entry(offset + base, data[at:stop], name, flags, method, crc, stored, size, extra)
+        )
+        at = stop
+    return found, at
+
+
+def _compared(
+    fd: int,
+    entries: Sequence[Entry],
+    *,
+    end: int,
+    start: int | None,
+    stop: int,
+    base: int,
+    comment: bytes = b"",
+    fixed: str = "",
+    lost: str = "",
+    cut: Mapping[str, str] | None = None,
+    before: Directory | None,
+) -> Directory:
+    """The directory, each of its entries compared with the header before its member."""
+    old = {} if before is None or before.base != base else before.members
     members: dict[str, Member] = {}
-    at = 0
-    while len(head := os.pread(fd, _LOCAL.size, at)) == _LOCAL.size and head[:4] == b"PK\3\4":
-        _, _, flags, method, _, _, crc, stored, size, name_size, extra = _LOCAL.unpack(head)
-        name = os.pread(fd, name_size, at + _LOCAL.size)
-        begin = at + _LOCAL.size + name_size + extra
-        data = os.pread(fd, stored, begin)
-        if flags & 8 or len(data) < stored:
-            break
-        with_crc = data if method == 0 else zlib.decompressobj(-15).decompress(data)
-        if zlib.crc32(with_crc) != crc:
-            break
-        text = name.decode(errors="replace")
-        members[text] = Member(text, at, stored, size, crc, method)
-        at = begin + stored
-    return Directory(members, at, whole=False)
+    others: list[Member] = []
+    doubtful: dict[str, str] = {}
+    odd: dict[str, bool] = {}
+    clashes: list[str] = []
+    ends = dict(_ends([entry.offset for entry in entries], end))
+    live, damaged = base, ""
+    for entry in entries:
+        key, wrong = names.key_of(entry.name, entry.flags, entry.extra)
+        member, other = old.get(key), ""
+        if member is None or member.raw != entry.raw:
+            begin, differs, other = _local(fd, entry)
+            numbers = (entry.stored, entry.size, entry.crc)
+            method = -1 if entry.flags & 1 else entry.method
+            member = Member(key, entry.offset, begin, *numbers, method, entry.raw)
+        else:
+            differs = ""
+        live += member.begin - entry.offset + entry.stored
+        if not differs and member.begin + entry.stored > ends[entry.offset]:
+            differs = "reaches into what follows it"
+        if differs:
+            damaged = damaged or f"{key!r} {differs}"
+            doubtful[other] = f"is {key!r} in the directory, and another at the member"
+        wrong = differs or wrong
+        if key[-1:] in ("", "/") and not wrong:
+            wrong = "has the name of a folder, and bytes" if entry.size else ""
+        elif not wrong:
+            if odd.setdefault(key, key.encode() != entry.name) != (key.encode() != entry.name):
+                clashes.append(key)
+            if key in members:
+                others.append(members.pop(key))
+            members[key] = member
+            continue
+        if wrong:
+            doubtful[key.rstrip("/")] = wrong
+        others.append(member)
+    # A damaged entry says nothing of a name that another entry and its member agree on.
+    doubtful = {name: why for name, why in doubtful.items() if name and name not in members}
+    doubtful.update(cut or {})
+    doubtful.update((key, "is stored under two names that mean the same") for key in clashes)
+    for name in doubtful:
+        if name in members:
+            others.append(members.pop(name))
+    return Directory(
+        members, end, start, stop, others, base, comment, doubtful, lost, fixed or damaged, live
+    )
+
+
+def _ends(offsets: Sequence[int], end: int) -> Iterable[tuple[int, int]]:
+    """For each offset the next one, at which a member there must have ended."""
+    ordered = [*sorted(offsets), end]
+    return pairwise(ordered)
+
+
+def _local(fd: int, entry: Entry) -> tuple[int, str, str]:
+    """Where the bytes of a member begin, how its header differs from its entry, and the name
+    that it bears there."""
+    # An offset of 2^62 and more is no place in a file.
+    inside = 0 <= entry.offset < 1 << 62
+    head = os.pread(fd, LOCAL.size + len(entry.name), entry.offset) if inside else b""
+    if len(head) < LOCAL.size or head[:4] != b"PK\3\4":
+        return entry.offset, "is not where the directory says", ""
+    _, _, flags, method, _, _, crc, stored, size, length, more = LOCAL.unpack_from(head)
+    begin = entry.offset + LOCAL.size + length + more
+    if head[LOCAL.size :] != entry.name or length != len(entry.name):
+        raw = os.pread(fd, length, entry.offset + LOCAL.size)
+        other = names.key_of(raw, flags, b"")[0].rstrip("/")
+        return begin, f"is {other[:200]!r} at the member, and not so in the directory", other
+    if more and BIG in (size, stored):
+        size, stored = sizes64(read_bytes(fd, more, begin - more), (size, stored))
+    # The sizes of a streamed member stand behind it, and not in its header.
+    blank = (0, BIG) if flags & 8 else ()
+    numbers = zip((crc, stored, size), (entry.crc, entry.stored, entry.size), strict=True)
+    if any(here != there and here not in blank for here, there in numbers):
+        return begin, "has another size or checksum at the member", ""
+    if method != entry.method or (flags ^ entry.flags) & 1:
+        return begin, "has another method at the member", ""
+    return begin, "", ""
+
+
+def _recovered(fd: int, path: str, size: int, before: Directory | None) -> Directory:
+    found = recover.walk(fd, size)
+    if not found.entries and not found.cut:
+        raise Invalid(
+            f"{path!r} is no zip, and is left as it is; give another path, or remove the file"
+        )
+    data = b"".join(found.entries)
+    entries = _entries(data, 0, path)
+    assert entries is not None
+    return _compared(
+        fd, entries[0], end=found.end, start=None, stop=found.stop or size, base=0, before=before,
+        lost=found.lost, fixed=found.fixed, cut=found.cut,
+    )  # fmt: skip
