@@ -14,19 +14,18 @@ keys, and what a killed process left of them goes with the next listing or
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from stat import S_ISREG
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
-    Check,
     Driver,
     Request,
     Span,
@@ -34,13 +33,14 @@ from tensorstash.driver import (
     check_key,
     check_prefix,
     check_size,
-    held,
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, replace
-from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported
+from tensorstash.drivers.descriptor import Descriptor, opened
+from tensorstash.errors import DriverError, Invalid, Unsupported
 
 # Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 _NOT_REMOVED = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 _SCRATCH = 65536
 _SCRATCH_KEPT = 32 << 20
@@ -96,47 +96,44 @@ class FileDriver(Driver):
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Several parts of one version, all from one open file; :class:`Changed` when that
         is not version ``tag``."""
-        fd = self._open(key)
         try:
-            status = None if fd is None else os.fstat(fd)
-            if fd is None or status is None or not S_ISREG(status.st_mode):
-                if tag is not None:
-                    raise Changed(key)
-                return None
-            version = replace.tag_of(status)
-            if tag is not None and version != tag:
-                raise Changed(key)
-            size = status.st_size
-            return [posix.read(fd, *span.resolve(size)) for span in spans], version
-        except OSError as error:
+            with self._open(key) as file:
+                fd = file.fileno()
+                status = os.fstat(fd)
+                if S_ISREG(status.st_mode):
+                    version = replace.tag_of(status)
+                    if tag is not None and version != tag:
+                        raise Changed(key)
+                    size = status.st_size
+                    return [posix.read(fd, *span.resolve(size)) for span in spans], version
+        except _ABSENT:
+            pass
+        except (OSError, UnicodeError) as error:
             raise self._failed("read", key, error) from error
-        finally:
-            if fd is not None:
-                os.close(fd)
+        if tag is not None:
+            raise Changed(key)
+        return None
 
     def get_into(self, key: str, out: memoryview) -> int | None:
         """Read a whole value straight into ``out``; answers its size, or ``None``."""
-        fd = self._open(key)
-        if fd is None:
-            return None
         try:
-            room = len(out)
-            # The spare byte tells a value that fills `out` from a longer one in one call.
-            size = os.readv(fd, (out, _SPARE))
-            # A short read is not yet the end: a bad sector further on, a signal or the
-            # kernel's 2 GiB cap look the same. Only a read of nothing proves it.
-            while size < room and (more := os.readv(fd, (out[size:], _SPARE))):
-                size += more
-            if size > room:
-                return max(size, os.fstat(fd).st_size)
-            # Nothing to read may also be a FIFO, say.
-            return size if size or S_ISREG(os.fstat(fd).st_mode) else None
-        except IsADirectoryError:
+            with self._open(key) as file:
+                fd = file.fileno()
+                room = len(out)
+                # The spare byte tells a value that fills `out` from a longer one in one call.
+                size = os.readv(fd, (out, _SPARE))
+                # A short read is not yet the end: a bad sector further on, a signal or the
+                # kernel's 2 GiB cap look the same. Only a read of nothing proves it.
+                while size < room and (more := os.readv(fd, (out[size:], _SPARE))):
+                    size += more
+                if size > room:
+                    return max(size, os.fstat(fd).st_size)
+                # Nothing to read may also be a FIFO, say.
+                return size if size or S_ISREG(os.fstat(fd).st_mode) else None
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise self._failed("read", key, error) from error
-        finally:
-            os.close(fd)
 
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """``(i, value)`` in order; whole values share one buffer, good until the next."""
@@ -163,18 +160,17 @@ class FileDriver(Driver):
         """The file as it is now, mapped: a put puts another file in its place, and this one stays
         for as long as it is mapped. Whoever shortens it in place, which no put does, kills the
         process that looks at what is gone."""
-        fd = self._open(key)
         try:
-            return None if fd is None else posix.mapped(fd)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
+            with self._open(key) as file:
+                return posix.mapped(file.fileno())
+        except _ABSENT:
+            return None
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENODEV:
                 raise Unsupported(
                     f"{self._base + key!r} is on a file system that maps no files; read it instead"
                 ) from error
             raise self._failed("map", key, error) from error
-        finally:
-            if fd is not None:
-                os.close(fd)
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version, from one ``stat``."""
@@ -195,6 +191,8 @@ class FileDriver(Driver):
         data = value if type(value) is bytes else memoryview(value).cast("B")
         try:
             return replace.put(path, data, key, self.fsync, if_absent=if_absent, if_tag=if_tag)
+        except DriverError:
+            raise
         except (OSError, UnicodeError) as error:
             raise self._failed("write", key, error) from error
 
@@ -205,6 +203,8 @@ class FileDriver(Driver):
             self._unlink(folder, (name,))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             pass
+        except DriverError:
+            raise
         except (OSError, UnicodeError) as error:
             raise self._failed("delete", key, error) from error
 
@@ -236,6 +236,8 @@ class FileDriver(Driver):
                 except OSError as error:
                     if error.errno not in _NOT_REMOVED:
                         raise
+        except DriverError:
+            raise
         except (OSError, UnicodeError) as error:
             raise self._failed("delete", prefix, error) from error
 
@@ -265,45 +267,25 @@ class FileDriver(Driver):
 
     # -- locking ------------------------------------------------------------------
 
-    @contextmanager
-    def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
+    def lock(self, key: str, timeout: float | None = None) -> flock.LockFile:
         """Hold the name ``key`` alone among all processes; released when its holder dies.
 
         Waits at most ``timeout`` seconds (``None``: for ever), then raises
-        :class:`~tensorstash.errors.Conflict`. Readers and puts are not held up.
+        :class:`~tensorstash.errors.TimedOut`, which names the holder. Readers and puts are not
+        held up.
         """
         # A file of its own, since a flock belongs to an inode: the value's inode changes
         # while its holder publishes, and the directory's is what every conditional put takes.
         _, folder, name = self._place(key)
         path = os.path.join(folder, partial.lock_name(name))
-        end = None if timeout is None else time.monotonic() + timeout
-        pause = 0.001
-        while (fd := self._take_lock(path, folder, key, wait=end is None)) is None:
-            left = 0.0 if end is None else end - time.monotonic()
-            if left <= 0:
-                raise Conflict(
-                    f"{key!r} in {self.url} was still locked by another writer after "
-                    f"{timeout} s; wait longer, or see who holds it",
-                    key=key,
-                )
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, 0.05)
-        holder = os.getpid()
-        try:
-            yield held
-        finally:
-            if os.getpid() == holder:  # a child forked meanwhile does not hold it
-                flock.drop_file(fd, path)
+        take = functools.partial(self._take_lock, path, folder, key)
+        return flock.LockFile(path, key, self.url, timeout, take)
 
     # -- within -------------------------------------------------------------------
 
-    def _open(self, key: str) -> int | None:
-        try:
-            return os.open(self._base + check_key(key), _READ)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, UnicodeError) as error:
-            raise self._failed("read", key, error) from error
+    def _open(self, key: str) -> Any:
+        """The owner of the open file, to be closed by ``with``."""
+        return opened(self._base + check_key(key), _READ)
 
     def _place(self, key: str) -> tuple[str, str, str]:
         """``(path, directory, name)`` of a key that may be written."""
@@ -315,11 +297,11 @@ class FileDriver(Driver):
             )
         return path, folder or "/", name
 
-    def _take_lock(self, path: str, folder: str, key: str, *, wait: bool) -> int | None:
+    def _take_lock(self, path: str, folder: str, key: str) -> Descriptor | None:
         try:
             while True:
                 try:
-                    return flock.take_file(path, wait=wait)
+                    return flock.take_file(path, wait=False)
                 except FileNotFoundError:
                     replace.make_folder(folder, self.fsync)
         except (OSError, UnicodeError) as error:
@@ -328,21 +310,19 @@ class FileDriver(Driver):
             raise self._failed("lock", key, error) from error
 
     def _unlink(self, folder: str, names: Iterable[str]) -> None:
-        home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with Descriptor(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as home:
+            fd = home.fileno()
             # A delete between another writer's compare and its rename would be undone.
             locked = flock.take(home, exclusive=False)
             try:
                 for name in names:
                     with suppress(FileNotFoundError):
-                        os.unlink(name, dir_fd=home)
+                        os.unlink(name, dir_fd=fd)
             finally:
                 if locked:
                     flock.drop(home)
             if self.fsync:
-                os.fsync(home)
-        finally:
-            os.close(home)
+                os.fsync(fd)
 
     def _walk(self, prefix: str) -> Iterator[str]:
         below = [prefix]

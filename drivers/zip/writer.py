@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from tensorstash.driver import Buffer
+from tensorstash.drivers.descriptor import opened
 from tensorstash.drivers.zip import archive
 from tensorstash.drivers.zip.archive import Directory, Member
 from tensorstash.errors import Invalid
@@ -40,7 +41,7 @@ def change(
     before = os.fstat(fd).st_mtime_ns
     try:
         _write(fd, [*pieces, archive.tail(members, end)], known.end)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             _write(fd, [archive.tail(known.members, known.end)], known.end)
         raise
@@ -57,27 +58,27 @@ def compact(fd: int, path: str, known: Directory) -> tuple[Directory, tuple[int,
     if known.end - live < max(live, _WASTE_BYTES):
         return None
     fresh = f"{path}.{os.getpid()}.part"
-    new = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        members, end = {}, 0
-        for old in known.members.values():
-            size = old.stored
-            member = Member(old.name, end, size, old.size, old.crc, old.method)
-            data = read_bytes(fd, size, archive.begins(fd, old))
-            head = member.local()
-            _write(new, [head, data], end)
-            end += len(head) + size
-            members[old.name] = member
-        _write(new, [archive.tail(members, end)], end)
-        os.fchmod(new, os.fstat(fd).st_mode & 0o777)
-        os.rename(fresh, path)
-        return Directory(members, end), stamp(new)
+        with opened(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC) as file:
+            new = file.fileno()
+            os.fchmod(new, 0o600)
+            members, end = {}, 0
+            for old in known.members.values():
+                size = old.stored
+                member = Member(old.name, end, size, old.size, old.crc, old.method)
+                data = read_bytes(fd, size, archive.begins(fd, old))
+                head = member.local()
+                _write(new, [head, data], end)
+                end += len(head) + size
+                members[old.name] = member
+            _write(new, [archive.tail(members, end)], end)
+            os.fchmod(new, os.fstat(fd).st_mode & 0o777)
+            os.rename(fresh, path)
+            return Directory(members, end), stamp(new)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(fresh)
         raise
-    finally:
-        os.close(new)
 
 
 def stamp(fd: int) -> tuple[int, ...]:
