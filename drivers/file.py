@@ -18,11 +18,11 @@ listing by a driver that has put something. Who only reads removes nothing.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import groupby, islice
 from stat import S_ISLNK
 from typing import ClassVar, Literal
@@ -31,7 +31,6 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
-    Check,
     Driver,
     Request,
     Span,
@@ -39,11 +38,11 @@ from tensorstash.driver import (
     check_key,
     check_prefix,
     check_size,
-    held,
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, removal, replace
+from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.drivers.links import Links, loops
-from tensorstash.errors import Conflict, Denied, DriverError, Invalid, StashError, Unsupported
+from tensorstash.errors import Denied, DriverError, Invalid, StashError, Unsupported
 
 # Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader. Links
 # are not followed, so that those there are can be looked at, at no cost to files that are none.
@@ -121,42 +120,41 @@ class FileDriver(Driver):
             if tag is not None:
                 raise Changed(key)
             return None
-        fd, status = opened
-        try:
-            version = replace.tag_of(status)
-            if tag is not None and version != tag:
-                raise Changed(key)
-            size = status.st_size
-            return [posix.read(fd, *span.resolve(size)) for span in spans], version
-        except OSError as error:
-            raise self._failed("read", key, error) from error
-        finally:
-            os.close(fd)
+        file, status = opened
+        with file:
+            try:
+                version = replace.tag_of(status)
+                if tag is not None and version != tag:
+                    raise Changed(key)
+                fd, size = file.fileno(), status.st_size
+                return [posix.read(fd, *span.resolve(size)) for span in spans], version
+            except OSError as error:
+                raise self._failed("read", key, error) from error
 
     def get_into(self, key: str, out: memoryview) -> int | None:
         """Read a whole value straight into ``out``; returns its size, or ``None``."""
         opened = self._descriptor(key)
         if opened is None:
             return None
-        fd, linked = opened
-        try:
-            size = 0 if linked else posix.read_attempt(fd, out)
-            # A value that fills `out`, and is not longer, needs no look at what it is.
-            if 0 < size == len(out):
-                return size
-            status = os.fstat(fd)
-            if not posix.is_value(status, fd):
-                return None
-            if status.st_size > len(out):
-                return status.st_size
-            # A short read is not yet the end: a bad sector further on, a signal or the
-            # kernel's 2 GiB cap look the same.
-            done = min(size, status.st_size)
-            return done + posix.read_into(fd, out[done : status.st_size])
-        except OSError as error:
-            raise self._failed("read", key, error) from error
-        finally:
-            os.close(fd)
+        file, linked = opened
+        with file:
+            try:
+                fd = file.fileno()
+                size = 0 if linked else posix.read_attempt(fd, out)
+                # A value that fills `out`, and is not longer, needs no look at what it is.
+                if 0 < size == len(out):
+                    return size
+                status = os.fstat(fd)
+                if not posix.is_value(status, fd):
+                    return None
+                if status.st_size > len(out):
+                    return status.st_size
+                # A short read is not yet the end: a bad sector further on, a signal or the
+                # kernel's 2 GiB cap look the same.
+                done = min(size, status.st_size)
+                return done + posix.read_into(fd, out[done : status.st_size])
+            except OSError as error:
+                raise self._failed("read", key, error) from error
 
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """``(i, value)`` in order; whole values share one buffer, good until the next."""
@@ -172,17 +170,16 @@ class FileDriver(Driver):
             if opened is None:
                 yield i, None
                 continue
-            fd, status = opened
-            try:
+            file, status = opened
+            with file:
                 size = status.st_size
                 check_size(key, size, most)
                 if size > len(scratch):
                     scratch = memoryview(bytearray(max(size, 2 * len(scratch))))
-                size = posix.read_into(fd, scratch[:size])
-            except OSError as error:
-                raise self._failed("read", key, error) from error
-            finally:
-                os.close(fd)
+                try:
+                    size = posix.read_into(file.fileno(), scratch[:size])
+                except OSError as error:
+                    raise self._failed("read", key, error) from error
             yield i, scratch[:size]
         # Not where the caller stops midway: it may still hold what was yielded last.
         if len(scratch) <= _SCRATCH_KEPT:
@@ -200,16 +197,16 @@ class FileDriver(Driver):
             if opened is None:
                 yield i, None
                 continue
-            fd, status = opened
-            try:
+            file, status = opened
+            with file:
                 size = status.st_size
                 if span is None:
                     check_size(key, size, most)
-                value = posix.read(fd, *(_WHOLE if span is None else span).resolve(size))
-            except OSError as error:
-                raise self._failed("read", key, error) from error
-            finally:
-                os.close(fd)
+                part = (_WHOLE if span is None else span).resolve(size)
+                try:
+                    value = posix.read(file.fileno(), *part)
+                except OSError as error:
+                    raise self._failed("read", key, error) from error
             yield i, (value, replace.tag_of(status))
 
     def map(self, key: str) -> memoryview | None:
@@ -219,17 +216,16 @@ class FileDriver(Driver):
         opened = self._open(key)
         if opened is None:
             return None
-        fd, status = opened
+        file, status = opened
         try:
-            return posix.mapped(fd, status.st_size)
+            with file:
+                return posix.mapped(file.fileno(), status.st_size)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise Unsupported(
                     f"{self._base + key!r} is on a file system that maps no files; read it instead"
                 ) from error
             raise self._failed("map", key, error) from error
-        finally:
-            os.close(fd)
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version, from one ``stat``."""
@@ -269,6 +265,8 @@ class FileDriver(Driver):
             )
             self._writes = True
             return tag
+        except DriverError:
+            raise
         except (OSError, UnicodeError) as error:
             raise self._unwritten("write", key, error) from error
 
@@ -284,6 +282,8 @@ class FileDriver(Driver):
             while names := {name: key for (_, _, name), key in islice(some, _TOGETHER)}:
                 try:
                     removal.unlink(self.root, folder, names, self.fsync)
+                except DriverError:
+                    raise
                 except (OSError, UnicodeError) as error:
                     self._undeleted(next(iter(names.values())), error)
 
@@ -306,48 +306,13 @@ class FileDriver(Driver):
             return False
         try:
             return removal.unlink_link(self.root, folder, name, self.fsync)
+        except DriverError:
+            raise
         except (OSError, UnicodeError) as error:
             self._undeleted(prefix, error)
             return False
         finally:
             self._links.forget()
-
-    def remove_link(self, prefix: str) -> bool:
-        """Remove the symbolic link that stands for the directory ``prefix``."""
-        top = (self._base + check_prefix(prefix)).rstrip("/")
-        try:
-            if not prefix or not os.path.islink(top):
-                return False
-            os.unlink(top)
-            return True
-        except FileNotFoundError:
-            return False
-        except (OSError, UnicodeError) as error:
-            raise self._failed("delete", prefix, error) from error
-
-    def prune(self, prefix: str) -> None:
-        """Remove the empty directories below ``prefix``, and that itself, but never the root; and
-        what killed processes left there. Links are not followed."""
-        top = (self._base + check_prefix(prefix)).rstrip("/") or "/"
-        folders = [] if os.path.islink(top) else [top]
-        try:
-            for folder in folders:  # grows while it is walked
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    with os.scandir(folder) as found:
-                        entries = [*found]
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(entry.path)
-                        elif partial.is_ours(entry.name):
-                            partial.sweep(entry.path)
-            for folder in reversed(folders if prefix else folders[1:]):
-                try:
-                    os.rmdir(folder)
-                except OSError as error:
-                    if error.errno not in _NOT_REMOVED:
-                        raise
-        except (OSError, UnicodeError) as error:
-            raise self._failed("delete", prefix, error) from error
 
     def kept(self, key: str) -> str | None:
         """Names of locks, and of puts in progress; those of the directories above the root are
@@ -381,75 +346,57 @@ class FileDriver(Driver):
 
     # -- locking ------------------------------------------------------------------
 
-    @contextmanager
-    def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
+    def lock(self, key: str, timeout: float | None = None) -> flock.LockFile:
         """Hold the name ``key`` alone among all processes; released when its holder dies.
 
         Waits at most ``timeout`` seconds (``None``: for ever), then raises
-        :class:`~tensorstash.errors.Conflict`. Readers and puts are not held up.
+        :class:`~tensorstash.errors.TimedOut`, which names the holder. Readers and puts are not
+        held up.
         """
         # A file of its own, since a flock belongs to an inode: the value's inode changes
         # while its holder publishes, and the directory's is what every conditional put takes.
         _, folder, name = self._place(key)
         path = os.path.join(folder, partial.lock_name(name))
-        end = None if timeout is None else time.monotonic() + timeout
-        pause = 0.001
-        while (fd := self._take_lock(path, folder, key, wait=end is None)) is None:
-            left = 0.0 if end is None else end - time.monotonic()
-            if left <= 0:
-                raise Conflict(
-                    f"{key!r} in {self.url} was still locked by another writer after "
-                    f"{timeout} s; wait longer, or see who holds it",
-                    key=key,
-                )
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, 0.05)
-        holder = os.getpid()
-        try:
-            yield held
-        finally:
-            if os.getpid() == holder:  # a child forked meanwhile does not hold it
-                flock.drop_file(fd, path)
+        take = functools.partial(self._take_lock, path, folder, key)
+        return flock.LockFile(path, key, self.url, timeout, take)
 
     # -- within -------------------------------------------------------------------
 
     def _clear(self, prefix: str, *, everything: bool) -> None:
         try:
             removal.clear(self.root, prefix[:-1], self.fsync, everything=everything)
+        except DriverError:
+            raise
         except (OSError, UnicodeError) as error:
             raise self._unwritten("delete", prefix, error) from error
 
-    def _open(self, key: str) -> tuple[int, os.stat_result] | None:
-        """A descriptor of the regular file at ``key``, and what it is."""
+    def _open(self, key: str) -> tuple[Descriptor, os.stat_result] | None:
+        """The regular file at ``key``, open, and what it is."""
         opened = self._descriptor(key)
         if opened is None:
             return None
-        fd, _ = opened
+        file, _ = opened
         try:
-            status = os.fstat(fd)
-            if posix.is_value(status, fd):
-                return fd, status
-        except BaseException as error:
-            os.close(fd)
-            if isinstance(error, OSError):
-                raise self._failed("read", key, error) from error
-            raise
-        os.close(fd)
+            status = os.fstat(file.fileno())
+            if posix.is_value(status, file.fileno()):
+                return file, status
+        except OSError as error:
+            raise self._failed("read", key, error) from error
         return None
 
-    def _descriptor(self, key: str) -> tuple[int, bool] | None:
-        """A descriptor of whatever is at ``key``, and whether a link led there."""
+    def _descriptor(self, key: str) -> tuple[Descriptor, bool] | None:
+        """Whatever is at ``key``, open, and whether a link led there."""
         path, linked = self._base + check_key(key), False
         try:
             if self._links.inside:
                 self._refuse_outside("read", key)
             try:
-                return os.open(path, _READ), False
+                return Descriptor(path, _READ), False
             except OSError as error:
                 if error.errno != errno.ELOOP:
                     raise
             linked = True
-            return os.open(self._target(key), _READ & ~os.O_NOFOLLOW), True
+            return Descriptor(self._target(key), _READ & ~os.O_NOFOLLOW), True
         except Denied:
             raise
         except removal.ABSENT:
@@ -543,11 +490,11 @@ class FileDriver(Driver):
         if isinstance(failed, Denied) or not isinstance(error, removal.ABSENT):
             raise failed from error
 
-    def _take_lock(self, path: str, folder: str, key: str, *, wait: bool) -> int | None:
+    def _take_lock(self, path: str, folder: str, key: str) -> Descriptor | None:
         try:
             while True:
                 try:
-                    return flock.take_file(path, wait=wait)
+                    return flock.take_file(path, wait=False)
                 except FileNotFoundError:
                     replace.make_folder(folder, self.fsync)
         except (OSError, UnicodeError) as error:

@@ -20,6 +20,9 @@ import time
 import weakref
 from contextlib import suppress
 
+from tensorstash.driver import turn
+from tensorstash.drivers.descriptor import Descriptor, opened
+
 _PAUSE = 0.001  # seconds until whoever removes a folder has renamed it
 _PATIENCE = 10.0  # seconds until whoever does not is taken for stopped
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -35,13 +38,13 @@ class Hold:
     def __init__(self, folder: str) -> None:
         """Made by :func:`take`."""
         self.folder = folder
-        self._fds = [_open_held(folder)]
-        self.inode = os.fstat(self._fds[0]).st_ino
-        weakref.finalize(self, _release, self._fds, folder).atexit = False  # see _arrange_end
+        self._file = file = _open_held(folder)
+        self.inode = os.fstat(file.fileno()).st_ino
+        weakref.finalize(self, _release, file, folder).atexit = False  # see _arrange_end
 
     def release(self) -> None:
         """Let go, and remove the folder when nobody else holds it. Once is enough."""
-        _release(self._fds, self.folder)
+        _release(self._file, self.folder)
 
 
 CONTENT = "values"
@@ -54,7 +57,7 @@ def take(folder: str, beside: str, prefix: str) -> Hold:
     ``PermissionError`` when the folder belongs to somebody else, ``FileExistsError`` when
     something else is in it."""
     pid = os.getpid()
-    with _guards.get(pid) or _guards.setdefault(pid, threading.Lock()):
+    with turn(_guards.get(pid) or _guards.setdefault(pid, threading.Lock())):
         found = _holds.get(folder)
         if found is None:
             _arrange_end()
@@ -70,47 +73,42 @@ def _sweep(folder: str, prefix: str) -> None:
                 _remove_unheld(entry.path)
 
 
-def _open_held(folder: str) -> int:
+def _open_held(folder: str) -> Descriptor:
     gives_up = time.monotonic() + _PATIENCE
     while time.monotonic() < gives_up:
         with suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         try:
-            fd = os.open(folder, _DIRECTORY)
+            file = Descriptor(folder, _DIRECTORY)
         except FileNotFoundError:
             continue  # removed since
-        try:
-            if os.fstat(fd).st_uid != os.geteuid():
-                raise OSError(errno.EPERM, os.strerror(errno.EPERM), folder)
-            if _lock(fd, fcntl.LOCK_EX) and os.listdir(fd):
-                if not _remove(fd, folder):  # left by holders that were killed
-                    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
-            # The folder may have been removed between its opening and its locking.
-            elif _lock(fd, fcntl.LOCK_SH) and _is_at(fd, folder):
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
+        fd = file.fileno()
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), folder)
+        if _lock(fd, fcntl.LOCK_EX) and os.listdir(fd):
+            if not _remove(fd, folder):  # left by holders that were killed
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
+        # The folder may have been removed between its opening and its locking.
+        elif _lock(fd, fcntl.LOCK_SH) and _is_at(fd, folder):
+            return file
+        file.close()
         time.sleep(_PAUSE)
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), folder)
 
 
-def _release(fds: list[int], folder: str) -> None:
-    with suppress(IndexError, OSError):
-        os.close(fds.pop())
+def _release(file: Descriptor, folder: str) -> None:
+    with suppress(OSError, ValueError):
+        file.fileno()  # ValueError: it was released before
+        file.close()
         _remove_unheld(folder)
 
 
 def _remove_unheld(folder: str) -> None:
-    with suppress(OSError):
-        fd = os.open(folder, _DIRECTORY)
-        try:
-            mine = os.fstat(fd).st_uid == os.geteuid()
-            if mine and _lock(fd, fcntl.LOCK_EX):
-                _remove(fd, folder)
-        finally:
-            os.close(fd)
+    with suppress(OSError), opened(folder, _DIRECTORY) as file:
+        fd = file.fileno()
+        mine = os.fstat(fd).st_uid == os.geteuid()
+        if mine and _lock(fd, fcntl.LOCK_EX):
+            _remove(fd, folder)
 
 
 def _remove(fd: int, folder: str) -> bool:

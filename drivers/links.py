@@ -15,6 +15,8 @@ from collections.abc import Callable
 from stat import S_ISLNK
 from typing import NamedTuple
 
+from tensorstash.drivers.descriptor import Descriptor
+
 _KEPT_SECONDS = 1.0
 _KEPT = 4096
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -93,17 +95,14 @@ class Links:
         return Verdict(above.link or path, self.inside and self.is_outside(path))
 
 
-def open_folder(root: str, folder: str) -> int:
-    """A descriptor of ``folder``, relative to ``root``, reached without following a link below
+def open_folder(root: str, folder: str) -> Descriptor:
+    """``folder``, relative to ``root``, open, and reached without following a link below
     ``root``: ``NotADirectoryError`` where there is one."""
-    fd = os.open(root, _FOLDER)
+    file = Descriptor(root, _FOLDER)
     for name in folder.split("/") if folder else ():
-        above = fd
-        try:
-            fd = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
-        finally:
-            os.close(above)
-    return fd
+        with file as above:
+            file = Descriptor(name, _FOLDER | os.O_NOFOLLOW, above.fileno())
+    return file
 
 
 def loops(path: str) -> bool:

@@ -15,6 +15,7 @@ from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
+from tensorstash.driver import turn
 from tensorstash.errors import DriverError
 
 _T = TypeVar("_T")
@@ -33,6 +34,7 @@ class Loop:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._guard = threading.Lock()
+        self._made: _OwnedLoop
         self._loop: _OwnedLoop | None = None
         self._thread: threading.Thread | None = None
         self._at_exit: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -40,16 +42,23 @@ class Loop:
     def started(self) -> _OwnedLoop:
         """The event loop, running."""
         if self._loop is None:
-            with self._guard:
+            with turn(self._guard):
                 if self._loop is None:
-                    loop = _OwnedLoop()
-                    self._thread = threading.Thread(
-                        target=loop.run_forever, name="tensorstash-loop", daemon=True
-                    )
-                    self._thread.start()
-                    atexit.register(self._stop)
-                    self._loop = loop
+                    self._start()
+        assert self._loop is not None
         return self._loop
+
+    def _start(self) -> None:
+        """Resumed by the next user, should it be interrupted."""
+        if self._thread is None:
+            self._made = _OwnedLoop()
+            self._thread = threading.Thread(
+                target=_run_once, args=(self._made, [True]), name="tensorstash-loop", daemon=True
+            )
+            atexit.register(self._stop)
+        if not self._thread.is_alive():
+            self._thread.start()
+        self._loop = self._made
 
     def at_exit(self, make_coro: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """``make_coro`` is awaited in the loop when the process ends in good order."""
@@ -60,8 +69,8 @@ class Loop:
         when this thread is interrupted, or after ``timeout`` seconds (``TimeoutError``)."""
         loop = self.started()
         call: _Call[_T] = _Call(loop, coro)
-        loop.call_soon_threadsafe(call.start)
         try:
+            loop.call_soon_threadsafe(call.start)
             task = call.done.get(timeout=timeout)
         except BaseException as error:
             loop.call_soon_threadsafe(call.cancel)
@@ -169,6 +178,13 @@ def window(
             work.cancel()
 
 
+def _run_once(loop: _OwnedLoop, turns: list[bool]) -> None:
+    # A start that was interrupted may be done again while the first is on its way.
+    if turns:
+        turns.clear()
+        loop.run_forever()
+
+
 class _OwnedLoop(asyncio.SelectorEventLoop):
     """Looks closed in a forked child, so that finalizers of the parent's connections, should
     any run there, leave the parent's sockets and selector alone."""
@@ -237,6 +253,8 @@ class _Call(Generic[_T]):
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        else:  # interrupted before it was begun
+            self._coro.close()
 
 
 class _Window(Generic[_Item, _T]):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -17,16 +16,16 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
-    Check,
     Driver,
     Span,
     Tag,
     as_bytes,
     check_key,
     check_prefix,
-    held,
     pick,
+    turn,
 )
+from tensorstash.drivers.thread_lock import ThreadTurn
 from tensorstash.errors import Conflict, DriverError, Invalid, StashError, Unsupported
 
 _PICKLE_LIMIT = 1 << 20
@@ -168,7 +167,7 @@ class MemoryDriver(Driver):
         place = self._prefix + check_key(key)
         # Copied even when it is bytes: the same object put again must be another version.
         copy = bytes(memoryview(value)) if len(value) > 1 else _Short(value)
-        with _process().guard:
+        with turn(_process().guard):
             if if_absent or if_tag is not None:
                 current = self._value(key)
                 holds = current is None if if_absent else _Version(current) == if_tag
@@ -185,7 +184,7 @@ class MemoryDriver(Driver):
     def delete(self, key: str) -> None:
         """Remove the value; no error when absent."""
         place = self._prefix + check_key(key)
-        with _process().guard:
+        with turn(_process().guard):
             try:
                 self._mapping.pop(place, None)
             except Exception as error:
@@ -193,7 +192,7 @@ class MemoryDriver(Driver):
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every key that starts with ``prefix``."""
-        with _process().guard:
+        with turn(_process().guard):
             for place in self._places(prefix):
                 self._mapping.pop(place, None)
 
@@ -219,31 +218,21 @@ class MemoryDriver(Driver):
 
     # -- locking ------------------------------------------------------------------
 
-    @contextmanager
-    def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
+    def lock(self, key: str, timeout: float | None = None) -> ThreadTurn:
         """Hold the name ``key`` alone among the threads of this process."""
         process, place = _process(), (id(self._mapping), self._prefix + check_key(key))
-        with process.guard:
-            # Weakly kept: a lock is there while someone holds it or waits for it.
+        # Weakly kept: a lock is there while someone holds it or waits for it.
+        with turn(process.guard):
             lock = process.locks.get(place) or threading.Lock()
             process.locks[place] = lock
-        if not lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-            raise Conflict(
-                f"{key!r} in {self.url} was still locked by another thread after "
-                f"{timeout} s; wait longer, or see who holds it",
-                key=key,
-            )
-        try:
-            yield held
-        finally:
-            lock.release()
+        return ThreadTurn(lock, key, self.url, timeout)
 
     # -- within -------------------------------------------------------------------
 
     def _places(self, prefix: str) -> Sequence[str]:
         check_prefix(prefix)
         start = self._prefix + prefix
-        with _process().guard:
+        with turn(_process().guard):
             try:
                 return [place for place in [*self._mapping] if place.startswith(start)]
             except Exception as error:

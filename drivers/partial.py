@@ -17,6 +17,7 @@ from hashlib import sha256
 from stat import S_ISREG
 
 from tensorstash.drivers import flock
+from tensorstash.drivers.descriptor import Descriptor
 
 LOCKED = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 """Names whose locks are known to other programs' users too: the documents of nodes."""
@@ -75,20 +76,17 @@ def _is_left(home: int, name: str, host: str, pid: int, stamp: int) -> bool:
 
 
 def _sweep_lock(home: int, name: str) -> None:
-    fd = os.open(name, _READ, dir_fd=home)
-    try:
-        status = os.fstat(fd)
+    with Descriptor(name, _READ, home) as file:
+        status = os.fstat(file.fileno())
         if not S_ISREG(status.st_mode) or status.st_size:
             return
-        if flock.take(fd, exclusive=True, wait=False):
+        if flock.take(file, exclusive=True, wait=False):
             try:
                 # Its holder may have unlinked it, and another lock file may stand there now.
                 if os.path.samestat(status, os.stat(name, dir_fd=home, follow_symlinks=False)):
                     os.unlink(name, dir_fd=home)
             finally:
-                flock.drop(fd)
-    finally:
-        os.close(fd)
+                flock.drop(file)
 
 
 def _is_stale(status: os.stat_result) -> bool:

@@ -15,6 +15,7 @@ from itertools import groupby
 from stat import S_ISLNK
 
 from tensorstash.drivers import flock, partial
+from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.drivers.links import open_folder
 
 ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -23,34 +24,24 @@ _NOT_REMOVED = {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 
 def unlink(root: str, folder: str, names: Iterable[str], fsync: bool) -> None:
     """Remove files, or links, that lie in ``folder``."""
-    home = open_folder(root, folder)
-    try:
+    with open_folder(root, folder) as home:
         _unlink(home, names, fsync)
-    finally:
-        os.close(home)
 
 
 def unlink_link(root: str, folder: str, name: str, fsync: bool) -> bool:
     """Remove ``name``, which lies in ``folder``, where it is a symbolic link."""
-    home = open_folder(root, folder)
-    try:
-        if not S_ISLNK(os.lstat(name, dir_fd=home).st_mode):
+    with open_folder(root, folder) as home:
+        if not S_ISLNK(os.lstat(name, dir_fd=home.fileno()).st_mode):
             return False
         _unlink(home, (name,), fsync)
         return True
-    finally:
-        os.close(home)
 
 
 def sweep(root: str, folder: str, names: Iterable[str]) -> None:
     """Remove those files of ``folder`` that dead writers left. Never an error."""
-    with suppress(OSError):
-        home = open_folder(root, folder)
-        try:
-            for name in names:
-                partial.sweep(home, name)
-        finally:
-            os.close(home)
+    with suppress(OSError), open_folder(root, folder) as home:
+        for name in names:
+            partial.sweep(home.fileno(), name)
 
 
 def clear(root: str, top: str, fsync: bool, *, everything: bool) -> None:
@@ -67,47 +58,41 @@ def clear(root: str, top: str, fsync: bool, *, everything: bool) -> None:
 
 def _clear_one(root: str, folder: str, fsync: bool, everything: bool) -> list[str]:
     """As :func:`clear`, of one folder; the folders in it."""
-    home = open_folder(root, folder)
-    try:
-        with os.scandir(home) as found:
+    with open_folder(root, folder) as home:
+        with os.scandir(home.fileno()) as found:
             entries = [*found]  # some file systems skip names when others go
         folders, names = [], []
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(f"{folder}/{entry.name}" if folder else entry.name)
             elif partial.is_ours(entry.name):
-                partial.sweep(home, entry.name)
+                partial.sweep(home.fileno(), entry.name)
             elif everything:
                 names.append(entry.name)
         if names:
             _unlink(home, names, fsync)
         return folders
-    finally:
-        os.close(home)
 
 
-def _unlink(home: int, names: Iterable[str], fsync: bool) -> None:
+def _unlink(home: Descriptor, names: Iterable[str], fsync: bool) -> None:
     # A delete between another writer's compare and its rename would be undone.
     locked = flock.take(home, exclusive=False)
     try:
         for name in names:
             with suppress(FileNotFoundError, IsADirectoryError):
-                os.unlink(name, dir_fd=home)
+                os.unlink(name, dir_fd=home.fileno())
     finally:
         if locked:
             flock.drop(home)
     if fsync:
-        os.fsync(home)
+        os.fsync(home.fileno())
 
 
 def _remove_folders(root: str, above: str, names: Sequence[str]) -> None:
-    home = open_folder(root, above)
-    try:
+    with open_folder(root, above) as home:
         for name in filter(None, names):  # the root has none, and stays
             try:
-                os.rmdir(name, dir_fd=home)
+                os.rmdir(name, dir_fd=home.fileno())
             except OSError as error:
                 if error.errno not in _NOT_REMOVED:
                     raise
-    finally:
-        os.close(home)

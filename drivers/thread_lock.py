@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from tensorstash.driver import Check, check_key, held
-from tensorstash.errors import Conflict, Unsupported
+from tensorstash.driver import Check, check_key, held, take
+from tensorstash.drivers.waiting import late
+from tensorstash.errors import Unsupported
 
 
 class ThreadLocks:
@@ -17,8 +16,7 @@ class ThreadLocks:
     def __init__(self) -> None:
         self._locks: dict[tuple[int, str], threading.Lock] = {}
 
-    @contextmanager
-    def hold(self, key: str, url: str, unsafe: bool, timeout: float | None) -> Iterator[Check]:
+    def hold(self, key: str, url: str, unsafe: bool, timeout: float | None) -> ThreadTurn:
         """Hold ``key``, where the user said by ``unsafe`` that no other process writes."""
         place = (os.getpid(), check_key(key))
         if not unsafe:
@@ -27,14 +25,22 @@ class ThreadLocks:
                 "the option unsafe=True when no other process writes"
             )
         # setdefault is atomic: two first users agree on one.
-        lock = self._locks.setdefault(place, threading.Lock())
-        if not lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-            raise Conflict(
-                f"{key!r} in {url} was still locked by another thread after {timeout} s; wait "
-                "longer, or see who holds it",
-                key=key,
-            )
-        try:
-            yield held
-        finally:
-            lock.release()
+        return ThreadTurn(self._locks.setdefault(place, threading.Lock()), key, url, timeout)
+
+
+class ThreadTurn:
+    """``lock``, which stands for ``key`` in this process, held in a ``with`` block."""
+
+    def __init__(self, lock: threading.Lock, key: str, url: str, timeout: float | None) -> None:
+        self._lock, self._key, self._url, self._timeout = lock, key, url, timeout
+        self._turn: object = None
+
+    def __enter__(self) -> Check:
+        self._turn = take(self._lock, self._timeout)
+        if self._turn is None:
+            who = f"another thread of process {os.getpid()}"
+            raise late(self._key, self._url, self._timeout or 0, who)
+        return held
+
+    def __exit__(self, *exc: object) -> None:
+        self._turn = None

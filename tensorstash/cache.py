@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from .driver import Tag
 from .threads import once
+from .turn import take, turn
 
 
 class Cache:
@@ -34,7 +35,7 @@ class Cache:
     def _empty(self) -> None:
         self._lock = threading.Lock()
         self._entries: OrderedDict[Hashable, tuple[Tag, Any, int]] = OrderedDict()
-        self._flights: dict[Hashable, tuple[threading.Lock, int]] = {}
+        self._flights: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
         self.nbytes = 0
         self.hits = 0
         self.misses = 0
@@ -44,7 +45,7 @@ class Cache:
         """The kept tag and value, whatever version they are of."""
         if self._pid != os.getpid():
             self._reset()
-        with self._lock:
+        with turn(self._lock):
             found = self._entries.get(key)
             if found is None:
                 return None
@@ -64,7 +65,7 @@ class Cache:
         """Keep ``value``, dropping the least recently used; one above the limit is not kept."""
         if self._pid != os.getpid():
             self._reset()
-        with self._lock:
+        with turn(self._lock):
             old = self._entries.pop(key, None)
             if old is not None:
                 self.nbytes -= old[2]
@@ -80,30 +81,33 @@ class Cache:
         """Forget one value."""
         if self._pid != os.getpid():
             self._reset()
-        with self._lock:
+        with turn(self._lock):
             old = self._entries.pop(key, None)
             if old is not None:
                 self.nbytes -= old[2]
 
-    @contextmanager
-    def flight(self, key: Hashable) -> Iterator[None]:
+    def flight(self, key: Hashable) -> _Flight:
         """One thread at a time fetches ``key``; the others find it kept when they get in."""
         if self._pid != os.getpid():
             self._reset()
-        with self._lock:
-            lock, waiting = self._flights.get(key, (None, 0))
-            lock = lock or threading.Lock()
-            self._flights[key] = (lock, waiting + 1)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._lock:
-                waiting = self._flights[key][1] - 1
-                if waiting:
-                    self._flights[key] = (lock, waiting)
-                else:
-                    del self._flights[key]
+        with turn(self._lock):
+            lock = self._flights.get(key) or threading.Lock()
+            self._flights[key] = lock
+        return _Flight(lock)
 
     def __reduce__(self) -> tuple[type[Cache], tuple[int]]:
         return Cache, (self.limit,)
+
+
+class _Flight:
+    """A turn at ``lock``, which is there while someone has it or waits for it."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._turn: object = None
+
+    def __enter__(self) -> None:
+        self._turn = take(self._lock, None)
+
+    def __exit__(self, *exc: object) -> None:
+        self._turn = None

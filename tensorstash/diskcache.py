@@ -24,6 +24,7 @@ from .driver import (
     Traffic,
 )
 from .errors import Invalid
+from .turn import turn
 
 _READY_BYTES = 16 << 20
 _READY = 1024
@@ -278,7 +279,7 @@ class DiskCache(Around):
         try:
             self.driver.delete_prefix(prefix)
         finally:
-            with self._guard():
+            with turn(self._guard()):
                 self._writes += 1
                 if self.immutable:
                     self._folder.drop_below(self.identity, prefix)
@@ -359,7 +360,7 @@ class DiskCache(Around):
             self._folder.store(self.identity, key, span, tag, value)
             return
         # Without a comparison nobody would notice that a write of ours overtook this read.
-        with self._guard():
+        with turn(self._guard()):
             if writes == self._writes:
                 self._folder.store(self.identity, key, span, tag, value)
 
@@ -369,7 +370,7 @@ class DiskCache(Around):
         counts.bytes_served += nbytes
 
     def _drop(self, key: str) -> None:
-        with self._guard():
+        with turn(self._guard()):
             self._writes += 1
             self._folder.drop(self.identity, key, spans=self.immutable)
 

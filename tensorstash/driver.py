@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from .errors import Conflict, Corrupt, Invalid, Unsupported
+from .turn import take as take
+from .turn import turn as turn
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes a driver or codec hands over. Treat as read-only."""
@@ -275,9 +277,10 @@ class Driver(ABC):
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """Hold the name ``key`` alone, among all processes that can reach the data. Released
-        when its holder dies. Raises :class:`~tensorstash.errors.Conflict` after ``timeout``
-        seconds; not reentrant. Yields a :data:`Check`: a lock that is a lease can be lost by
-        a holder that was stopped for longer than it lasts."""
+        when its holder dies, or is interrupted, at whatever instant. Not reentrant. After
+        ``timeout`` seconds of waiting :class:`~tensorstash.errors.TimedOut` is raised, which
+        says who holds it, as far as that is known. Yields a :data:`Check`: a lock that is a
+        lease can be lost by a holder that was stopped for longer than it lasts."""
         raise Unsupported(
             f"driver {self.scheme!r} offers no lock, which append and resize need; "
             "write from one process, or use a driver that locks"

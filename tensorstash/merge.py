@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .driver import Buffer, Check, Driver, Put, Request
 from .errors import Conflict
 from .threads import key_lock
+from .turn import turn
 
 _PATIENCE = 60.0  # seconds of losing every race before a writer gives up
 _CONTRADICTIONS = 40  # times in a row that nothing is there, and yet a put says that something is
@@ -44,7 +45,7 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
     gives_up = time.monotonic() + _PATIENCE
     wait = 0.0005
     contradictions = 0
-    with key_lock(driver.url, key):  # this process' threads take turns; others may race us
+    with turn(key_lock(driver.url, key)):  # this process' threads take turns; others may race us
         while True:
             found = driver.get_tagged(key)
             if merge.covers:

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
+from .turn import take, turn
+
 _Block = TypeVar("_Block")
 
 
@@ -82,7 +84,7 @@ def begin(work: Callable[[], _Block]) -> Callable[[], _Block]:
 
 def once(change: Callable[[], None]) -> None:
     """Run ``change`` while no other thread of this process does."""
-    with _state().lock:
+    with turn(_state().lock):
         change()
 
 
@@ -106,13 +108,16 @@ def spread(
     todo = iter(blocks)
     lock = threading.Lock()
     stopped = False
+    asked: list[Future[Any] | None] = []
+    begun: list[threading.Lock] = []
+    errors: list[BaseException] = []
 
     def drain() -> None:
         nonlocal stopped
         work: Callable[[_Block], Any] | None = None
         try:
             while not stopped:
-                with lock:
+                with turn(lock):
                     block = next(todo, todo)  # the iterator itself marks the end
                 if block is todo:
                     return
@@ -122,17 +127,37 @@ def spread(
             stopped = True
             raise
 
-    asked = [submit(drain, waits) for _ in range(threads - 1)]
-    helpers = [helper for helper in asked if helper is not None]
+    def help_drain() -> None:
+        done = threading.Lock()
+        done.acquire()
+        begun.append(done)
+        try:
+            drain()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.release()
+
+    def finish() -> None:
+        # One that has not begun has nothing left to do: do not wait for a busy pool.
+        nonlocal stopped
+        stopped = True
+        for helper in asked:
+            if helper is not None:
+                helper.cancel()
+        for done in begun:
+            take(done, None)
+
     try:
+        for _ in range(threads - 1):
+            asked.append(submit(help_drain, waits))
         drain()
-    finally:
-        # A helper that has not begun has nothing left to do: do not wait for a busy pool.
-        started = [helper for helper in helpers if not helper.cancel()]
-        errors = [helper.exception() for helper in started]
+        finish()
+    except BaseException:
+        finish()  # again, where that was interrupted: nothing goes on behind the caller's back
+        raise
     for error in errors:
-        if error is not None:
-            raise error
+        raise error
 
 
 def alone(work: Callable[[], _Block]) -> _Block:
@@ -153,7 +178,7 @@ class Shared(Iterator[_Block]):
         self._lock = threading.Lock()
 
     def __next__(self) -> _Block:
-        with self._lock:
+        with turn(self._lock):
             return next(self._items)
 
     def stop(self) -> None:
@@ -164,7 +189,7 @@ class Shared(Iterator[_Block]):
 def _pool(waits: bool) -> ThreadPoolExecutor:
     state = _state()
     if waits not in state.pools:
-        with state.lock:
+        with turn(state.lock):
             if waits not in state.pools:
                 count = IO_THREADS if waits else max(2, cores())
                 state.pools[waits] = ThreadPoolExecutor(count, "tensorstash")

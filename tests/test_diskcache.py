@@ -15,7 +15,7 @@ from tensorstash.diskcache import DiskCache
 from tensorstash.driver import Buffer, Changed, Driver, Request, Span, Tag, Traffic
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.errors import Conflict, Invalid
+from tensorstash.errors import Invalid, TimedOut
 from tensorstash.testing.counting import Count, CountingDriver
 from tensorstash.testing.driver import DriverContract
 from tensorstash.testing.driver_races import run_in_processes
@@ -320,7 +320,7 @@ def test_passes_on_what_it_does_not_change(tmp_path: Path) -> None:
     mine.put("a/k", b"123")
     assert [*mine.sizes()] == [("a/k", 3)]
     assert [*mine.list()] == ["a/k"] and mine.list_dir() == ([], ["a"])
-    with mine.lock("k"), pytest.raises(Conflict), within.lock("k", timeout=0):
+    with mine.lock("k"), pytest.raises(TimedOut), within.lock("k", timeout=0):
         pass
 
 

@@ -16,7 +16,7 @@ from tensorstash.driver import Request, Span
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.drivers.shm import ShmDriver
-from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, Unsupported
+from tensorstash.errors import Corrupt, DriverError, Invalid, TimedOut, Unsupported
 from tensorstash.registry import connect
 from tensorstash.testing.counting import Call, Count, CountingDriver, FailingDriver, Fault
 from tensorstash.testing.driver import DriverContract
@@ -136,7 +136,7 @@ def test_two_drivers_on_one_dict_exclude_each_other() -> None:
     assert mine["n"] == b"100"
     with (
         MemoryDriver(mine).lock("n"),
-        pytest.raises(Conflict),
+        pytest.raises(TimedOut),
         MemoryDriver(mine).lock("n", timeout=0.01),
     ):
         pass

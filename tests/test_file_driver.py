@@ -16,8 +16,9 @@ import pytest
 
 from tensorstash.driver import Request, Span
 from tensorstash.drivers import flock, partial, replace
+from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.drivers.file import FileDriver, connect
-from tensorstash.errors import Conflict, DriverError, Invalid
+from tensorstash.errors import Conflict, DriverError, Invalid, TimedOut
 from tensorstash.testing.driver_races import run_in_processes
 
 _fork = multiprocessing.get_context("fork")
@@ -68,7 +69,7 @@ def test_lock_files(driver: FileDriver) -> None:
         assert driver.list_dir("a/") == ([], [])
         driver.delete_prefix("")
         assert files_below(driver) == ["a/.zarr.json.lock"]  # held, and so not swept
-        with pytest.raises(Conflict), driver.lock("a/zarr.json", timeout=0):
+        with pytest.raises(TimedOut), driver.lock("a/zarr.json", timeout=0):
             pass
     assert files_below(driver) == []
     driver.put("a/zarr.json", b"1")
@@ -92,7 +93,7 @@ def leave_the_lock(driver: FileDriver) -> None:
         if child:
             assert os.waitpid(child, 0)[1] == 0
             assert files_below(driver) == [".k.tensorstash-lock"]
-            with pytest.raises(Conflict), driver.lock("k", timeout=0):
+            with pytest.raises(TimedOut), driver.lock("k", timeout=0):
                 pass
     if child == 0:
         os._exit(0)
@@ -111,16 +112,16 @@ def test_a_copy_of_the_descriptor_keeps_no_lock(
     true = os.rename
 
     def rename(*args: Any, **options: Any) -> None:
-        copies.extend(os.dup(fd) for fd in flock._held)
+        copies.extend(os.dup(file.fileno()) for file in flock._held)
         true(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
         driver.put("k", b"new", if_tag=tag)
-    home = os.open(driver.root, os.O_RDONLY)
-    assert flock.take(home, exclusive=True, wait=False)
-    flock.drop(home)
-    for fd in (home, *copies):
+    with Descriptor(driver.root, os.O_RDONLY) as home:
+        assert flock.take(home, exclusive=True, wait=False)
+        flock.drop(home)
+    for fd in copies:
         os.close(fd)
     assert len(copies) == 1
 
@@ -134,7 +135,7 @@ def test_nothing_changes_under_a_compare_and_swap(driver: FileDriver, verb: str)
         "delete_prefix": lambda: driver.delete_prefix("d/"),
         "put if_tag": lambda: driver.put("d/k", b"new", if_tag=tag),
     }
-    home = os.open(f"{driver.root}/d", os.O_RDONLY)
+    home = Descriptor(f"{driver.root}/d", os.O_RDONLY)
     assert flock.take(home, exclusive=True)
     thread = threading.Thread(target=calls[verb])
     thread.start()
@@ -143,7 +144,7 @@ def test_nothing_changes_under_a_compare_and_swap(driver: FileDriver, verb: str)
     assert driver.get("d/k") == b"old"  # reads go on
     driver.put("d/fresh", b"1")  # and so does what cannot overwrite
     flock.drop(home)
-    os.close(home)
+    home.close()
     thread.join()
     assert driver.get("d/k") == (None if verb.startswith("delete") else b"new")
 
@@ -155,7 +156,7 @@ def test_files_that_vanish_while_deleted(
         driver.put(f"d/{i}", b"1")
     true = flock.take
 
-    def take(fd: int, *, exclusive: bool) -> bool:
+    def take(fd: Descriptor, *, exclusive: bool) -> bool:
         for i in (0, 2):
             Path(driver.root, f"d/{i}").unlink(missing_ok=True)
         return true(fd, exclusive=exclusive)
@@ -375,7 +376,7 @@ def test_no_descriptor_leaks(driver: FileDriver) -> None:
         [*driver.get_many([Request("d/k"), Request("d/k", Span(0, 1)), Request("no")])]
         with driver.lock("d/k"):
             pass
-        with pytest.raises(Conflict), driver.lock("x"), driver.lock("x", timeout=0):
+        with pytest.raises(TimedOut), driver.lock("x"), driver.lock("x", timeout=0):
             pass
         driver.delete_prefix("")
     assert len(os.listdir("/proc/self/fd")) == before

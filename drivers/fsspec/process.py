@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from fsspec.asyn import sync
 from fsspec.implementations.dirfs import DirFileSystem
 
-from tensorstash.driver import Traffic
+from tensorstash.driver import Traffic, turn
 from tensorstash.drivers import failures, loop
 from tensorstash.drivers.fsspec.recipe import Recipe
 from tensorstash.errors import Invalid, StashError, TimedOut, Unavailable, Unsupported
@@ -34,13 +34,13 @@ class Process:
         self._timeout = timeout
         self._guard = threading.RLock()
         self._serial = serial
-        self._turn: Any = threading.RLock() if serial else nullcontext()
+        self._turn = threading.RLock()
         self._opened: tuple[Any, str] | None = None
         self.traffic = Traffic()
 
     def open(self) -> tuple[Any, str]:
         """The filesystem and the path in it (without a ``/`` at its end)."""
-        with self._guard:
+        with turn(self._guard):
             if self._opened is None:
                 try:
                     fs, path = self._recipe.open()
@@ -76,7 +76,7 @@ class Process:
         inner = getattr(fs, "_" + name, None) if _layers(fs)[-1].async_impl else None
         if inner is not None:
             return sync(fs.loop, inner, *args, timeout=self._timeout, **options)
-        with self._turn:
+        with turn(self._turn) if self._serial else nullcontext():
             if self._serial and name in ("info", "ls"):
                 fs.invalidate_cache()
             return getattr(fs, name)(*args, **options)
@@ -116,14 +116,14 @@ class Process:
 
     def sent(self, nbytes: int) -> None:
         """Count bytes stored."""
-        with self._guard:
+        with turn(self._guard):
             self.traffic.bytes_written += nbytes
 
     def _note(
         self, verb: str, key: str, attempt: int, outcome: str, begun: float, answer: Any = None
     ) -> None:
         nbytes = len(answer) if isinstance(answer, bytes | memoryview | bytearray) else 0
-        with self._guard:
+        with turn(self._guard):
             self.traffic.requests += 1
             self.traffic.retries += attempt > 1
             self.traffic.bytes_read += nbytes

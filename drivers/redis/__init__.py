@@ -23,13 +23,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from tensorstash.driver import (
     Buffer,
     Capabilities,
-    Check,
     Driver,
     Put,
     Request,
@@ -38,6 +36,7 @@ from tensorstash.driver import (
     Traffic,
     check_prefix,
 )
+from tensorstash.drivers.keeper import Kept
 from tensorstash.drivers.redis.keys import RedisKeys, is_ours
 from tensorstash.drivers.redis.link import Errand, RedisLink
 from tensorstash.drivers.redis.listing import RedisListing, drop
@@ -195,12 +194,10 @@ class RedisDriver(Driver):
 
     # -- locking ------------------------------------------------------------------
 
-    @contextmanager
-    def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
+    def lock(self, key: str, timeout: float | None = None) -> Kept:
         """Hold the name ``key`` alone, for the option ``lease`` seconds at a time, prolonged by a
         thread; the lock of a holder that died is free after that."""
-        with lease(self._process.link, key, self._keys.lock(key), timeout) as check:
-            yield check
+        return lease(self._process.link, key, self._keys.lock(key), timeout)
 
     # -- handle -------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from tensorstash.driver import Traffic
+from tensorstash.driver import Traffic, turn
 from tensorstash.drivers.redis.cluster import (
     ASKING,
     SLOTS,
@@ -86,7 +86,7 @@ class RedisLink:
     def options(self) -> RedisOptions:
         """All options, those of the user's ``connection`` included, which is called now."""
         if self._options is None:
-            with self._guard:
+            with turn(self._guard):
                 if self._options is None:
                     options = options_of({**from_factory(self._connection), **self._given}, "redis")
                     if options.password is None and "REDISCLI_AUTH" in os.environ:
@@ -120,7 +120,7 @@ class RedisLink:
             error = attempt.error
             if error is None and not attempt.open:
                 return Answers(attempt.replies, attempt.lost)
-            with self._guard:
+            with turn(self._guard):
                 self.traffic.retries += 1
             passing = passing + 1 if error is None or isinstance(error, _PASSING) else 0
             if 0 < passing <= _MOST_PASSING:
@@ -134,7 +134,7 @@ class RedisLink:
                 patience = options.timeout  # a replica may be about to take over
             wait = pause * random.uniform(0.5, 1)
             if time.monotonic() + wait >= min(deadline, start + patience):
-                with self._guard:
+                with turn(self._guard):
                     self.traffic.retries -= 1
                 raise failed(
                     error,
@@ -189,7 +189,7 @@ class RedisLink:
                 if connection is not None:
                     connection.disconnect()
                 raise
-            with self._guard:
+            with turn(self._guard):
                 self.traffic.requests += 1
             under_way.append((address, wire, connection, chosen, asked))
         idle = self.options.timeout / 2
@@ -286,7 +286,7 @@ class RedisLink:
         read = weigh(attempt.replies) if attempt.error is None else 0
         writes = attempt.commands if errand.writes else ()
         written = sum(sum(map(len, each.args)) for each in writes)
-        with self._guard:
+        with turn(self._guard):
             self.traffic.bytes_read += read
             self.traffic.bytes_written += written
         if _log.isEnabledFor(logging.DEBUG):

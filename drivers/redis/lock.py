@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import os
-import random
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 
-from tensorstash.driver import Check
-from tensorstash.drivers.redis.command import run
+from tensorstash.drivers.keeper import Kept, Lease
+from tensorstash.drivers.redis.command import command, run
 from tensorstash.drivers.redis.link import Errand, RedisLink
-from tensorstash.drivers.redis.replies import flag
+from tensorstash.drivers.redis.replies import flag, value
 from tensorstash.drivers.redis.scripts import HOLD, RELEASE
+from tensorstash.drivers.waiting import Waiting, me, said
 from tensorstash.errors import Conflict, DriverError
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
+_PAUSES = (0.002, 0.1)
 
 
-@contextmanager
-def lease(link: RedisLink, key: str, place: bytes, timeout: float | None) -> Iterator[Check]:
+def lease(link: RedisLink, key: str, place: bytes, timeout: float | None) -> Kept:
     """Hold the lock at ``place``. A thread prolongs it at every third of its term."""
-    held = _Lease(link, key, place)
-    end = None if timeout is None else time.monotonic() + max(timeout, 0)
-    pause = _SHORTEST_PAUSE
-    while not held.take():
-        left = pause if end is None else end - time.monotonic()
-        if left <= 0:
-            raise Conflict(
-                f"{key!r} at {link.place.url} was still locked by another after {timeout} s; "
-                "wait longer, or see who holds it",
-                key=key,
-            )
-        time.sleep(min(left, pause * random.uniform(0.5, 1)))
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    pid, done = os.getpid(), threading.Event()
-    threading.Thread(target=held.prolong, args=(done,), daemon=True).start()
-    try:
-        yield held.check
-    finally:
-        done.set()
-        if os.getpid() == pid:  # a forked child leaves it to its parent
-            held.release()
+    lock = RedisLease(link, key, place)
+    return Kept(lock, Waiting(key, link.place.url, timeout, lock.holder, _PAUSES))
 
 
-class _Lease:
+class RedisLease(Lease):
     """One holder of one lock."""
 
     def __init__(self, link: RedisLink, key: str, place: bytes) -> None:
         self._link = link
         self._key = key
         self._place = place
-        self._token = os.urandom(16)
+        # Who waits for the lock can read in it who holds it.
+        self._token = os.urandom(16).hex().encode() + b" " + me().encode()
         self._term = link.options.lease
+        self.period = self._term / 3
         self._until = 0.0
         self._lost = False
 
@@ -72,22 +52,24 @@ class _Lease:
                 key=self._key,
             )
 
-    def prolong(self, done: threading.Event) -> None:
-        """Prolong until ``done``."""
-        while not done.wait(self._term / 3):
-            try:
-                if not self._hold(b"0"):
-                    return
-            except DriverError:  # the holder's next check tries again
-                continue
+    def prolong(self) -> bool:
+        """Prolong the lock."""
+        return self._hold(b"0")
 
     def release(self) -> None:
         """Let the next one in. What cannot be told to the server ends with the term."""
         errand = Errand("unlock", self._key, writes=True)
-        try:
+        with suppress(DriverError):
             self._link.ask(errand, [run(RELEASE, flag, (self._place,), self._token)])
-        except DriverError:
-            return
+
+    def holder(self) -> str:
+        """Who holds it, by its own words."""
+        with suppress(DriverError):
+            [found], _ = self._link.ask(
+                Errand("lock", self._key), [command(b"GET", value, self._place)]
+            )
+            return said((found or b"").partition(b" ")[2])
+        return said("")
 
     def _hold(self, fresh: bytes) -> bool:
         begun = time.monotonic()  # the server counts from later on

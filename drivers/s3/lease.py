@@ -14,20 +14,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from tensorstash.driver import Buffer, Check, Tag, held
+from tensorstash.driver import Buffer, Tag, turn
+from tensorstash.drivers.keeper import Kept, Lease
+from tensorstash.drivers.thread_lock import ThreadTurn
+from tensorstash.drivers.waiting import Waiting, me, said
 from tensorstash.errors import Conflict, DriverError
 
-_FIRST_WAIT = 0.02
-_LONGEST_WAIT = 1.0
+_PAUSES = (0.02, 1.0)
 
 _logger = logging.getLogger("tensorstash")
 
@@ -47,51 +47,71 @@ def now() -> float:
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
-@contextmanager
 def lease(
     store: Store, place: str, key: str, url: str, seconds: float, timeout: float | None
-) -> Iterator[Check]:
-    """Hold ``place`` alone; :class:`~tensorstash.errors.Conflict` after ``timeout`` seconds of
+) -> Kept:
+    """Hold ``place`` alone; :class:`~tensorstash.errors.TimedOut` after ``timeout`` seconds of
     waiting. Threads of one process wait for each other without a request."""
-    end = None if timeout is None else now() + timeout
-    with turns((url, place), key, url, timeout):
-        holder = _Holder(
-            store, place, key, seconds, *_acquire(store, place, key, url, seconds, end)
-        )
-        holder.start()
-        try:
-            yield holder.check
-        finally:
-            holder.release()
+    lock = S3Lease(store, place, key, seconds)
+    waiting = Waiting(key, url, timeout, lock.holder, _PAUSES)
+    return Kept(lock, waiting, turns((url, place), key, url, timeout))
 
 
-class _Holder:
-    """A lease that is held: renewed by a thread until it is released."""
+class S3Lease(Lease):
+    """One holder of one lock."""
 
-    def __init__(
-        self,
-        store: Store,
-        place: str,
-        key: str,
-        seconds: float,
-        owner: str,
-        tag: Tag,
-        sent: float,
-    ) -> None:
+    def __init__(self, store: Store, place: str, key: str, seconds: float) -> None:
         self._store, self._place, self._key = store, place, key
         self._seconds = seconds
-        self._owner, self._tag, self._counter = owner, tag, 0
-        # A waiter counts from when it saw our renewal, which is after we sent it.
-        self._until = sent + seconds - min(seconds / 6, 5.0)
+        self.period = seconds / 3
+        self._owner, self._me, self._counter = secrets.token_hex(8), me(), 0
+        self._tag: Tag | None = None
+        self._until = 0.0
         self._lost = False
         self._pid = os.getpid()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="tensorstash-lease", daemon=True)
+        self._seen: Tag | None = None
+        self._since = 0.0
+        self._holder = ""
 
-    def start(self) -> None:
-        self._thread.start()
+    def take(self) -> bool:
+        """Take it where it is free, or was not renewed for as long as it lasts."""
+        asked = now()
+        found = self._store.read(self._place)
+        if found is not None and (self._seen is None or found[1] != self._seen):
+            self._seen, self._since = found[1], now()
+        owner, self._holder = ("", "") if found is None else _parsed(found[0])
+        if owner and asked - self._since < self._seconds:
+            return False
+        sent = now()
+        try:
+            tag = None if found is None else found[1]
+            self._tag = self._store.swap(
+                self._place, _body(self._owner, self._counter, self._me), tag
+            )
+        except Conflict:
+            return False  # another waiter was first
+        self._renewed(sent)
+        return True
+
+    def prolong(self) -> bool:
+        """Renew it. After an answer that was lost, the renewal may have been stored."""
+        sent = now()
+        try:
+            self._counter += 1
+            self._tag = self._store.swap(
+                self._place, _body(self._owner, self._counter, self._me), self._tag
+            )
+        except Conflict:
+            self._lost = True
+            return False
+        except Exception:
+            self._adopt()
+            raise
+        self._renewed(sent)
+        return True
 
     def check(self) -> None:
+        """Raise :class:`~tensorstash.errors.Conflict` when it was lost."""
         if self._lost or os.getpid() != self._pid or now() >= self._until:
             raise Conflict(
                 f"the lock of {self._key!r} was lost: this process was stopped, or could not "
@@ -101,74 +121,35 @@ class _Holder:
             )
 
     def release(self) -> None:
-        if os.getpid() != self._pid:  # a child forked meanwhile does not hold it
+        """Say that it is free."""
+        if self._tag is None:
+            self._adopt()  # the attempt to take it failed, perhaps only its answer
+        elif self._lost or now() >= self._until:
             return
-        self._over.set()
-        self._thread.join()
-        if self._lost or now() >= self._until:
+        if self._tag is None:
             return
         try:
-            self._store.swap(self._place, _body("", self._counter + 1), self._tag)
+            self._counter += 1
+            self._store.swap(self._place, _body("", self._counter, self._me), self._tag)
         except (Conflict, DriverError) as error:
             _logger.debug("the lock of %r was not released but will lapse: %s", self._key, error)
 
-    def _renew(self) -> None:
-        while not self._over.wait(self._seconds / 3):
-            sent = now()
-            try:
-                self._counter += 1
-                body = _body(self._owner, self._counter)
-                self._tag = self._store.swap(self._place, body, self._tag)
-            except Conflict:
-                self._lost = True
-                return
-            except Exception as error:  # it is tried again while the lease lasts
-                _logger.debug("the lock of %r was not renewed: %s", self._key, error)
-                self._adopt()
-            else:
-                self._until = sent + self._seconds - min(self._seconds / 6, 5.0)
+    def holder(self) -> str:
+        """Who holds it, by its own words."""
+        return said(self._holder)
+
+    def _renewed(self, sent: float) -> None:
+        # A waiter counts from when it saw our renewal, which is after we sent it.
+        self._until = sent + self._seconds - min(self._seconds / 6, 5.0)
 
     def _adopt(self) -> None:
-        """After an answer that was lost: our renewal may have been stored."""
+        """After an answer that was lost: what we sent may have been stored."""
         try:
             found = self._store.read(self._place)
         except Exception:
             return
-        if found is not None and _owner_of(found[0]) == self._owner:
+        if found is not None and _parsed(found[0])[0] == self._owner:
             self._tag = found[1]
-
-
-def _acquire(
-    store: Store, place: str, key: str, url: str, seconds: float, end: float | None
-) -> tuple[str, Tag, float]:
-    """``(owner, tag, when it was asked for)`` of a lease that is ours now."""
-    owner = secrets.token_hex(8)
-    seen: Tag | None = None
-    since = 0.0
-    wait = _FIRST_WAIT
-    while True:
-        asked = now()
-        found = store.read(place)
-        if found is not None and (seen is None or found[1] != seen):
-            seen, since = found[1], now()
-        free = found is None or not _owner_of(found[0]) or asked - since >= seconds
-        if free:
-            sent = now()
-            try:
-                tag = store.swap(place, _body(owner, 0), None if found is None else found[1])
-            except Conflict:
-                pass  # another waiter was first
-            else:
-                return owner, tag, sent
-        left = float("inf") if end is None else end - now()
-        if left <= 0:
-            raise Conflict(
-                f"{key!r} in {url} was still locked by another writer; wait longer, or see who "
-                "holds it",
-                key=key,
-            )
-        time.sleep(min(random.uniform(wait / 2, wait), left))
-        wait = min(2 * wait, _LONGEST_WAIT)
 
 
 def retire(store: Store, place: str) -> bool:
@@ -178,23 +159,26 @@ def retire(store: Store, place: str) -> bool:
     if found is None or not _is_free(found[0]):
         return False
     try:
-        store.swap(place, _body(secrets.token_hex(8), 0), found[1])
+        store.swap(place, _body(secrets.token_hex(8), 0, me()), found[1])
     except Conflict:  # someone was first
         return False
     return True
 
 
-def _body(owner: str, counter: int) -> bytes:
-    return json.dumps({"owner": owner, "counter": counter, "id": secrets.token_hex(4)}).encode()
+def _body(owner: str, counter: int, holder: str) -> bytes:
+    """``id`` makes every one another, so that its tag is another too."""
+    content = {"owner": owner, "counter": counter, "id": secrets.token_hex(4)}
+    return json.dumps(content | ({"holder": holder} if owner else {})).encode()
 
 
-def _owner_of(data: Buffer) -> str:
-    """Who holds the lock; empty when it is free, and when it is no lock of ours, say damaged."""
+def _parsed(data: Buffer) -> tuple[str, str]:
+    """Who holds the lock, by its mark and its words; empty when it is free, and when it is no
+    lock of ours, say damaged."""
     try:
         found = json.loads(bytes(data))
-        return str(found["owner"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+        return str(found["owner"]), str(found.get("holder", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", ""
 
 
 def _is_free(data: Buffer) -> bool:
@@ -218,21 +202,11 @@ class _Process:
 _processes: dict[int, _Process] = {}
 
 
-@contextmanager
-def turns(name: tuple[str, str], key: str, url: str, timeout: float | None) -> Iterator[Check]:
+def turns(name: tuple[str, str], key: str, url: str, timeout: float | None) -> ThreadTurn:
     """Hold ``name`` alone among the threads of this process."""
     pid = os.getpid()
     process = _processes.get(pid) or _processes.setdefault(pid, _Process())
-    with process.guard:
+    with turn(process.guard):
         lock = process.locks.get(name) or threading.Lock()
         process.locks[name] = lock
-    if not lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-        raise Conflict(
-            f"{key!r} in {url} was still locked by another thread after {timeout} s; wait longer, "
-            "or see who holds it",
-            key=key,
-        )
-    try:
-        yield held
-    finally:
-        lock.release()
+    return ThreadTurn(lock, key, url, timeout)

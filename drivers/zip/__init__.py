@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -27,7 +26,6 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
-    Check,
     Driver,
     Request,
     Span,
@@ -35,9 +33,9 @@ from tensorstash.driver import (
     check_key,
     check_prefix,
     check_size,
-    held,
 )
 from tensorstash.drivers import flock
+from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.drivers.zip import archive, compact, unpack, writer
 from tensorstash.drivers.zip.records import LONGEST, Directory, Member
 from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace
@@ -205,29 +203,17 @@ class ZipDriver(Driver):
 
     # -- locking ------------------------------------------------------------------
 
-    @contextmanager
-    def lock(self, key: str, timeout: float | None = None) -> Iterator[Check]:
+    def lock(self, key: str, timeout: float | None = None) -> flock.LockFile:
         """Hold the name ``key`` alone, by a lock file beside the archive while it is held."""
         name = blake2b(self._place(key).encode(), digest_size=6).hexdigest()
         path = f"{self.path}.{name}.lock"
-        end = None if timeout is None else time.monotonic() + timeout
-        with self._told("lock", key):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            while (fd := flock.take_file(path, wait=end is None)) is None:
-                left = 0.0 if end is None else end - time.monotonic()
-                if left <= 0:
-                    raise Conflict(
-                        f"{key!r} in {self.url} was still locked by another writer after "
-                        f"{timeout} s; wait longer, or see who holds it",
-                        key=key,
-                    )
-                time.sleep(min(0.01, left))
-        holder = os.getpid()
-        try:
-            yield held
-        finally:
-            if os.getpid() == holder:  # a child forked meanwhile does not hold it
-                flock.drop_file(fd, path)
+
+        def take() -> Descriptor | None:
+            with self._told("lock", key):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                return flock.take_file(path, wait=False)
+
+        return flock.LockFile(path, key, self.url, timeout, take)
 
     def __reduce__(self) -> tuple[Callable[..., ZipDriver], tuple[str, str]]:
         """Travels as the path."""
@@ -314,37 +300,36 @@ class ZipDriver(Driver):
         """The file and its directory, which is read again when the file has changed."""
         with self._told(verb, key):
             try:
-                fd = os.open(self.path, _READ)
+                file = Descriptor(self.path, _READ)
             except _ABSENT:
                 yield None, Directory({}, 0)
                 return
-            try:
+            with file:
+                fd = file.fileno()
                 last = self._known  # other threads replace it
                 if last is not None and last[0] == writer.stamp(fd):
                     known = last[1]
                 else:
-                    locked = flock.take(fd, exclusive=False)
+                    locked = flock.take(file, exclusive=False)
                     try:
                         known = self._current(fd)
                     finally:
                         if locked:
-                            flock.drop(fd)
+                            flock.drop(file)
                 yield fd, known
-            finally:
-                os.close(fd)
 
     @contextmanager
     def _locked(self, verb: str, key: str) -> Iterator[tuple[int, Directory]]:
         """The file, of which this is now the only writer, and its directory."""
         with self._told(verb, key):
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            fd = flock.take_file(self.path, wait=True)
-            assert fd is not None
-            try:
-                yield fd, self._current(fd)
-            finally:
-                flock.drop(fd)
-                os.close(fd)
+            file = flock.take_file(self.path, wait=True)
+            assert file is not None
+            with file:
+                try:
+                    yield file.fileno(), self._current(file.fileno())
+                finally:
+                    flock.drop(file)
 
     def _current(self, fd: int) -> Directory:
         """The directory of the file as it is; nobody writes meanwhile."""

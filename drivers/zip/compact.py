@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 from tensorstash.drivers import partial
+from tensorstash.drivers.descriptor import opened
 from tensorstash.drivers.zip import records, writer
 from tensorstash.drivers.zip.records import LOCAL, Directory, Member
 
@@ -32,36 +34,33 @@ def compact(fd: int, path: str, known: Directory) -> tuple[Directory, tuple[int,
     if size < max(known.end - size, _WASTE) or status.st_nlink > 1:
         # The rest is not ours: it counts as in use from now on.
         return replace(known, live=known.end - size), writer.stamp(fd)
-    name = partial.name(os.path.basename(path), status.st_ino)
+    name = partial.name(os.path.basename(path), time.time_ns())
     beside = os.path.join(os.path.dirname(path), name)
-    with suppress(FileNotFoundError):
-        os.unlink(beside)  # only who holds the archive's lock uses this name
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    new = os.open(beside, flags, 0o600)
     try:
-        fresh = _copied(fd, new, known, dead)
-        with suppress(PermissionError):
-            os.fchown(new, status.st_uid, status.st_gid)
-        os.fchmod(new, status.st_mode & 0o7777)
-        os.fsync(new)
-        os.rename(beside, path)
-        return fresh, writer.stamp(new)
+        with opened(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC) as file:
+            new = file.fileno()
+            os.fchmod(new, 0o600)
+            fresh = _copied(fd, new, known, dead)
+            with suppress(PermissionError):
+                os.fchown(new, status.st_uid, status.st_gid)
+            os.fchmod(new, status.st_mode & 0o7777)
+            os.fsync(new)
+            os.rename(beside, path)
+            return fresh, writer.stamp(new)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(beside)
         raise
-    finally:
-        os.close(new)
 
 
 def sweep(path: str) -> None:
     """Remove what killed processes left beside the archive while they wrote it anew."""
     folder, name = os.path.split(path)
     begin = f".{name[:32]}."
-    with suppress(OSError):
+    with suppress(OSError), opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as home:
         for found in os.listdir(folder):
-            if found.startswith(begin) and found.endswith(".partial"):
-                partial.sweep(os.path.join(folder, found))
+            if found.startswith(begin):
+                partial.sweep(home.fileno(), found)
 
 
 def _dead(fd: int, known: Directory) -> Iterator[tuple[int, int]]:

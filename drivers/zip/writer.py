@@ -51,7 +51,7 @@ def change(
     try:
         write(fd, pieces, known.end)
         os.ftruncate(fd, room)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             write(fd, [old], known.end)
             os.ftruncate(fd, known.end + len(old))

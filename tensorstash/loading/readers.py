@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from ..threads import alone, submit
+from ..turn import take
 
 Answer = TypeVar("Answer")
 
@@ -40,8 +41,7 @@ class Job(Generic[Answer]):
 
     def wait(self) -> None:
         """Until it is done."""
-        with self._done:
-            pass
+        take(self._done, None)
 
     def result(self) -> Answer:
         """What it answered or raised; it is done."""

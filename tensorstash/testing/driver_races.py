@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tensorstash.driver import Changed, Driver, Put, Request, Span
-from tensorstash.errors import Conflict
+from tensorstash.errors import Conflict, TimedOut
 
 from .driver_values import DriverValues, as_value
 
@@ -296,7 +296,7 @@ class DriverRaces(DriverValues):
         with driver.lock("k"):
             for timeout in (0, 0.1):
                 start = time.monotonic()
-                with pytest.raises(Conflict), self.reconnect(driver).lock("k", timeout):
+                with pytest.raises(TimedOut), self.reconnect(driver).lock("k", timeout):
                     pass
                 assert timeout <= time.monotonic() - start < timeout + 5
             with driver.lock("other", timeout=5):
@@ -314,7 +314,7 @@ class DriverRaces(DriverValues):
         holder = _fork.Process(target=_hold, args=(driver, theirs))
         holder.start()
         assert mine.recv() == "held"
-        with pytest.raises(Conflict), driver.lock("k", timeout=0.1):
+        with pytest.raises(TimedOut), driver.lock("k", timeout=0.1):
             pass
         assert holder.pid is not None
         os.kill(holder.pid, signal.SIGKILL)

@@ -1,0 +1,57 @@
+"""Turns at a lock that no interrupt leaves held.
+
+``with lock:`` looks safe and is not quite: whoever is interrupted between the block and the
+release (a tracer, a debugger; where the release is a function in Python, Ctrl-C too) leaves the
+lock held for ever. A finalizer in Python can be interrupted like any other function. So here
+taking the lock and noting that it is held are one call of C, and it is released by C, when what
+``with`` holds on its stack goes, however that comes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import compress
+from operator import not_
+from typing import Any, TypeAlias
+
+Lock: TypeAlias = Any
+"""A ``threading.Lock`` or ``RLock``."""
+
+_nothing = "".format  # called with anything it returns something false: no exception is swallowed
+
+
+class _Held:
+    """Its end is the end of the turn: ``note`` is a weak reference to it that releases the lock."""
+
+    __slots__ = ("__weakref__", "note")
+
+
+class _Turn:
+    """A context manager whose methods ``with`` finds in slots, so that they may be C's."""
+
+    __slots__ = ("__enter__", "__exit__")
+
+
+def turn(lock: Lock) -> AbstractContextManager[None]:
+    """``lock`` held alone in a ``with`` block, for once and by that statement only."""
+    held, made = _Held(), _Turn()
+    made.__exit__ = partial(_nothing, held)  # type: ignore[attr-defined]
+    made.__enter__ = partial(next, _taking(held, lock, -1))  # type: ignore[attr-defined]
+    return made  # type: ignore[return-value]
+
+
+def take(lock: Lock, seconds: float | None) -> object | None:
+    """Take ``lock``, which is released when nothing refers to what is returned; ``None`` where
+    that takes longer."""
+    held = _Held()
+    taking = _taking(held, lock, -1 if seconds is None else max(seconds, 0))
+    return next(compress((held,), map(not_, taking)), None)
+
+
+def _taking(held: _Held, lock: Lock, seconds: float) -> Iterator[None]:
+    """Its only step takes the lock and has ``held`` release it; none where the time is up."""
+    taken = compress((held,), map(lock.acquire, (True,), (seconds,)))
+    return map(setattr, (held,), ("note",), map(weakref.ref, taken, (lock.__exit__,)))
