@@ -430,9 +430,13 @@ class FileDriver(Driver):
         return path
 
     def _refuse_outside(self, verb: str, key: str) -> None:
-        verdict = self._links.judge(key.rpartition("/")[0])
-        if verdict.outside:
-            raise self._outside(verb, key, verdict.link)
+        folder = key.rpartition("/")[0]
+        # Asked again before it is refused: the link may have been taken away since.
+        if self._links.judge(folder).outside:
+            self._links.forget()
+            verdict = self._links.judge(folder)
+            if verdict.outside:
+                raise self._outside(verb, key, verdict.link)
 
     def _outside(self, verb: str, key: str, link: str | None) -> Denied:
         return Denied(
@@ -451,7 +455,11 @@ class FileDriver(Driver):
         folder, _, name = path.rpartition("/")
         try:
             within = key.rpartition("/")[0]
-            link = self._links.judge(within.rpartition("/")[0] if puts else within).link
+            within = within.rpartition("/")[0] if puts else within
+            link = self._links.judge(within).link
+            if link is not None:  # asked again, as above
+                self._links.forget()
+                link = self._links.judge(within).link
         except (OSError, UnicodeError) as error:
             raise self._failed("write", key, error) from error
         if link is not None:

@@ -19,7 +19,7 @@ ADVICE = {
     errno.EBUSY: "others keep deleting its directory, stop them",
     errno.EROFS: "open it with mode 'r', or write elsewhere",
     errno.EIO: "the disk failed, see the kernel log and restore a copy",
-    errno.ENOTDIR: "a part of this path is a file, or a link that leads nowhere",
+    errno.ENOTDIR: "a part of this path is a file, not a directory, or a link that leads nowhere",
     errno.EISDIR: "a directory is in the way of this file, move it away",
     errno.ENXIO: "only regular files hold values, remove it and write the value again",
     errno.ENAMETOOLONG: "use shorter names",

@@ -1,8 +1,9 @@
-"""Settings shared by every test: the Hypothesis profiles."""
+"""Settings shared by every test: the Hypothesis profiles, and what is said of skipped tests."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -32,6 +33,20 @@ settings.register_profile("long", max_examples=5000, **_QUIET)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
 )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line that says how many tests were skipped, and why."""
+    reasons = Counter(why(report) for report in terminalreporter.stats.get("skipped", ()))
+    if reasons:
+        grouped = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"{reasons.total()} skipped ({grouped})")
+
+
+def why(report: Any) -> str:
+    """The reason of a skipped test or module, on one line."""
+    _, _, reason = report.longrepr
+    return " ".join(reason.removeprefix("Skipped: ").split())
 
 
 @pytest.fixture(params=[3, 2], ids=["v3", "v2"])

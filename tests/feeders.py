@@ -22,7 +22,7 @@ def feeders() -> list[threading.Thread]:
 
 def no_feeder() -> None:
     """A feeder that was let go ends soon: at the latest after the block that it reads."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while feeders() and time.monotonic() < end:
         gc.collect()
         time.sleep(0.01)

@@ -37,7 +37,7 @@ LASTING: dict[str, tuple[dict[str, Any], tuple[type[StashError], ...]]] = {
 PARTLY = ("reset mid-body", "ends mid-body", "reset mid-request")
 """Short requests and replies pass."""
 SECONDS = 2.0
-LIMIT = 10.0
+LIMIT = 120.0  # a guard against hanging
 
 
 KEPT = ("tensorstash_", "tensorstash-loop", "asyncio_")

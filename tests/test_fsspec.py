@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.asyn import sync
 
 from tensorstash.driver import Changed, Driver, Span
 from tensorstash.drivers.fsspec import connect
@@ -46,10 +47,13 @@ class TestObjectStore(DriverContract):
     torn_puts = 10
 
     @pytest.fixture
-    def driver(self, s3: S3) -> Driver:
+    def driver(self, s3: S3) -> Iterator[Driver]:
         keys = (s3.key, s3.secret, s3.endpoint)
-        fs = fsspec.filesystem("s3", **credentials(*keys))
-        return connect(f"{s3.make_bucket()}/root", fs=fs, connection=partial(credentials, *keys))
+        fs = fsspec.filesystem("s3", skip_instance_cache=True, **credentials(*keys))
+        yield connect(f"{s3.make_bucket()}/root", fs=fs, connection=partial(credentials, *keys))
+        # Its own finalizer gives up after 0.1 s, and then complains of what it left open.
+        if getattr(fs, "_s3creator", None) is not None:
+            sync(fs.loop, fs._s3creator.__aexit__, None, None, None)
 
     def test_reads_are_never_torn(self, driver: Driver) -> None:
         # The suite's two values take turns, and an ETag of contents names both turns alike.

@@ -6,7 +6,6 @@ import hashlib
 import pickle
 import re
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +36,9 @@ class Web:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     sent: int = 0
     port: int = 0
+    now: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    most: int = 0  # requests that were under way at once
 
     @property
     def url(self) -> str:
@@ -56,7 +58,10 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             key = unquote(self.path).removeprefix("/data/")
             web.asked.append((self.command, key, self.headers.get("Range", "")))
-            time.sleep(web.delay)
+            web.now += 1
+            web.most = max(web.most, web.now)
+            web.over.wait(web.delay)
+            web.now -= 1
             failure = web.always or (web.failures.pop(0) if web.failures else 0)
             if failure:
                 return self.answer(failure, b"")
@@ -107,6 +112,7 @@ def web() -> Iterator[Web]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield web
+    web.over.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -148,9 +154,8 @@ def test_many_at_once_in_a_window(web: Web) -> None:
     web.delay = 0.02
     driver = connect(web.url, {})
     assert driver.capabilities.concurrency == 16
-    begun = time.monotonic()
     found = dict(driver.get_many_tagged(Request(key) for key in web.files))
-    assert time.monotonic() - begun < 64 * 0.02
+    assert 1 < web.most <= 16
     assert [bytes(found[i][0]) for i in range(64)] == [*web.files.values()]
     # A version that the asker holds moves no bytes.
     sent = web.sent
@@ -214,7 +219,7 @@ def test_parts_of_two_versions_are_noticed(web: Web) -> None:
 )
 def test_only_not_found_is_absence(web: Web, status: int, error: type[Exception]) -> None:
     web.always = status
-    driver = connect(web.url, {"timeout": 0.3})
+    driver = connect(web.url, {"timeout": 2.0 if status == 500 else 30.0})
     for call in (driver.get, driver.tag, driver.get_tagged):
         with pytest.raises(error, match=f"'{web.url}/k'.*{status}") as caught:
             call("k")
@@ -232,11 +237,9 @@ def test_what_passes_is_tried_again(web: Web) -> None:
 
 def test_no_answer_ends_in_time(web: Web) -> None:
     web.files["k"] = VALUE
-    web.delay = 1.5
-    begun = time.monotonic()
+    web.delay = 250.0
     with pytest.raises(TimedOut):
         connect(web.url, {"timeout": 0.3}).get("k")
-    assert time.monotonic() - begun < 1.4
     with pytest.raises(Unavailable):
         connect("http://127.0.0.1:9/x", {"timeout": 0.3}).get("k")
 
@@ -274,7 +277,7 @@ def test_index_pages_can_be_a_listing(web: Web) -> None:
 def test_no_secret_is_shown_or_pickled(web: Web) -> None:
     web.files["k"] = VALUE
     url = web.url.replace("//", "//me:hush@")
-    options = {"headers": {"Authorization": "hush"}, "timeout": 0.3}
+    options = {"headers": {"Authorization": "hush"}, "timeout": 30.0}
     for driver in (connect(url, {}), connect(web.url, options)):
         assert driver.get("k") == VALUE
         assert b"hush" not in pickle.dumps(driver)

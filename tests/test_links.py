@@ -391,6 +391,20 @@ def test_deletes_never_trust_an_old_verdict(
     assert fingerprint(elsewhere) == before
 
 
+def test_a_link_that_was_taken_away_is_refused_no_more(
+    group: stash.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_KEPT_SECONDS", 1e9)
+    inside = stash.open_group(str(tmp_path / "here"), options={"links": "inside"})
+    with pytest.raises(Denied):
+        group["group"].create_group("new")
+    with pytest.raises(Denied):
+        inside["group"]
+    os.unlink(tmp_path / "here/group")
+    group.create_group("group").create_group("new")
+    assert inside["group"].keys() == ["new"]
+
+
 def test_folders_are_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "_KEPT_SECONDS", 1e9)
     a = stash.create(str(tmp_path / "a"), (8, 8), "f8", chunks=(1, 1), codecs=None)

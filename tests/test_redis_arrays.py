@@ -93,7 +93,7 @@ def test_an_append_waits_for_no_dead_process(redis_url: str) -> None:
     holder.join()
     start = time.monotonic()
     stash.open(redis_url, "r+").append(np.ones((3, 4)))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25  # ours would be 30
     assert stash.open(redis_url).shape == (3, 4)
 
 

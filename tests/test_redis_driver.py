@@ -242,12 +242,16 @@ def test_a_value_whose_version_was_evicted(driver: Driver, client: Any) -> None:
 
 
 def test_values_expire(redis_url: str, client: Any) -> None:
-    driver = connect(redis_url, {"expire": 0.3})
+    driver = connect(redis_url, {"expire": 60})
     tag = driver.put("k", b"1")
     driver.put_many([("l", b"1"), ("m", b"1")])
     driver.put("k", b"2", if_tag=tag)
-    assert 0 < client.pttl(f"{place(driver)}/k") <= 300
-    time.sleep(0.35)
+    mine = [*client.scan_iter(f"{place(driver)}/*", count=10_000)]
+    assert len(mine) == 6 and all(0 < client.pttl(name) <= 60_000 for name in mine)
+    for name in mine:
+        client.pexpire(name, 1)
+    while client.exists(*mine):  # in a moment
+        time.sleep(0.001)
     assert [*driver.list()] == [] and driver.tag("k") is None
     assert [found for _, found in driver.get_many_tagged([Request("k"), Request("l")])] == [
         None

@@ -47,7 +47,6 @@ SECRET = "s3cr-et:p@ss/word"
 )
 def test_wrong_credentials_are_denied_at_once(redis_server: Redis, options: Any) -> None:
     driver = connect(redis_server.fresh(), options)
-    start = time.monotonic()
     for call in (
         lambda: driver.get("k"),
         lambda: driver.put("k", b"1"),
@@ -58,7 +57,7 @@ def test_wrong_credentials_are_denied_at_once(redis_server: Redis, options: Any)
         with pytest.raises(Denied, match="check username and password") as caught:
             call()
         assert SECRET not in str(caught.value) + str(caught.value.__cause__)
-    assert time.monotonic() - start < 2
+    assert driver.traffic is not None and driver.traffic.retries == 0
 
 
 def test_what_a_user_may_not_do_is_denied(redis_server: Redis) -> None:
@@ -85,7 +84,7 @@ def test_a_replica_is_read_only() -> None:
     with closing(redis()) as primary, closing(replica(primary)) as copy:
         connect(primary.address, {}).put("k", b"1")
         driver = connect(copy.address, {})
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while driver.get("k") is None and time.monotonic() < end:
             time.sleep(0.01)
         assert driver.get("k") == b"1"

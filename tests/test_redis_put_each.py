@@ -113,7 +113,7 @@ def far(valkey_server: Redis, proxy: Proxies) -> FaultProxy:
 @pytest.fixture
 def lossy(driver: Driver, far: FaultProxy) -> Driver:
     name = driver.url.rpartition("/")[2]
-    return connect(f"redis://{HOST}:{far.port}/0/{name}", {"timeout": 3.0})
+    return connect(f"redis://{HOST}:{far.port}/0/{name}", {"timeout": 20.0})
 
 
 @pytest.mark.parametrize("fault", [{"drop_reply": True}, {"cut_after": 60}])

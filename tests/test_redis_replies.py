@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +24,13 @@ Edit = Callable[[bytes], bytes | None]
 """A reply as it arrives; ``None`` keeps silent."""
 
 
+_PATIENCE = 0.2
+"""Seconds until a client that asks no more is taken for waiting. Too short only weakens a test."""
+
+
 class Meddler:
-    """A way to a server on which the next reply is edited once."""
+    """A way to a server on which the next reply is edited once. A client that then waits for bytes
+    that do not come is cut off, so that no test depends on the client's time limit."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -54,10 +59,12 @@ class Meddler:
                 self.replies.append(reply)
                 edited = self.edits.pop()(reply) if self.edits else reply
                 if edited is None:
-                    client.recv(1)
+                    select.select([client], [], [], _PATIENCE)
                     return
                 client.sendall(edited)
                 if len(edited) < len(reply):
+                    return
+                if edited != reply and not select.select([client], [], [], _PATIENCE)[0]:
                     return
 
 
@@ -116,20 +123,17 @@ def outcome(place: tuple[str, int], name: str, edit: Edit | None) -> tuple[Any, 
     """What the call answers when its first reply is edited, or our error; the reply."""
     prefix, port = place
     with closing(Meddler(port)) as meddler:
-        options = {"timeout": 0.4 if edit else 10, "lease": 0.5}
+        options = {"timeout": 30, "lease": 30}
         driver = connect(f"redis://{HOST}:{meddler.port}/0/{prefix}", options)
         meddler.edits = [edit] if edit else []
         found: Any
-        start = time.monotonic()
         try:
             found = CALLS[name](driver)
         except DriverError as error:
             found = error
-        assert time.monotonic() - start < 4
         # What is left of the connection must not answer the next request.
         assert isinstance(found, DriverError) or driver.get("c/4") == VALUES["c/4"]
         driver.close()
-        # On a busy machine time may be over before the server was asked.
         return found, b"".join(meddler.replies[:1])
 
 
@@ -171,7 +175,7 @@ def test_a_server_of_another_kind() -> None:
                         client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
         threading.Thread(target=serve, daemon=True).start()
-        driver = connect(f"redis://{HOST}:{listener.getsockname()[1]}/0", {"timeout": 0.3})
+        driver = connect(f"redis://{HOST}:{listener.getsockname()[1]}/0", {"timeout": 1.0})
         with pytest.raises(Unavailable, match="a Redis server listens there"):
             driver.get("k")
         listener.shutdown(socket.SHUT_RDWR)

@@ -216,7 +216,7 @@ def test_cancelling_lets_go_of_the_connection() -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await asyncio.wait_for(gone.wait(), 5)
+            await asyncio.wait_for(gone.wait(), 60)
 
     asyncio.run(main())
 

@@ -86,8 +86,8 @@ def test_a_killed_test_run_leaves_no_server(how: signal.Signals) -> None:
         pid = int(run.stdout.readline())
         assert run.stdout.readline() == b"True\n"
         run.send_signal(how)
-        run.wait(20)
-    end = time.monotonic() + 10
+        run.wait(60)
+    end = time.monotonic() + 60
     while not gone(pid):
         assert time.monotonic() < end, "the server outlived the tests"
         time.sleep(0.02)
@@ -332,3 +332,32 @@ def test_http_lists_folders_revalidates_and_asks_for_passwords(
 
 def test_certificates_are_private(certificates: Certificates) -> None:
     assert Path(certificates.key).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "spread"])
+def test_one_line_says_what_was_skipped_and_why(tmp_path: Path, how: tuple[str, ...]) -> None:
+    tests = tmp_path / "test_some.py"
+    tests.write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', range(30))\n"
+        "def test_a(n): pytest.skip('no server\\nhere')\n"
+        "def test_b(): pytest.skip('no sun')\n"
+        "def test_c(): pass\n"
+    )
+    (tmp_path / "test_whole.py").write_text(
+        "import pytest\npytest.importorskip('no_such_module')\n"
+    )
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_terminal_summary\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", *how, "--rootdir", str(tmp_path)]
+    run = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "-c", os.devnull, str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in run.stdout.splitlines() if "skipped (" in line]
+    assert len(said) == 1, run.stdout
+    assert said[0].startswith("32 skipped (30: no server here; 1: ")
+    assert "1: no sun" in said[0] and "'no_such_module'" in said[0]
+    assert "SKIPPED" not in run.stdout

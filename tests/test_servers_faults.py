@@ -238,9 +238,9 @@ def test_a_black_hole_accepts_and_passes_nothing_on(line: FaultProxy) -> None:
 
 
 def test_a_black_hole_swallows_what_was_under_way(line: FaultProxy) -> None:
-    with dialled(line, 0.5) as connection:
+    with dialled(line, 4.0) as connection:
         ask(connection, "PING")
-        line.fault = Fault(latency=0.2)
+        line.fault = Fault(latency=2.0)
         connection.sendall(b"PING\r\n")
         time.sleep(0.05)
         line.fault = Fault(black_hole=True)

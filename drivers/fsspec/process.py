@@ -24,6 +24,7 @@ from tensorstash.errors import Invalid, StashError, TimedOut, Unavailable, Unsup
 T = TypeVar("T")
 _log = logging.getLogger("tensorstash")
 _FIRST_PAUSE = 0.1
+_CLOSING_SECONDS = 2.0
 
 
 class Process:
@@ -151,6 +152,9 @@ def _layers(fs: Any) -> list[Any]:
 async def _leave(process: weakref.ref[Process]) -> None:
     """At the end of the program, while the loop still runs, in which connections close."""
     if (alive := process()) is not None:
+        before = asyncio.all_tasks()
         alive.forget()
-        for _ in range(10):
-            await asyncio.sleep(0)
+        # Finalizers of filesystems close their sessions in tasks that nobody else waits for.
+        if closing := asyncio.all_tasks() - before:
+            await asyncio.wait(closing, timeout=_CLOSING_SECONDS)
+        await asyncio.sleep(0)
