@@ -82,6 +82,7 @@ def take_file(path: str, *, wait: bool, create: bool = True) -> Descriptor | Non
             if not take(file, exclusive=True, wait=wait):
                 raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), path)
         except BlockingIOError:
+            file.close()
             return None
         if _is_at(file, path):
             return file
@@ -108,6 +109,9 @@ class LockFile:
     What an interrupt leaves of it in this process is let go when this object goes.
     """
 
+    _file: Descriptor | None = None
+    _pid = 0
+
     def __init__(
         self,
         path: str,
@@ -119,8 +123,6 @@ class LockFile:
         """``take``: :func:`take_file`, with whatever goes around it."""
         self._path, self._key, self._url, self._timeout = path, key, url, timeout
         self._take = take
-        self._file: Descriptor | None = None
-        self._pid = 0
 
     def __enter__(self) -> Check:
         waiting: Waiting | None = None
@@ -137,6 +139,11 @@ class LockFile:
     def __exit__(self, *exc: object) -> None:
         if self._file is not None and os.getpid() == self._pid:  # no forked child holds it
             drop_file(self._file, self._path)
+        self._file = None
+
+    def __del__(self) -> None:
+        with suppress(ValueError, OSError):
+            self.__exit__()
 
     def _waiting(self) -> Waiting:
         return Waiting(self._key, self._url, self._timeout, self._holder, _PAUSES)

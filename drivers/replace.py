@@ -163,11 +163,12 @@ class _Temporary:
     """The file ``name`` in the folder ``home``, which is renamed into place; removed with this
     object, should an interrupt keep it from both."""
 
+    gone = True
+
     def __init__(self, folder: str, home: Descriptor, name: str) -> None:
         self.folder = folder
         self.home = home
         self.name = name
-        self.gone = True
 
     def fill(self, data: Buffer, fsync: bool) -> Tag:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

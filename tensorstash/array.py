@@ -286,7 +286,13 @@ class Array:
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
         self._spec, start = sizes.append(
-            self.driver, self.path, self.spec, value, axis, self.make_writer
+            self.driver,
+            self.path,
+            self.spec,
+            value,
+            axis,
+            self.make_writer,
+            self.settings.lock_timeout,
         )
         self._reader = None
         return start
@@ -296,7 +302,14 @@ class Array:
         value, also where the array once was larger."""
         self._open(write=True)
         wanted = parse_lengths(shape, "shape")
-        self._spec = sizes.resize(self.driver, self.path, self.spec, wanted, self.make_writer)
+        self._spec = sizes.resize(
+            self.driver,
+            self.path,
+            self.spec,
+            wanted,
+            self.make_writer,
+            self.settings.lock_timeout,
+        )
         self._reader = None
 
     def writer(self, budget: int | str = "256MiB") -> BufferedWriter:

@@ -42,6 +42,7 @@ def create(
     threads: int | None = None,
     missing: Literal["fill", "raise"] = "fill",
     write_fill: bool = False,
+    lock_timeout: float | None = 60.0,
     overwrite: bool = False,
     **layout_options: Any,
 ) -> Array:
@@ -57,7 +58,7 @@ def create(
     """
     driver = resolve(location, options)
     spec = make_spec(shape, dtype, **layout_options)
-    settings = make_settings("r+", cache, threads, missing, write_fill=write_fill)
+    settings = make_settings("r+", cache, threads, missing, lock_timeout, write_fill=write_fill)
     return create_at(driver, "", spec, settings, overwrite=overwrite)
 
 
@@ -80,6 +81,7 @@ def open(
     missing: Literal["fill", "raise"] = "fill",
     write_fill: bool = False,
     allow_pickle: bool = False,
+    lock_timeout: float | None = 60.0,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
     **layout_options: Any,
@@ -94,9 +96,11 @@ def open(
     ``threads``: the most that one call uses (default: one a processor).
     ``missing="raise"``: absent chunks raise :class:`~tensorstash.errors.NotFound` instead of
     reading as fill. ``allow_pickle``: read and write v2 object arrays that are pickled, which
-    runs code found in the data. ``cache_dir``: keep what is fetched from afar in this folder, up
-    to ``cache_dir_bytes``, for all processes of this host and for the next run; checked against
-    the stored version too, with a request that moves no bytes. Nothing stored there:
+    runs code found in the data. ``lock_timeout``: the most seconds that ``append`` and ``resize``
+    wait for another that holds the array's lock, before :class:`~tensorstash.errors.TimedOut` says
+    who that is; ``None`` waits for ever. ``cache_dir``: keep what is fetched from afar in this
+    folder, up to ``cache_dir_bytes``, for all processes of this host and for the next run; checked
+    against the stored version too, with a request that moves no bytes. Nothing stored there:
     :class:`~tensorstash.errors.NotFound`.
     """
     if mode not in ("r", "r+", "a", "w", "x"):
@@ -108,6 +112,7 @@ def open(
         cache,
         threads,
         missing,
+        lock_timeout,
         immutable=immutable,
         write_fill=write_fill,
         allow_pickle=allow_pickle,
@@ -272,6 +277,7 @@ def make_settings(
     cache: int | str = 0,
     threads: int | None = None,
     missing: str = "fill",
+    lock_timeout: float | None = 60.0,
     **flags: bool,
 ) -> Settings:
     """Settings from what a user gave; :class:`~tensorstash.errors.Invalid` names what is wrong."""
@@ -279,4 +285,14 @@ def make_settings(
         raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise Invalid(f"threads={short(threads)} is not a number of threads")
-    return Settings(mode, parse_bytes(cache), threads=threads, missing=missing, **flags)
+    number = isinstance(lock_timeout, int | float) and not isinstance(lock_timeout, bool)
+    if lock_timeout is not None and not (number and 0 <= lock_timeout < 1e9):
+        raise Invalid(f"lock_timeout={short(lock_timeout)} is not a number of seconds, nor None")
+    return Settings(
+        mode,
+        parse_bytes(cache),
+        threads=threads,
+        missing=missing,
+        lock_timeout=lock_timeout,
+        **flags,
+    )

@@ -375,6 +375,7 @@ def open_group(
     threads: int | None = None,
     missing: Literal["fill", "raise"] = "fill",
     allow_pickle: bool = False,
+    lock_timeout: float | None = 60.0,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
 ) -> Group:
@@ -386,7 +387,7 @@ def open_group(
     driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
     writes = "r" if mode == "r" else "r+"
     flags = {"immutable": immutable, "allow_pickle": allow_pickle}
-    settings = make_settings(writes, cache, threads, missing, **flags)
+    settings = make_settings(writes, cache, threads, missing, lock_timeout, **flags)
     if mode in ("w", "x"):
         made = create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
         return Group(driver, "", settings, made.document)

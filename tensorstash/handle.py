@@ -26,6 +26,7 @@ class Settings:
     missing: str = "fill"
     write_fill: bool = False
     allow_pickle: bool = False
+    lock_timeout: float | None = 60.0
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ def append(
     rows: NDArray[Any],
     axis: int,
     make_writer: MakeWriter,
+    lock_timeout: float | None,
 ) -> tuple[ArraySpec, int]:
     """Grow the array along ``axis`` by ``rows``; answers the new spec and where they begin.
 
@@ -37,7 +38,7 @@ def append(
     looks, and then the new shape is put in one step: an append that fails or is killed leaves
     the array as it was.
     """
-    with driver.lock(lock_key(path, spec)) as check:
+    with driver.lock(lock_key(path, spec), lock_timeout) as check:
         node = require(driver, path, allow_pickle=True)
         before = _array(node.content)
         start = before.shape[axis]
@@ -72,6 +73,7 @@ def resize(
     spec: ArraySpec,
     shape: Sequence[int],
     make_writer: MakeWriter,
+    lock_timeout: float | None,
 ) -> ArraySpec:
     """Give the array a new shape. Cells that leave it are forgotten: growing again shows fill.
 
@@ -79,7 +81,7 @@ def resize(
     are new lie beyond the old edge, and what is stored there is cleared before. What falls
     outside is cleared after.
     """
-    with driver.lock(lock_key(path, spec)) as check:
+    with driver.lock(lock_key(path, spec), lock_timeout) as check:
         before = _array(require(driver, path, allow_pickle=True).content)
         fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
         if not fits:

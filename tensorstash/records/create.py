@@ -37,6 +37,7 @@ def create_records(
     cache: int | str = 0,
     threads: int | None = None,
     allow_pickle: bool = False,
+    lock_timeout: float | None = 60.0,
     overwrite: bool = False,
     **layout_options: Any,
 ) -> Records:
@@ -56,7 +57,9 @@ def create_records(
     if not 0 <= rows < 1 << 62:
         raise Invalid(f"length is a number of rows, not {short(length)}")
     driver = resolve(location, options)
-    settings = make_settings("r+", cache, threads, allow_pickle=allow_pickle)
+    settings = make_settings(
+        "r+", cache, threads, lock_timeout=lock_timeout, allow_pickle=allow_pickle
+    )
     return create_at(driver, "", fields, rows, settings, attributes, overwrite, layout_options)
 
 
@@ -97,6 +100,7 @@ def open_records(
     threads: int | None = None,
     missing: Literal["fill", "raise"] = "fill",
     allow_pickle: bool = False,
+    lock_timeout: float | None = 60.0,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
 ) -> Records:
@@ -108,7 +112,7 @@ def open_records(
         raise Invalid(f"mode {mode!r} is neither 'r' nor 'r+'; create_records() makes new ones")
     driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
     flags = {"immutable": immutable, "allow_pickle": allow_pickle}
-    settings = make_settings(mode, cache, threads, missing, **flags)
+    settings = make_settings(mode, cache, threads, missing, lock_timeout, **flags)
     return Records(Table(At(driver), settings, grow.load(driver, "")))
 
 

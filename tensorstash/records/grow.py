@@ -84,7 +84,7 @@ def extend(
         ends = {name: int(rows[name][:, 1].max(initial=0)) for name in values_of(before)}
         return with_values(with_rows(before, before.rows + count), ends)
 
-    after = change(driver, path, add)
+    after = change(driver, path, add, settings.lock_timeout)
     return after, after.rows - count
 
 
@@ -109,10 +109,15 @@ def _same_fields(catalog: Catalog, fields: Mapping[str, Any], where: str) -> Non
         )
 
 
-def change(driver: Driver, path: str, make: Callable[[Catalog, Check], Catalog]) -> Catalog:
+def change(
+    driver: Driver,
+    path: str,
+    make: Callable[[Catalog, Check], Catalog],
+    lock_timeout: float | None,
+) -> Catalog:
     """Replace the records' document by what ``make`` answers, while no other writer changes rows
     or fields; then bring the fields' own documents after it."""
-    with driver.lock(path + zarr3.KEY) as check:
+    with driver.lock(path + zarr3.KEY, lock_timeout) as check:
         where = located(driver, path)
         node = require(driver, path)
         before = published = _catalog(node.content, where)

@@ -199,7 +199,7 @@ class Table:
         """Change the fields, in one step for every reader."""
         self.check(write=True)
         before = self._catalog
-        self.adopt(grow.change(*self.place, make), before)
+        self.adopt(grow.change(*self.place, make, self.settings.lock_timeout), before)
 
     def delete(self, name: str, stored: Mapping[str, ArraySpec]) -> None:
         """Delete the arrays ``stored`` below ``name``, which no document names any more, and the
