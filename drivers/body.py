@@ -44,12 +44,13 @@ async def read(
     piece: Callable[[int], Awaitable[bytes]],
     most: int,
     came: Callable[[int], None] | None = None,
+    cut: bool = False,
 ) -> bytes:
     """All that ``piece(n)``, which returns at most ``n`` bytes and nothing at the end, returns;
-    :class:`Surplus` beyond ``most``. ``came`` is told of each piece."""
+    :class:`Surplus` beyond ``most``, or with ``cut`` no more. ``came`` is told of each piece."""
     pieces: list[bytes] = []
-    total = 0
-    while data := await piece(min(_PIECE, most + 1 - total)):
+    total, end = 0, most if cut else most + 1
+    while total < end and (data := await piece(min(_PIECE, end - total))):
         total += len(data)
         if total > most:
             raise Surplus(total, most)
@@ -59,11 +60,17 @@ async def read(
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+async def skip(piece: Callable[[int], Awaitable[bytes]], nbytes: int) -> None:
+    """Read so many bytes and keep none."""
+    while nbytes > 0 and (data := await piece(min(_PIECE, nbytes))):
+        nbytes -= len(data)
+
+
 def too_large(key: str, error: Surplus, scheme: str) -> DriverError:
     """The error for a body that nothing but its own length, or our limit, tells to end."""
     return DriverError(
-        f"the server sends {error.nbytes} bytes or more for {key!r}, more than the {error.most} "
-        "read where nothing says how many there can be; read it in parts",
+        f"the server sends {error.nbytes} bytes or more for {key!r}, where there can be "
+        f"{error.most}; check the server, or read a large value in parts",
         key=key,
         driver=scheme,
     )
