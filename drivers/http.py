@@ -2,6 +2,12 @@
 
 A plain server lists nothing reliably: opening an array by its URL needs no listing, walking a
 group does, unless its metadata is consolidated.
+
+A body is read no further than what was asked for can be long: the part, the bytes that the
+request says a value can have, or else what Content-Length announces, as it arrives; one without
+an end is cut at 256 MiB. Redirects are followed, ten of them at most; another origin (scheme,
+host or port) gets no header, cookie or login that the user gave, and https:// never leads to
+http://. The tag is the ETag of where they end.
 """
 
 from __future__ import annotations
@@ -13,9 +19,10 @@ from urllib.parse import quote, unquote
 
 from yarl import URL
 
-from tensorstash.driver import Buffer, Changed, Request, Span, Tag, check_key, pick
+from tensorstash.driver import Buffer, Changed, Request, Span, Tag, check_key, check_size, pick
+from tensorstash.drivers import body
 from tensorstash.drivers.fsspec import FsspecDriver
-from tensorstash.drivers.fsspec.reader import Answer, digest
+from tensorstash.drivers.fsspec.reader import TEMPORARY, Answer, digest
 from tensorstash.drivers.fsspec.recipe import Connection, Recipe, of_url
 from tensorstash.errors import DriverError, Invalid, Unsupported
 
@@ -63,7 +70,9 @@ def connect_url(
     )
 
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_LINK = re.compile(r"""href\s{0,9}=\s{0,9}["']([^"'\s]{1,4096})["']""", re.IGNORECASE)
+_HTML = {"text/html", "application/xhtml+xml", ""}
 
 
 class _Reply(NamedTuple):
@@ -98,16 +107,19 @@ class HttpDriver(FsspecDriver):
 
     def get(self, key: str, span: Span | None = None) -> Buffer | None:
         """The value, or bytes ``span`` of it."""
-        reply = self._ask(check_key(key), span)
-        return None if reply is None else reply.data
+        return self._get_plain(Request(key, span))
 
     def get_tagged(self, key: str, span: Span | None = None) -> Answer:
         """The value and its tag, out of one answer."""
         return self._get_unless(Request(key, span))
 
+    def _get_plain(self, request: Request) -> Buffer | None:
+        reply = self._ask(check_key(request.key), request.span, most=request.most)
+        return None if reply is None else reply.data
+
     def _get_unless(self, request: Request) -> Answer:
-        key, span, unless, _ = request
-        reply = self._ask(check_key(key), span, unless)
+        key, span, unless, most = request
+        reply = self._ask(check_key(key), span, unless, most)
         if reply is None:
             return None
         tag, data = reply.tag, reply.data
@@ -168,11 +180,26 @@ class HttpDriver(FsspecDriver):
                 f"{self.url} cannot list {prefix!r}: a web server lists nothing reliably; open an "
                 "array by its own URL, or use the option index_pages=True to go by its pages"
             )
-        keys, folders = super()._below(prefix)
-        plain = {unquote(key): entry for key, entry in keys.items() if "?" not in key}
-        return plain, {unquote(folder) for folder in folders}
+        url = self._folder(prefix)
+        page = self._process.ask(
+            "list", prefix, lambda: self._process.run(self._fetch_page, url, prefix)
+        )
+        keys: dict[str, dict[str, Any]] = {}
+        folders: set[str] = set()
+        for name in _linked(page or "", url):
+            if name.endswith("/"):
+                folders.add(prefix + name)
+            else:
+                keys[prefix + name] = {"size": None}
+        return keys, folders
 
-    def _ask(self, key: str, span: Span | None, unless: Tag | None = None) -> _Reply | None:
+    def _ask(
+        self,
+        key: str,
+        span: Span | None,
+        unless: Tag | None = None,
+        most: int | None = None,
+    ) -> _Reply | None:
         """One GET, or a HEAD where no byte is wanted."""
         if span is not None and span.start < 0 and span.stop is not None:
             reply = self._ask(key, None)  # no header says that
@@ -182,14 +209,22 @@ class HttpDriver(FsspecDriver):
         if span == (0, None):
             span = None
         return self._process.ask(
-            "get", key, lambda: self._process.run(self._fetch, self._path(key), key, span, unless)
+            "get",
+            key,
+            lambda: self._process.run(self._fetch, self._path(key), key, span, unless, most),
         )
 
     def _head(self, key: str) -> _Reply:
         return self._process.run(self._fetch_head, self._path(key), key)
 
     async def _fetch(
-        self, fs: Any, url: str, key: str, span: Span | None, unless: Tag | None
+        self,
+        fs: Any,
+        url: str,
+        key: str,
+        span: Span | None,
+        unless: Tag | None,
+        most: int | None,
     ) -> _Reply:
         options, headers = _request(fs)
         if span is not None:
@@ -205,9 +240,19 @@ class HttpDriver(FsspecDriver):
                 return _Reply(b"", unless, None)
             if answer.status == 416 and span is not None:
                 return await self._fetch_head(fs, url, key)  # it begins beyond the end
-            _check(answer, key)
-            if span is None or answer.status == 206:
-                data = await answer.read()
+            _check(answer, key, {200} if span is None else {200, 206})
+            if span is None:
+                data = await _body(answer, key, most)
+                return _Reply(data, self._tag(answer), len(data))
+            if answer.status == 206:
+                wanted = _length(span)
+                try:
+                    size = body.limit(_number(answer.headers.get("Content-Length")), wanted)
+                    data = await body.read(answer.content.read, size)
+                except body.Surplus as error:
+                    if wanted is None:
+                        raise body.too_large(key, error, "http") from error
+                    raise _other(key, span) from error
                 return _Reply(data, self._tag(answer), _size(answer, key, span, len(data)))
             # The whole value is on its way. Leaving here drops it, and the connection.
             if not self.whole:
@@ -215,15 +260,34 @@ class HttpDriver(FsspecDriver):
                     f"the server of {self.url} ignores Range: it would send all of {key!r} for a "
                     "part of it; use the option whole=True to allow that, or copy the data"
                 )
-            data = await answer.read()
+            data = await _body(answer, key, None)
             return _Reply(bytes(pick(data, span)), self._tag(answer) or digest(data), len(data))
 
     async def _fetch_head(self, fs: Any, url: str, key: str) -> _Reply:
         options, headers = _request(fs)
         session = await fs.set_session()
         async with session.head(_exact(url), headers=headers, **options) as answer:
-            _check(answer, key)
+            _check(answer, key, {200})
             return _Reply(b"", self._tag(answer), _number(answer.headers.get("Content-Length")))
+
+    async def _fetch_page(self, fs: Any, url: str, key: str) -> str:
+        options, headers = _request(fs)
+        session = await fs.set_session()
+        async with session.get(_exact(url), headers=headers, **options) as answer:
+            _check(answer, key, {200})
+            if answer.headers.get("Content-Type", "").partition(";")[0].strip() not in _HTML:
+                return ""
+            try:
+                length = body.limit(_number(answer.headers.get("Content-Length")), body.PAGE)
+                data = await body.read(answer.content.read, length)
+            except body.Surplus as error:
+                raise DriverError(
+                    f"the page of {self.url} that lists {key!r} has more than {body.PAGE} bytes; "
+                    "list the files in another way, or consolidate the metadata",
+                    key=key,
+                    driver="http",
+                ) from error
+            return data.decode(errors="replace")
 
     def _tag(self, answer: Any) -> Tag | None:
         etag = answer.headers.get("ETag")
@@ -248,21 +312,69 @@ def _exact(url: str) -> Any:
     return URL(url, encoded=True)
 
 
-def _check(answer: Any, key: str) -> None:
-    """Nothing but 404 and 410 is absence."""
+def _linked(page: str, url: str) -> list[str]:
+    """Names directly below ``url`` (which ends in ``/``) that its page links to, folders with
+    their ``/``. Links to anywhere else, to itself and to what is further down are none."""
+    here = _exact(url)
+    names: dict[str, None] = {}
+    for link in dict.fromkeys(_LINK.findall(page)):
+        try:
+            target = here.join(URL(link.replace("&amp;", "&"), encoded=True))
+            if target.with_scheme(here.scheme).origin() != here.origin():
+                continue
+        except ValueError:
+            continue
+        if target.raw_query_string or not target.raw_path.startswith(here.raw_path):
+            continue
+        name, slash, deeper = target.raw_path[len(here.raw_path) :].partition("/")
+        name = unquote(name)
+        if deeper or name.startswith(TEMPORARY):
+            continue
+        try:
+            check_key(name)
+        except Invalid:
+            continue
+        if "/" not in name:
+            names[name + slash] = None
+    return [*names]
+
+
+async def _body(answer: Any, key: str, most: int | None) -> bytes:
+    """A whole value."""
+    try:
+        length = body.limit(_number(answer.headers.get("Content-Length")), most)
+        return await body.read(answer.content.read, length)
+    except body.Surplus as error:
+        check_size(key, error.nbytes, most)
+        raise body.too_large(key, error, "http") from error
+
+
+def _check(answer: Any, key: str, good: set[int]) -> None:
+    """Nothing but 404 and 410 is absence, and nothing but ``good`` a value."""
     if answer.status in (404, 410):
         raise FileNotFoundError(key)
     answer.raise_for_status()
+    if answer.status not in good:
+        raise DriverError(
+            f"the server answers {answer.status} to a request for {key!r}, and no value; check "
+            "the address, and what the server does with it",
+            key=key,
+            driver="http",
+        )
     if answer.headers.get("Content-Encoding", "identity") != "identity":
         raise Unsupported(
             f"the server sends {key!r} compressed though asked not to; switch that off there"
         )
 
 
-def _size(answer: Any, key: str, span: Span | None, nbytes: int) -> int | None:
+def _length(span: Span) -> int | None:
+    """The most bytes of a part; ``None``: that is up to the value."""
+    start, stop = span
+    return -start if start < 0 else None if stop is None else stop - start
+
+
+def _size(answer: Any, key: str, span: Span, nbytes: int) -> int | None:
     """The value's size; :class:`DriverError` when the bytes are not those asked for."""
-    if span is None:
-        return nbytes
     match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if match is not None:
         first, last = int(match[1]), int(match[2])
@@ -270,7 +382,11 @@ def _size(answer: Any, key: str, span: Span | None, nbytes: int) -> int | None:
         start, stop = (first, last + 1) if size is None else span.resolve(size)
         if (first, last + 1) == (start, stop) and nbytes == stop - start:
             return size
-    raise DriverError(
+    raise _other(key, span)
+
+
+def _other(key: str, span: Span) -> DriverError:
+    return DriverError(
         f"the server sent other bytes of {key!r} than the {span} asked for; its answer to Range "
         "cannot be trusted, copy the data",
         key=key,
@@ -279,7 +395,7 @@ def _size(answer: Any, key: str, span: Span | None, nbytes: int) -> int | None:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
+    return int(text) if text and len(text) < 19 and text.isdecimal() else None
 
 
 def _restore(

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
+from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 from fsspec.implementations.dirfs import DirFileSystem
 
@@ -81,6 +82,11 @@ class Process:
             if self._serial and name in ("info", "ls"):
                 fs.invalidate_cache()
             return getattr(fs, name)(*args, **options)
+
+    def opens_files(self) -> bool:
+        """Whether ``cat_file`` opens a file and reads from it as far as it is told."""
+        kind = type(_layers(self.open()[0])[-1])
+        return kind.cat_file is AbstractFileSystem.cat_file
 
     def run(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """What a coroutine of the filesystem's loop answers, within the time limit."""

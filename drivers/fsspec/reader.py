@@ -18,6 +18,7 @@ from tensorstash.driver import (
     Traffic,
     check_key,
     check_prefix,
+    check_size,
     pick,
 )
 from tensorstash.drivers.fsspec import traits
@@ -25,7 +26,7 @@ from tensorstash.drivers.fsspec.process import Process
 from tensorstash.drivers.fsspec.recipe import Recipe
 from tensorstash.drivers.thread_lock import ThreadLocks
 from tensorstash.drivers.window import Window
-from tensorstash.errors import Invalid, Unsupported
+from tensorstash.errors import DriverError, Invalid, Unsupported
 
 Answer: TypeAlias = tuple[Buffer, Tag] | None
 
@@ -84,18 +85,23 @@ class FsspecReader(Driver):
 
     def get_tagged(self, key: str, span: Span | None = None) -> Answer:
         """The value and its tag. Of a part the version is looked at before and after."""
+        return self._get_tagged(key, span, None)
+
+    def _get_tagged(self, key: str, span: Span | None, most: int | None) -> Answer:
         for attempt in range(_TRIES):
             found = self._version(check_key(key))
             if found is None:
                 return None
             tag, size = found
+            if size is not None:
+                check_size(key, size, most)
             if tag is None:
-                value = self._read(key, None)
+                value = self._read(key, None, most=most)
                 return None if value is None else (pick(value, span), digest(value))
             # A whole value is of one version, and at least as new as its tag: that will do, also
             # where the value changes so often that no part is read between two equal looks.
             whole = span is None or attempt == _TRIES - 1
-            value = self._read(key, None if whole else span, size)
+            value = self._read(key, None if whole else span, size, most)
             if value is not None and (whole or self._version(key) == found):
                 return (pick(value, span) if whole else value), tag
         return None
@@ -103,18 +109,21 @@ class FsspecReader(Driver):
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """As many at once as the filesystem is good for."""
         window: Window[Request, Buffer | None] = self._window  # type: ignore[assignment]
-        return window.each(lambda request: self.get(request.key, request.span), requests)
+        return window.each(self._get_plain, requests)
 
     def get_many_tagged(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
         """As many at once as the filesystem is good for."""
         return self._window.each(self._get_unless, requests)
 
+    def _get_plain(self, request: Request) -> Buffer | None:
+        key, span, _, most = request
+        return self._read(check_key(key), span, most=most if span is None else None)
+
     def _get_unless(self, request: Request) -> Answer:
-        key, span, unless, _ = request
-        found = self.get_tagged(key, span) if unless is None else None
-        if unless is not None:
-            found = (b"", unless) if self.tag(key) == unless else self.get_tagged(key, span)
-        return found
+        key, span, unless, most = request
+        if unless is not None and self.tag(key) == unless:
+            return b"", unless
+        return self._get_tagged(key, span, most if span is None else None)
 
     def get_ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None = None
@@ -207,7 +216,9 @@ class FsspecReader(Driver):
                     return ("weak", str(info[name]), size), size
         return None, size
 
-    def _read(self, key: str, span: Span | None, size: int | None = None) -> Buffer | None:
+    def _read(
+        self, key: str, span: Span | None, size: int | None = None, most: int | None = None
+    ) -> Buffer | None:
         start, stop = span or (0, None)
         if start < 0 and stop is not None:  # no filesystem takes that
             value = self._read(key, None)
@@ -215,7 +226,7 @@ class FsspecReader(Driver):
 
         def read() -> bytes:
             if span is None or span == (0, None):
-                return self._process.call("cat_file", self._path(key))  # type: ignore[no-any-return]
+                return self._whole(key, most)
             known = size
             if known is None:
                 if (info := self._info(key)) is None:
@@ -241,6 +252,20 @@ class FsspecReader(Driver):
 
         return self._process.ask("get", key, read)
 
+    def _whole(self, key: str, most: int | None) -> bytes:
+        path = self._path(key)
+        # Where fsspec opens a file and reads from it, it can read to a limit at no cost. Others
+        # send requests of their own, for which a limit would be another request, or a range,
+        # which many refuse of an empty value.
+        limited = most is not None and self._process.opens_files()
+        data: bytes = (
+            self._process.call("cat_file", path, end=most + 1)
+            if limited and most is not None
+            else self._process.call("cat_file", path)
+        )
+        check_size(key, len(data), most)
+        return data
+
     def _walk(
         self, prefix: str, folders: MutableSequence[str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -248,7 +273,15 @@ class FsspecReader(Driver):
         those on the way. By ``ls``: ``walk`` and ``find`` take a failure for an empty folder."""
         todo = [prefix]
         while todo:
-            keys, below = self._below(todo.pop())
+            folder = todo.pop()
+            if folder.count("/") - prefix.count("/") > _DEEPEST:
+                raise DriverError(
+                    f"{self.url} holds folders in folders more than {_DEEPEST} deep, as one does "
+                    f"that holds itself; see what is below {prefix!r}",
+                    key=prefix,
+                    driver=self.scheme,
+                )
+            keys, below = self._below(folder)
             yield from keys.items()
             folders.extend(below)
             todo.extend(below)
@@ -284,6 +317,8 @@ class FsspecReader(Driver):
 
 
 _TRIES = 4
+_DEEPEST = 256
+"""Folders in folders below the one that is listed: those of chunks are as many as dimensions."""
 
 TEMPORARY = ".tensorstash-"
 """How the names of files begin that are not in their place yet; no keys."""

@@ -21,6 +21,8 @@ Connection: TypeAlias = Callable[[], Mapping[str, Any]]
 
 _LOGIN = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*)://([^/@:]*)(?::([^/@]*))?@")
 
+_HTTP = {"http", "https"}
+
 # What may travel in a pickle. Anything else may be a secret under a name of some library's own.
 _PLAIN = {
     *("endpoint_url", "project", "account_name", "account_host", "region", "host", "username"),
@@ -67,7 +69,7 @@ class Recipe:
 
     def open(self) -> tuple[Any, str]:
         """The filesystem, made anew, and the path in it."""
-        options = {**self.options, **self._more()}
+        options = self._guarded({**self.options, **self._more()})
         if issubclass(self._class, AsyncFileSystem):
             # Finalizers in a forked child would close what belongs to the loop of its parent.
             options["loop"] = loop.current().started()
@@ -82,6 +84,18 @@ class Recipe:
     def without_secrets(self) -> Recipe:
         """What may be pickled: options that are no secret by any name."""
         return replace(self, options=_harmless(self.options))
+
+    def _guarded(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The same, where any filesystem among them is fsspec's for HTTP with its guard."""
+        for name in ("target", "remote"):
+            if options.get(f"{name}_protocol") in _HTTP:
+                options[f"{name}_options"] = _guarded(options.get(f"{name}_options") or {})
+        first, *rest = _schemes(self.url)
+        if self.make is None:
+            for scheme in _HTTP.intersection(rest):
+                options[scheme] = _guarded(options.get(scheme) or {})
+        http = first in _HTTP if self.make is None else _is_http(self.make)
+        return _guarded(options) if http else options
 
     def _more(self) -> Options:
         if self.connection is None:
@@ -135,6 +149,27 @@ def _login(scheme: str, user: str, password: str) -> dict[str, Any]:
         basic = b64encode(f"{user}:{password}".encode()).decode()
         return {"headers": {"Authorization": f"Basic {basic}"}}
     return {"username": user, "password": password}
+
+
+def _schemes(url: str) -> list[str]:
+    """The schemes of a chained URL."""
+    return [part.partition("://")[0] for part in url.split("::")]
+
+
+def _guarded(options: Options) -> dict[str, Any]:
+    from tensorstash.drivers.fsspec.redirects import guarded  # aiohttp, only where it is used
+
+    return guarded(options)
+
+
+def _is_http(make: Any) -> bool:
+    names = getattr(make, "protocol", ())
+    names = {names} if isinstance(names, str) else {*names}
+    return (
+        bool(names & _HTTP)
+        and hasattr(make, "_cat_file")
+        and "client_kwargs" in (inspect.signature(make.__init__).parameters)
+    )
 
 
 def _made(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tensorstash.drivers.redis.parser import LITTLE, Room
 from tensorstash.drivers.redis.replies import Fits
 from tensorstash.drivers.redis.scripts import Script
 
@@ -11,12 +12,13 @@ from tensorstash.drivers.redis.scripts import Script
 class RedisCommand(NamedTuple):
     """``args`` as they are sent; ``key`` decides about the node of a cluster (empty: any);
     ``fits`` tells a reply from what is none; ``script`` is what ``args`` run, for a server that
-    does not know it yet."""
+    does not know it yet; ``room`` is what the reply may take."""
 
     key: bytes
     args: tuple[bytes, ...]
     fits: Fits
     script: Script | None = None
+    room: Room = LITTLE
 
     def spelled_out(self) -> RedisCommand:
         """The same with the script's text instead of its name."""
@@ -25,15 +27,18 @@ class RedisCommand(NamedTuple):
         return self._replace(args=(b"EVAL", self.script.body, *self.args[2:]))
 
 
-def run(script: Script, fits: Fits, keys: tuple[bytes, ...], *args: bytes) -> RedisCommand:
+def run(
+    script: Script, fits: Fits, keys: tuple[bytes, ...], *args: bytes, room: Room = LITTLE
+) -> RedisCommand:
     """The command that runs ``script``."""
     count = b"%d" % len(keys)
-    return RedisCommand(keys[0], (b"EVALSHA", script.name, count, *keys, *args), fits, script)
+    sent = (b"EVALSHA", script.name, count, *keys, *args)
+    return RedisCommand(keys[0], sent, fits, script, room)
 
 
-def command(name: bytes, fits: Fits, key: bytes, *args: bytes) -> RedisCommand:
+def command(name: bytes, fits: Fits, key: bytes, *args: bytes, room: Room = LITTLE) -> RedisCommand:
     """The command ``name key args...``."""
-    return RedisCommand(key, (name, key, *args), fits)
+    return RedisCommand(key, (name, key, *args), fits, None, room)
 
 
 def weigh(value: Any) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import redis.exceptions as theirs
 
+from tensorstash.drivers.redis.parser import TooLarge
 from tensorstash.errors import Denied, DriverError, NoSpace, TimedOut, Unavailable
 
 _SHORT = 5.0
@@ -35,6 +36,10 @@ _LOST = Judgement(Unavailable, "check that the server runs and can be reached", 
 _GARBLED = Judgement(
     Unavailable, "check that a Redis server listens there, and what is between it and here", _SHORT
 )
+# Damage on the way may be gone at once; a server that lies will lie again.
+_LARGE = Judgement(
+    DriverError, "check what server listens there, and what is stored under this key", 0.05
+)
 _SLOW = Judgement(TimedOut, "see whether the server is overloaded, or raise timeout", math.inf)
 _TYPE = Judgement(DriverError, "another program uses this key, delete it or use another prefix")
 _DB = Judgement(DriverError, "use a database number the server has")
@@ -51,6 +56,7 @@ _BY_CLASS: tuple[tuple[type[Exception], Judgement], ...] = (
     (theirs.ClusterDownError, _BUSY),
     (theirs.TryAgainError, _BUSY),
     (theirs.AskError, _BUSY),  # MovedError too: slots are on the move
+    (TooLarge, _LARGE),
     (theirs.InvalidResponse, _GARBLED),
     (theirs.TimeoutError, _SLOW),
     (TimeoutError, _SLOW),

@@ -34,12 +34,13 @@ from tensorstash.drivers.redis.cluster import (
 from tensorstash.drivers.redis.command import RedisCommand, weigh
 from tensorstash.drivers.redis.failures import failed, judge
 from tensorstash.drivers.redis.options import Connection, RedisOptions, from_factory, options_of
+from tensorstash.drivers.redis.parser import Much
 from tensorstash.drivers.redis.place import RedisPlace
 from tensorstash.drivers.redis.wire import RedisWire, TimeIsUp, receive, send
 
 _log = logging.getLogger("tensorstash")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
-_PASSING = (AskError, MovedError, NoScriptError)
+_PASSING = (AskError, MovedError, Much, NoScriptError)
 _MOST_PASSING = 5
 _REFUSED = (AuthenticationError, BusyLoadingError)
 """Errors of a connection that mean that nothing was carried out."""
@@ -196,7 +197,7 @@ class RedisLink:
         while under_way:
             address, wire, connection, chosen, asked = under_way.pop(0)
             try:
-                replies = receive(connection, asked, deadline, idle)
+                replies = receive(connection, asked, deadline, idle, attempt.exact)
             except (RedisError, OSError) as error:
                 self._lose(
                     attempt, error, connection, () if isinstance(error, _REFUSED) else chosen
@@ -221,6 +222,7 @@ class RedisLink:
         if connection is not None:
             connection.disconnect()
         attempt.error = attempt.error or error
+        attempt.exact |= isinstance(error, Much)
         attempt.lost.update(sent)
         self._cluster = None
 
@@ -316,4 +318,5 @@ class _Attempt:
         self.open = {*range(len(commands))}
         self.asking: dict[int, Address] = {}
         self.error: Exception | None = None
+        self.exact = False
         self.lost: set[int] = set()

@@ -7,10 +7,15 @@ from collections.abc import Iterator, Sequence
 from tensorstash.drivers.redis.command import RedisCommand, command
 from tensorstash.drivers.redis.keys import RedisKeys, encode, is_lock
 from tensorstash.drivers.redis.link import Errand, RedisLink
+from tensorstash.drivers.redis.parser import Room
 from tensorstash.drivers.redis.replies import count, scanned
+from tensorstash.errors import DriverError
 
 _COUNT = b"10000"  # names a step: a few ms of the server
 _BATCH = 1000
+_PAGE = Room(elements=1 << 20, nbytes=64 << 20)
+_EMPTY_PAGES = 1 << 20
+"""Steps without a name of ours after which no server of 2^32 keys, the most, goes on."""
 
 
 class RedisListing:
@@ -79,14 +84,37 @@ class RedisListing:
         fits = scanned(encode(self._keys.prefix + prefix, prefix))
         for node in self._link.nodes(errand):
             cursor = b"0"
+            walk = _Walk(str(errand), self._link.place.server)
             while True:
                 args = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _COUNT)
                 [[cursor, names]], _ = self._link.ask(
-                    errand, [RedisCommand(b"", args, fits)], node=node
+                    errand, [RedisCommand(b"", args, fits, room=_PAGE)], node=node
                 )
                 yield names
                 if cursor == b"0":
                     break
+                walk.check(cursor, bool(names))
+
+
+class _Walk:
+    """A walk by SCAN, which ends: a cursor never comes again."""
+
+    def __init__(self, what: str, server: str) -> None:
+        self._what = what
+        self._server = server
+        self._seen: set[bytes] = set()
+        self._empty = 0
+
+    def check(self, cursor: bytes, found: bool) -> None:
+        """:class:`DriverError` where what the server says next cannot be new."""
+        self._empty = 0 if found else self._empty + 1
+        if cursor in self._seen or self._empty > _EMPTY_PAGES:
+            raise DriverError(
+                f"{self._what} at {self._server} does not end: the server repeats a cursor of "
+                "SCAN, or never says that it is done; check what server listens there",
+                driver="redis",
+            )
+        self._seen.add(cursor)
 
 
 def drop(link: RedisLink, errand: Errand, places: Sequence[bytes]) -> None:

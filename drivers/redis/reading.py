@@ -7,16 +7,23 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, cast
 
-from tensorstash.driver import Buffer, Changed, Request, Span, Tag
+from tensorstash.driver import Buffer, Changed, Request, Span, Tag, check_size
 from tensorstash.drivers.redis.command import RedisCommand, command, run
 from tensorstash.drivers.redis.keys import RedisKeys
 from tensorstash.drivers.redis.link import Errand, RedisLink
+from tensorstash.drivers.redis.parser import Room, TooLarge
 from tensorstash.drivers.redis.replies import count, parts, value, values
 from tensorstash.drivers.redis.scripts import READ
+from tensorstash.errors import DriverError
 
 ROUND_BYTES = 16 << 20
 """Bytes wanted in one round trip; a value alone may be larger."""
 ROUND_KEYS = 1000
+LARGEST = 512 << 20
+"""Bytes of a value where nothing says how many it can have."""
+SHORT = 2 << 10
+"""Bytes below which what a string costs to read is mostly its being one."""
+_VERSION = 4096
 _FIRST = 8
 _GROWTH = 32
 _FAMILIES = 4096
@@ -69,8 +76,9 @@ class RedisReading:
 
     def value(self, key: str) -> Buffer | None:
         """A whole value, without its version."""
-        step = command(b"GET", value, self._keys.value(key))
-        [found], _ = self._link.ask(Errand("read", key), [step])
+        room = Room(sizes=(LARGEST,), whole=True)
+        step = command(b"GET", value, self._keys.value(key), room=room)
+        [found] = self._ask(Errand("read", key), [step])
         return cast("bytes | None", found)
 
     def ranges(
@@ -104,12 +112,24 @@ class RedisReading:
 
     # -- within -------------------------------------------------------------------
 
+    def _ask(self, errand: Errand, steps: Sequence[RedisCommand]) -> list[Any]:
+        """The replies; :class:`Corrupt` names the value that is larger than it can be."""
+        try:
+            return self._link.ask(errand, steps).replies
+        except DriverError as error:
+            cause = error.__cause__
+            if isinstance(cause, TooLarge) and cause.command.room.whole:
+                asked = cause.command
+                place = asked.args[1 + cause.index] if asked.args[0] == b"MGET" else asked.key
+                check_size(self._keys.key(place) or errand.key, cause.nbytes, cause.most)
+            raise
+
     def _ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None
     ) -> tuple[list[Buffer], Tag] | None:
         only = b"" if tag is None else tag if isinstance(tag, bytes) else b"?"
         step = self._step(key, spans, b"", only)
-        [found], _ = self._link.ask(Errand("read", key, detail=spans), [step])
+        [found] = self._ask(Errand("read", key, detail=spans), [step])
         if found is None:
             return None
         version, *rest = found
@@ -124,7 +144,7 @@ class RedisReading:
         more = f"and {len(batch) - 1} more" if len(batch) > 1 else first.span or ""
         errand = Errand("read", first.key, detail=more)
         steps = [self._whole(plain, tags), [self._part(request) for _, request in rest]]
-        replies, _ = self._link.ask(errand, [each for step in steps for each in step])
+        replies = self._ask(errand, [each for step in steps for each in step])
         cut = len(steps[0])
         found = self._found(plain, replies[:cut], tags)
         doubtful = found.pop(-1, None) is not None
@@ -133,7 +153,7 @@ class RedisReading:
         if doubtful:  # something else than bytes, or it came just now: ask for each alone
             for i, request in plain:
                 if found[i] is None:
-                    [reply], _ = self._link.ask(Errand("read", request.key), [self._part(request)])
+                    [reply] = self._ask(Errand("read", request.key), [self._part(request)])
                     found[i] = _part_of(request, reply)
         self._learn(plain, found)
         return [(i, found[i]) for i, _ in batch]
@@ -146,18 +166,29 @@ class RedisReading:
         if self._link.options.cluster:  # no command over several slots
             return [
                 each
-                for place, tag in pairs
+                for (place, tag), (_, request) in zip(pairs, batch, strict=True)
                 for each in (
-                    command(b"MGET", values(2), place, tag),
+                    command(b"MGET", values(2), place, tag, room=self._room([request], True)),
                     command(b"EXISTS", count(1), place),
                 )
             ]
         names = [name for pair in pairs for name in (pair if tags else pair[:1])]
         places = [place for place, _ in pairs]
+        room = self._room([request for _, request in batch], tags)
         return [
-            command(b"MGET", values(len(names)), *names),
+            command(b"MGET", values(len(names)), *names, room=room),
             command(b"EXISTS", count(len(places)), *places),
         ]
+
+    def _room(self, batch: Sequence[Request], tags: bool) -> Room:
+        """What MGET of these values may return, with or without their versions."""
+        sizes: list[int] = []
+        for request in batch:
+            sizes.append(LARGEST if request.most is None else request.most)
+            if tags:
+                sizes.append(_VERSION)
+        family = self._families.get(batch[0].key.rstrip(_NUMBERS), _UNKNOWN)
+        return Room(len(sizes), 0, sizes, True, family.largest <= SHORT)
 
     def _found(
         self, batch: list[tuple[int, Request]], replies: list[Any], tags: bool
@@ -173,6 +204,9 @@ class RedisReading:
             i: None if data is None else (data, _digest(data) if version is None else version)
             for (i, _), data, version in zip(batch, datas, versions, strict=True)
         }
+        for i, request in batch:
+            if request.most is not None and (pair := found[i]) is not None:
+                check_size(request.key, len(pair[0]), request.most)
         there = sum(replies[1::2]) if cluster else replies[1]
         if there != len(datas) - datas.count(None):
             found[-1] = b"", b""
@@ -180,11 +214,22 @@ class RedisReading:
 
     def _part(self, request: Request) -> RedisCommand:
         unless = request.unless if isinstance(request.unless, bytes) else b""
-        return self._step(request.key, [request.span or Span(0)], unless, b"")
+        return self._step(request.key, [request.span or Span(0)], unless, b"", request.most)
 
-    def _step(self, key: str, spans: Sequence[Span], unless: bytes, only: bytes) -> RedisCommand:
-        fits = parts([_size(span) for span in spans], unless, only)
-        return run(READ, fits, self._keys.pair(key), unless, only, *_bounds(spans))
+    def _step(
+        self,
+        key: str,
+        spans: Sequence[Span],
+        unless: bytes,
+        only: bytes,
+        most: int | None = None,
+    ) -> RedisCommand:
+        sizes = [_size(span) for span in spans]
+        most = LARGEST if most is None else most
+        rooms = [_VERSION, *(most if size is None else min(size, LARGEST) for size in sizes)]
+        room = Room(len(rooms), 0, rooms, None in sizes, rooms[-1] <= SHORT)
+        fits = parts(sizes, unless, only)
+        return run(READ, fits, self._keys.pair(key), unless, only, *_bounds(spans), room=room)
 
     def _expect(self, request: Request, counts: dict[str, int]) -> tuple[int, bool]:
         """Bytes to reckon with, and whether one more of its kind may join the round."""

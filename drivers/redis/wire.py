@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from tensorstash.drivers.redis.command import RedisCommand
 from tensorstash.drivers.redis.options import RedisOptions
+from tensorstash.drivers.redis.parser import BoundedParser, TooLarge
 from tensorstash.drivers.redis.place import RedisPlace
 from tensorstash.drivers.redis.scripts import Script
 
@@ -103,6 +104,7 @@ class RedisWire:
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,  # no greeting to wait for, and every server speaks it
             "driver_info": None,  # two round trips saved
+            "parser_class": BoundedParser,
         }
         if place.path:
             make: Any = redis.UnixDomainSocketConnection
@@ -142,19 +144,29 @@ def _packed(connection: Open, commands: Sequence[RedisCommand]) -> Iterator[byte
 
 
 def receive(
-    connection: Open, commands: Sequence[RedisCommand], deadline: float, idle: float
+    connection: Open,
+    commands: Sequence[RedisCommand],
+    deadline: float,
+    idle: float,
+    exact: bool = False,
 ) -> list[Any]:
     """One answer for each of ``commands``; a server's refusal stands among them as an exception.
     A server that says nothing for ``idle`` seconds is given up. :class:`InvalidResponse` when an
-    answer does not fit its command, or more came than was asked for."""
+    answer does not fit its command, or more came than was asked for; one that is :class:`Much`
+    asks for another try, with ``exact``."""
     found: list[Any] = []
+    connection._parser.begin([each.room for each in commands], exact)
     for each in commands:
         _limit(connection, deadline, idle)
+        connection._parser.room = each.room
         try:
             reply = connection.read_response()
         except ResponseError as error:
             found.append(error)
             continue
+        except TooLarge as error:
+            error.command = each
+            raise
         except (RedisError, OSError):
             raise
         except Exception as error:  # numbers and texts that the library could not read

@@ -14,7 +14,15 @@ from typing import Literal, NamedTuple
 from tensorstash.driver import Buffer, Span
 
 Kind = Literal[
-    "denied", "precondition", "busy", "lost", "no space", "no bucket", "refused", "other"
+    "denied",
+    "precondition",
+    "busy",
+    "lost",
+    "no space",
+    "no bucket",
+    "refused",
+    "redirected",
+    "other",
 ]
 
 
@@ -25,7 +33,9 @@ class Failed(Exception):
     409: a condition did not hold), ``busy`` (429, 503 SlowDown: refused before anything was
     done, to be repeated), ``lost`` (connection refused, reset or cut, time-out, 500, 502, 504: it
     may or may not have been carried out), ``no space`` (quota), ``no bucket``, ``refused``
-    (501, or 400 to a header it does not know), ``other``. The message names no secret;
+    (501, or 400 to a header it does not know), ``redirected`` (to another server, which was not
+    asked), ``other`` (its cause is a :class:`~tensorstash.drivers.body.Surplus` where more bytes
+    came than there can be). The message names no secret;
     ``timed_out`` says that ``lost`` means an answer that did not come in time.
     """
 
@@ -78,10 +88,15 @@ class Client(ABC):
 
     @abstractmethod
     async def get(
-        self, key: str, span: Span | None = None, unless: str | None = None
+        self,
+        key: str,
+        span: Span | None = None,
+        unless: str | None = None,
+        most: int | None = None,
     ) -> Found | None:
         """The object or bytes ``span`` of it; ``None`` for a definite not-found. While its ETag is
-        ``unless``: empty data with that ETag (``If-None-Match``)."""
+        ``unless``: empty data with that ETag (``If-None-Match``). Of a whole object of more than
+        ``most`` bytes, and of a part that is longer than asked for, no more is read."""
 
     @abstractmethod
     async def head(self, key: str) -> Head | None:

@@ -23,8 +23,8 @@ from tensorstash.driver import (
     check_prefix,
 )
 from tensorstash.drivers import loop
-from tensorstash.drivers.s3 import lease, pool
-from tensorstash.drivers.s3.client import Found
+from tensorstash.drivers.s3 import lease, listing, pool
+from tensorstash.drivers.s3.client import Found, Page
 from tensorstash.drivers.s3.keys import HIDDEN, is_key, is_lock, lock_place, owned
 from tensorstash.drivers.s3.limits import Limits
 from tensorstash.drivers.s3.requests import Requests
@@ -215,14 +215,14 @@ class S3Driver(Driver):
     def delete_prefix(self, prefix: str) -> None:
         """Delete what is listed below ``prefix`` and the driver's own objects there."""
         check_prefix(prefix)
-        self._delete_all(key for page in self._pages(prefix) for key, _ in page)
+        self._delete_all(key for page in self._pages(prefix) for key, _ in page.keys)
 
     def prune(self, prefix: str) -> None:
         """Delete the locks below ``prefix`` that nobody holds."""
         check_prefix(prefix)
         store = lease.Store(self._read, self._swap)
         for page in self._pages(prefix):
-            for key, _ in page:
+            for key, _ in page.keys:
                 if is_lock(key) and lease.retire(store, key):
                     self._run(self._here().delete([key]))
 
@@ -239,22 +239,18 @@ class S3Driver(Driver):
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """``(key, bytes stored)`` of every key below ``prefix``, from the listing alone."""
         check_prefix(prefix)
-        return (one for page in self._pages(prefix) for one in page if is_key(one[0]))
+        return (one for page in self._pages(prefix) for one in page.keys if is_key(one[0]))
 
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         """Names directly below ``prefix``: the server sums up what lies deeper."""
         check_prefix(prefix)
-        here, skip = self._here(), len(prefix)
+        skip = len(prefix)
         keys: list[str] = []
         folders: list[str] = []
-        after: str | None = None
-        while True:
-            page = self._run(here.page(prefix, True, after))
+        for page in self._pages(prefix, True):
             keys += [key[skip:] for key, _ in page.keys if is_key(key)]
             folders += [name[skip:-1] for name in page.folders if is_key(name[:-1])]
-            after = page.after
-            if after is None:
-                return sorted(keys), sorted(folders)
+        return sorted(keys), sorted(folders)
 
     # -- locking ------------------------------------------------------------------
 
@@ -301,8 +297,9 @@ class S3Driver(Driver):
         here = self._here()
 
         async def get(request: Request) -> Found | None:
-            key, span, unless, _ = request
-            return await here.get(key, span, unless if isinstance(unless, str) else None)
+            key, span, unless, most = request
+            unless = unless if isinstance(unless, str) else None
+            return await here.get(key, span, unless, most if span is None else None)
 
         def weigh(thing: Request | Found | None) -> int:
             return len(thing.data) if isinstance(thing, Found) else 0
@@ -334,15 +331,11 @@ class S3Driver(Driver):
                 )
             return self._run(here.put(place, data))
 
-    def _pages(self, prefix: str) -> Iterator[Sequence[tuple[str, int]]]:
+    def _pages(self, prefix: str, folders: bool = False) -> Iterator[Page]:
         here = self._here()
-        after: str | None = None
-        while True:
-            page = self._run(here.page(prefix, False, after))
-            yield page.keys
-            after = page.after
-            if after is None:
-                return
+        return listing.pages(
+            lambda after: self._run(here.page(prefix, folders, after)), prefix, self.url
+        )
 
     def _delete_all(self, keys: Iterator[str]) -> None:
         here = self._here()

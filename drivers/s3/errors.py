@@ -45,6 +45,13 @@ def error_of(failed: Failed, verb: str, key: str, url: str) -> StashError:
         return NotFound(f"no bucket {bucket!r} at this endpoint; create it, or correct the URL")
     if failed.kind == "refused":
         return Unsupported(f"{what}: the server does not do this ({said}); use another one")
+    if failed.kind == "redirected":
+        return Denied(
+            f"{what}: {said}, which gets no credentials and is not believed; give the right "
+            "endpoint or region",
+            key=key,
+            driver=SCHEME,
+        )
     if failed.kind == "busy":
         return Unavailable(
             f"{what}: the server kept refusing to be asked that fast ({said}); ask for less at "

@@ -7,7 +7,12 @@ whole:
 * multipart uploads, whose steps it does not offer one by one;
 * keys that it cannot express (:func:`expressible`);
 * answers to a range that it does not read: 416, or 200 with a part or the whole;
-* everything where its runtime cannot run: in a child forked from a process that used it.
+* everything where its runtime cannot run: in a child forked from a process that used it;
+* everything where a session token could leave the server it is for (``obstore_store.py``), and
+  what a server redirects.
+
+What a server says about an error it reads whole: from one that sends such words without end it
+takes memory for ``idle`` seconds. s3fs cuts them.
 
 It compares no checksums of the server with the bodies that come: damage on the way is for TLS,
 and for the checksums within the values, to notice.
@@ -26,6 +31,7 @@ from obstore.exceptions import NotModifiedError
 from obstore.store import S3Store
 
 from tensorstash.driver import Buffer, Span
+from tensorstash.drivers import body
 from tensorstash.drivers.s3 import obstore_store, retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.obstore_failures import answer_of
@@ -34,11 +40,12 @@ from tensorstash.drivers.s3.obstore_store import usable
 from tensorstash.drivers.s3.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, OffsetRange, SuffixRange
+    from obstore import GetOptions, GetResult, OffsetRange, SuffixRange
 
 __all__ = ["ObstoreClient", "expressible", "make", "usable"]
 
 _MARK = "tensorstash-mark"
+_AT_ONCE = 8 << 20
 
 _INEXPRESSIBLE = re.compile(
     "[\0-\x1f\x7f\ufffe\uffff\ud800-\udfff]"  # refused in a path, or in the XML of a delete
@@ -67,16 +74,21 @@ class ObstoreClient(Client):
         self._store: S3Store | None = None
         self._connecting = asyncio.Lock()
         self._made: Client | None = None
+        self._barred = False
 
     # -- reading ------------------------------------------------------------------
 
     async def get(
-        self, key: str, span: Span | None = None, unless: str | None = None
+        self,
+        key: str,
+        span: Span | None = None,
+        unless: str | None = None,
+        most: int | None = None,
     ) -> Found | None:
-        """See :meth:`Client.get`. The data is a view of obstore's memory."""
+        """See :meth:`Client.get`."""
         store = await self._serving(key)
         if store is None or (span is not None and _empty(span)):
-            return await self._spare().get(key, span, unless)
+            return await self._spare().get(key, span, unless, most)
         options: GetOptions = {}
         wanted = None if span is None else _range(span)
         if wanted is not None:
@@ -87,19 +99,21 @@ class ObstoreClient(Client):
             async with self._limit() as limit:
                 result = await held(obstore.get_async(store, key, options=options))
                 first, last = result.range
-                _extend(limit, last - first)
-                retry.expect(last - first)
-                data = memoryview(await held(result.bytes_async()))
+                known = most if span is None else _length(span)
+                body.limit(last - first, known)
+                data = await _received(result, last - first, known is not None, limit)
         except TimeoutError as error:
             raise _late() from error
+        except body.Surplus as error:
+            raise Failed("other", str(error)) from error
         except NotModifiedError:
             return Found(b"", unless or "", 0)
         except Exception as error:
             answer = answer_of(error)
             if answer.absent:
                 return None
-            if wanted is not None and answer.ranged:
-                found = await self._spare().get(key, span, unless)
+            if answer.redirected or (wanted is not None and answer.ranged):
+                found = await self._spare().get(key, span, unless, most)
                 return None if found is None else found._replace(requests=found.requests + 1)
             raise answer.failure() from answer.cause(error)
         etag, size = _etag(result.meta["e_tag"]), result.meta["size"]
@@ -119,16 +133,18 @@ class ObstoreClient(Client):
         if store is None:
             return await self._spare().head(key)
         try:
-            async with self._limit():
+            async with self._limit() as limit:
                 result = await held(obstore.get_async(store, key, options={"range": (0, 1)}))
-                await held(result.bytes_async())
+                await _received(result, 1, True, limit)
         except TimeoutError as error:
             raise _late() from error
+        except body.Surplus as error:
+            raise Failed("other", str(error)) from error
         except Exception as error:
             answer = answer_of(error)
             if answer.absent:
                 return None
-            if answer.ranged:
+            if answer.ranged or answer.redirected:
                 head = await self._spare().head(key)
                 return None if head is None else head._replace(requests=head.requests + 1)
             raise answer.failure() from answer.cause(error)
@@ -155,14 +171,14 @@ class ObstoreClient(Client):
         if store is None:
             spare = self._spare()
             return await spare.put(key, value, if_absent=if_absent, if_etag=if_etag, mark=mark)
-        body = value if isinstance(value, bytes) else _flat(value)
+        data = value if isinstance(value, bytes) else _flat(value)
         try:
-            async with self._limit(len(body)):
+            async with self._limit(len(data)):
                 answered = await held(
                     obstore.put_async(
                         store,
                         key,
-                        body,
+                        data,
                         attributes=None if mark is None else {_MARK: mark},
                         mode="create"
                         if if_absent
@@ -176,6 +192,9 @@ class ObstoreClient(Client):
             raise _late() from error
         except Exception as error:
             answer = answer_of(error)
+            if answer.redirected:  # so nothing was stored
+                spare = self._spare()
+                return await spare.put(key, value, if_absent=if_absent, if_etag=if_etag, mark=mark)
             conditional = if_absent or if_etag is not None
             raise answer.failure(conditional=conditional) from answer.cause(error)
         return _etag(answered["e_tag"])
@@ -198,6 +217,9 @@ class ObstoreClient(Client):
             raise _late() from error
         except Exception as error:
             answer = answer_of(error)
+            if answer.redirected:
+                await self._spare().delete(served)
+                return
             raise answer.failure() from answer.cause(error)
 
     async def begin_parts(self, key: str, mark: str | None = None) -> str:
@@ -254,15 +276,47 @@ class ObstoreClient(Client):
         if self._store is not None:
             return self._store if usable() else None
         async with self._connecting:
-            if self._store is None and await obstore_store.runs():
+            if self._store is None and not self._barred and await obstore_store.runs():
                 self._store, self.amazon = await asyncio.to_thread(
                     obstore_store.connect, self._settings
                 )
+                self._barred = self._store is None
         return self._store
 
     def _limit(self, nbytes: int = 0) -> asyncio.Timeout:
         # obstore's own limits count an upload as silence of the server.
         return asyncio.timeout(self._settings.idle + nbytes / retry.SLOWEST)
+
+
+async def _received(result: GetResult, nbytes: int, known: bool, limit: asyncio.Timeout) -> bytes:
+    """The body of ``result``, which announces ``nbytes``; ``Surplus`` where it has more. Where it
+    is not ``known`` how many there can be, memory and time are taken only as they come."""
+    at_once = nbytes if known else min(nbytes, _AT_ONCE)
+    _extend(limit, at_once)
+    retry.expect(at_once)
+    # Each piece but the last has as many bytes as this, or more.
+    stream = result.stream(min_chunk_size=at_once + 1).__aiter__()
+    pieces: list[bytes] = []
+    total = 0
+    while total <= nbytes:
+        try:
+            piece = await held(stream.__anext__())
+        except StopAsyncIteration:
+            break
+        pieces.append(piece)
+        total += len(piece)
+        if len(piece) <= at_once:
+            break
+        _extend(limit, len(piece))
+        retry.came(len(piece))
+    if total > nbytes:
+        raise body.Surplus(total, nbytes)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _length(span: Span) -> int | None:
+    start, stop = span
+    return -start if start < 0 else None if stop is None else stop - start
 
 
 def _extend(limit: asyncio.Timeout, nbytes: int) -> None:

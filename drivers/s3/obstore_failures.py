@@ -17,6 +17,9 @@ _STATUS = re.compile(r"\n +inner: Status \{\n +status: (\d{3}),\n +body: (?:None
 _CODE = re.compile(r"<Code>(?:\\n|\s)*(\w+)")
 _DELETE = re.compile(r'\n +source: DeleteFailed \{\n +path: .*\n +code: "(\w+)",\n')
 _REDIRECT = re.compile(r"\n +inner: BareRedirect,\n")
+# The way to every other host is closed (obstore_store.py); it followed too many; it cannot follow.
+_ELSEWHERE = re.compile(r"\n +127\.0\.0\.1:0,\n|\n +kind: Redirect,\n|\bTooManyRedirects\b")
+_MOVED = (301, 302, 303, 307, 308)
 _WRONG_PART = re.compile(r"\n +source: (NotPartial|UnexpectedRange)\b")
 _CUT = re.compile(r"\bHttpError \{\n +kind: (\w+),\n")
 _TIMED_OUT = re.compile(r"\n +kind: Timeout,\n|\bTimedOut\b")
@@ -28,6 +31,8 @@ class Answer(NamedTuple):
 
     status: int | None = None
     code: str | None = None
+    redirected: bool = False
+    """To another server, or in a way that obstore does not follow; nothing was carried out."""
     failed: Failed | None = None
     """Set where there was no answer, or none that could be read."""
 
@@ -64,7 +69,8 @@ def answer_of(error: Exception) -> Answer:
         return Answer(failed=Failed("other", f"{type(error).__name__} from obstore"))
     if status := _STATUS.search(debug):
         code = _CODE.search(status[2] or "")
-        return Answer(int(status[1]), code and code[1])
+        number = int(status[1])
+        return Answer(number, code and code[1], redirected=number in _MOVED)
     if refused := _DELETE.search(debug):
         return Answer(200, refused[1])
     if part := _WRONG_PART.search(debug):
@@ -72,6 +78,8 @@ def answer_of(error: Exception) -> Answer:
     if _REDIRECT.search(debug):
         why = "the server redirects: the bucket is in another region; give option 'region'"
         return Answer(failed=Failed("other", why))
+    if _ELSEWHERE.search(debug):
+        return Answer(redirected=True, failed=Failed("redirected", "the server redirects"))
     if tls := _TLS.search(debug):
         return Answer(failed=Failed("other", f"TLS: {tls[1]}"))
     if cut := _CUT.search(debug):

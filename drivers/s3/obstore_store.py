@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
 import botocore.session
 import obstore
@@ -23,6 +24,7 @@ from tensorstash.drivers.s3.settings import Settings
 _HOLD = timedelta(minutes=8)
 _NEVER = timedelta(days=365)
 _PROBE_SECONDS = 2.0
+_NOWHERE = "http://127.0.0.1:0"
 
 _running: dict[int, bool] = {}
 """Whether obstore's runtime runs, by process."""
@@ -53,10 +55,22 @@ async def runs() -> bool:
     return _running[pid]
 
 
-def connect(settings: Settings) -> tuple[S3Store, bool]:
+def connect(settings: Settings) -> tuple[S3Store | None, bool]:
     """The store, which repeats nothing and has no time limit for a whole request, and whether
-    it is Amazon's. May read files and ask for credentials: to be called in a thread."""
-    provider, region, endpoint = _chain(settings)
+    it is Amazon's. May read files and ask for credentials: to be called in a thread.
+
+    obstore follows redirects, and there is no option against it. It takes the signature off a
+    request that goes to another host or port, but not a session token. So the way to all hosts
+    but the endpoint's is closed: by a proxy where nobody can listen, which is asked for those.
+    As that does not tell ports apart, and takes the place of a proxy of the environment, there
+    is no store (``None``) for an endpoint that is not Amazon's where credentials have a token, or
+    where there is such a proxy.
+    """
+    provider, region, endpoint, token = _chain(settings)
+    own = f"s3.{region or 'us-east-1'}.amazonaws.com" if endpoint is None else _host(endpoint)
+    proxied = bool(getproxies().keys() & {"http", "https", "all"}) and not proxy_bypass(own)
+    if endpoint is not None and (token or proxied):
+        return None, False
     # Each setting is given, even where it is the default: obstore takes the others from the
     # environment, where an endpoint or a token may belong to other keys.
     config: dict[str, Any] = {
@@ -76,6 +90,8 @@ def connect(settings: Settings) -> tuple[S3Store, bool]:
         "timeout": _NEVER,
         "pool_max_idle_per_host": str(settings.concurrency),
     }
+    if not proxied:
+        client |= {"proxy_url": _NOWHERE, "proxy_excludes": own}
     ca = settings.ca or os.environ.get("AWS_CA_BUNDLE")
     try:
         if ca:
@@ -94,8 +110,13 @@ def connect(settings: Settings) -> tuple[S3Store, bool]:
     return store, endpoint is None
 
 
-def _chain(settings: Settings) -> tuple[_Provider | None, str | None, str | None]:
-    """Credentials, region and endpoint: as given, else as botocore finds them."""
+def _host(endpoint: str) -> str:
+    return urlsplit(endpoint).hostname or ""
+
+
+def _chain(settings: Settings) -> tuple[_Provider | None, str | None, str | None, bool]:
+    """Credentials, region and endpoint: as given, else as botocore finds them; and whether the
+    credentials have a session token."""
     session = botocore.session.Session(profile=settings.profile)
     try:
         region = settings.region or session.get_config_variable("region")
@@ -106,16 +127,21 @@ def _chain(settings: Settings) -> tuple[_Provider | None, str | None, str | None
             or session.get_scoped_config().get("endpoint_url")
         )
         if settings.anon:
-            return None, region, endpoint
+            return None, region, endpoint, False
         if settings.key is not None:
-            return _fixed(settings), region, endpoint
+            return _fixed(settings), region, endpoint, settings.token is not None
         found = session.get_credentials()
+        token = (
+            endpoint is not None
+            and found is not None
+            and found.get_frozen_credentials().token is not None
+        )
     except Exception as error:
         said = f"no usable credentials ({type(error).__name__})"
         raise Failed("denied", said) from error
     if found is None:
         raise Failed("denied", "no usable credentials in the options, the environment or ~/.aws")
-    return _renewed(found), region, endpoint
+    return _renewed(found), region, endpoint, token
 
 
 def _fixed(settings: Settings) -> _Provider:

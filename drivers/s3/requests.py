@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
-from tensorstash.driver import Span, Traffic
-from tensorstash.drivers.s3 import pool, retry
+from tensorstash.driver import Span, Traffic, check_size
+from tensorstash.drivers.body import Surplus, too_large
+from tensorstash.drivers.s3 import listing, pool, retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Page
-from tensorstash.drivers.s3.errors import error_of, unknown
+from tensorstash.drivers.s3.errors import SCHEME, error_of, unknown
 from tensorstash.drivers.s3.keys import HIDDEN
 from tensorstash.drivers.s3.limits import Limits
 from tensorstash.drivers.s3.probe import Conditions, probe
@@ -45,21 +46,23 @@ class Requests:
 
     # -- reading ------------------------------------------------------------------
 
-    async def get(self, key: str, span: Span | None, unless: str | None) -> Found | None:
+    async def get(
+        self, key: str, span: Span | None, unless: str | None, most: int | None = None
+    ) -> Found | None:
         """See :meth:`Client.get`."""
         place = self._root + key
         span = None if span is None else _sane(span)
 
         async def attempt(n: int) -> Found | None:
             found = await self._send(
-                n, "GET", key, lambda client: client.get(place, span, unless), span
+                n, "GET", key, lambda client: client.get(place, span, unless, most), span
             )
             if found is not None:
                 self.traffic.bytes_read += len(found.data)
                 self.traffic.requests += found.requests - 1
             return found
 
-        return await self._repeat("read", key, attempt)
+        return await self._repeat("read", key, attempt, most=most)
 
     async def tag(self, key: str) -> str | None:
         """The stored version's ETag."""
@@ -84,6 +87,9 @@ class Requests:
             )
 
         page = await self._repeat("list", prefix, attempt)
+        names = [*(key for key, _ in page.keys), *page.folders]
+        if strange := next((name for name in names if not name.startswith(place)), None):
+            raise listing.wrong(prefix, self._url, listing.elsewhere(strange))
         return Page(
             [(key[skip:], size) for key, size in page.keys],
             [folder[skip:] for folder in page.folders],
@@ -217,11 +223,19 @@ class Requests:
         return await self._repeat("try conditional puts below", HIDDEN, attempt)
 
     async def _repeat(
-        self, verb: str, key: str, attempt: Callable[[int], Awaitable[_T]], nbytes: int = 0
+        self,
+        verb: str,
+        key: str,
+        attempt: Callable[[int], Awaitable[_T]],
+        nbytes: int = 0,
+        most: int | None = None,
     ) -> _T:
         try:
             return await retry.repeat(attempt, self.limits.timeout + nbytes / retry.SLOWEST)
         except Failed as failed:
+            if isinstance(failed.__cause__, Surplus):
+                check_size(key, failed.__cause__.nbytes, most)
+                raise too_large(key, failed.__cause__, SCHEME) from failed
             if failed.kind == "precondition":
                 raise Conflict(
                     f"{key!r} in {self._url} was written by someone else first; read it again",

@@ -56,6 +56,15 @@ async def repeat(attempt: Callable[[int], Awaitable[_T]], limit: float) -> _T:
         raise Failed("lost", f"no answer within {limit:g} s", timed_out=True) from last
 
 
+def came(nbytes: int) -> None:
+    """Called by a client of each piece of a body: it extends the limit of the :func:`repeat` it
+    runs in, so that one that comes fast enough may be of any length."""
+    timeout = _limit.get(None)
+    when = None if timeout is None else timeout.when()
+    if timeout is not None and when is not None:
+        timeout.reschedule(when + nbytes / SLOWEST)
+
+
 def expect(nbytes: int) -> None:
     """Called by a client that learns how long the body is that it is about to read: the limit of
     the :func:`repeat` it runs in grows by the time that may take."""

@@ -9,9 +9,10 @@ beyond that, and older servers refuse them.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,6 +20,7 @@ import botocore.exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from tensorstash.driver import Buffer, Span
+from tensorstash.drivers import body
 from tensorstash.drivers.s3 import retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.kinds import kind_of
@@ -26,6 +28,7 @@ from tensorstash.drivers.s3.s3fs_session import file_system
 from tensorstash.drivers.s3.settings import Settings
 
 _MARK = "tensorstash-mark"
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 _TIMED_OUT = (TimeoutError, boto.ConnectTimeoutError, boto.ReadTimeoutError)
 _LOST = (
@@ -60,11 +63,16 @@ class S3fsClient(Client):
         self._secrets = [s for s in (settings.secret, settings.token, settings.key) if s]
         self._fs = file_system(settings)
         self._connected = False
+        self._host = "the server"
 
     # -- reading ------------------------------------------------------------------
 
     async def get(
-        self, key: str, span: Span | None = None, unless: str | None = None
+        self,
+        key: str,
+        span: Span | None = None,
+        unless: str | None = None,
+        most: int | None = None,
     ) -> Found | None:
         """See :meth:`Client.get`."""
         if span is not None and span.stop is not None and span.stop <= max(span.start, 0):
@@ -78,7 +86,7 @@ class S3fsClient(Client):
         while True:
             try:
                 answer = await self._call("get_object", Key=key, **more)
-                return _cut(await self._body(answer), answer, span, requests)
+                return await self._read(answer, span, most, requests)
             except _Absent:
                 return None
             except _NotModified:
@@ -97,13 +105,13 @@ class S3fsClient(Client):
         object."""
         try:
             answer = await self._call("get_object", Key=key, Range="bytes=0-0")
-            data = await self._body(answer)
+            found = await self._read(answer, Span(0, 1), None, 1)
         except _Absent:
             return None
         except _Beyond:  # so it exists, and holds nothing
             head = await self._head(key)
             return None if head is None else head._replace(requests=2)
-        return Head(_bare(answer["ETag"]), _size(answer, len(data)), _mark(answer))
+        return Head(found.etag, found.size, _mark(answer))
 
     async def _head(self, key: str) -> Head | None:
         try:
@@ -120,7 +128,10 @@ class S3fsClient(Client):
         answer = await self._call("list_objects_v2", Prefix=prefix, **more)
         keys = [(one["Key"], int(one.get("Size", 0))) for one in answer.get("Contents", ())]
         below = [one["Prefix"] for one in answer.get("CommonPrefixes", ())]
-        return Page(keys, below, answer.get("NextContinuationToken"))
+        following = answer.get("NextContinuationToken")
+        if answer.get("IsTruncated") and not following:
+            raise Failed("other", "the listing is cut short and does not say where it goes on")
+        return Page(keys, below, following or None)
 
     # -- writing ------------------------------------------------------------------
 
@@ -216,7 +227,9 @@ class S3fsClient(Client):
 
     async def _connect(self) -> None:
         client = await self._fs.set_session()
-        host = urlsplit(client.meta.endpoint_url).hostname or ""
+        parts = urlsplit(client.meta.endpoint_url)
+        host = parts.hostname or ""
+        self._host = host if parts.port is None else f"{host}:{parts.port}"
         self.amazon = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
         self._connected = True
 
@@ -231,20 +244,27 @@ class S3fsClient(Client):
         except Exception as error:
             raise self._outcome(error, _NOT_FOUND.get(method, ("NoSuchKey",))) from error
 
-    async def _body(self, answer: Any) -> bytes:
-        """All of an answer's body."""
-        stream = answer["Body"]
-        retry.expect(answer.get("ContentLength", 0))
+    async def _read(self, answer: Any, span: Span | None, most: int | None, requests: int) -> Found:
+        """What was asked for, of an answer's body."""
+        stream, announced = answer["Body"], answer.get("ContentLength")
         try:
             async with stream:
-                data = cast(bytes, await stream.read())
-        except asyncio.CancelledError:
+                if "ETag" not in answer:
+                    raise Failed("lost", "the answer has no ETag")
+                part = _part(answer.get("ContentRange"), announced, span)
+                length = body.limit(part.nbytes, most)
+                await body.skip(stream.read, part.skip)
+                data = await body.read(stream.read, length, retry.came, part.cut)
+        except (asyncio.CancelledError, Failed):
             raise
+        except body.Surplus as error:
+            raise Failed("other", str(error)) from error
         except Exception as error:
             raise self._outcome(error) from error
-        if len(data) != answer.get("ContentLength", len(data)):
-            raise Failed("lost", f"{len(data)} bytes came of {answer['ContentLength']}")
-        return data
+        if part.nbytes is not None and len(data) != part.nbytes:
+            raise Failed("lost", f"{len(data)} bytes came of {part.nbytes}")
+        size = len(data) if part.size is None else part.size
+        return Found(data, _bare(answer["ETag"]), size, requests)
 
     def _conditions(self, if_absent: bool, if_etag: str | None) -> dict[str, Any]:
         if if_absent:
@@ -254,12 +274,18 @@ class S3fsClient(Client):
         return {}
 
     def _outcome(self, error: Exception, absent: Sequence[str] = ()) -> Exception:
+        for each in (error, error.__cause__, getattr(error, "kwargs", {}).get("error")):
+            if isinstance(each, body.Surplus):
+                return Failed("other", "its answer does not end")
         cause = error if hasattr(error, "response") else error.__cause__
         answer = getattr(cause, "response", None)
         if isinstance(answer, dict):
             found = answer.get("Error", {})
             status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             code, message = str(found.get("Code", "")), str(found.get("Message", ""))
+            if status in (301, 302, 303, 307, 308):
+                headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
+                return self._redirected(headers.get("location") or found.get("Endpoint") or "")
             return _Absent() if code in absent else self._failure(code, message, status)
         if isinstance(error, _NO_KEYS):
             return Failed(
@@ -274,6 +300,18 @@ class S3fsClient(Client):
                 timed_out=isinstance(error, _TIMED_OUT),
             )
         return Failed("other", f"{type(error).__name__}: {self._clean(str(error))}")
+
+    def _redirected(self, location: str) -> Failed:
+        """``location``: an address, or the name of a host."""
+        try:
+            parts = urlsplit(location if "//" in location else f"//{location}")
+            port = "" if parts.port is None else f":{parts.port}"
+            target = f"{parts.hostname or ''}{port}"
+        except ValueError:
+            target = "an address that is none"
+        if not target:
+            return Failed("other", "the server redirects: the bucket is elsewhere; give 'region'")
+        return Failed("redirected", f"{self._host} redirects to {target[:100]}")
 
     def _failure(self, code: str, message: str, status: int) -> Exception:
         if status == 304 or code == "304":
@@ -333,28 +371,32 @@ def _range(span: Span) -> str | None:
     return f"bytes={start}-{stop - 1}"
 
 
-def _size(answer: Any, received: int) -> int:
-    """The whole object's size, of an answer that may be a part of it."""
-    whole = answer.get("ContentRange", "").rpartition("/")[2]
-    return int(whole) if whole.isdigit() else received
+class _Part(NamedTuple):
+    """Which bytes of a body are wanted: those after ``skip``, ``nbytes`` of them (``None``: until
+    it ends), with others behind them where it is ``cut``; and the object's size, if known."""
+
+    skip: int = 0
+    nbytes: int | None = None
+    cut: bool = False
+    size: int | None = None
 
 
-def _cut(data: bytes, answer: Any, span: Span | None, requests: int) -> Found:
-    """What was asked for, of what came: a server may ignore ranges."""
-    etag = _bare(answer["ETag"])
-    given = answer.get("ContentRange")
-    size = _size(answer, len(data))
+def _part(given: str | None, announced: int | None, span: Span | None) -> _Part:
+    """From the headers ``Content-Range`` and ``Content-Length`` of an answer, and what was asked
+    for: a server may ignore ranges."""
     if span is None:
-        return Found(data, etag, size, requests)
-    start, stop = span.resolve(size)
+        if given is not None:
+            raise Failed("other", f"the server answered {given[:60]!r} where all was asked for")
+        return _Part(nbytes=announced, size=announced)
     if given is None:
-        return Found(data[start:stop], etag, size, requests)
-    first = int(given.split()[-1].partition("-")[0])
-    if not first <= start <= stop <= first + len(data):
-        raise Failed("other", f"the server answered {given!r} to bytes {start}-{stop - 1}")
-    return Found(
-        data if stop - start == len(data) else data[start - first : stop - first],
-        etag,
-        size,
-        requests,
-    )
+        if announced is None:
+            raise Failed("other", "the server ignores ranges, and does not say how much it sends")
+        start, stop = span.resolve(announced)
+        return _Part(start, stop - start, stop < announced, announced)
+    match = _CONTENT_RANGE.fullmatch(given)
+    if match is not None:
+        first, last, size = map(int, match.groups())
+        start, stop = span.resolve(size)
+        if first <= start <= stop <= last + 1:
+            return _Part(start - first, stop - start, stop <= last, size)
+    raise Failed("other", f"the server answered {given[:60]!r} to a request for {span}")

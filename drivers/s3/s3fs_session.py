@@ -5,12 +5,19 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import aiohttp
 import s3fs
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.loaders import create_loader
+from yarl import URL
 
+from tensorstash.drivers import body
 from tensorstash.drivers.s3.settings import Settings
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_READS = ("GET", "HEAD")
+_HOPS = 5
 
 
 def file_system(settings: Settings) -> Any:
@@ -60,7 +67,59 @@ class _Once(AIOHTTPSession):  # type: ignore[misc]
     async def _get_session(self, proxy_url: str | None) -> Any:
         session = await super()._get_session(proxy_url)
         session._retry_connection = False
-        return session
+        session._response_class = _Short
+        return _Staying(session)
+
+
+class _Staying:
+    """Follows redirects of reads within the server's own domain only. What is left, botocore
+    makes a request to the right region of, which it signs anew, or an error."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
+        """The answer to a request."""
+        first = url
+        for _ in range(_HOPS):
+            answer = await self._session.request(method, url, allow_redirects=False, **options)
+            location = answer.headers.get("Location")
+            if answer.status not in _REDIRECTS or location is None or method not in _READS:
+                return answer
+            target = within(first, url, location)
+            if target is None:
+                return answer
+            answer.release()
+            url = target
+        raise aiohttp.TooManyRedirects(answer.request_info, (answer,))
+
+
+def within(first: URL, url: URL, location: str) -> URL | None:
+    """Where an answer of ``url`` redirects to, if that is the server that was asked ``first``, or
+    one below its name."""
+    try:
+        target = url.join(URL(location, encoded=True))
+        same = (target.scheme, target.port) == (first.scheme, first.port)
+        host, own = target.host or "", first.host or ""
+    except ValueError:
+        return None
+    named = not own.replace(".", "").isdigit() and ":" not in own and host.endswith("." + own)
+    return target if same and (host == own or named) else None
+
+
+class _Short(aiohttp.ClientResponse):
+    """What is read whole is a page of a listing, or words about an error: values are streamed."""
+
+    async def read(self) -> bytes:
+        """All of the body; :class:`~tensorstash.drivers.body.Surplus` where it does not end."""
+        if self._body is None:
+            try:
+                self._body = await body.read(self.content.read, body.PAGE)
+            except BaseException:
+                self.close()
+                raise
+            self.release()
+        return self._body
 
 
 @cache
