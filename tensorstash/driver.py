@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from .errors import Conflict, Corrupt, Invalid, Unsupported
+from .limits import METADATA
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes a driver or codec hands over. Treat as read-only."""
@@ -125,6 +126,8 @@ class Driver(ABC):
 
     scheme: str = ""
     capabilities: Capabilities = Capabilities()
+    metadata_limit: int = METADATA
+    """The most bytes of a metadata document that are read."""
 
     # -- required ---------------------------------------------------------------
 

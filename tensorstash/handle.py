@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .driver import Check, held
 from .index import Transform
+from .limits import USUAL, Limits
 from .named import Fields
 from .spec import ArraySpec
 from .write import Writer
@@ -26,6 +27,7 @@ class Settings:
     missing: str = "fill"
     write_fill: bool = False
     allow_pickle: bool = False
+    limits: Limits = USUAL
 
 
 @runtime_checkable

@@ -51,7 +51,9 @@ def copy(
     driver = resolve(target, options)
     if overwrite:
         _refuse_inside(origin, driver)
-    made = create_at(driver, "", spec, Settings(mode="r+"), overwrite=overwrite)
+    made = create_at(
+        driver, "", spec, Settings(mode="r+", limits=origin.settings.limits), overwrite=overwrite
+    )
     blocks: Iterator[Any] = _places(made)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from ..dtype import short
 from ..errors import Corrupt, Invalid, Unsupported
+from ..limits import check_document
 
 MAX_NDIM: Final = 64
 """Axes that NumPy can hold."""
@@ -38,6 +39,7 @@ class GroupDocument:
 def decode(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
     """The JSON object that ``data`` holds; :class:`~tensorstash.errors.Corrupt` when it holds
     none. NaN and Infinity tokens, which are not JSON but are found, are read as floats."""
+    check_document(data, name)
     try:
         document = json.loads(bytes(data).decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -60,10 +60,7 @@ class Edges:
 
     def starts(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where each of ``chunks`` begins; beyond the slice it may be."""
-        if isinstance(self.axis, RegularAxis):
-            return chunks * self.axis.edge - self.start
-        ends = np.cumsum(self.axis.edges, dtype=np.int64) - self.start
-        return np.concatenate([[-self.start], ends])[chunks]
+        return self.axis.starts(chunks) - self.start
 
     def span(self, chunk: int) -> tuple[int, int]:
         """Where a chunk begins and ends; beyond the slice it may be."""
