@@ -149,6 +149,7 @@ class Filters(Serializer):
         value: Any = data
         steps = self.steps
         forms = self._forms(spec, spec.room(len(data)))
+        identifier = ""
         try:
             for (identifier, step), before, after in zip(
                 steps[::-1], forms[-2::-1], forms[:0:-1], strict=True
@@ -159,7 +160,8 @@ class Filters(Serializer):
         except (StashError, MemoryError):
             raise
         except Exception as error:
-            raise ValueError(f"filter {identifier!r}: {error}") from error
+            where = f"filter {identifier!r}: " if identifier else ""
+            raise ValueError(f"{where}{error}") from error
         return self._chunk(value, spec)
 
     def encoded_nbytes(self, spec: ChunkSpec) -> int | None:
@@ -283,8 +285,9 @@ def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec, most: int)
     else:
         msgpack = importlib.import_module("msgpack")
         if len(data) * OBJECT_BYTES > most:
-            kinds = np.bincount(np.frombuffer(data, np.uint8), minlength=256)
-            _check_objects(int(kinds[0x80:0xA0].sum() + kinds[0xDC:].sum()), 8 * len(data), most)
+            kinds = np.frombuffer(data, np.uint8)
+            lists = (kinds & 0xE0 == 0x80) | (kinds & 0xFC == 0xDC)  # and maps, by their first byte
+            _check_objects(np.count_nonzero(lists), 8 * len(data), most)
         # Reads through it without making anything: what it says of lengths is true.
         scan = msgpack.Unpacker(max_buffer_size=0)
         scan.feed(data)

@@ -63,7 +63,7 @@ def load(identifier: str, options: Mapping[str, Any]) -> Any:
         if identifier in registry.codec_registry:
             raise _unfit(identifier, options, error) from error
         needs = {"msgpack2": "msgpack"}.get(identifier, identifier)
-        close = difflib.get_close_matches(identifier, registry.codec_registry, 1)
+        close = difflib.get_close_matches(identifier[:400], registry.codec_registry, 1)
         known = identifier in ARRAY_TO_BYTES | {"msgpack2"}
         hint = f"; did you mean {close[0]!r}?" if close else ""
         hint = f"; it needs the package {needs!r}: pip install {needs}" if known else hint
@@ -111,7 +111,10 @@ def _check_lzma(options: Mapping[str, Any]) -> None:
 
 
 def _cut(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value)[:400].split())
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -236,8 +239,10 @@ class NumcodecBytes(Named, BytesCodec):
         return nbytes if self.identifier == "shuffle" else None
 
     def encoded_limit(self, nbytes: int) -> int:
-        """That of ours, where we have one."""
-        inner = self.inner
+        """As :meth:`encoded_nbytes`, or as our own codec, where we have one."""
+        exact, inner = self.encoded_nbytes(nbytes), self.inner
+        if exact is not None:
+            return exact
         return super().encoded_limit(nbytes) if inner is None else inner.encoded_limit(nbytes)
 
     def _xz(self) -> lzma.LZMADecompressor:

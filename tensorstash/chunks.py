@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .cached import Cached
 from .codec import ChunkSpec, Pipeline
 from .driver import Driver
-from .errors import Corrupt, NotFound
+from .errors import Corrupt, NoMemory, NotFound
 from .grid import Grid
 from .shard import BoundSharding, Sharding
 from .spec import ArraySpec
@@ -142,7 +142,7 @@ class Chunks:
 
 def blank(spec: ChunkSpec) -> NDArray[Any]:
     """A new chunk of nothing but fill."""
-    chunk = np.empty(spec.shape, spec.dtype)
+    chunk = _empty(spec)
     chunk[...] = spec.fill
     return chunk
 
@@ -153,8 +153,18 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
     kept = getattr(_local, "kept", None)
     if kept is not None and kept[0] == (spec.shape, spec.dtype):
         return kept[1], kept[2]
-    array = np.empty(spec.shape, spec.dtype)
+    array = _empty(spec)
     view = array.reshape(-1).view(np.uint8).data  # memoryview cannot cast every dtype
     if array.nbytes <= _SCRATCH_KEPT:
         _local.kept = ((spec.shape, spec.dtype), array, view)
     return array, view
+
+
+def _empty(spec: ChunkSpec) -> NDArray[Any]:
+    try:
+        return np.empty(spec.shape, spec.dtype)
+    except MemoryError as error:
+        raise NoMemory(
+            f"no memory for one chunk of {spec.nbytes} bytes, of shape {spec.shape}; "
+            "store smaller chunks, or use a larger machine"
+        ) from error

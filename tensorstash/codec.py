@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from .cached import Cached as Cached
 from .driver import Buffer as Buffer
-from .errors import Corrupt, Invalid, StashError
+from .dtype import short
+from .errors import Corrupt, Invalid, StashError, Unsupported
 from .limits import CHUNK, HUGE, NODE_BYTES, SLACK, room
 from .limits import values_in as values_in
 
@@ -367,6 +368,8 @@ def _bound(codec: Codec, spec: ChunkSpec) -> tuple[Codec, ChunkSpec]:
         return bound, bound.encoded(spec) if isinstance(bound, ArrayCodec) else spec
     except (StashError, MemoryError):
         raise
+    except RecursionError as error:
+        raise Unsupported("a codec chain nests too deeply to be used") from error
     except Exception as error:  # libraries raise what they like
         detail = str(error).partition("\n")[0] or type(error).__name__
         raise Invalid(f"codec {codec.name!r} cannot take {spec.dtype}: {detail}") from error
@@ -410,11 +413,11 @@ def take(
     for key, value in configuration.items():
         if key not in known:
             raise Invalid(
-                f"codec {name!r} has no option {key!r}; it takes {', '.join(known) or 'none'}"
+                f"codec {name!r} has no option {short(key)}; it takes {', '.join(known) or 'none'}"
             )
         kinds = known[key]
         allowed = kinds if isinstance(kinds, tuple) else (kinds,)
         right = isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed)
         if not right:
-            raise Invalid(f"codec {name!r} option {key!r} cannot be {value!r}")
+            raise Invalid(f"codec {name!r} option {key!r} cannot be {short(value)}")
     return dict(configuration)

@@ -52,6 +52,6 @@ update_abstractmethods(Limited)
 
 def limited(driver: Driver, limits: Limits) -> Driver:
     """``driver``, with a limit on metadata that was asked for."""
-    if limits.metadata == driver.metadata_limit:
+    if limits.metadata is None or limits.metadata == driver.metadata_limit:
         return driver
     return Limited(driver, limits.metadata)

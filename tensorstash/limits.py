@@ -50,10 +50,11 @@ HUGE = 1 << 62
 
 @dataclass(frozen=True)
 class Limits:
-    """What a handle allows: bytes of a metadata document, and bytes of a chunk of text or bytes
-    once decoded (``None``: :func:`room` decides)."""
+    """What a handle allows: bytes of a metadata document (``None``: what its driver does, which is
+    :data:`METADATA`), and bytes of a chunk of text or bytes once decoded (``None``: :func:`room`
+    decides)."""
 
-    metadata: int = METADATA
+    metadata: int | None = None
     chunk: int | None = None
 
 

@@ -135,7 +135,7 @@ def refuse_unknown(document: Mapping[str, Any], known: Iterable[str], name: str)
         optional = isinstance(value, dict) and value.get("must_understand") is False
         if key in known or optional:
             continue
-        close = difflib.get_close_matches(key, [k for k in known if k not in document], 1)
+        close = difflib.get_close_matches(key[:400], [k for k in known if k not in document], 1)
         if close:
             raise Invalid(f"{name} has an unknown key {short(key)}; did you mean {close[0]!r}?")
         raise Unsupported(
