@@ -162,7 +162,3 @@ class Blosc(BytesCodec):
         except ValueError:
             return False  # decoding all of it says what is wrong
         return True
-
-    def encoded_limit(self, nbytes: int) -> int:
-        """A header more."""
-        return nbytes + int(blosc.MAX_OVERHEAD)

@@ -47,8 +47,12 @@ class Crc32c(BytesCodec):
         out[:] = view[:size]
         return out
 
-    def encoded_limit(self, nbytes: int) -> int:
+    def encoded_nbytes(self, nbytes: int) -> int:
         """Four bytes more."""
+        return nbytes + _SIZE
+
+    def encoded_limit(self, nbytes: int) -> int:
+        """As :meth:`encoded_nbytes`."""
         return nbytes + _SIZE
 
 

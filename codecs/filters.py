@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import UNSIZED_LIMIT, Buffer, Cached, ChunkSpec, Serializer
+from tensorstash.codec import OBJECT_BYTES, Buffer, Cached, ChunkSpec, Serializer, values_in
 from tensorstash.codecs.numcodec import (
     ARRAY_TO_ARRAY,
     ARRAY_TO_BYTES,
@@ -25,6 +25,7 @@ from tensorstash.codecs.numcodec import (
     number,
     wrap,
 )
+from tensorstash.codecs.numcodec_arrays import decoded
 from tensorstash.codecs.vlen import check_count, check_end
 from tensorstash.codecs.vlen_bytes import VlenBytes
 from tensorstash.codecs.vlen_utf8 import VlenUtf8
@@ -32,6 +33,15 @@ from tensorstash.errors import Invalid, StashError, Unsupported
 
 _VLEN: dict[str, VlenUtf8 | VlenBytes] = {"vlen-utf8": VlenUtf8(), "vlen-bytes": VlenBytes()}
 _DTYPES = ("dtype", "astype", "encode_dtype", "decode_dtype")
+_RETYPES = {
+    "astype": ("decode_dtype", "encode_dtype"),
+    "delta": ("dtype", "astype"),
+    "fixedscaleoffset": ("dtype", "astype"),
+    "quantize": ("dtype", "astype"),
+}
+"""Filters that give each element another dtype, with the names they call both by."""
+_BYTE = np.dtype(np.uint8)
+_SLACK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,6 +60,7 @@ class Filters(Serializer):
     stored: np.dtype[Any] | None = None
     allow_pickle: bool = False
     fill: Any = field(default=None, compare=False)
+    most: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "configs", tuple(dict(config) for config in self.configs))
@@ -66,7 +77,7 @@ class Filters(Serializer):
         return {"filters": [dict(config) for config in self.configs], **stored}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "steps"}
+        return {k: v for k, v in vars(self).items() if k not in ("steps", "_kept")}
 
     def bind(self, spec: ChunkSpec) -> Filters:
         """These filters, when they can take elements of ``spec.dtype``."""
@@ -85,7 +96,7 @@ class Filters(Serializer):
                 if config.get(key) is not None:
                     _check_dtype(config, key, spec.dtype)
         assert self.steps is not None
-        return Filters(self.configs, self.stored, self.allow_pickle, spec.fill)
+        return Filters(self.configs, self.stored, self.allow_pickle, spec.fill, spec.most)
 
     @Cached
     def steps(self) -> list[tuple[str, Any]]:
@@ -107,6 +118,7 @@ class Filters(Serializer):
             chunk = chunk.astype(object)
         dtype = chunk.dtype if self.stored is None else self.stored
         value: Any = np.asarray(chunk, dtype, order="C")
+        sizes: list[int] = []
         for identifier, step in self.steps:
             if identifier in _VLEN:
                 value = step.bind(_objects(value.shape, self.fill)).encode(value)
@@ -120,27 +132,64 @@ class Filters(Serializer):
                 value = attempt(identifier, step.encode, value)
             else:
                 value = step.encode(flat(value))
-        return flat(value)
+            sizes.append(value.nbytes if isinstance(value, np.ndarray) else len(value))
+        data = flat(value)
+        if dtype.hasobject:
+            room = ChunkSpec(chunk.shape, dtype, self.fill, self.most).room(len(data))
+            if max(sizes) > room:
+                raise Invalid(
+                    f"a chunk of {chunk.size} elements has {max(sizes)} bytes, the most that is "
+                    f"read of {len(data)} stored ones is {room}; use smaller chunks, or open it "
+                    f'with limits={{"chunk": {max(sizes)}}}, here and wherever it is read'
+                )
+        return data
 
     def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
-        """The chunk; intermediate results are bounded by what it can be."""
-        objects = spec.dtype.hasobject or spec.dtype.kind == "T"
-        limit = UNSIZED_LIMIT if objects else 16 * spec.nbytes + 65536
+        """The chunk. No filter is given, nor may make, more than encoding it could have made."""
         value: Any = data
+        steps = self.steps
+        forms = self._forms(spec, spec.room(len(data)))
+        identifier = ""
         try:
-            for identifier, step in reversed(self.steps):
-                value = self._undo(identifier, step, value, spec, limit)
+            for (identifier, step), before, after in zip(
+                steps[::-1], forms[-2::-1], forms[:0:-1], strict=True
+            ):
+                _check(value, after)
+                value = self._undo(identifier, step, value, spec, before)
+            _check(value, forms[0])
         except (StashError, MemoryError):
             raise
         except Exception as error:
-            raise ValueError(f"filter {identifier!r}: {error}") from error
+            where = f"filter {identifier!r}: " if identifier else ""
+            raise ValueError(f"{where}{error}") from error
         return self._chunk(value, spec)
 
     def encoded_nbytes(self, spec: ChunkSpec) -> int | None:
         """Known only without filters."""
         return None if self.configs else spec.nbytes
 
-    def _undo(self, identifier: str, step: Any, value: Any, spec: ChunkSpec, limit: int) -> Any:
+    def encoded_limit(self, spec: ChunkSpec) -> int | None:
+        """What the filters, one after another, can make of a chunk at most."""
+        return self._forms(spec, 0)[-1].most if spec.sized else None
+
+    def _forms(self, spec: ChunkSpec, room: int) -> list[_Form]:
+        """What a chunk can be before each filter, and after the last: it follows from the metadata
+        alone, but for elements of any length, for which ``room`` decides."""
+        kept = vars(self).get("_kept")
+        if kept is not None and kept[0] is spec and spec.sized:
+            found: list[_Form] = kept[1]
+            return found
+        stored = spec.dtype if self.stored is None else self.stored
+        objects = not spec.sized
+        form = _Form(None, room) if objects else _Form(stored, spec.count * stored.itemsize)
+        forms = [form]
+        for identifier, step in self.steps:
+            form = form.after(identifier, step, spec)
+            forms.append(form)
+        object.__setattr__(self, "_kept", (spec, forms))
+        return forms
+
+    def _undo(self, identifier: str, step: Any, value: Any, spec: ChunkSpec, before: _Form) -> Any:
         if identifier in _VLEN:
             return step.decode(flat(value), _objects(spec.shape, self.fill))
         if identifier == "vlen-array":
@@ -150,7 +199,8 @@ class Filters(Serializer):
             check_end(data, spec.count, sum(array.nbytes for array in arrays))
             return arrays
         if identifier in ("json2", "msgpack2"):
-            return _items(identifier, step, flat(value), spec)
+            most = max(before.most, spec.room(len(value)))
+            return _items(identifier, step, flat(value), spec, most)
         if identifier == "pickle":
             return pickle.loads(flat(value))
         if identifier in ARRAY_TO_ARRAY | OBJECTS:
@@ -158,8 +208,12 @@ class Filters(Serializer):
                 return np.empty(0, spec.dtype)
             return step.decode(np.frombuffer(flat(value), np.uint8))
         if identifier in ARRAY_TO_BYTES:
-            return step.decode(flat(value))
-        return step.decode(flat(value), limit)
+            dtype = before.dtype
+            if dtype is None:
+                raise ValueError("elements of which nothing says how many they are")
+            count = before.most // dtype.itemsize
+            return decoded(identifier, bytes(flat(value)), count, dtype)
+        return step.decode(flat(value), before.most)
 
     def _chunk(self, value: Any, spec: ChunkSpec) -> NDArray[Any]:
         if spec.dtype.hasobject or spec.dtype.kind == "T":
@@ -182,15 +236,62 @@ class Filters(Serializer):
         return array.reshape(spec.shape).astype(spec.dtype, copy=False)
 
 
-def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a chunk is between two filters: the dtype of its elements, where it has one, and the
+    most bytes."""
+
+    dtype: np.dtype[Any] | None
+    most: int
+
+    def after(self, identifier: str, step: Any, spec: ChunkSpec) -> _Form:
+        """What a filter makes of it."""
+        if identifier == "packbits":
+            return _Form(_BYTE, 1 + -(-self.most // 8))
+        if identifier in _RETYPES:
+            before, after = (getattr(step, name) for name in _RETYPES[identifier])
+            return _Form(after, -(-self.most // before.itemsize) * after.itemsize)
+        if identifier == "categorize":
+            return _Form(step.astype, spec.count * step.astype.itemsize)
+        if identifier == "bitround":
+            return self
+        if identifier in OBJECTS:  # any number of bytes for each element, of numbers too
+            return _Form(_BYTE, max(self.most, spec.room(0)))
+        if identifier in ARRAY_TO_BYTES:
+            return _Form(_BYTE, 2 * self.most + _SLACK)
+        return _Form(_BYTE, step.encoded_limit(self.most))
+
+
+def _check(value: Any, form: _Form) -> None:
+    """``ValueError`` where there is more of a chunk than there can be at this point."""
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        return  # as many as the chunk has: made by a filter that was told so
+    size = value.nbytes if isinstance(value, np.ndarray | memoryview) else len(value)
+    if size > form.most:
+        raise ValueError(f"{size} bytes where {form.most} are the most")
+
+
+def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec, most: int) -> NDArray[Any]:
     """The elements of a json2 or msgpack2 chunk: ``[*elements, dtype, shape]``.
 
     Read here rather than by numcodecs, which allocates whatever shape and dtype the data name.
+    ``most``: bytes that all that is within them may take.
     """
     if identifier == "json2":
-        items = json.loads(bytes(data).decode(step._text_encoding))
+        text = bytes(data)
+        if len(text) * OBJECT_BYTES > most:
+            _check_objects(values_in(text), len(text), most)
+        items = json.loads(text.decode(step._text_encoding))
     else:
         msgpack = importlib.import_module("msgpack")
+        if len(data) * OBJECT_BYTES > most:
+            kinds = np.frombuffer(data, np.uint8)
+            lists = (kinds & 0xE0 == 0x80) | (kinds & 0xFC == 0xDC)  # and maps, by their first byte
+            _check_objects(np.count_nonzero(lists), 8 * len(data), most)
+        # Reads through it without making anything: what it says of lengths is true.
+        scan = msgpack.Unpacker(max_buffer_size=0)
+        scan.feed(data)
+        scan.skip()
         items = msgpack.unpackb(data, raw=step.raw)
     if not isinstance(items, list) or len(items) < 2 or not isinstance(items[-1], list):
         raise ValueError("not a list that ends in a dtype and a shape")
@@ -211,6 +312,11 @@ def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec) -> NDArray
     for index, item in enumerate(level):
         array[index] = item
     return array
+
+
+def _check_objects(count: int, nbytes: int, most: int) -> None:
+    if count * OBJECT_BYTES + nbytes > most:
+        raise ValueError(f"{count} values in {nbytes} bytes take more than {most} in memory")
 
 
 def _objects(shape: tuple[int, ...], fill: Any) -> ChunkSpec:

@@ -10,7 +10,7 @@ import base64
 import bz2
 import difflib
 import lzma
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,23 +42,80 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _CHECKSUMS = frozenset(("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"))
 _XZ_MEMORY = 1 << 28
 """Bytes an xz decoder may use: a header can ask for a dictionary of 4 GiB."""
+_RANGES: dict[str, dict[str, tuple[int, int]]] = {
+    "zlib": {"level": (-1, 9)},
+    "bz2": {"level": (1, 9)},
+    "lz4": {"acceleration": (-(2**31), 2**31 - 1)},
+    "lzma": {"format": (0, 3), "check": (-1, 15)},
+    "shuffle": {"elementsize": (0, 1 << 24)},
+}
+"""Options of bytes -> bytes codecs that are numbers, from the least to the most."""
 
 
 def load(identifier: str, options: Mapping[str, Any]) -> Any:
     """The numcodecs object; :class:`~tensorstash.errors.Unsupported` when there is none."""
+    _check_options(identifier, options)
     try:
         return registry.get_codec({**options, "id": identifier})
+    except (StashError, RecursionError, MemoryError):
+        raise
     except ValueError as error:
         if identifier in registry.codec_registry:
-            raise Invalid(f"codec {identifier!r} cannot have {dict(options)}: {error}") from error
+            raise _unfit(identifier, options, error) from error
         needs = {"msgpack2": "msgpack"}.get(identifier, identifier)
-        close = difflib.get_close_matches(identifier, registry.codec_registry, 1)
+        close = difflib.get_close_matches(identifier[:400], registry.codec_registry, 1)
         known = identifier in ARRAY_TO_BYTES | {"msgpack2"}
         hint = f"; did you mean {close[0]!r}?" if close else ""
         hint = f"; it needs the package {needs!r}: pip install {needs}" if known else hint
         raise Unsupported(f"numcodecs has no codec {identifier!r}{hint}") from error
-    except (TypeError, ImportError) as error:
-        raise Invalid(f"codec {identifier!r} cannot have {dict(options)}: {error}") from error
+    except Exception as error:  # they raise what they like
+        raise _unfit(identifier, options, error) from error
+
+
+def _unfit(identifier: str, options: Mapping[str, Any], error: Exception) -> Invalid:
+    detail = str(error).partition("\n")[0] or type(error).__name__
+    return Invalid(f"codec {identifier!r} cannot have {_cut(dict(options))}: {detail}")
+
+
+def _check_options(identifier: str, options: Mapping[str, Any]) -> None:
+    """Numbers that the library behind a codec takes when it is made, and refuses, each in its own
+    way, when it encodes: with such a codec nobody can have written anything."""
+    for name, (low, high) in _RANGES.get(identifier, {}).items():
+        value = options.get(name)
+        if value is None:
+            continue
+        if type(value) is not int or not low <= value <= high:
+            raise Invalid(
+                f"codec {identifier!r} {name} is an integer from {low} to {high}, not {_cut(value)}"
+            )
+    if identifier == "lzma":
+        _check_lzma(options)
+
+
+def _check_lzma(options: Mapping[str, Any]) -> None:
+    """What a raw stream does not say, and the decoder allocates as it is told."""
+    preset, filters = options.get("preset"), options.get("filters")
+    if preset is not None and (
+        type(preset) is not int or preset & ~lzma.PRESET_EXTREME not in range(10)
+    ):
+        raise Invalid(f"codec 'lzma' preset is an integer from 0 to 9, not {_cut(preset)}")
+    if filters is None:
+        return
+    listed = isinstance(filters, Sequence) and not isinstance(filters, str)
+    if not listed or not all(isinstance(item, Mapping) for item in filters) or len(filters) > 4:
+        raise Invalid(f"codec 'lzma' filters are a list of up to 4 objects, not {_cut(filters)}")
+    for item in filters:
+        size = item.get("dict_size", 0)
+        if type(size) is not int or not 0 <= size <= _XZ_MEMORY:
+            raise Invalid(f"codec 'lzma' dict_size is at most {_XZ_MEMORY} bytes, not {_cut(size)}")
+
+
+def _cut(value: Any) -> str:
+    try:
+        text = " ".join(repr(value)[:400].split())
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def wrap(config: Mapping[str, Any]) -> BytesCodec:
@@ -85,7 +142,7 @@ def identify(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = dict(config)
     identifier = options.pop("id", None)
     if not isinstance(identifier, str):
-        raise Invalid(f"{dict(config)} is no numcodecs config: it has no 'id'")
+        raise Invalid(f"{_cut(dict(config))} is no numcodecs config: it has no 'id'")
     return identifier, options
 
 
@@ -175,12 +232,23 @@ class NumcodecBytes(Named, BytesCodec):
         except Exception as error:
             raise ValueError(str(error).partition("\n")[0]) from error
 
+    def encoded_nbytes(self, nbytes: int) -> int | None:
+        """What checksums and ``shuffle`` make of them."""
+        if self.identifier in _CHECKSUMS:
+            return nbytes + 4
+        return nbytes if self.identifier == "shuffle" else None
+
     def encoded_limit(self, nbytes: int) -> int:
-        """A generous bound: base64 makes a third more."""
-        return super().encoded_limit(nbytes) + nbytes // 2
+        """As :meth:`encoded_nbytes`, or as our own codec, where we have one."""
+        exact, inner = self.encoded_nbytes(nbytes), self.inner
+        if exact is not None:
+            return exact
+        return super().encoded_limit(nbytes) if inner is None else inner.encoded_limit(nbytes)
 
     def _xz(self) -> lzma.LZMADecompressor:
         form = self.codec.format
+        # A raw stream has no header to ask too much: its dictionary stands in the options, which
+        # were checked when the codec was made.
         memory = None if form == lzma.FORMAT_RAW else _XZ_MEMORY
         return lzma.LZMADecompressor(form, memory, self.codec.filters)
 
@@ -257,21 +325,36 @@ class NumcodecArray(Named, ArrayCodec):
 
 
 def attempt(name: str, encode: Any, value: Any) -> Any:
-    """``encode(value)`` with numcodecs' errors as :class:`~tensorstash.errors.Invalid`."""
+    """``encode(value)`` with what it raises as :class:`~tensorstash.errors.Invalid`."""
     try:
         return encode(value)
-    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
-        raise Invalid(f"codec {name!r} cannot encode this chunk: {error}") from error
+    except (StashError, MemoryError):
+        raise
+    except Exception as error:  # numcodecs, and what it calls, raise what they like
+        detail = str(error).partition("\n")[0] or type(error).__name__
+        raise Invalid(f"codec {name!r} cannot encode this chunk: {detail}") from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        detail = str(error).partition("\n")[0]
+        raise Invalid(f"codec {name!r} cannot encode this chunk: {detail}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether Rust gave up: that arrives beside ``Exception``."""
+    return type(error).__name__ == "PanicException"
 
 
 def number(name: str, value: Any) -> np.dtype[Any]:
     """The dtype of an option, which must be of numbers, bool or time."""
     try:
         dtype: np.dtype[Any] = np.dtype(value)
-    except (TypeError, ValueError) as error:
-        raise Invalid(f"codec {name!r} names a dtype {value!r} that NumPy does not know") from error
-    if dtype.kind not in "biufcmM":
-        raise Invalid(f"codec {name!r} does not take dtype {value!r}; numbers only")
+    except Exception as error:  # SyntaxError, KeyError, ...: NumPy parses what it is given
+        raise Invalid(
+            f"codec {name!r} names a dtype {_cut(value)} that NumPy does not know"
+        ) from error
+    if dtype.kind not in "biufcmM" or dtype.itemsize == 0:
+        raise Invalid(f"codec {name!r} does not take dtype {_cut(value)}; numbers only")
     return dtype
 
 

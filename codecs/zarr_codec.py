@@ -153,10 +153,6 @@ class ZarrBytes(_Foreign, BytesCodec):
         result = self._run("decode", _buffer(data), self.spec)
         return pour((bytes(result.to_bytes()),), limit, out)
 
-    def encoded_limit(self, nbytes: int) -> int:
-        """Generous: we do not know the format."""
-        return 2 * nbytes + 65536
-
 
 _UNBOUND = ChunkSpec((0,), np.dtype(np.uint8), np.zeros((), np.uint8))
 

@@ -16,6 +16,7 @@ class Around(Driver):
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.scheme = driver.scheme
+        self.metadata_limit = driver.metadata_limit
 
     def list(self, prefix: str = "") -> Iterator[str]:
         return self.driver.list(prefix)

@@ -18,7 +18,7 @@ from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
 from .driver import Check, Driver, held, located
-from .errors import Closed, Invalid, InvalidSelection, ReadOnly
+from .errors import Closed, Invalid, InvalidSelection, NoMemory, ReadOnly
 from .explain import Explanation, explain
 from .grid import cut
 from .handle import Settings
@@ -231,19 +231,22 @@ class Array:
         """Read a prepared transform, of records only ``fields``; for views and adapters."""
         self._open()
         dtype = self.spec.dtype if fields is None else fields.dtype
-        if out is None:
-            try:
-                result = np.empty(transform.shape, dtype)
-            except ValueError as error:
-                raise InvalidSelection(
-                    f"no memory can hold shape {transform.shape} of {dtype}; select less"
-                ) from error
-        else:
-            result = as_out(out, transform.shape + dtype.shape, dtype.base)
-        if fields is None:
-            self._read.read(transform, result)
-        else:
-            self._read.read(transform, fields.records(result, transform.shape), fields)
+        try:
+            if out is None:
+                try:
+                    result = np.empty(transform.shape, dtype)
+                except ValueError as error:
+                    raise InvalidSelection(
+                        f"no memory can hold shape {transform.shape} of {dtype}; select less"
+                    ) from error
+            else:
+                result = as_out(out, transform.shape + dtype.shape, dtype.base)
+            if fields is None:
+                self._read.read(transform, result)
+            else:
+                self._read.read(transform, fields.records(result, transform.shape), fields)
+        except MemoryError as error:
+            raise self._no_memory("read", transform.shape, error) from error
         return result
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -273,8 +276,11 @@ class Array:
         adapters."""
         self._open(write=True)
         value_of = self.as_value if fields is None else fields.source
-        source = value_of(value, transform.shape)
-        self.make_writer(self.spec, fields=fields).write(transform, source)
+        try:
+            source = value_of(value, transform.shape)
+            self.make_writer(self.spec, fields=fields).write(transform, source)
+        except MemoryError as error:
+            raise self._no_memory("write", transform.shape, error) from error
 
     def append(self, rows: Any, axis: int = 0) -> int:
         """Grow the array along ``axis`` by ``rows``; answers the index of the first of them.
@@ -285,15 +291,18 @@ class Array:
         self._open(write=True)
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
-        self._spec, start = sizes.append(
-            self.driver,
-            self.path,
-            self.spec,
-            value,
-            axis,
-            self.make_writer,
-            self.settings.lock_timeout,
-        )
+        try:
+            self._spec, start = sizes.append(
+                self.driver,
+                self.path,
+                self.spec,
+                value,
+                axis,
+                self.make_writer,
+                self.settings.lock_timeout,
+            )
+        except MemoryError as error:
+            raise self._no_memory("append", value.shape, error) from error
         self._reader = None
         return start
 
@@ -302,14 +311,17 @@ class Array:
         value, also where the array once was larger."""
         self._open(write=True)
         wanted = parse_lengths(shape, "shape")
-        self._spec = sizes.resize(
-            self.driver,
-            self.path,
-            self.spec,
-            wanted,
-            self.make_writer,
-            self.settings.lock_timeout,
-        )
+        try:
+            self._spec = sizes.resize(
+                self.driver,
+                self.path,
+                self.spec,
+                wanted,
+                self.make_writer,
+                self.settings.lock_timeout,
+            )
+        except MemoryError as error:
+            raise self._no_memory("resize to", wanted, error) from error
         self._reader = None
 
     def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
@@ -352,7 +364,8 @@ class Array:
     def _read(self) -> Reader:
         reader = self._reader
         if reader is None:
-            chunks = Chunks(self.driver, self.path, self.spec, self.settings.missing)
+            how = self.settings
+            chunks = Chunks(self.driver, self.path, self.spec, how.missing, how.limits.chunk)
             reader = self._reader = Reader(
                 chunks, self._cache, self.settings.threads, self.settings.immutable, self._meter
             )
@@ -366,7 +379,8 @@ class Array:
         fields: Fields | None = None,
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
-        chunks, how = Chunks(self.driver, self.path, spec), self.settings
+        how = self.settings
+        chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
         return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -390,6 +404,18 @@ class Array:
         if not isinstance(axis, (int, np.integer)) or not -self.ndim <= axis < self.ndim:
             raise Invalid(f"axis {axis!r} is out of bounds for an array of {self.ndim} dimensions")
         return axis % self.ndim
+
+    def _no_memory(self, verb: str, shape: Sequence[int], error: MemoryError) -> MemoryError:
+        """``error`` as one of ours, which says what chunks there are: one at least is decoded."""
+        if isinstance(error, NoMemory):
+            return error
+        detail = str(error).partition("\n")[0] or "the machine has no more"
+        where = located(self.driver, self.path)
+        return NoMemory(
+            f"no memory to {verb} shape {tuple(shape)} of {self.dtype} in chunks of "
+            f"{self.spec.grid.chunks or 'differing shapes'} at {where}: {detail}; select less, or "
+            "store smaller chunks"
+        )
 
     def _result(self, transform: Transform) -> Any:
         result = self.read_transform(transform, None)

@@ -32,10 +32,15 @@ def make(name: str, configuration: Mapping[str, Any]) -> Codec:
     """The codec, with whatever its maker raises turned into our errors."""
     try:
         return make_codec(name, configuration)
-    except (StashError, RecursionError):
+    except (StashError, MemoryError):
         raise
+    except RecursionError as error:
+        raise Unsupported("a codec chain nests too deeply to be read") from error
     except Exception as error:  # third-party codecs raise what they like
-        raise Invalid(f"codec {short(name)} cannot have {short(configuration)}: {error}") from error
+        detail = str(error).partition("\n")[0] or type(error).__name__
+        raise Invalid(
+            f"codec {short(name)} cannot have {short(configuration)}: {detail}"
+        ) from error
 
 
 def extension(value: Any, what: str) -> tuple[str, Mapping[str, Any], bool]:

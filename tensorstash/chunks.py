@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from .cached import Cached
 from .codec import ChunkSpec, Pipeline
 from .driver import Driver
-from .errors import Corrupt, NotFound
+from .errors import Corrupt, NoMemory, NotFound
 from .grid import Grid
 from .shard import BoundSharding, Sharding
 from .spec import ArraySpec
 
 _SCRATCH_KEPT = 32 << 20
+_MEND = "; restore it, or overwrite it whole"
 _local = threading.local()
 
 
@@ -25,14 +27,23 @@ class Chunks:
     """Binds an array's spec to the driver and path it lives at. Immutable.
 
     ``grid`` is the grid of what is decoded at once: inner chunks where the array is sharded
-    and its shards can be read in part, else the stored chunks.
+    and its shards can be read in part, else the stored chunks. ``most``: bytes to which a chunk of
+    text or bytes may decode, where the handle says.
     """
 
-    def __init__(self, driver: Driver, path: str, spec: ArraySpec, missing: str = "fill") -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        path: str,
+        spec: ArraySpec,
+        missing: str = "fill",
+        most: int | None = None,
+    ) -> None:
         self.driver = driver
         self.path = path
         self.spec = spec
         self.missing = missing
+        self._most = most
         self.prefix = path + spec.keys.prefix
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
 
@@ -46,7 +57,7 @@ class Chunks:
         (codec,) = self.spec.codecs
         if not isinstance(codec, Sharding):
             return None
-        return codec.bind(self.spec.chunk_spec(chunks))
+        return codec.bind(self.chunk_spec(chunks))
 
     @Cached
     def grid(self) -> Grid:
@@ -69,8 +80,17 @@ class Chunks:
     def _pipeline(self, shape: tuple[int, ...]) -> Pipeline:
         found = self._pipelines.get(shape)
         if found is None:
-            found = self._pipelines[shape] = Pipeline(self.spec.codecs, self.spec.chunk_spec(shape))
+            found = self._pipelines[shape] = Pipeline(self.spec.codecs, self.chunk_spec(shape))
         return found
+
+    def chunk_spec(self, shape: tuple[int, ...]) -> ChunkSpec:
+        """A stored object of ``shape``, with the handle's limit."""
+        return replace(self.spec.chunk_spec(shape), most=self._most)
+
+    def most(self, index: Sequence[int]) -> int:
+        """The bytes that a stored object can have, by its grid index: a shard's, or a chunk's."""
+        sharding = self.sharding
+        return self.pipeline_of(index).most if sharding is None else sharding.most
 
     @Cached
     def key(self) -> Callable[[tuple[int, ...]], str]:
@@ -97,14 +117,22 @@ class Chunks:
         if error.chunk is not None:
             return error
         located = Corrupt(
-            f"{what} {index} at key {key!r} in {self.driver.url} is damaged: {error}; "
-            "restore it, or overwrite it whole",
+            f"{what} {index} at key {key!r} in {self.driver.url} is damaged: "
+            f"{str(error).removesuffix(_MEND)}{_MEND}",
             key=key,
             chunk=index,
-            codec=error.codec,
+            codec=error.codec or self.spec.codecs[-1].name,  # the outermost: drivers name none
         )
         located.__cause__ = error.__cause__ or error
         return located
+
+    def oversized(self, error: Corrupt) -> Corrupt:
+        """``error`` of a driver, which knows the key of an object alone, with its place."""
+        index = self.spec.keys.index(error.key.removeprefix(self.path), self.spec.ndim)
+        if index is None:
+            return error
+        what = "chunk" if self.sharding is None else "shard"
+        return self.damaged(error, error.key, index, what)
 
     @property
     def plain(self) -> bool:
@@ -114,7 +142,7 @@ class Chunks:
 
 def blank(spec: ChunkSpec) -> NDArray[Any]:
     """A new chunk of nothing but fill."""
-    chunk = np.empty(spec.shape, spec.dtype)
+    chunk = _empty(spec)
     chunk[...] = spec.fill
     return chunk
 
@@ -125,8 +153,18 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
     kept = getattr(_local, "kept", None)
     if kept is not None and kept[0] == (spec.shape, spec.dtype):
         return kept[1], kept[2]
-    array = np.empty(spec.shape, spec.dtype)
+    array = _empty(spec)
     view = array.reshape(-1).view(np.uint8).data  # memoryview cannot cast every dtype
     if array.nbytes <= _SCRATCH_KEPT:
         _local.kept = ((spec.shape, spec.dtype), array, view)
     return array, view
+
+
+def _empty(spec: ChunkSpec) -> NDArray[Any]:
+    try:
+        return np.empty(spec.shape, spec.dtype)
+    except MemoryError as error:
+        raise NoMemory(
+            f"no memory for one chunk of {spec.nbytes} bytes, of shape {spec.shape}; "
+            "store smaller chunks, or use a larger machine"
+        ) from error

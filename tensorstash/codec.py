@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 
 from .cached import Cached as Cached
 from .driver import Buffer as Buffer
-from .errors import Corrupt, Invalid, StashError
+from .dtype import short
+from .errors import Corrupt, Invalid, StashError, Unsupported
+from .limits import CHUNK, HUGE, NODE_BYTES, SLACK, room
+from .limits import values_in as values_in
 
-UNSIZED_LIMIT = 4 << 30
+UNSIZED_LIMIT = CHUNK
 """Bytes a decoder may produce where the chain does not fix the size (strings, say)."""
+
+OBJECT_BYTES = NODE_BYTES
+"""Memory that one Python object of a decoded chunk takes, beside its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +35,13 @@ class ChunkSpec:
     """What a chunk is at one point of a chain: its shape, dtype and fill value.
 
     ``fill`` is a 0-d array of ``dtype``, so that NaN payloads and -0.0 keep their bits.
+    ``most``: bytes to which a chunk of elements of any length may decode, where that was said.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fill: NDArray[Any] = field(compare=False)
+    most: int | None = field(default=None, compare=False)
 
     @property
     def count(self) -> int:
@@ -44,6 +52,16 @@ class ChunkSpec:
     def nbytes(self) -> int:
         """Bytes of the chunk in memory (for strings: of their references)."""
         return self.count * self.dtype.itemsize
+
+    @property
+    def sized(self) -> bool:
+        """Whether the dtype fixes the size of an element."""
+        return not self.dtype.hasobject and self.dtype.kind != "T"
+
+    def room(self, stored: int) -> int:
+        """Bytes to which ``stored`` bytes of such a chunk may decode, where its elements are of
+        any length."""
+        return room(self.most, stored, self.count)
 
 
 class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the three below
@@ -112,6 +130,14 @@ class Serializer(Codec):
         """The exact size of an encoded chunk, or ``None`` when it varies."""
         return None
 
+    def encoded_limit(self, spec: ChunkSpec) -> int | None:
+        """The most bytes an encoded chunk can have; ``None`` where elements of any length leave
+        that open."""
+        exact = self.encoded_nbytes(spec)
+        if exact is not None or not spec.sized:
+            return exact
+        return 2 * spec.nbytes + SLACK
+
     def is_memory(self, spec: ChunkSpec) -> bool:
         """Whether the encoded bytes are the C-ordered memory of the chunk, so that a
         decompressor may write them straight into an array."""
@@ -142,17 +168,23 @@ class BytesCodec(Codec):
         of them, where that is cheaper than decoding everything. ``False``: nothing was done."""
         return False
 
+    def encoded_nbytes(self, nbytes: int) -> int | None:
+        """What ``nbytes`` become when encoded, whatever they are; ``None`` when that varies."""
+        return None
+
     def encoded_limit(self, nbytes: int) -> int:
-        """The most bytes that ``nbytes`` can become when encoded."""
-        return nbytes + nbytes // 8 + 1024
+        """The most bytes that ``nbytes`` can become when encoded, by whatever encoder: a stored
+        chunk that has more is not read. Generous, for others write as they like."""
+        return 2 * nbytes + SLACK
 
 
 class Pipeline:
     """A chain of codecs bound to one kind of chunk: ``encode`` and ``decode`` are inverses.
 
     ``stored`` is the chunk as the serializer sees it (after array -> array codecs);
-    ``limit`` the most bytes an encoded chunk can have, ``None`` where that is unknown;
-    ``direct`` says that :meth:`decode` can write into memory given to it; ``ordered`` that this
+    ``most`` the most bytes an encoded chunk can have, ``nbytes`` the exact number where it is
+    fixed; ``sized`` says that ``most`` follows from the metadata, not from :mod:`.limits`;
+    ``direct`` that :meth:`decode` can write into memory given to it; ``ordered`` that this
     memory is the chunk itself, for no array -> array codec rearranges it; ``spans`` that part of
     a chunk is had for less than all of it.
     """
@@ -167,25 +199,29 @@ class Pipeline:
         self.spec = spec
         self._arrays: list[tuple[ArrayCodec, ChunkSpec]] = []
         for codec in arrays:
-            bound = codec.bind(spec)
+            bound, after = _bound(codec, spec)
             assert isinstance(bound, ArrayCodec)
             self._arrays.append((bound, spec))
-            spec = bound.encoded(spec)
+            spec = replace(after, most=spec.most)
         self.stored = spec
         self.ordered = not self._arrays
-        ready = serializer.bind(spec)
+        ready, _ = _bound(serializer, spec)
         assert isinstance(ready, Serializer)
         self.serializer = ready
-        size = ready.encoded_nbytes(spec)
+        size = self.nbytes = ready.encoded_nbytes(spec)
+        most = ready.encoded_limit(spec)
         self.direct = ready.is_memory(spec)
-        limit = size
+        self.sized = most is not None
+        if most is None:
+            most = UNSIZED_LIMIT if spec.most is None else spec.most
         self._tail: list[tuple[BytesCodec, int]] = []  # with what each may decode to
         for step in tail:
-            bound_step = step.bind(spec)
+            bound_step, _ = _bound(step, spec)
             assert isinstance(bound_step, BytesCodec)
-            self._tail.append((bound_step, UNSIZED_LIMIT if limit is None else limit))
-            limit = None if limit is None else bound_step.encoded_limit(limit)
-        self.limit = limit
+            self._tail.append((bound_step, most))
+            size = None if size is None else bound_step.encoded_nbytes(size)
+            most = min(bound_step.encoded_limit(most), HUGE)
+        self.most = most
         self.nbytes = size
         self.raw = self.direct and self.ordered and not self._tail
         self._outer = self._tail[:0:-1]  # outermost first, without the one next to the chunk
@@ -220,12 +256,36 @@ class Pipeline:
         return chunk
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:
-        """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``."""
-        for codec, _ in self._arrays:
-            chunk = codec.encode(chunk)
-        data = self.serializer.encode(chunk)
-        for step, _ in self._tail:
-            data = step.encode(data)
+        """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``.
+        :class:`~tensorstash.errors.Invalid` when a codec cannot encode it, or when no reader
+        would take what it makes."""
+        name = ""
+        try:
+            for codec, _ in self._arrays:
+                name = codec.name
+                chunk = codec.encode(chunk)
+            name = self.serializer.name
+            data = self.serializer.encode(chunk)
+            size = len(data)
+            for step, _ in self._tail:
+                name = step.name
+                data = step.encode(data)
+        except (StashError, MemoryError):
+            raise
+        except Exception as error:  # libraries raise what they like
+            detail = str(error).partition("\n")[0] or type(error).__name__
+            raise Invalid(f"codec {name!r} cannot encode this chunk: {detail}") from error
+        if not self.sized and size > self.stored.room(len(data)):
+            raise Invalid(
+                f"a chunk of {self.spec.count} elements has {size} bytes, the most that is read "
+                f"of {len(data)} stored ones is {self.stored.room(len(data))}; use smaller "
+                f'chunks, or open it with limits={{"chunk": {size}}}, here and wherever it is read'
+            )
+        if len(data) > self.most:
+            raise Invalid(
+                f"codec {name!r} makes {len(data)} bytes of this chunk, the most that is read is "
+                f"{self.most}; use another"
+            )
         return data
 
     def decode(
@@ -245,6 +305,8 @@ class Pipeline:
         """
         step: Codec = self.serializer
         try:
+            if not self.sized:
+                return self._decode_unsized(data)
             for codec, limit in self._outer:
                 step = codec
                 data = codec.decode(data, limit)
@@ -269,12 +331,55 @@ class Pipeline:
                 error.codec = error.codec or step.name
             raise
         except Exception as error:
-            detail = str(error).partition("\n")[0]
-            raise Corrupt(
-                f"{len(data)} bytes do not decode with codec {step.name!r}: {detail}",
-                codec=step.name,
-            ) from error
+            raise _undecoded(data, step, error) from error
         return chunk
+
+    def _decode_unsized(self, data: Buffer) -> NDArray[Any]:
+        """A chunk of elements of any length: what each step may make of it depends on how much
+        is stored."""
+        step: Codec = self.serializer
+        spec = replace(self.stored, most=self.stored.room(len(data)))
+        limits = [spec.most or 0]
+        for codec, limit in self._tail:
+            limits.append(min(codec.encoded_limit(limits[-1]), codec.encoded_limit(limit)))
+        try:
+            for (codec, _), limit in zip(reversed(self._tail), limits[-2::-1], strict=True):
+                step = codec
+                data = codec.decode(data, limit)
+            step = self.serializer
+            chunk = self.serializer.decode(data, spec)
+            for before, target in reversed(self._arrays):
+                step = before
+                chunk = before.decode(chunk, target)
+        except (StashError, MemoryError) as error:
+            if isinstance(error, Corrupt):
+                error.codec = error.codec or step.name
+            raise
+        except Exception as error:
+            raise _undecoded(data, step, error) from error
+        return chunk
+
+
+def _bound(codec: Codec, spec: ChunkSpec) -> tuple[Codec, ChunkSpec]:
+    """``codec`` bound to chunks like ``spec``, and what these are behind an array -> array
+    codec."""
+    try:
+        bound = codec.bind(spec)
+        return bound, bound.encoded(spec) if isinstance(bound, ArrayCodec) else spec
+    except (StashError, MemoryError):
+        raise
+    except RecursionError as error:
+        raise Unsupported("a codec chain nests too deeply to be used") from error
+    except Exception as error:  # libraries raise what they like
+        detail = str(error).partition("\n")[0] or type(error).__name__
+        raise Invalid(f"codec {codec.name!r} cannot take {spec.dtype}: {detail}") from error
+
+
+def _undecoded(data: Buffer, step: Codec, error: Exception) -> Corrupt:
+    detail = str(error).partition("\n")[0]
+    return Corrupt(
+        f"{len(data)} bytes do not decode with codec {step.name!r}: {detail}", codec=step.name
+    )
 
 
 def split(
@@ -308,11 +413,11 @@ def take(
     for key, value in configuration.items():
         if key not in known:
             raise Invalid(
-                f"codec {name!r} has no option {key!r}; it takes {', '.join(known) or 'none'}"
+                f"codec {name!r} has no option {short(key)}; it takes {', '.join(known) or 'none'}"
             )
         kinds = known[key]
         allowed = kinds if isinstance(kinds, tuple) else (kinds,)
         right = isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed)
         if not right:
-            raise Invalid(f"codec {name!r} option {key!r} cannot be {value!r}")
+            raise Invalid(f"codec {name!r} option {key!r} cannot be {short(value)}")
     return dict(configuration)

@@ -24,12 +24,16 @@ from .formats.document import lengths
 from .grid import Grid
 from .handle import Settings
 from .layout import CodecsLike
+from .limited import limited
+from .limits import Limits
+from .limits import parse as parse_limits
 from .location import Location, resolve
 from .reach import reach
 from .spec import ArraySpec, KeyEncoding
 from .values import as_array, natural, parse_bytes, parse_lengths
 
 Mode = Literal["r", "r+", "a", "w", "x"]
+LimitsLike = Mapping[str, int | str] | Limits | None
 
 
 def create(
@@ -43,6 +47,7 @@ def create(
     missing: Literal["fill", "raise"] = "fill",
     write_fill: bool = False,
     lock_timeout: float | None = 60.0,
+    limits: LimitsLike = None,
     overwrite: bool = False,
     **layout_options: Any,
 ) -> Array:
@@ -56,9 +61,11 @@ def create(
     ``zarr_format``, ``key_encoding``, ``separator``, ``order``, ``filters``. The other options
     are those of :func:`open`; ``write_fill`` stores chunks of nothing but fill too.
     """
-    driver = resolve(location, options)
+    settings = make_settings(
+        "r+", cache, threads, missing, lock_timeout, limits, write_fill=write_fill
+    )
+    driver = limited(resolve(location, options), settings.limits)
     spec = make_spec(shape, dtype, **layout_options)
-    settings = make_settings("r+", cache, threads, missing, lock_timeout, write_fill=write_fill)
     return create_at(driver, "", spec, settings, overwrite=overwrite)
 
 
@@ -82,6 +89,7 @@ def open(
     write_fill: bool = False,
     allow_pickle: bool = False,
     lock_timeout: float | None = 60.0,
+    limits: LimitsLike = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
     **layout_options: Any,
@@ -98,14 +106,15 @@ def open(
     reading as fill. ``allow_pickle``: read and write v2 object arrays that are pickled, which
     runs code found in the data. ``lock_timeout``: the most seconds that ``append`` and ``resize``
     wait for another that holds the array's lock, before :class:`~tensorstash.errors.TimedOut` says
-    who that is; ``None`` waits for ever. ``cache_dir``: keep what is fetched from afar in this
-    folder, up to ``cache_dir_bytes``, for all processes of this host and for the next run; checked
-    against the stored version too, with a request that moves no bytes. Nothing stored there:
+    who that is; ``None`` waits for ever. ``limits``: what is stored may take more memory than is
+    usual, ``{"metadata": "1GiB"}`` a metadata document, ``{"chunk": "4GiB"}`` a chunk of text or
+    bytes. ``cache_dir``: keep what is fetched from afar in this folder, up to ``cache_dir_bytes``,
+    for all processes of this host and for the next run; checked against the stored version too,
+    with a request that moves no bytes. Nothing stored there:
     :class:`~tensorstash.errors.NotFound`.
     """
     if mode not in ("r", "r+", "a", "w", "x"):
         raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
-    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
     writes = "r" if mode == "r" else "r+"
     settings = make_settings(
         writes,
@@ -113,10 +122,13 @@ def open(
         threads,
         missing,
         lock_timeout,
+        limits,
         immutable=immutable,
         write_fill=write_fill,
         allow_pickle=allow_pickle,
     )
+    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    driver = limited(driver, settings.limits)
     if mode in ("r", "r+"):
         if layout_options:
             raise Invalid(
@@ -278,6 +290,7 @@ def make_settings(
     threads: int | None = None,
     missing: str = "fill",
     lock_timeout: float | None = 60.0,
+    limits: LimitsLike = None,
     **flags: bool,
 ) -> Settings:
     """Settings from what a user gave; :class:`~tensorstash.errors.Invalid` names what is wrong."""
@@ -294,5 +307,6 @@ def make_settings(
         threads=threads,
         missing=missing,
         lock_timeout=lock_timeout,
+        limits=parse_limits(limits, parse_bytes),
         **flags,
     )

@@ -22,6 +22,7 @@ from .driver import (
     Span,
     Tag,
     Traffic,
+    check_size,
 )
 from .errors import Invalid
 from .turn import turn
@@ -318,7 +319,7 @@ class DiskCache(Around):
 
     def _serve(self, one: _Asked) -> tuple[Buffer, Tag] | None:
         """The kept version; ``None`` when it was evicted or found damaged meanwhile."""
-        (key, span, unless, _), entry = one.request, one.entry
+        (key, span, unless, most), entry = one.request, one.entry
         if entry is None:
             return None
         if unless is not None and entry.tag == unless:
@@ -331,6 +332,8 @@ class DiskCache(Around):
             entry = whole
         if entry.body is None:
             return None
+        if span is None:  # it was kept for someone who allows more
+            check_size(key, len(entry.body), most)
         self._hit(1, len(entry.body))
         return entry.body, entry.tag
 
@@ -341,7 +344,7 @@ class DiskCache(Around):
             served = self._serve(one)
             if served is not None:
                 return served
-            found = self.driver.get_tagged(key, span)
+            [(_, found)] = self.driver.get_many_tagged([one.request._replace(unless=None)])
         elif found is not None and one.entry is None and found[1] == unless:
             return found
         if found is None:

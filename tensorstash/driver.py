@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from .errors import Conflict, Corrupt, Invalid, Unsupported
+from .limits import METADATA
 from .turn import take as take
 from .turn import turn as turn
 
@@ -127,6 +128,8 @@ class Driver(ABC):
 
     scheme: str = ""
     capabilities: Capabilities = Capabilities()
+    metadata_limit: int = METADATA
+    """The most bytes of a metadata document that are read."""
 
     # -- required ---------------------------------------------------------------
 

@@ -30,6 +30,9 @@ ITEM_LIMIT: Final = 1 << 24
 DEPTH_LIMIT: Final = 16
 """Most records within records."""
 
+_SHOWN: Final = 400
+"""Characters, or elements, that a message could show: more than it does."""
+
 _NUMPY: Final = {
     np.dtype(name): name
     for name in (
@@ -90,7 +93,7 @@ def parse(value: Any) -> np.dtype[Any]:
     try:
         dtype = np.dtype(value)
     except (TypeError, ValueError) as error:
-        close = difflib.get_close_matches(str(value), [*_CORE, *SMALL_FLOATS], 1)
+        close = difflib.get_close_matches(str(value)[:_SHOWN], [*_CORE, *SMALL_FLOATS], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise Invalid(f"{short(value)} is not a dtype{hint}") from error
     if dtype.kind == "U" and dtype.itemsize == 0:
@@ -188,7 +191,7 @@ def _from_v3(value: Any, depth: int) -> np.dtype[Any]:
         return small_float(name)
     if re.fullmatch(r"r\d+", name):
         return _raw_bits(name)
-    close = difflib.get_close_matches(name, [*_CORE, *SMALL_FLOATS, *_CONFIGURED], 1)
+    close = difflib.get_close_matches(name[:_SHOWN], [*_CORE, *SMALL_FLOATS, *_CONFIGURED], 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise Unsupported(f"data_type {short(name)} is not known{hint}")
 
@@ -327,5 +330,10 @@ def _named(name: str, **configuration: Any) -> dict[str, Any]:
 
 def short(value: Any) -> str:
     """``repr(value)``, on one line and cut to fit a message."""
-    text = " ".join(repr(value).split())
+    if isinstance(value, str | bytes | list | tuple):
+        value = value[:_SHOWN]  # cut anyway, and stored ones may be of any length
+    try:
+        text = " ".join(repr(value)[:_SHOWN].split())
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."

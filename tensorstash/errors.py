@@ -12,6 +12,7 @@
     ├── Closed            (ValueError)                   open again
     ├── Conflict                                         someone else wrote first: read again, retry
     ├── Corrupt                                          stored bytes are damaged
+    ├── NoMemory          (MemoryError)                  too large for this machine: select less
     └── DriverError       (OSError)                      the backend failed
         ├── Denied        (PermissionError)              fix the credentials, or ask for the right
         ├── NoSpace                                      free space, or raise the quota
@@ -33,6 +34,7 @@ __all__ = [
     "DriverError",
     "Invalid",
     "InvalidSelection",
+    "NoMemory",
     "NoSpace",
     "NotFound",
     "ReadOnly",
@@ -114,6 +116,10 @@ class Corrupt(StashError):
     def __reduce__(self) -> tuple[object, ...]:
         fields = {"key": self.key, "chunk": self.chunk, "codec": self.codec}
         return _rebuild, (type(self), str(self), fields)
+
+
+class NoMemory(StashError, MemoryError):
+    """This machine's memory does not hold what the call needs at once; nothing was changed."""
 
 
 class DriverError(StashError, OSError):

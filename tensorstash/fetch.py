@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .cache import Cache
 from .chunks import Chunks
 from .codec import Pipeline
-from .driver import Buffer, Changed, Request, Span, Tag
+from .driver import Buffer, Changed, Request, Span, Tag, get_at_most
 from .errors import Conflict, Corrupt
 from .plan import Part, Plan
 from .shard import BoundSharding
@@ -130,21 +130,29 @@ class ChunkFetcher(Fetcher):
     def _fetch_encoded(self, block: list[Part], target: Target) -> Iterator[Fetched]:
         chunks = self.chunks
         key, one = chunks.key, chunks.pipeline
-        requests = [Request(key(part.chunk)) for part in block]
-        for i, data in chunks.driver.get_many(requests):
-            part = block[i]
-            if data is None:
-                chunks.absent(requests[i].key, part.chunk)
-                yield part, None
-                continue
-            pipeline = one or chunks.pipeline_of(part.chunk)
-            began = perf_counter()
-            try:
+        if one is not None:
+            most = one.most
+            requests = [Request(key(part.chunk), None, None, most) for part in block]
+        else:
+            requests = [
+                Request(key(part.chunk), None, None, chunks.most(part.chunk)) for part in block
+            ]
+        try:
+            for i, data in chunks.driver.get_many(requests):
+                part = block[i]
+                if data is None:
+                    chunks.absent(requests[i].key, part.chunk)
+                    yield part, None
+                    continue
+                pipeline = one or chunks.pipeline_of(part.chunk)
+                began = perf_counter()
                 chunk = pipeline.decode(data, *target(part))
-            except Corrupt as error:
-                raise chunks.damaged(error, requests[i].key, part.chunk) from error.__cause__
-            self.meter.decoded(len(data), perf_counter() - began)
-            yield part, chunk
+                self.meter.decoded(len(data), perf_counter() - began)
+                yield part, chunk
+        except Corrupt as error:
+            if error.key:
+                raise chunks.oversized(error) from error.__cause__
+            raise chunks.damaged(error, requests[i].key, part.chunk) from error.__cause__
 
     def _fetch_raw(
         self, block: list[Part], target: Target, pipeline: Pipeline
@@ -156,7 +164,14 @@ class ChunkFetcher(Fetcher):
         nbytes = pipeline.spec.nbytes
         for part in block:
             name = key(part.chunk)
-            array, view, span = target(part)
+            try:
+                array, view, span = target(part)
+            except MemoryError:
+                if driver.tag(name) is not None:
+                    raise
+                chunks.absent(name, part.chunk)
+                yield part, None
+                continue
             assert view is not None
             if span is not None:
                 data = driver.get(name, Span(*span))
@@ -191,12 +206,12 @@ class ChunkFetcher(Fetcher):
         if held is not None and (self.immutable or held[0] == chunks.driver.tag(key)):
             kept: NDArray[Any] = held[1]
             return kept
-        found = chunks.driver.get_tagged(key)
-        if found is None:
-            chunks.absent(key, part.chunk)
-            return None
-        began = perf_counter()
         try:
+            found = get_at_most(chunks.driver, key, chunks.most(part.chunk))
+            if found is None:
+                chunks.absent(key, part.chunk)
+                return None
+            began = perf_counter()
             chunk = owned(chunks.pipeline_of(part.chunk), found[0])
         except Corrupt as error:
             raise chunks.damaged(error, key, part.chunk) from error.__cause__

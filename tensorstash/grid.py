@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -29,6 +30,10 @@ class RegularAxis:
         """The first element of chunk ``index``."""
         return index * self.edge
 
+    def starts(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The first elements of several chunks."""
+        return indices * self.edge
+
     def size(self, index: int) -> int:
         """The elements of chunk ``index``, padding included."""
         return self.edge
@@ -45,33 +50,73 @@ class RegularAxis:
 @dataclass(frozen=True)
 class RectilinearAxis:
     """Chunks of explicit lengths (Zarr extension ``rectilinear``). Their sum may exceed the
-    array's length, never fall short of it."""
+    array's length, never fall short of it.
 
-    edges: tuple[int, ...]
+    ``runs`` are pairs of a length and how many chunks of it follow each other, or lengths alone;
+    they stay runs, for a few bytes of a document can name any number of chunks.
+    """
+
+    runs: tuple[tuple[int, int], ...]
+
+    def __init__(self, runs: Iterable[int | tuple[int, int]]) -> None:
+        """See the class."""
+        joined: list[tuple[int, int]] = []
+        for run in runs:
+            edge, count = (run, 1) if isinstance(run, int) else run
+            if joined and joined[-1][0] == edge:
+                count += joined.pop()[1]
+            joined.append((edge, count))
+        object.__setattr__(self, "runs", tuple(joined))
 
     @Cached
-    def _starts(self) -> NDArray[np.intp]:
-        return np.fromiter(accumulate(self.edges, initial=0), dtype=np.intp)
+    def _firsts(self) -> tuple[list[int], list[int]]:
+        """Of each run, the first element and the number of its first chunk."""
+        elements = accumulate((edge * count for edge, count in self.runs), initial=0)
+        chunks = accumulate((count for _, count in self.runs), initial=0)
+        return list(elements)[:-1], list(chunks)[:-1]
+
+    @Cached
+    def _arrays(self) -> NDArray[np.intp]:
+        elements, chunks = self._firsts
+        return np.array([elements, chunks, [edge for edge, _ in self.runs]], np.intp)
 
     def count(self, length: int) -> int:
         """Chunks that an axis of ``length`` elements touches."""
-        return int(np.searchsorted(self._starts, length, side="left"))
+        if length <= 0:
+            return 0
+        elements, chunks = self._firsts
+        run = bisect_left(elements, length) - 1
+        return chunks[run] - (elements[run] - length) // self.runs[run][0]
 
     def start(self, index: int) -> int:
         """The first element of chunk ``index``."""
-        return int(self._starts[index])
+        elements, chunks = self._firsts
+        run = bisect_right(chunks, index) - 1
+        return elements[run] + (index - chunks[run]) * self.runs[run][0]
+
+    def starts(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The first elements of several chunks."""
+        elements, chunks, edges = self._arrays
+        run = np.searchsorted(chunks, indices, side="right") - 1
+        found: NDArray[np.intp] = elements[run] + (indices - chunks[run]) * edges[run]
+        return found
 
     def size(self, index: int) -> int:
         """The elements of chunk ``index``."""
-        return self.edges[index]
+        return self.runs[bisect_right(self._firsts[1], index) - 1][0]
 
     def of(self, position: int) -> int:
         """The chunk that holds ``position``."""
-        return int(np.searchsorted(self._starts, position, side="right")) - 1
+        elements, chunks = self._firsts
+        run = bisect_right(elements, position) - 1
+        return chunks[run] + (position - elements[run]) // self.runs[run][0]
 
     def of_many(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
         """The chunks that hold each of ``positions``."""
-        return np.searchsorted(self._starts, positions, side="right") - 1
+        elements, chunks, edges = self._arrays
+        run = np.searchsorted(elements, positions, side="right") - 1
+        found: NDArray[np.intp] = chunks[run] + (positions - elements[run]) // edges[run]
+        return found
 
 
 AxisGrid = RegularAxis | RectilinearAxis
@@ -126,7 +171,10 @@ class Grid:
         if self.chunks is not None:
             return {"name": "regular", "configuration": {"chunk_shape": list(self.chunks)}}
         shapes = [
-            axis.edge if isinstance(axis, RegularAxis) else list(axis.edges) for axis in self.axes
+            axis.edge
+            if isinstance(axis, RegularAxis)
+            else [edge if count == 1 else [edge, count] for edge, count in axis.runs]
+            for axis in self.axes
         ]
         return {
             "name": "rectilinear",

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from . import node
 from .array import Array
 from .attributes import Attributes
-from .create import create_at, make_settings, make_spec
-from .driver import Driver, located
+from .create import LimitsLike, create_at, make_settings, make_spec
+from .driver import Driver, get_at_most, located
 from .dtype import short
 from .errors import (
     AlreadyExists,
@@ -25,6 +25,7 @@ from .errors import (
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
 from .handle import Settings
+from .limited import limited
 from .location import Location, resolve
 from .reach import reach
 from .spec import ArraySpec
@@ -325,9 +326,9 @@ class Group:
         """A v2 node's documents by file name, decoded."""
         found = {}
         for name in (zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS):
-            data = self.driver.get(path + name)
-            if data is not None:
-                found[name] = zarr2.decode(data, name)
+            stored = get_at_most(self.driver, path + name, self.driver.metadata_limit)
+            if stored is not None:
+                found[name] = zarr2.decode(stored[0], name)
         return found
 
     def _branch(self) -> Branch:
@@ -354,14 +355,16 @@ def create_group(
     *,
     options: Mapping[str, Any] | None = None,
     zarr_format: Literal[2, 3] = 3,
+    limits: LimitsLike = None,
     overwrite: bool = False,
 ) -> Group:
     """Create a group and answer a handle that reads and writes.
     :class:`~tensorstash.errors.AlreadyExists` when something is there, unless ``overwrite``."""
-    driver = resolve(location, options)
+    settings = make_settings("r+", limits=limits)
+    driver = limited(resolve(location, options), settings.limits)
     document = GroupDocument(dict(attributes or {}), zarr_format=zarr_format)
     node.create(driver, "", document, overwrite=overwrite)
-    return Group(driver, "", Settings(mode="r+"), document)
+    return Group(driver, "", settings, document)
 
 
 def open_group(
@@ -376,6 +379,7 @@ def open_group(
     missing: Literal["fill", "raise"] = "fill",
     allow_pickle: bool = False,
     lock_timeout: float | None = 60.0,
+    limits: LimitsLike = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
 ) -> Group:
@@ -384,10 +388,11 @@ def open_group(
     is stored as."""
     if mode not in ("r", "r+", "a", "w", "x"):
         raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
-    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
     writes = "r" if mode == "r" else "r+"
     flags = {"immutable": immutable, "allow_pickle": allow_pickle}
-    settings = make_settings(writes, cache, threads, missing, lock_timeout, **flags)
+    settings = make_settings(writes, cache, threads, missing, lock_timeout, limits, **flags)
+    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    driver = limited(driver, settings.limits)
     if mode in ("w", "x"):
         made = create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
         return Group(driver, "", settings, made.document)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .driver import Check, held
 from .index import Transform
+from .limits import USUAL, Limits
 from .named import Fields
 from .spec import ArraySpec
 from .write import Writer
@@ -27,6 +28,7 @@ class Settings:
     write_fill: bool = False
     allow_pickle: bool = False
     lock_timeout: float | None = 60.0
+    limits: Limits = USUAL
 
 
 @runtime_checkable

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .driver import Buffer, Check, Driver, Put, Request
-from .errors import Conflict
+from .driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
+from .errors import Conflict, Corrupt
 from .threads import key_lock
 from .turn import turn
 
@@ -20,12 +20,14 @@ _CONTRADICTIONS = 40  # times in a row that nothing is there, and yet a put says
 class Merge(NamedTuple):
     """A change to one object. ``merged(stored)`` is what shall be stored in place of what is, or
     ``None`` to leave an absent object absent; it may be called again. ``covers``: nothing is
-    wanted of what is stored, unless the array has grown. ``place`` is for messages."""
+    wanted of what is stored, unless the array has grown. ``place`` is for messages. ``most``: bytes
+    that what is stored can have."""
 
     key: str
     place: tuple[int, ...]
     merged: Callable[[Buffer | None], Buffer | None]
     covers: bool
+    most: int
 
 
 @dataclass
@@ -47,7 +49,7 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
     contradictions = 0
     with turn(key_lock(driver.url, key)):  # this process' threads take turns; others may race us
         while True:
-            found = driver.get_tagged(key)
+            found = _stored(driver, merge)
             if merge.covers:
                 guess.absent = found is None
             data = merge.merged(None if found is None else found[0])
@@ -81,6 +83,22 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                 wait = min(wait * 2, 0.05)
 
 
+def _request(merge: Merge) -> Request:
+    return Request(merge.key, None, None, merge.most)
+
+
+def _stored(driver: Driver, merge: Merge) -> tuple[Buffer, Tag] | None:
+    """What is stored; nothing, under its tag, in place of more than a chunk can have, where
+    nothing is wanted of it."""
+    try:
+        return get_at_most(driver, merge.key, merge.most)
+    except Corrupt:
+        if not merge.covers:
+            raise
+        tag = driver.tag(merge.key)
+        return None if tag is None else (b"", tag)
+
+
 def _is_likely_absent(driver: Driver, merge: Merge, guess: Guess) -> bool:
     """Whether it is worth a put on the condition that nothing is there, without asking first."""
     capabilities = driver.capabilities
@@ -110,7 +128,10 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
     asked: list[Merge] = []
     for merge in merges:
         (likely if _is_likely_absent(driver, merge, guess) else asked).append(merge)
-    found = dict(driver.get_many_tagged(Request(merge.key) for merge in asked))
+    try:
+        found = dict(driver.get_many_tagged(_request(merge) for merge in asked))
+    except Corrupt:  # one has too many bytes: each on its own, to repair or to refuse that one
+        return list(merges)
     there = [found[i] is not None for i, merge in enumerate(asked) if merge.covers]
     if there:
         guess.absent = not any(there)

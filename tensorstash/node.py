@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .belongings import look
-from .driver import Buffer, Check, Driver, Request, Span, Tag, held, located
+from .driver import Buffer, Check, Driver, Request, Span, Tag, get_at_most, held, located
 from .dtype import short
 from .errors import (
     AlreadyExists,
@@ -16,6 +16,7 @@ from .errors import (
     Corrupt,
     DriverError,
     Invalid,
+    NoMemory,
     NotFound,
     StashError,
     Unsupported,
@@ -41,7 +42,7 @@ class Node(NamedTuple):
 def load(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node | None:
     """The array or group at ``path`` (empty or ending in ``/``), Zarr v3 before v2; ``None``
     when there is neither."""
-    return _parse(driver, path, driver.get_tagged(path + zarr3.KEY), allow_pickle)
+    return _parse(driver, path, _document(driver, path + zarr3.KEY), allow_pickle)
 
 
 def load_each(
@@ -49,10 +50,13 @@ def load_each(
 ) -> Iterator[tuple[str, Node | StashError]]:
     """``(path, node)`` for those of ``paths`` that hold one, in their order; the error instead of
     the node where it cannot be read. All are asked for at once."""
-    documents = dict(driver.get_many_tagged(Request(path + zarr3.KEY) for path in paths))
+    documents = _documents_at(driver, paths)
     for i, path in enumerate(paths):
+        found = documents[i]
         try:
-            node = _parse(driver, path, documents[i], allow_pickle)
+            if isinstance(found, Corrupt):
+                raise found
+            node = _parse(driver, path, found, allow_pickle)
         except (Corrupt, Invalid, Unsupported) as error:
             yield path, error
         else:
@@ -67,22 +71,68 @@ def _parse(
     try:
         if found is not None:
             return Node(zarr3.parse(found[0])[1], found[1])
-        found = driver.get_tagged(path + zarr2.ARRAY)
+        found = _document(driver, path + zarr2.ARRAY)
         if found is not None:
-            attributes = driver.get(path + zarr2.ATTRS)
+            attributes = _bytes(_document(driver, path + zarr2.ATTRS))
             spec = zarr2.parse_array(found[0], attributes, allow_pickle=allow_pickle)
             return Node(spec, found[1])
-        found = driver.get_tagged(path + zarr2.GROUP)
+        found = _document(driver, path + zarr2.GROUP)
         if found is not None:
-            attributes, members = driver.get(path + zarr2.ATTRS), None
-            members = driver.get(path + zarr2.CONSOLIDATED)
+            attributes = _bytes(_document(driver, path + zarr2.ATTRS))
+            members = _bytes(_document(driver, path + zarr2.CONSOLIDATED))
             return Node(zarr2.parse_group(found[0], attributes, members), found[1])
     except (Invalid, Unsupported) as error:
         raise type(error)(f"in {located(driver, path)}: {error}") from error
+    except NoMemory:
+        raise
+    except MemoryError as error:
+        raise NoMemory(
+            f"no memory for the metadata in {located(driver, path)}; open it where there is more"
+        ) from error
     except Corrupt as error:
         key = error.key if error.key.startswith(path) else path + error.key
         raise Corrupt(f"in {located(driver, path)}: {error}", key=key) from error
     return None
+
+
+def _document(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
+    """A document and its tag, when it is not larger than any is."""
+    try:
+        return get_at_most(driver, key, driver.metadata_limit)
+    except Corrupt as error:
+        raise _too_large(driver, key) from error
+
+
+def _documents_at(
+    driver: Driver, paths: Sequence[str]
+) -> dict[int, tuple[Buffer, Tag] | Corrupt | None]:
+    """The ``zarr.json`` at each of ``paths``, by its place among them; the error where it is too
+    large, which must not hide the others."""
+    most = driver.metadata_limit
+    requests = [Request(path + zarr3.KEY, most=most) for path in paths]
+    found: dict[int, tuple[Buffer, Tag] | Corrupt | None] = {}
+    try:
+        found.update(driver.get_many_tagged(requests))
+    except Corrupt:
+        for i, request in enumerate(requests):
+            try:
+                found[i] = _document(driver, request.key)
+            except Corrupt as error:
+                found[i] = error
+    return found
+
+
+def _too_large(driver: Driver, key: str) -> Corrupt:
+    most = driver.metadata_limit
+    return Corrupt(
+        f"the document at key {key!r} has more than {most} bytes; restore it, or open it with "
+        f'limits={{"metadata": ...}} if it is as it should be',
+        key=key,
+    )
+
+
+def _bytes(found: tuple[Buffer, Tag] | None) -> Buffer | None:
+    return None if found is None else found[0]
 
 
 def require(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node:
@@ -241,7 +291,7 @@ def update_attributes(
         return
     key = path + zarr2.ATTRS
     for attempt in range(_TRIES):
-        found = driver.get_tagged(key)
+        found = _document(driver, key)
         content = require(driver, path, allow_pickle=True).content
         content = replace(content, attributes=change(dict(content.attributes)))
         data = zarr3.encode(_attributes(content))

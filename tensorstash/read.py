@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -250,6 +250,7 @@ class Sink:
         self._joint = len(todo.joint)
         self._placed: NDArray[Any] | None = None
         self._scratch: Memory = (None, None, None)
+        self._memory: ChunkSpec | None = None
         self._spec: ChunkSpec | None = None
         self._whole: tuple[int, ...] | None = None
         self._chunks = chunks
@@ -259,7 +260,9 @@ class Sink:
         todo, pipeline = self._plan, self._chunks.pipeline
         if pipeline is None or not pipeline.direct:
             return
-        self._scratch = (*scratch(pipeline.stored), None)
+        self._memory = pipeline.stored
+        with suppress(MemoryError):  # raised again by target(), if a chunk that is there needs it
+            self._scratch = (*scratch(pipeline.stored), None)
         if _partial(pipeline) and not todo.joint:
             self._spec = pipeline.spec
         if pipeline.ordered:
@@ -272,6 +275,8 @@ class Sink:
             if place.shape == self._whole:
                 self._placed = place
                 return place, place.reshape(-1).view(np.uint8).data, None
+        if self._memory is not None and self._scratch[0] is None:
+            self._scratch = (*scratch(self._memory), None)
         if self._spec is not None:
             return self._scratch[0], self._scratch[1], hull(part.inside, self._spec)
         return self._scratch

@@ -129,5 +129,5 @@ def _leaves(package: str, attribute: str) -> list[str]:
 def _nearest(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
     """A hint: the name most like ``name``, whatever its prefix, or else all that are ``known``."""
     stems = {full.rpartition(".")[2]: full for full in (*others, *known)}
-    close = difflib.get_close_matches(name.rpartition(".")[2], stems, 1)
+    close = difflib.get_close_matches(name.rpartition(".")[2][:400], stems, 1)
     return f"; did you mean {stems[close[0]]!r}?" if close else f"; known: {', '.join(known)}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chunks import Chunks
-from .driver import Check, Driver
+from .driver import Check, Driver, get_at_most
 from .errors import Conflict, Corrupt, Invalid, Unsupported
 from .fill import is_fill
 from .formats.document import MAX_LENGTH
@@ -105,7 +105,8 @@ def _clear(
 ) -> None:
     """Nothing but fill beyond the edge of ``spec.shape``, nor any chunk outside it. Looks at
     what is stored only: of a sparse array that is little."""
-    chunks = Chunks(driver, path, spec)
+    writer = make_writer(spec, spec.shape, check)
+    chunks = writer.chunks
     counts = spec.grid.counts(spec.shape)
     prefix = path + spec.keys.prefix if spec.keys.separator == "/" else path
     prefix = prefix if prefix.endswith("/") else path
@@ -123,7 +124,6 @@ def _clear(
             across.append(index)
     check()
     driver.delete_many(outside)
-    writer = make_writer(spec, spec.shape, check)
     for index in across:
         if _dirty(chunks, index):
             writer.merge_chunk(index, lambda chunk: None)
@@ -133,11 +133,12 @@ def _dirty(chunks: Chunks, index: tuple[int, ...]) -> bool:
     """Whether a stored chunk holds anything but fill beyond the array's edge."""
     spec = chunks.spec
     key = chunks.key(index)
-    data = chunks.driver.get(key)
-    if data is None:
-        return False
     sharding = chunks.sharding
     try:
+        found = get_at_most(chunks.driver, key, chunks.most(index))
+        if found is None:
+            return False
+        data = found[0]
         if sharding is not None:
             chunk = sharding.decode(data, sharding.spec)
         else:

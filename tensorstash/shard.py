@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import add, mul
 from typing import Any
 
@@ -16,18 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chain import parse_codecs
-from .codec import ChunkSpec, Codec, Pipeline, Serializer
+from .codec import ChunkSpec, Codec, Pipeline, Serializer, split
 from .driver import Buffer, Span
 from .dtype import short
 from .errors import Corrupt, Invalid, Unsupported
 from .fill import is_fill
+from .limits import HUGE, INDEX, SHARD_CHUNKS, SLACK
 from .registry import make_codec
 
-INDEX_LIMIT = 64 << 20
-"""Most bytes of a shard's index: a stored shape must not make us allocate absurdly."""
-
 _EMPTY = (1 << 64) - 1
-_FIXED = ("bytes", "transpose", "crc32c")  # encode to a size that depends on the shape alone
+_INDEX_DTYPE = np.dtype("uint64")
 
 
 class Sharding(Serializer):
@@ -54,6 +53,7 @@ class Sharding(Serializer):
             raise Invalid(f"index_location is 'start' or 'end', not {index_location!r}")
         if any(n < 1 for n in self.chunk_shape):
             raise Invalid(f"inner chunk shape {self.chunk_shape} has an edge below 1")
+        _check_fixed(self.index_codecs)
         self.index_location = index_location
 
     def configuration(self) -> dict[str, Any]:
@@ -81,7 +81,8 @@ class Sharding(Serializer):
 
 class BoundSharding(Sharding):
     """Sharding of shards of one shape and dtype: ``grid`` inner chunks a shard, through the
-    pipeline ``inner``, behind an index of ``index_nbytes``."""
+    pipeline ``inner``, behind an index of ``index_nbytes``. ``most``: bytes that a shard can
+    have."""
 
     def __init__(self, sharding: Sharding, spec: ChunkSpec) -> None:
         super().__init__(
@@ -98,24 +99,23 @@ class BoundSharding(Sharding):
                 f"inner chunks {self.chunk_shape} do not divide the shard shape {spec.shape}"
             )
         self.spec = spec
-        self.inner = Pipeline(self.codecs, ChunkSpec(self.chunk_shape, spec.dtype, spec.fill))
+        self.inner = Pipeline(self.codecs, replace(spec, shape=self.chunk_shape))
         self.codecs = self.inner.codecs
         self.grid = tuple(n // c for n, c in zip(spec.shape, self.chunk_shape, strict=True))
         self.count = math.prod(self.grid)
-        index = ChunkSpec((*self.grid, 2), np.dtype("uint64"), np.zeros((), "uint64"))
-        if index.nbytes > INDEX_LIMIT:
+        index = _index_spec(self.grid)
+        if index.nbytes > INDEX:
             raise Unsupported(
                 f"a shard of {self.count} inner chunks has an index of {index.nbytes} bytes; the "
-                f"most is {INDEX_LIMIT}, larger inner chunks need less"
+                f"most is {INDEX}, larger inner chunks need less"
             )
         self._index = Pipeline(self.index_codecs, index)
-        if all(codec.name in _FIXED for codec in self.index_codecs):
-            self.index_nbytes = self._index.limit or 0
-        else:
-            self.index_nbytes = len(self._index.encode(np.zeros(index.shape, "uint64")))
-            noise = np.random.default_rng(0).integers(0, 1 << 62, index.shape, "uint64")
-            if len(self._index.encode(noise)) != self.index_nbytes:
-                raise Invalid("index_codecs must encode to a fixed size: bytes, crc32c")
+        if self._index.nbytes is None:
+            raise _not_fixed(self.index_codecs)
+        self.index_nbytes = self._index.nbytes
+        # Writers may leave holes, of chunks that were replaced.
+        chunks = 2 * self.count if self.inner.sized else SHARD_CHUNKS
+        self.most = min(self.index_nbytes + chunks * self.inner.most + SLACK, HUGE)
         self.strides = tuple(math.prod(self.grid[k + 1 :]) for k in range(len(self.grid)))
 
     def positions(self, places: Iterable[Sequence[int]]) -> list[int]:
@@ -144,8 +144,8 @@ class BoundSharding(Sharding):
         absent = (entries == _EMPTY).all(axis=1)
         if bool((entries[~absent] >= 1 << 62).any()):
             raise Corrupt("the shard index points beyond any file", codec=self.name)
-        limit = self.inner.limit
-        if limit is not None and bool((entries[~absent, 1] > limit).any()):
+        limit = self.inner.most
+        if bool((entries[~absent, 1] > limit).any()):
             raise Corrupt(
                 f"the shard index claims an inner chunk of more than {limit} bytes, the most "
                 "that one can have",
@@ -184,6 +184,12 @@ class BoundSharding(Sharding):
         a shard is not stored."""
         if all(part is None for part in parts):
             return None
+        size = sum(len(part) for part in parts if part is not None)
+        if size > self.most:
+            raise Invalid(
+                f"a shard of {size} bytes, the most that is read of one is {self.most}; use "
+                'smaller shards, or open it with limits={"chunk": ...}, wherever it is read too'
+            )
         index = self._encode_index(parts)
         body = [part for part in parts if part is not None]
         return b"".join([index, *body] if self.index_location == "start" else [*body, index])
@@ -212,6 +218,10 @@ class BoundSharding(Sharding):
         """One inner chunk; ``None`` when it is nothing but fill."""
         return None if is_fill(piece, self.spec.fill) else self.inner.encode(piece)
 
+    def encoded_limit(self, spec: ChunkSpec) -> int | None:
+        """As :attr:`most`, where elements have a size."""
+        return self.most if self.inner.sized else None
+
     def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
         """A whole shard as one array."""
         result = np.empty(self.spec.shape, self.spec.dtype)
@@ -226,6 +236,24 @@ class BoundSharding(Sharding):
             where = [slice(a, a + n) for a, n in zip(starts, self.chunk_shape, strict=True)]
             index_of: tuple[Any, ...] = (*where, ...)
             yield chunk[index_of]
+
+
+def _index_spec(grid: Sequence[int]) -> ChunkSpec:
+    return ChunkSpec((*grid, 2), _INDEX_DTYPE, np.zeros((), _INDEX_DTYPE))
+
+
+def _check_fixed(index_codecs: Sequence[Codec]) -> None:
+    """An index must be found without being read: its codecs encode to a size that follows from
+    the number of chunks alone (Zarr v3 codec ``sharding_indexed``, "Index")."""
+    _, serializer, tail = split(index_codecs)
+    size = serializer.encoded_nbytes(_index_spec((1,)))
+    if size is None or any(step.encoded_nbytes(size) is None for step in tail):
+        raise _not_fixed(index_codecs)
+
+
+def _not_fixed(index_codecs: Sequence[Codec]) -> Invalid:
+    names = ", ".join(codec.name for codec in index_codecs)
+    return Invalid(f"index_codecs must encode to a fixed size: bytes, crc32c; not {names}")
 
 
 def make(name: str, configuration: Mapping[str, Any]) -> Sharding:

@@ -21,7 +21,7 @@ from .fetch import RETRIES, runs
 from .plan import Part, Plan
 from .shard import BoundSharding
 from .stats import Meter
-from .stream import Arrival, Stream
+from .stream import Arrival, Stream, located
 from .threads import begin
 
 _LEAST = 16  # shards whose indices are asked for together, at least
@@ -193,7 +193,7 @@ class ShardStream(Stream):
             for shard in shards:
                 if shard.whole:
                     asked[next(count)] = shard, None, []
-                    yield Request(shard.key)
+                    yield Request(shard.key, most=self.sharding.most)
                     continue
                 for spans, members in runs(shard.entries, shard.wanted, gap):
                     for span, inside in zip(spans, members, strict=True):
@@ -203,7 +203,7 @@ class ShardStream(Stream):
         for shard in shards:
             if shard.confirmed:
                 yield from self._ready(shard)
-        for i, found in self.chunks.driver.get_many_tagged(requests()):
+        for i, found in located(self.chunks, self.chunks.driver.get_many_tagged(requests())):
             shard, span, inside = asked.pop(i)
             if span is None:
                 yield from self._split(shard, found)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
@@ -25,6 +25,8 @@ from .fetch import Fetched, Target, owned
 from .place import hull
 from .plan import Part, Plan
 from .stats import Meter
+
+Item = TypeVar("Item")
 
 _SPAN_FROM = 64 << 10  # what a round trip costs in bytes, and more: not worth splitting
 
@@ -92,6 +94,14 @@ class Stream(ABC):
         return part, chunk
 
 
+def located(chunks: Chunks, answers: Iterator[Item]) -> Iterator[Item]:
+    """``answers`` of the driver, with the place of a chunk or shard that has too many bytes."""
+    try:
+        yield from answers
+    except Corrupt as error:
+        raise chunks.oversized(error) from error.__cause__
+
+
 class _Asked(NamedTuple):
     part: Part
     key: str
@@ -132,9 +142,10 @@ class ChunkStream(Stream):
                 elif in_part and one is not None:
                     span = hull(part.inside, one.spec)
                 asked[next(count)] = _Asked(part, key, held, tag, span)
-                yield Request(key, None if span is None else Span(*span), tag)
+                most = one.most if one is not None else chunks.most(part.chunk)
+                yield Request(key, None if span is None else Span(*span), tag, most)
 
-        for i, found in chunks.driver.get_many_tagged(requests()):
+        for i, found in located(chunks, chunks.driver.get_many_tagged(requests())):
             while ready:
                 yield ready.popleft()
             part, key, held, old, span = asked.pop(i)

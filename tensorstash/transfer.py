@@ -51,7 +51,7 @@ def copy(
     driver = resolve(target, options)
     if overwrite:
         _refuse_inside(origin, driver)
-    made = Array(driver, "", Settings(mode="r+"), spec, created=True)
+    made = Array(driver, "", Settings(mode="r+", limits=origin.settings.limits), spec, created=True)
     blocks: Iterator[Any] = _places(made)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)

@@ -119,7 +119,7 @@ class Writer:
         array, damage is repaired."""
         spec = self.chunks.spec
         shape = spec.grid.chunk_shape(index)
-        pipeline = Pipeline(spec.codecs, spec.chunk_spec(shape))
+        pipeline = Pipeline(spec.codecs, self.chunks.chunk_spec(shape))
         key = self.chunks.key(index)
 
         def merged(stored: Buffer | None) -> Buffer | None:
@@ -132,7 +132,7 @@ class Writer:
                 return None
             return pipeline.encode(chunk)
 
-        return Merge(key, index, merged, covers)
+        return Merge(key, index, merged, covers, self.chunks.most(index))
 
     # -- every object of a write ------------------------------------------------------------
 
@@ -191,7 +191,10 @@ class Writer:
             spread(lost, lambda: self._merge_one, concurrency, waits=True)
 
     def _merge_one(self, merge: Merge) -> None:
-        merge_one(self.chunks.driver, merge, self.check, self.guess)
+        try:
+            merge_one(self.chunks.driver, merge, self.check, self.guess)
+        except Corrupt as error:
+            raise self.chunks.oversized(error) from error.__cause__
 
     # -- one object -------------------------------------------------------------------------
 
@@ -270,7 +273,7 @@ class Writer:
             # A shard that was there stays, though empty: only its condition makes this safe.
             return sharding.join(held) or (None if stored is None else sharding.empty())
 
-        return Merge(key, shard, merged, covers)
+        return Merge(key, shard, merged, covers, sharding.most)
 
     @property
     def _what(self) -> str:

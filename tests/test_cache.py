@@ -157,10 +157,11 @@ def test_damage_is_not_kept() -> None:
 
 def test_threads_that_want_one_chunk_fetch_it_once() -> None:
     class Slow(CountingDriver):
-        def get_tagged(self, key: str, span: Any = None) -> Any:
-            if key.startswith("c/"):
-                time.sleep(0.05)
-            return super().get_tagged(key, span)
+        def get_many_tagged(self, requests: Any) -> Any:
+            for request in requests:
+                if request.key.startswith("c/"):
+                    time.sleep(0.05)
+                yield from super().get_many_tagged([request])
 
     _, driver = cached()
     slow = Slow(driver.driver)
@@ -168,7 +169,7 @@ def test_threads_that_want_one_chunk_fetch_it_once() -> None:
     slow.reset()
     with ThreadPoolExecutor(6) as pool:
         assert {int(v) for v in pool.map(lambda k: array[0, 0], range(6))} == {1}
-    assert slow.counts["get_tagged"].calls == 1
+    assert slow.counts["get_many_tagged"].calls == 1
 
 
 def test_a_thread_that_waits_for_another_is_not_given_an_older_version() -> None:
@@ -178,12 +179,13 @@ def test_a_thread_that_waits_for_another_is_not_given_an_older_version() -> None
     fetched, written = threading.Event(), threading.Event()
 
     class Dawdling(CountingDriver):
-        def get_tagged(self, key: str, span: Any = None) -> Any:
-            found = super().get_tagged(key, span)
-            if key == "c/0/0" and not fetched.is_set():
-                fetched.set()
-                assert written.wait(10)
-            return found
+        def get_many_tagged(self, requests: Any) -> Any:
+            for request in requests:
+                found = list(super().get_many_tagged([request]))
+                if request.key == "c/0/0" and not fetched.is_set():
+                    fetched.set()
+                    assert written.wait(10)
+                yield from found
 
     array = stash.open(Dawdling(inner), cache="1MiB")
     first = threading.Thread(target=lambda: array[0, 0])

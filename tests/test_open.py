@@ -118,7 +118,7 @@ def test_opening_costs_one_small_read(options: dict[str, Any]) -> None:
     for mode in ("r", "r+", "a"):
         driver.reset()
         array = stash.open(driver, mode)  # type: ignore[arg-type]
-        assert dict(driver.counts) == {"get_tagged": driver.reads}
+        assert dict(driver.counts) == {"get_many_tagged": driver.reads}
         assert driver.reads.calls == 1
         driver.reset()
         _ = array.shape, array.dtype, array.chunks, array.shards, array.codecs, array.fill_value

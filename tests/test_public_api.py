@@ -21,6 +21,7 @@ PUBLIC = [
     "Info",
     "Invalid",
     "InvalidSelection",
+    "NoMemory",
     "NoSpace",
     "NotFound",
     "Ragged",

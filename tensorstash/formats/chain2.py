@@ -65,11 +65,12 @@ def _foreign(name: str, *arguments: Any) -> Codec:
     module = importlib.import_module("tensorstash.codecs.foreign")
     try:
         codec: Codec = getattr(module, name)(*arguments)
-    except (StashError, RecursionError):
+    except (StashError, RecursionError, MemoryError):
         raise
     except Exception as error:  # numcodecs raises what it likes
         what = dtypes.short(arguments[0])
-        raise Invalid(f"filters or compressor {what} cannot be: {error}") from error
+        detail = str(error).partition("\n")[0] or type(error).__name__
+        raise Invalid(f"filters or compressor {what} cannot be: {detail}") from error
     return codec
 
 

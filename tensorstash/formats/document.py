@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from ..dtype import short
 from ..errors import Corrupt, Invalid, Unsupported
+from ..limits import check_document
 
 MAX_NDIM: Final = 64
 """Axes that NumPy can hold."""
@@ -38,6 +39,7 @@ class GroupDocument:
 def decode(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
     """The JSON object that ``data`` holds; :class:`~tensorstash.errors.Corrupt` when it holds
     none. NaN and Infinity tokens, which are not JSON but are found, are read as floats."""
+    check_document(data, name)
     try:
         document = json.loads(bytes(data).decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -133,7 +135,7 @@ def refuse_unknown(document: Mapping[str, Any], known: Iterable[str], name: str)
         optional = isinstance(value, dict) and value.get("must_understand") is False
         if key in known or optional:
             continue
-        close = difflib.get_close_matches(key, [k for k in known if k not in document], 1)
+        close = difflib.get_close_matches(key[:400], [k for k in known if k not in document], 1)
         if close:
             raise Invalid(f"{name} has an unknown key {short(key)}; did you mean {close[0]!r}?")
         raise Unsupported(

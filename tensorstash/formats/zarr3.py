@@ -44,7 +44,10 @@ KEY: Final = "zarr.json"
 """The key of a node's document below the node's prefix."""
 
 EDGE_LIMIT: Final = 1 << 22
-"""Most chunks along one axis of a rectilinear grid: run lengths must not make us allocate."""
+"""Most chunks in a rectilinear grid, along all its axes together: who orders chunks lists them."""
+
+RUN_LIMIT: Final = 1 << 20
+"""Most runs of equal chunks in a rectilinear grid, along all its axes together."""
 
 _ARRAY_KEYS: Final = (
     *("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding"),
@@ -155,7 +158,13 @@ def _grid(value: Any, shape: tuple[int, ...]) -> Grid:
     axes = configuration.get("chunk_shapes")
     if not isinstance(axes, list) or len(axes) != len(shape):
         raise Invalid(f"chunk_shapes is {short(axes)}, not a list with one entry for each axis")
-    return Grid(tuple(_axis(axis, n) for axis, n in zip(axes, shape, strict=True)))
+    if sum(len(axis) for axis in axes if isinstance(axis, list)) > RUN_LIMIT:
+        raise Unsupported(f"a rectilinear chunk_grid of more than {RUN_LIMIT} runs of chunks")
+    grid = Grid(tuple(_axis(axis, n) for axis, n in zip(axes, shape, strict=True)))
+    listed = (axis.runs for axis in grid.axes if isinstance(axis, RectilinearAxis))
+    if sum(count for runs in listed for _, count in runs) > EDGE_LIMIT:
+        raise Unsupported(f"a rectilinear chunk_grid of more than {EDGE_LIMIT} chunks on its axes")
+    return grid
 
 
 def _axis(value: Any, length: int) -> AxisGrid:
@@ -163,18 +172,17 @@ def _axis(value: Any, length: int) -> AxisGrid:
         return RegularAxis(value)
     if not isinstance(value, list):
         raise Invalid(f"chunk_shapes has {short(value)}; each is an integer or a list")
-    found: list[int] = []
+    found: list[tuple[int, int]] = []
+    total = 0
     for item in value:
         run = item if isinstance(item, list) else [item, 1]
         if len(run) != 2 or any(type(n) is not int or not 1 <= n <= MAX_LENGTH for n in run):
             raise Invalid(f"chunk_shapes has {short(item)}; each is an edge or [edge, count]")
-        if len(found) + run[1] > EDGE_LIMIT:
-            raise Unsupported(f"a rectilinear axis of more than {EDGE_LIMIT} chunks")
-        found += [run[0]] * run[1]
-    total = sum(found)
+        found.append((run[0], run[1]))
+        total += run[0] * run[1]
     if not length <= total <= MAX_LENGTH:
         raise Invalid(f"chunk_shapes add up to {total} along an axis of {length}")
-    return RectilinearAxis(tuple(found))
+    return RectilinearAxis(found)
 
 
 def _key_encoding(value: Any) -> KeyEncoding:

@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import NoMemory
+
 Columns: TypeAlias = dict[str, Any]
 """Values of several rows by field: arrays whose first axis is the rows, ``Ragged`` values, or
 lists. Fields within fields are named by their path, ``"next/obs"``."""
@@ -46,7 +48,12 @@ class Blocks:
     @classmethod
     def regular(cls, rows: int, size: int) -> Blocks:
         """Runs of ``size`` rows, the last one shorter."""
-        bounds = np.arange(0, rows + size, max(1, size), dtype=np.int64)
+        try:
+            bounds = np.arange(0, rows + size, max(1, size), dtype=np.int64)
+        except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
+            raise NoMemory(
+                f"no memory to order {rows} rows in blocks of {size}; use larger chunks, or a slice"
+            ) from error
         bounds[-1] = rows
         return cls(bounds if rows else bounds[-1:])
 

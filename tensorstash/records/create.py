@@ -9,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import node
-from ..create import make_settings
+from ..create import LimitsLike, make_settings
 from ..driver import Driver
 from ..dtype import short
 from ..errors import Invalid
 from ..formats import zarr3
 from ..handle import Settings
+from ..limited import limited
 from ..location import Location, resolve
 from ..reach import reach
 from ..values import parse_lengths
@@ -38,6 +39,7 @@ def create_records(
     threads: int | None = None,
     allow_pickle: bool = False,
     lock_timeout: float | None = 60.0,
+    limits: LimitsLike = None,
     overwrite: bool = False,
     **layout_options: Any,
 ) -> Records:
@@ -56,10 +58,10 @@ def create_records(
     (rows,) = parse_lengths(length, "length") if isinstance(length, (int, np.integer)) else (-1,)
     if not 0 <= rows < 1 << 62:
         raise Invalid(f"length is a number of rows, not {short(length)}")
-    driver = resolve(location, options)
     settings = make_settings(
-        "r+", cache, threads, lock_timeout=lock_timeout, allow_pickle=allow_pickle
+        "r+", cache, threads, lock_timeout=lock_timeout, limits=limits, allow_pickle=allow_pickle
     )
+    driver = limited(resolve(location, options), settings.limits)
     return create_at(driver, "", fields, rows, settings, attributes, overwrite, layout_options)
 
 
@@ -101,6 +103,7 @@ def open_records(
     missing: Literal["fill", "raise"] = "fill",
     allow_pickle: bool = False,
     lock_timeout: float | None = 60.0,
+    limits: LimitsLike = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
 ) -> Records:
@@ -110,9 +113,10 @@ def open_records(
     :class:`~tensorstash.errors.Invalid`; nothing there: :class:`~tensorstash.errors.NotFound`."""
     if mode not in ("r", "r+"):
         raise Invalid(f"mode {mode!r} is neither 'r' nor 'r+'; create_records() makes new ones")
-    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
     flags = {"immutable": immutable, "allow_pickle": allow_pickle}
-    settings = make_settings(mode, cache, threads, missing, lock_timeout, **flags)
+    settings = make_settings(mode, cache, threads, missing, lock_timeout, limits, **flags)
+    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    driver = limited(driver, settings.limits)
     return Records(Table(At(driver), settings, grow.load(driver, "")))
 
 

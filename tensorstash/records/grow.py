@@ -169,7 +169,8 @@ def follow(driver: Driver, path: str, catalog: Catalog, shapes: bool = True) -> 
     growing = {f"{name}/{VALUES}" for name in values_of(catalog)}
     names = list(wanted)
     keys = [f"{path}{name}/{zarr3.KEY}" for name in names]
-    found = dict(driver.get_many_tagged(Request(key) for key in keys))
+    most = driver.metadata_limit
+    found = dict(driver.get_many_tagged(Request(key, most=most) for key in keys))
     conditional = driver.capabilities.conditional_put
 
     def puts() -> Iterator[Put]:

@@ -15,7 +15,7 @@ from ..cached import Cached
 from ..codec import Codec
 from ..driver import Driver
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, NoMemory
 from ..grid import AxisGrid, RegularAxis
 from ..handle import Handle
 from ..index import AxisMap, Stride, Take, Transform, dims_of, identity
@@ -60,10 +60,7 @@ class Edges:
 
     def starts(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where each of ``chunks`` begins; beyond the slice it may be."""
-        if isinstance(self.axis, RegularAxis):
-            return chunks * self.axis.edge - self.start
-        ends = np.cumsum(self.axis.edges, dtype=np.int64) - self.start
-        return np.concatenate([[-self.start], ends])[chunks]
+        return self.axis.starts(chunks) - self.start
 
     def span(self, chunk: int) -> tuple[int, int]:
         """Where a chunk begins and ends; beyond the slice it may be."""
@@ -76,7 +73,12 @@ class Edges:
         if not self.length:
             return np.zeros(1, np.int64)
         first, last = self.axis.of(self.start), self.axis.of(self.start + self.length - 1)
-        found = self.starts(np.arange(first, last + 2))
+        try:
+            found = self.starts(np.arange(first, last + 2))
+        except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
+            raise NoMemory(
+                f"no memory to order {last + 1 - first} chunks; use larger chunks, or a slice"
+            ) from error
         found[0], found[-1] = 0, self.length
         return found
 

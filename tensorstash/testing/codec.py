@@ -113,8 +113,7 @@ class CodecContract:
             assert back.shape == spec.shape, spec
             assert back.dtype == spec.dtype, spec
             assert self.same(chunk, back), spec
-            if chain.limit is not None:
-                assert len(data) <= chain.limit, spec
+            assert len(data) <= chain.most, spec
             if chain.nbytes is not None and not chain.codecs[1:]:
                 assert len(data) == chain.nbytes, spec
 
