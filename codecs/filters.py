@@ -53,23 +53,27 @@ class Filters(Serializer):
     byte order included, when that is not the chunk's own: filters see such elements. No
     filters at all store the elements as they are, which for records of mixed byte order no
     other codec does. ``pickle`` is refused unless ``allow_pickle``: it runs code from the data.
+    ``None`` lets it be named, and refuses once a chunk is to be encoded or decoded.
     """
 
     name: ClassVar[str] = "filters"
     configs: Sequence[Mapping[str, Any]]
     stored: np.dtype[Any] | None = None
-    allow_pickle: bool = False
+    allow_pickle: bool | None = False
     fill: Any = field(default=None, compare=False)
     most: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "configs", tuple(dict(config) for config in self.configs))
-        for config in self.configs:
-            if identify(config)[0] == "pickle" and not self.allow_pickle:
-                raise Unsupported(
-                    "filter 'pickle' runs code from stored data; pass allow_pickle=True if you "
-                    "trust whoever wrote it"
-                )
+        if self.allow_pickle is not None:
+            self._refuse_pickle()
+
+    def _refuse_pickle(self) -> None:
+        if not self.allow_pickle and any(identify(c)[0] == "pickle" for c in self.configs):
+            raise Unsupported(
+                "filter 'pickle' runs code from stored data; pass allow_pickle=True if you "
+                "trust whoever wrote it"
+            )
 
     def configuration(self) -> dict[str, Any]:
         """The configs; for comparison, as Zarr v3 has no such codec."""
@@ -95,12 +99,14 @@ class Filters(Serializer):
             for key in _DTYPES:
                 if config.get(key) is not None:
                     _check_dtype(config, key, spec.dtype)
-        assert self.steps is not None
+        if self.allow_pickle is not None:
+            assert self.steps is not None
         return Filters(self.configs, self.stored, self.allow_pickle, spec.fill, spec.most)
 
     @Cached
     def steps(self) -> list[tuple[str, Any]]:
-        """Each filter's id and what carries it out."""
+        """Each filter's id and what carries it out, where all of them may run."""
+        self._refuse_pickle()
         steps: list[tuple[str, Any]] = []
         for config in self.configs:
             identifier, options = identify(config)

@@ -17,7 +17,7 @@ from .buffer import BufferedWriter
 from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
-from .driver import Check, Driver, held, located
+from .driver import Check, Driver, Tag, held, located
 from .errors import Closed, Invalid, InvalidSelection, NoMemory, ReadOnly
 from .explain import Explanation, explain
 from .grid import cut
@@ -28,7 +28,7 @@ from .lazy import Indexer, Lazy
 from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
-from .node import require
+from .node import lock_key, require, reread
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
@@ -51,10 +51,10 @@ class Array:
         path: str,
         settings: Settings,
         spec: ArraySpec | None = None,
-        created: bool = False,
+        created: Tag | None = None,
     ) -> None:
         """Made by ``tensorstash.open`` and ``create``. Without ``spec`` it is read on first use;
-        ``created``: just now, so nothing is stored yet."""
+        ``created``: the tag of its document, stored just now, so that there is no chunk yet."""
         self.driver = driver
         self.path = path
         self.settings = settings
@@ -62,7 +62,8 @@ class Array:
         self._reader: Reader | None = None
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
         self._meter = Meter()
-        self._guess = Guess(absent=created)
+        self._guess = Guess(absent=created is not None)
+        self._tag = created  # of the document, where it is known to be this array's
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -275,6 +276,8 @@ class Array:
         """Store ``value`` at a prepared transform, of records only ``fields``; for views and
         adapters."""
         self._open(write=True)
+        if fields is not None:  # what is stored will be decoded, to keep its other fields
+            self.check_stored()
         value_of = self.as_value if fields is None else fields.source
         try:
             source = value_of(value, transform.shape)
@@ -333,15 +336,30 @@ class Array:
     # -- the handle -------------------------------------------------------------------------
 
     def refresh(self) -> Array:
-        """Look at the stored metadata again: another handle may have changed the shape."""
+        """Look at the stored metadata again: another handle may have changed the shape or the
+        attributes. :class:`~tensorstash.errors.Conflict` where another array was put in its
+        place, of another dtype, or stored in another way."""
         self._open()
-        content = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle).content
-        if not isinstance(content, ArraySpec):
+        if self._spec is None:
+            node = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle)
+        else:
+            node = reread(self.driver, self.path, self._spec)
+        if not isinstance(node.content, ArraySpec):
             where = located(self.driver, self.path)
             raise Invalid(f"{where} is a group; open it with open_group()")
-        self._spec = content
+        self._spec, self._tag = node.content, node.tag
         self._reader = None
         return self
+
+    def check_stored(self) -> None:
+        """:class:`~tensorstash.errors.Conflict` where another array was put in the place of this
+        one; for who is about to write to it in part. One request that moves no bytes, while the
+        document is the one that was read."""
+        tag = None
+        if self.spec.zarr_format == 3:  # beside v2's document, v3's may be stored at any time
+            tag = self.driver.tag(lock_key(self.path, self.spec))
+        if tag is None or tag != self._tag:
+            self._tag = reread(self.driver, self.path, self.spec).tag
 
     def close(self) -> None:
         """Refuse further use. Nothing else needs closing."""
@@ -416,6 +434,9 @@ class Array:
             f"{self.spec.grid.chunks or 'differing shapes'} at {where}: {detail}; select less, or "
             "store smaller chunks"
         )
+
+    def _content(self) -> ArraySpec | None:
+        return self._spec
 
     def _result(self, transform: Transform) -> Any:
         result = self.read_transform(transform, None)

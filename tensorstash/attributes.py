@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from .driver import Driver
 from .errors import NotFound
-from .node import update_attributes
+from .node import Content, update_attributes
 
 
 class _Handle(Protocol):
@@ -18,6 +18,7 @@ class _Handle(Protocol):
     def attributes(self) -> Mapping[str, Any]: ...
     def _open(self, write: bool = ...) -> None: ...
     def refresh(self) -> Any: ...
+    def _content(self) -> Content | None: ...
 
 
 class Attributes(MutableMapping[str, Any]):
@@ -61,8 +62,10 @@ class Attributes(MutableMapping[str, Any]):
     def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         handle = self._handle
         handle._open(write=True)
-        update_attributes(handle.driver, handle.path, change)
-        handle.refresh()
+        known = handle._content()
+        update_attributes(handle.driver, handle.path, change, known)
+        if known is not None:  # else it is read on first use
+            handle.refresh()
 
     def __repr__(self) -> str:
         return repr(dict(self))

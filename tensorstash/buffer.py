@@ -116,6 +116,8 @@ class BufferedWriter:
         self._check()
         if self._row_count:
             self._append_rows(self._row_count)
+        if self._held:
+            self._array.check_stored()
         writer = self._array.make_writer(self._array.spec)
         while self._held:
             self._store(writer, next(iter(self._held)))

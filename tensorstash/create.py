@@ -73,8 +73,8 @@ def create_at(
     driver: Driver, path: str, spec: ArraySpec, settings: Settings, *, overwrite: bool = False
 ) -> Array:
     """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
-    node.create(driver, path, spec, overwrite=overwrite)
-    return Array(driver, path, settings, spec, created=True)
+    tag = node.create(driver, path, spec, overwrite=overwrite)
+    return Array(driver, path, settings, spec, created=tag)
 
 
 def open(

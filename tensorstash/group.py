@@ -217,15 +217,20 @@ class Group:
                 self.driver,
                 self.path,
                 lambda group: GroupDocument(group.attributes, found, 3, group.document),
+                like=self.document,
             )
         self.refresh()
 
     # -- the handle -------------------------------------------------------------------------
 
     def refresh(self) -> Group:
-        """Look at the stored metadata again."""
+        """Look at the stored metadata again. :class:`~tensorstash.errors.Conflict` where an
+        array, or a group of another format, was put in the place of this one."""
         self._open()
-        content = node.require(self.driver, self.path).content
+        if self._document is None:
+            content = node.require(self.driver, self.path).content
+        else:
+            content = node.reread(self.driver, self.path, self._document).content
         if not isinstance(content, GroupDocument):
             where = located(self.driver, self.path)
             raise Invalid(f"{where} is an array; open it with open()")
@@ -250,6 +255,9 @@ class Group:
 
     # -- inside -----------------------------------------------------------------------------
 
+    def _content(self) -> GroupDocument | None:
+        return self._document
+
     def _below(self, name: str) -> str:
         if not isinstance(name, str):
             raise Invalid(f"a member is named by text such as 'raw/image', not {short(name)}")
@@ -267,7 +275,8 @@ class Group:
         """No node may lie below an array: readers would never look there."""
         parts = name.strip("/").split("/")
         for k in range(1, len(parts)):
-            above = node.load(self.driver, self._below("/".join(parts[:k])))
+            path = self._below("/".join(parts[:k]))
+            above = node.load(self.driver, path, allow_pickle=None)
             if above is not None and isinstance(above.content, ArraySpec):
                 raise Invalid(f"{'/'.join(parts[:k])!r} is an array and cannot hold {name!r}")
 

@@ -95,6 +95,10 @@ class Handle(Protocol):
         """An axis counted from the first, checked."""
         ...
 
+    def check_stored(self) -> None:
+        """Raise where another array was put in the place of this one."""
+        ...
+
     def make_writer(
         self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None, check: Check = held
     ) -> Writer:

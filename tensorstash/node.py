@@ -24,7 +24,7 @@ from .errors import (
 from .formats import zarr2, zarr3
 from .formats.document import GroupDocument
 from .formats.mark import Layout
-from .spec import ArraySpec
+from .spec import ArraySpec, difference
 from .unfinished import Claim, claim, finish, pause, remove, still_ours, turn
 
 Content = ArraySpec | GroupDocument
@@ -39,9 +39,10 @@ class Node(NamedTuple):
     tag: Tag
 
 
-def load(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node | None:
+def load(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> Node | None:
     """The array or group at ``path`` (empty or ending in ``/``), Zarr v3 before v2; ``None``
-    when there is neither."""
+    when there is neither. ``allow_pickle``: whether its chunks may be pickles, which run code
+    when decoded; ``None``: its metadata may say so, and no chunk of it can be decoded."""
     return _parse(driver, path, _document(driver, path + zarr3.KEY), allow_pickle)
 
 
@@ -65,7 +66,7 @@ def load_each(
 
 
 def _parse(
-    driver: Driver, path: str, found: tuple[Buffer, Tag] | None, allow_pickle: bool
+    driver: Driver, path: str, found: tuple[Buffer, Tag] | None, allow_pickle: bool | None
 ) -> Node | None:
     """The node whose ``zarr.json`` is ``found``; where there is none, what v2's documents say."""
     try:
@@ -135,7 +136,7 @@ def _bytes(found: tuple[Buffer, Tag] | None) -> Buffer | None:
     return None if found is None else found[0]
 
 
-def require(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node:
+def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> Node:
     """:func:`load`, or :class:`~tensorstash.errors.NotFound`."""
     node = load(driver, path, allow_pickle=allow_pickle)
     if node is None:
@@ -144,6 +145,40 @@ def require(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node:
             'check the path, or create it (mode="a" or "w", or create())'
         )
     return node
+
+
+def reread(driver: Driver, path: str, known: Content) -> Node:
+    """What is stored at ``path`` now, for a handle that knows it as ``known``: an array with the
+    codecs that the handle has, which are what the stored ones say, so that what it may not run
+    stays so. :class:`~tensorstash.errors.Conflict` where it is something else by now: another
+    kind, another dtype, stored in another way."""
+    try:
+        node = require(driver, path, allow_pickle=None)
+    except (Invalid, Unsupported) as error:
+        if not isinstance(known, ArraySpec):
+            raise
+        raise _changed(driver, path, f"it can be read no longer ({error})") from error
+    now = node.content
+    if isinstance(known, ArraySpec):
+        if not isinstance(now, ArraySpec):
+            raise _changed(driver, path, "the array is now a group")
+        what = difference(known, now)
+        if what is not None:
+            raise _changed(driver, path, what)
+        return Node(replace(now, codecs=known.codecs), node.tag)
+    if isinstance(now, ArraySpec):
+        raise _changed(driver, path, "the group is now an array")
+    if now.zarr_format != known.zarr_format:
+        versions = f"Zarr v{known.zarr_format} is now v{now.zarr_format}"
+        raise _changed(driver, path, versions)
+    return node
+
+
+def _changed(driver: Driver, path: str, what: str) -> Conflict:
+    return Conflict(
+        f"{located(driver, path)} was replaced since this handle was opened: {what}; open it again",
+        key=path,
+    )
 
 
 def create(driver: Driver, path: str, content: Content, *, overwrite: bool = False) -> Tag:
@@ -256,14 +291,15 @@ def update(
     path: str,
     change: Callable[[Any], Content],
     *,
-    allow_pickle: bool = False,
+    like: Content,
     known: Node | None = None,
 ) -> Node:
     """Replace a node's document by ``change`` of it, in one step against every other writer:
-    ``change`` is called again on what another writer stored first. ``known``: the node as it
-    was read a moment ago, which saves a read."""
+    ``change`` is called again on what another writer stored first, as long as that is still
+    ``like`` what the caller's handle knows (see :func:`reread`). ``known``: the node as it was
+    read a moment ago, which saves a read."""
     for attempt in range(_TRIES):
-        node, known = known or require(driver, path, allow_pickle=allow_pickle), None
+        node, known = known or reread(driver, path, like), None
         content = change(node.content)
         document, _ = _documents(content)
         key = path + _key(content)
@@ -278,21 +314,29 @@ def update(
 
 
 def update_attributes(
-    driver: Driver, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]
+    driver: Driver,
+    path: str,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    like: Content | None = None,
 ) -> None:
-    """Replace a node's attributes by ``change`` of them, in one step."""
-    node = require(driver, path, allow_pickle=True)
+    """Replace a node's attributes by ``change`` of them, in one step. ``like``: what the caller's
+    handle knows of the node, which must not have become another (see :func:`reread`). No chunk
+    is decoded, so that one of pickles needs no permission."""
+    node = require(driver, path, allow_pickle=None) if like is None else reread(driver, path, like)
+    like = node.content if like is None else like
     if node.content.zarr_format == 3:
         update(
             driver,
             path,
             lambda content: replace(content, attributes=change(dict(content.attributes))),
+            like=like,
+            known=node,
         )
         return
     key = path + zarr2.ATTRS
     for attempt in range(_TRIES):
         found = _document(driver, key)
-        content = require(driver, path, allow_pickle=True).content
+        content = reread(driver, path, like).content
         content = replace(content, attributes=change(dict(content.attributes)))
         data = zarr3.encode(_attributes(content))
         try:

@@ -10,8 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .bitwise import is_fill
 from .cached import Cached
-from .codec import ChunkSpec, Codec
+from .codec import ChunkSpec, Codec, Pipeline
+from .dtype import short
+from .errors import StashError
 from .grid import Grid
 
 
@@ -87,3 +90,58 @@ class ArraySpec:
     def chunk_spec(self, shape: tuple[int, ...]) -> ChunkSpec:
         """A chunk of ``shape`` of this array."""
         return ChunkSpec(shape, self.dtype, self.fill)
+
+
+_FREE = ("shape", "attributes", "dimension_names", "fill_value")
+"""Keys of a document that say nothing of how chunks are stored; fill values are compared apart,
+by their bits."""
+
+
+def difference(known: ArraySpec, now: ArraySpec) -> str | None:
+    """What makes ``now`` another array than ``known``, in words; ``None`` where a handle that
+    knows the one may read and write the other. Lengths, names and attributes may differ, and the
+    same may be spelled otherwise."""
+    if known.zarr_format != now.zarr_format:
+        return f"Zarr v{known.zarr_format} is now v{now.zarr_format}"
+    if known.dtype != now.dtype:
+        return f"dtype {known.dtype} is now {now.dtype}"
+    if known.ndim != now.ndim:
+        return f"{known.ndim} axes are now {now.ndim}"
+    if not _is_same_fill(known.fill, now.fill):
+        return f"fill value {short(known.fill[()])} is now {short(now.fill[()])}"
+    if _is_same_document(known.document, now.document):
+        return None
+    if known.grid != now.grid:
+        edges = [spec.grid.chunks or "of differing shapes" for spec in (known, now)]
+        return f"chunks {edges[0]} are now {edges[1]}"
+    if known.keys != now.keys:
+        return f"chunk keys {known.keys} are now {now.keys}"
+    if known.codecs != now.codecs and not _is_same_chain(known, now):
+        return f"codecs {short(list(known.codecs))} are now {short(list(now.codecs))}"
+    return None
+
+
+def _is_same_document(known: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return bool(known) and all(
+        known.get(key) == now.get(key) for key in known.keys() | now.keys() if key not in _FREE
+    )
+
+
+def _is_same_fill(known: NDArray[Any], now: NDArray[Any]) -> bool:
+    if known.dtype.kind != "O":
+        return is_fill(known, now)
+    one, other = known[()], now[()]
+    return type(one) is type(other) and bool(one == other)
+
+
+def _is_same_chain(known: ArraySpec, now: ArraySpec) -> bool:
+    """Whether the chains are the same once what depends on the chunk is filled in, which others
+    may have spelled out."""
+    try:
+        bound = [
+            Pipeline(spec.codecs, spec.chunk_spec(spec.grid.chunk_shape((0,) * spec.ndim))).codecs
+            for spec in (known, now)
+        ]
+    except StashError:  # a chain that takes no such chunk is like no other
+        return False
+    return bound[0] == bound[1]

@@ -394,5 +394,5 @@ def test_gone_and_replaced() -> None:
             call()
     stash.create_group(array.driver)
     for call in (lambda: array.append(np.ones((1, 4))), lambda: array.resize((9, 9))):
-        with pytest.raises(Invalid, match="group"):
+        with pytest.raises(Conflict, match="group; open it again"):
             call()

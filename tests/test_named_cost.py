@@ -37,6 +37,7 @@ def test_a_field_is_written_in_one_pass_a_chunk(shards: Any) -> None:
     objects = 2 if shards else 8
     array["x"] = 5
     assert (driver.reads.calls, driver.writes.calls) == (objects, objects)
+    assert driver.counts["tag"].calls == 1  # whether the array is still the one it was
     driver.reset()
     array[["z", "y"], 3] = np.array([(1, 2)] * 8, [("z", "u1"), ("y", "i4")])
     row = 1 if shards else 2

@@ -34,7 +34,7 @@ def chain(
     order: str = "C",
     filters: Sequence[Mapping[str, Any]] | None = None,
     compressor: Mapping[str, Any] | None = None,
-    allow_pickle: bool = False,
+    allow_pickle: bool | None = False,
 ) -> tuple[Codec, ...]:
     """The codecs of a v2 array whose elements are ``stored`` (byte order included).
 

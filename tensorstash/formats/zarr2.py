@@ -63,12 +63,13 @@ _Bytes = bytes | bytearray | memoryview
 
 
 def parse_array(
-    zarray: _Bytes, zattrs: _Bytes | None = None, *, allow_pickle: bool = False
+    zarray: _Bytes, zattrs: _Bytes | None = None, *, allow_pickle: bool | None = False
 ) -> ArraySpec:
     """The array that ``.zarray`` and ``.zattrs`` describe; keys we do not know are ignored.
 
     Errors as :func:`tensorstash.formats.zarr3.parse`. Object arrays stored with the
-    ``pickle`` filter run code when read, and are refused unless ``allow_pickle``.
+    ``pickle`` filter run code when read, and are refused unless ``allow_pickle``; ``None`` is
+    for who decodes no chunk: they are told what it is, and its filters refuse to run.
     """
     return _array(decode(zarray, ARRAY), _attributes(zattrs), allow_pickle)
 
@@ -84,7 +85,7 @@ def parse_group(
 
 
 def parse_documents(
-    documents: Mapping[str, Any], *, allow_pickle: bool = False
+    documents: Mapping[str, Any], *, allow_pickle: bool | None = False
 ) -> tuple[Literal["array"], ArraySpec] | tuple[Literal["group"], GroupDocument]:
     """What a member of a consolidated group is: ``documents`` maps ``.zarray`` and so on to
     decoded documents."""
@@ -101,14 +102,14 @@ def parse_documents(
 
 
 def _array(
-    document: Mapping[str, Any], attributes: Mapping[str, Any], allow_pickle: bool
+    document: Mapping[str, Any], attributes: Mapping[str, Any], allow_pickle: bool | None
 ) -> ArraySpec:
     _check_version(document, ARRAY)
     return guarded(ARRAY, lambda: _spec(document, attributes, allow_pickle))
 
 
 def _spec(
-    document: Mapping[str, Any], attributes: Mapping[str, Any], allow_pickle: bool
+    document: Mapping[str, Any], attributes: Mapping[str, Any], allow_pickle: bool | None
 ) -> ArraySpec:
     for key in ("shape", "chunks", "dtype"):
         if key not in document:

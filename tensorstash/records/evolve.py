@@ -13,7 +13,7 @@ from .. import node
 from ..belongings import look
 from ..driver import Check
 from ..dtype import short
-from ..errors import AlreadyExists, Invalid
+from ..errors import AlreadyExists, Conflict, Invalid, NotFound
 from ..formats import zarr3
 from ..spec import ArraySpec
 from ..unfinished import what_is_unfinished
@@ -92,7 +92,11 @@ def _make_room(table: Table, path: str, catalog: Catalog) -> None:
     parts = path.split("/")
     for k in range(1, len(parts)):
         above = "/".join(parts[:k])
-        found = None if above in catalog.groups else node.load(driver, f"{root}{above}/")
+        found = (
+            None
+            if above in catalog.groups
+            else node.load(driver, f"{root}{above}/", allow_pickle=None)
+        )
         if found is not None and isinstance(found.content, ArraySpec):
             raise AlreadyExists(f"{table.where} holds an array {above!r}; choose another name")
     place = f"{root}{path}/"
@@ -201,10 +205,11 @@ def _copy(table: Table, old: str, new: str, stored: Mapping[str, ArraySpec], che
 def _as_stored(table: Table, name: str, spec: ArraySpec) -> ArraySpec:
     """``spec`` with the attributes that the array itself has now."""
     driver, root = table.place
-    found = node.load(driver, f"{root}{name}/")
-    if found is None or not isinstance(found.content, ArraySpec):
+    try:
+        attributes = node.reread(driver, f"{root}{name}/", spec).content.attributes
+    except (NotFound, Conflict):  # left over from something else
         return spec
-    return replace(spec, attributes=found.content.attributes)
+    return replace(spec, attributes=attributes)
 
 
 def _without(catalog: Catalog) -> Catalog:

@@ -21,9 +21,9 @@ from ..formats import zarr3
 from ..formats.document import GroupDocument, decode
 from ..formats.mark import is_marked
 from ..handle import Settings
-from ..node import require, update
+from ..node import require, reread, update
 from ..resize import write_beyond
-from ..spec import ArraySpec
+from ..spec import ArraySpec, difference
 from ..threads import spread
 from .catalog import (
     VALUES,
@@ -41,10 +41,15 @@ from .column import Column
 
 _logger = logging.getLogger("tensorstash")
 
+_GROUP = GroupDocument()
+"""What the handle of records knows of the node: that it is a group of Zarr v3."""
 
-def load(driver: Driver, path: str) -> Catalog:
-    """The records at ``path``: one small read."""
-    return _catalog(require(driver, path).content, located(driver, path))
+
+def load(driver: Driver, path: str, known: Catalog | None = None) -> Catalog:
+    """The records at ``path``: one small read. ``known``: those of a handle, in whose place
+    nothing else may have been put."""
+    content = (require(driver, path) if known is None else reread(driver, path, _GROUP)).content
+    return _catalog(content, located(driver, path))
 
 
 def _catalog(content: Any, where: str) -> Catalog:
@@ -60,19 +65,24 @@ def extend(
     """Add ``count`` rows of checked ``values``; answers the records as they then are, and where
     the rows begin. Writers take turns by the driver's lock."""
     fields = {name: column.field for name, column in columns.items()}
+    specs = {
+        a: array.spec
+        for name, c in columns.items()
+        for a, array in zip(arrays_of(name, c.field), c.arrays, strict=True)
+    }
     rows: dict[str, Any] = {}
 
     def reserve(name: str) -> None:
         try:
             rows[name] = columns[name].reserve(values[name])
         except NotFound:
-            restore(driver, path, fields)
+            restore(driver, path, fields, specs)
             rows[name] = columns[name].reserve(values[name])
 
     each(driver, list(columns), reserve)
 
     def add(before: Catalog, check: Check) -> Catalog:
-        _same_fields(before, fields, located(driver, path))
+        _same_fields(before, fields, specs, located(driver, path))
 
         def store(name: str) -> None:
             inner = arrays_of(name, before.fields[name])[-1]
@@ -95,17 +105,37 @@ def each(driver: Driver, names: list[str], work: Callable[[str], None]) -> None:
     spread(names, lambda: work, threads, waits=True)
 
 
-def restore(driver: Driver, path: str, fields: Mapping[str, Any]) -> None:
+def restore(
+    driver: Driver, path: str, fields: Mapping[str, Any], specs: Mapping[str, ArraySpec]
+) -> None:
     """Have the documents of single fields that are missing: their creator was killed halfway."""
-    catalog = load(driver, path)
-    _same_fields(catalog, fields, located(driver, path))
-    follow(driver, path, catalog, shapes=False)
+    follow(driver, path, checked(driver, path, fields, specs), shapes=False)
 
 
-def _same_fields(catalog: Catalog, fields: Mapping[str, Any], where: str) -> None:
-    if catalog.fields != fields:
+def checked(
+    driver: Driver, path: str, fields: Mapping[str, Any], specs: Mapping[str, ArraySpec]
+) -> Catalog:
+    """The records as they are now, when their fields are those that a handle knows."""
+    node = reread(driver, path, _GROUP)
+    catalog = _catalog(node.content, located(driver, path))
+    _same_fields(catalog, fields, specs, located(driver, path))
+    return catalog
+
+
+def _same_fields(
+    catalog: Catalog, fields: Mapping[str, Any], specs: Mapping[str, ArraySpec], where: str
+) -> None:
+    """Refuse rows for records that have other fields by now, or store them in another way."""
+    changed = catalog.fields != fields
+    what = ""
+    for name, spec in specs.items() if not changed else ():
+        found = difference(spec, catalog.specs[name])
+        if found is not None:
+            changed, what = True, f" ({name!r}: {found})"
+    if changed:
         raise Conflict(
-            f"the fields of {where} changed since they were opened; refresh() and repeat the call"
+            f"the fields of {where} changed since they were opened{what}; refresh() and repeat "
+            "the call"
         )
 
 
@@ -119,7 +149,7 @@ def change(
     or fields; then bring the fields' own documents after it."""
     with driver.lock(path + zarr3.KEY, lock_timeout) as check:
         where = located(driver, path)
-        node = require(driver, path)
+        node = reread(driver, path, _GROUP)
         before = published = _catalog(node.content, where)
         after = make(before, check)
         check()
@@ -138,7 +168,7 @@ def change(
             published = with_values(kept, there)
             return to_document(published)
 
-        update(driver, path, publish, known=node)
+        update(driver, path, publish, like=_GROUP, known=node)
         try:
             follow(driver, path, published)
         except StashError as error:
@@ -157,7 +187,7 @@ def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
         widened.append(with_values(_catalog(content, where), lengths))
         return to_document(widened[-1])
 
-    update(driver, path, publish)
+    update(driver, path, publish, like=_GROUP)
     return widened[-1]
 
 

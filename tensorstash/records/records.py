@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..driver import Driver
 from ..dtype import short
 from ..errors import Invalid, InvalidSelection, Unsupported
+from ..formats.document import GroupDocument
 from ..handle import Settings
 from ..loading.source import Columns, nested
 from ..location import resolve
@@ -296,6 +297,10 @@ class Records(RecordSource):
 
     def _open(self, write: bool = False) -> None:
         self.table.check(write)
+
+    def _content(self) -> GroupDocument | None:
+        """What is known of the node: that it is a group."""
+        return GroupDocument() if self.table.known else None
 
     def _whole(self, what: str) -> None:
         if not isinstance(self.rows, All) or self._names is not None:

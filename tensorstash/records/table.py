@@ -112,7 +112,7 @@ class Table:
         """Look at the stored document again."""
         self.check()
         before = self._catalog
-        self.adopt(grow.load(*self.place), before)
+        self.adopt(grow.load(*self.place, before), before)
 
     def adopt(self, catalog: Catalog, before: Catalog | None = None) -> None:
         """``catalog`` is how the records are now; or were, if another thread has learned of more
@@ -162,6 +162,11 @@ class Table:
         self._each([*found], read)
         return found
 
+    def check_stored(self) -> None:
+        """:class:`~tensorstash.errors.Conflict` where other fields were put in the place of
+        these, or the same stored in another way."""
+        grow.checked(*self.place, self.fields, self.catalog.specs)
+
     def put(self, rows: Rows, values: Mapping[str, Any]) -> None:
         """Store checked values in rows that are there."""
         self.check(write=True)
@@ -175,7 +180,7 @@ class Table:
             try:
                 ends[name] = columns[name].put(rows, values[name])
             except NotFound:
-                grow.restore(*self.place, self.fields)
+                grow.restore(*self.place, self.fields, self.catalog.specs)
                 ends[name] = columns[name].put(rows, values[name])
 
         self._each([*values], put)

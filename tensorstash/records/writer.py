@@ -132,6 +132,7 @@ class RecordWriter:
     def _store_assigned(self) -> None:
         if not self._assigned:
             return
+        self._records.table.check_stored()
         rows = np.array(sorted(self._assigned), np.int64)
         picked = [self._assigned[int(row)] for row in rows]
         values = {name: _join([p[name] for p in picked]) for name in picked[0]}
