@@ -239,6 +239,8 @@ def _compared(
             differs = "reaches into what follows it"
         if differs:
             damaged = damaged or f"{key!r} {differs}"
+            if not other and member.begin == entry.offset:
+                lost = lost or damaged  # whatever its name was
             doubtful[other] = f"is {key!r} in the directory, and another at the member"
         wrong = differs or wrong
         if key[-1:] in ("", "/") and not wrong:
@@ -305,7 +307,8 @@ def _recovered(fd: int, path: str, size: int, before: Directory | None) -> Direc
         )
     data = b"".join(found.entries)
     entries = _entries(data, 0, path)
-    assert entries is not None
+    if entries is None:
+        raise Corrupt(f"{path!r} is a damaged zip, without a directory; restore a copy")
     return _compared(
         fd, entries[0], end=found.end, start=None, stop=found.stop or size, base=0, before=before,
         lost=found.lost, fixed=found.fixed, cut=found.cut,

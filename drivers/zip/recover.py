@@ -23,6 +23,7 @@ from tensorstash.drivers.zip.records import (
 )
 
 _PIECE = 1 << 20
+_FEED = 1 << 16
 _MOST = 256 << 20
 """Bytes that are unpacked to find where members end, beside those of the file."""
 _LARGEST_ENTRY = CENTRAL.size + 3 * 0xFFFF + 1
@@ -78,7 +79,7 @@ def walk(fd: int, size: int) -> Walk:
             stop = None if end is None else end[0]
             if end is not None:
                 crc, stored, full = end[1:]
-        if stop is None or stop > size:
+        if stop is None or not _borders(fd, stop, size):
             cut[key.rstrip("/")] = "was cut, or is not whole"
             break
         # What the directory says of a folder is lost; that its name ends in "/" is enough.
@@ -115,6 +116,14 @@ def _explained(
     whole &= _is_cut(rest)
     fixed = "" if whole else f"its directory at byte {at} is damaged"
     return Walk([*entries.values()], at, cut, "", fixed, stop)
+
+
+def _borders(fd: int, at: int, size: int) -> bool:
+    """Whether a member may end here: before another, before the directory, where the file ends."""
+    if at > size:
+        return False
+    begins = os.pread(fd, min(4, size - at), at)
+    return any(sign.startswith(begins) for sign in _SIGNATURES[1:])
 
 
 def _seen(fd: int, at: int, size: int) -> Iterator[tuple[int, bytes]]:
@@ -180,7 +189,7 @@ def _inflated(fd: int, begin: int, size: int, budget: _Budget) -> tuple[int, int
     try:
         while not unpacker.eof:
             if not feed:
-                feed = os.pread(fd, min(_PIECE, size - at), at) if at < size else b""
+                feed = os.pread(fd, min(_FEED, size - at), at) if at < size else b""
                 at += len(feed)
             data = unpacker.decompress(feed, _PIECE)
             if not data and not feed and at >= size:

@@ -12,6 +12,7 @@ from tensorstash.errors import Corrupt, Unsupported
 
 _STORED, _DEFLATED = 0, 8
 _PIECE = 1 << 20
+_FEED = 1 << 16
 _EXPANDS = 1040
 """No deflated byte makes more."""
 _LARGE = 256 << 20
@@ -81,7 +82,7 @@ def _inflated(fd: int, member: Member, path: str) -> Iterator[tuple[int, bytes]]
     try:
         while not unpacker.eof:
             if not feed:
-                feed = os.pread(fd, min(_PIECE, stop - at), at) if at < stop else b""
+                feed = os.pread(fd, min(_FEED, stop - at), at) if at < stop else b""
                 at += len(feed)
             piece = unpacker.decompress(feed, _PIECE)
             if not piece and not feed:
