@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numcodecs import blosc
 
-from tensorstash.codec import Buffer, BytesCodec, ChunkSpec, Codec, take
+from tensorstash.codec import Buffer, BytesCodec, ChunkSpec, Codec, short, take
 from tensorstash.codecs.streams import check_claim
 from tensorstash.errors import Invalid, Unsupported
 
@@ -59,9 +59,11 @@ class Blosc(BytesCodec):
 
     def __post_init__(self) -> None:
         if self.cname not in _NAMES:
-            raise Invalid(f"codec 'blosc' cname {self.cname!r} is none of {', '.join(_NAMES)}")
+            raise Invalid(f"codec 'blosc' cname {short(self.cname)} is none of {', '.join(_NAMES)}")
         if type(self.clevel) is not int or not 0 <= self.clevel <= 9:
-            raise Invalid(f"codec 'blosc' clevel is an integer from 0 to 9, not {self.clevel!r}")
+            raise Invalid(
+                f"codec 'blosc' clevel is an integer from 0 to 9, not {short(self.clevel)}"
+            )
         if type(self.blocksize) is not int or not 0 <= self.blocksize <= _MOST:
             raise Invalid(f"codec 'blosc' blocksize cannot be {self.blocksize!r} bytes")
         if self.typesize is not None and (type(self.typesize) is not int or self.typesize < 1):
@@ -70,7 +72,7 @@ class Blosc(BytesCodec):
             object.__setattr__(self, "shuffle", (*_SHUFFLES, None)[self.shuffle])
         if self.shuffle is not None and self.shuffle not in _SHUFFLES:
             raise Invalid(
-                f"codec 'blosc' shuffle {self.shuffle!r} is none of {', '.join(_SHUFFLES)}"
+                f"codec 'blosc' shuffle {short(self.shuffle)} is none of {', '.join(_SHUFFLES)}"
             )
 
     def configuration(self) -> dict[str, Any]:

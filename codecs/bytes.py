@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import Buffer, ChunkSpec, Codec, Serializer, take
+from tensorstash.codec import Buffer, ChunkSpec, Codec, Serializer, short, take
 from tensorstash.errors import Invalid
 
 Endian = Literal["little", "big"]
@@ -35,7 +35,7 @@ class Bytes(Serializer):
 
     def __post_init__(self) -> None:
         if self.endian not in ("little", "big", None):
-            raise Invalid(f"codec 'bytes' endian is 'little' or 'big', not {self.endian!r}")
+            raise Invalid(f"codec 'bytes' endian is 'little' or 'big', not {short(self.endian)}")
 
     def configuration(self) -> dict[str, Any]:
         """``{"endian": ...}``, or nothing for one-byte elements."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import OBJECT_BYTES, Buffer, Cached, ChunkSpec, Serializer, values_in
+from tensorstash.codec import OBJECT_BYTES, Buffer, Cached, ChunkSpec, Serializer, reason, values_in
 from tensorstash.codecs.numcodec import (
     ARRAY_TO_ARRAY,
     ARRAY_TO_BYTES,
@@ -167,7 +167,7 @@ class Filters(Serializer):
             raise
         except Exception as error:
             where = f"filter {identifier!r}: " if identifier else ""
-            raise ValueError(f"{where}{error}") from error
+            raise ValueError(f"{where}{reason(error)}") from error
         return self._chunk(value, spec)
 
     def encoded_nbytes(self, spec: ChunkSpec) -> int | None:
@@ -293,7 +293,7 @@ def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec, most: int)
         if len(data) * OBJECT_BYTES > most:
             kinds = np.frombuffer(data, np.uint8)
             lists = (kinds & 0xE0 == 0x80) | (kinds & 0xFC == 0xDC)  # and maps, by their first byte
-            _check_objects(np.count_nonzero(lists), 8 * len(data), most)
+            _check_objects(int(np.count_nonzero(lists)), 8 * len(data), most)
         # Reads through it without making anything: what it says of lengths is true.
         scan = msgpack.Unpacker(max_buffer_size=0)
         scan.feed(data)

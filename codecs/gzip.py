@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tensorstash.codec import Buffer, BytesCodec, Codec, take
+from tensorstash.codec import Buffer, BytesCodec, Codec, short, take
 from tensorstash.codecs.streams import GZIP, inflate, pour
 from tensorstash.errors import Invalid
 
@@ -30,7 +30,7 @@ class Gzip(BytesCodec):
 
     def __post_init__(self) -> None:
         if type(self.level) is not int or not 0 <= self.level <= 9:
-            raise Invalid(f"codec 'gzip' level is an integer from 0 to 9, not {self.level!r}")
+            raise Invalid(f"codec 'gzip' level is an integer from 0 to 9, not {short(self.level)}")
 
     def configuration(self) -> dict[str, Any]:
         """``{"level": ...}``."""

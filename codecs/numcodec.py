@@ -18,7 +18,16 @@ import numpy as np
 from numcodecs import lz4, registry
 from numpy.typing import NDArray
 
-from tensorstash.codec import ArrayCodec, Buffer, BytesCodec, Cached, ChunkSpec, Codec
+from tensorstash.codec import (
+    ArrayCodec,
+    Buffer,
+    BytesCodec,
+    Cached,
+    ChunkSpec,
+    Codec,
+    reason,
+    short,
+)
 from tensorstash.codecs import blosc, gzip, zstd
 from tensorstash.codecs.streams import check_claim, expand, inflate, pour
 from tensorstash.errors import Invalid, StashError, Unsupported
@@ -67,14 +76,14 @@ def load(identifier: str, options: Mapping[str, Any]) -> Any:
         known = identifier in ARRAY_TO_BYTES | {"msgpack2"}
         hint = f"; did you mean {close[0]!r}?" if close else ""
         hint = f"; it needs the package {needs!r}: pip install {needs}" if known else hint
-        raise Unsupported(f"numcodecs has no codec {identifier!r}{hint}") from error
+        raise Unsupported(f"numcodecs has no codec {short(identifier)}{hint}") from error
     except Exception as error:  # they raise what they like
         raise _unfit(identifier, options, error) from error
 
 
 def _unfit(identifier: str, options: Mapping[str, Any], error: Exception) -> Invalid:
-    detail = str(error).partition("\n")[0] or type(error).__name__
-    return Invalid(f"codec {identifier!r} cannot have {_cut(dict(options))}: {detail}")
+    detail = reason(error)
+    return Invalid(f"codec {identifier!r} cannot have {short(dict(options))}: {detail}")
 
 
 def _check_options(identifier: str, options: Mapping[str, Any]) -> None:
@@ -86,7 +95,8 @@ def _check_options(identifier: str, options: Mapping[str, Any]) -> None:
             continue
         if type(value) is not int or not low <= value <= high:
             raise Invalid(
-                f"codec {identifier!r} {name} is an integer from {low} to {high}, not {_cut(value)}"
+                f"codec {identifier!r} {name} is an integer from {low} to {high}, not "
+                + short(value)
             )
     if identifier == "lzma":
         _check_lzma(options)
@@ -98,24 +108,18 @@ def _check_lzma(options: Mapping[str, Any]) -> None:
     if preset is not None and (
         type(preset) is not int or preset & ~lzma.PRESET_EXTREME not in range(10)
     ):
-        raise Invalid(f"codec 'lzma' preset is an integer from 0 to 9, not {_cut(preset)}")
+        raise Invalid(f"codec 'lzma' preset is an integer from 0 to 9, not {short(preset)}")
     if filters is None:
         return
     listed = isinstance(filters, Sequence) and not isinstance(filters, str)
     if not listed or not all(isinstance(item, Mapping) for item in filters) or len(filters) > 4:
-        raise Invalid(f"codec 'lzma' filters are a list of up to 4 objects, not {_cut(filters)}")
+        raise Invalid(f"codec 'lzma' filters are a list of up to 4 objects, not {short(filters)}")
     for item in filters:
         size = item.get("dict_size", 0)
         if type(size) is not int or not 0 <= size <= _XZ_MEMORY:
-            raise Invalid(f"codec 'lzma' dict_size is at most {_XZ_MEMORY} bytes, not {_cut(size)}")
-
-
-def _cut(value: Any) -> str:
-    try:
-        text = " ".join(repr(value)[:400].split())
-    except ValueError:  # an integer of thousands of digits
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+            raise Invalid(
+                f"codec 'lzma' dict_size is at most {_XZ_MEMORY} bytes, not {short(size)}"
+            )
 
 
 def wrap(config: Mapping[str, Any]) -> BytesCodec:
@@ -142,7 +146,7 @@ def identify(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = dict(config)
     identifier = options.pop("id", None)
     if not isinstance(identifier, str):
-        raise Invalid(f"{_cut(dict(config))} is no numcodecs config: it has no 'id'")
+        raise Invalid(f"{short(dict(config))} is no numcodecs config: it has no 'id'")
     return identifier, options
 
 
@@ -230,7 +234,7 @@ class NumcodecBytes(Named, BytesCodec):
         except (StashError, MemoryError):
             raise
         except Exception as error:
-            raise ValueError(str(error).partition("\n")[0]) from error
+            raise ValueError(reason(error)) from error
 
     def encoded_nbytes(self, nbytes: int) -> int | None:
         """What checksums and ``shuffle`` make of them."""
@@ -331,12 +335,12 @@ def attempt(name: str, encode: Any, value: Any) -> Any:
     except (StashError, MemoryError):
         raise
     except Exception as error:  # numcodecs, and what it calls, raise what they like
-        detail = str(error).partition("\n")[0] or type(error).__name__
+        detail = reason(error)
         raise Invalid(f"codec {name!r} cannot encode this chunk: {detail}") from error
     except BaseException as error:
         if not is_panic(error):
             raise
-        detail = str(error).partition("\n")[0]
+        detail = reason(error)
         raise Invalid(f"codec {name!r} cannot encode this chunk: {detail}") from error
 
 
@@ -351,10 +355,10 @@ def number(name: str, value: Any) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(value)
     except Exception as error:  # SyntaxError, KeyError, ...: NumPy parses what it is given
         raise Invalid(
-            f"codec {name!r} names a dtype {_cut(value)} that NumPy does not know"
+            f"codec {name!r} names a dtype {short(value)} that NumPy does not know"
         ) from error
     if dtype.kind not in "biufcmM" or dtype.itemsize == 0:
-        raise Invalid(f"codec {name!r} does not take dtype {_cut(value)}; numbers only")
+        raise Invalid(f"codec {name!r} does not take dtype {short(value)}; numbers only")
     return dtype
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import Buffer, ChunkSpec, Serializer
+from tensorstash.codec import Buffer, ChunkSpec, Serializer, reason
 from tensorstash.codecs.numcodec import Named, attempt, flat, is_panic
 from tensorstash.errors import Invalid
 
@@ -57,11 +57,11 @@ class NumcodecSerializer(Named, Serializer):
         try:
             return decode(bytes(data), spec)
         except Exception as error:
-            raise ValueError(str(error).partition("\n")[0]) from error
+            raise ValueError(reason(error)) from error
         except BaseException as error:
             if not is_panic(error):
                 raise
-            raise ValueError(str(error).partition("\n")[0]) from error
+            raise ValueError(reason(error)) from error
 
 
 def decoded(identifier: str, data: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:

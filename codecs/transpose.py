@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import ArrayCodec, Cached, ChunkSpec, Codec, take
+from tensorstash.codec import ArrayCodec, Cached, ChunkSpec, Codec, short, take
 from tensorstash.errors import Invalid
 
 
@@ -43,7 +43,9 @@ class Transpose(ArrayCodec):
             or any(type(axis) is not int for axis in order)
             or sorted(order) != list(range(len(order)))
         ):
-            raise Invalid(f"codec 'transpose' order {order!r} is not a permutation of the axes")
+            raise Invalid(
+                f"codec 'transpose' order {short(order)} is not a permutation of the axes"
+            )
         object.__setattr__(self, "order", tuple(order))
 
     def configuration(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import Buffer, ChunkSpec, Serializer
+from tensorstash.codec import Buffer, ChunkSpec, Serializer, short
 from tensorstash.errors import Invalid
 
 _WORD = 4
@@ -70,7 +70,9 @@ class Vlen(Serializer, Generic[T]):
         try:
             return self._pack(values)
         except UnicodeEncodeError as error:
-            raise Invalid(f"codec {self.name!r} cannot encode {error.object!r}: {error}") from error
+            raise Invalid(
+                f"codec {self.name!r} cannot encode {short(error.object)}: {error.reason}"
+            ) from error
 
     def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
         """The elements; every length is checked against ``data`` before it is believed."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import ArrayCodec, Buffer, BytesCodec, ChunkSpec, Codec, Serializer
+from tensorstash.codec import ArrayCodec, Buffer, BytesCodec, ChunkSpec, Codec, Serializer, short
 from tensorstash.codecs.streams import pour
 from tensorstash.errors import Invalid, Unsupported
 
@@ -38,7 +38,9 @@ def _make(name: str, configuration: Mapping[str, Any]) -> Codec:
     try:
         codec = kind.from_dict({"name": name, "configuration": dict(configuration)})
     except (TypeError, ValueError, KeyError) as error:
-        raise Invalid(f"codec {name!r} cannot have {dict(configuration)}: {error}") from error
+        raise Invalid(
+            f"codec {name!r} cannot have {short(dict(configuration))}: {error}"
+        ) from error
     if isinstance(codec, ArrayArrayCodec):
         return ZarrArray(name, codec)
     if isinstance(codec, ArrayBytesCodec):

@@ -12,7 +12,7 @@ import numpy as np
 import zstandard
 from numcodecs import zstd as numcodecs_zstd
 
-from tensorstash.codec import Buffer, BytesCodec, Codec, take
+from tensorstash.codec import Buffer, BytesCodec, Codec, short, take
 from tensorstash.codecs.streams import check_claim, pour
 from tensorstash.errors import Invalid
 
@@ -46,9 +46,9 @@ class Zstd(BytesCodec):
 
     def __post_init__(self) -> None:
         if type(self.level) is not int or not -131072 <= self.level <= 22:
-            raise Invalid(f"codec 'zstd' level is an integer up to 22, not {self.level!r}")
+            raise Invalid(f"codec 'zstd' level is an integer up to 22, not {short(self.level)}")
         if type(self.checksum) is not bool:
-            raise Invalid(f"codec 'zstd' checksum is True or False, not {self.checksum!r}")
+            raise Invalid(f"codec 'zstd' checksum is True or False, not {short(self.checksum)}")
 
     def configuration(self) -> dict[str, Any]:
         """``{"level": ...}``; ``checksum`` only when on: TensorStore refuses it otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .codec import Codec, split
+from .codec import Codec, reason, split
 from .dtype import short
 from .errors import Invalid, StashError, Unsupported
 from .registry import make_codec
@@ -37,7 +37,7 @@ def make(name: str, configuration: Mapping[str, Any]) -> Codec:
     except RecursionError as error:
         raise Unsupported("a codec chain nests too deeply to be read") from error
     except Exception as error:  # third-party codecs raise what they like
-        detail = str(error).partition("\n")[0] or type(error).__name__
+        detail = reason(error)
         raise Invalid(
             f"codec {short(name)} cannot have {short(configuration)}: {detail}"
         ) from error

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .cached import Cached as Cached
 from .driver import Buffer as Buffer
-from .dtype import short
+from .dtype import short as short
 from .errors import Corrupt, Invalid, StashError, Unsupported
 from .limits import CHUNK, HUGE, NODE_BYTES, SLACK, room
 from .limits import values_in as values_in
@@ -273,7 +273,7 @@ class Pipeline:
         except (StashError, MemoryError):
             raise
         except Exception as error:  # libraries raise what they like
-            detail = str(error).partition("\n")[0] or type(error).__name__
+            detail = reason(error)
             raise Invalid(f"codec {name!r} cannot encode this chunk: {detail}") from error
         if not self.sized and size > self.stored.room(len(data)):
             raise Invalid(
@@ -371,12 +371,12 @@ def _bound(codec: Codec, spec: ChunkSpec) -> tuple[Codec, ChunkSpec]:
     except RecursionError as error:
         raise Unsupported("a codec chain nests too deeply to be used") from error
     except Exception as error:  # libraries raise what they like
-        detail = str(error).partition("\n")[0] or type(error).__name__
+        detail = reason(error)
         raise Invalid(f"codec {codec.name!r} cannot take {spec.dtype}: {detail}") from error
 
 
 def _undecoded(data: Buffer, step: Codec, error: Exception) -> Corrupt:
-    detail = str(error).partition("\n")[0]
+    detail = reason(error)
     return Corrupt(
         f"{len(data)} bytes do not decode with codec {step.name!r}: {detail}", codec=step.name
     )
@@ -421,3 +421,9 @@ def take(
         if not right:
             raise Invalid(f"codec {name!r} option {key!r} cannot be {short(value)}")
     return dict(configuration)
+
+
+def reason(error: BaseException) -> str:
+    """What a library's error says, on one line and not at any length."""
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."

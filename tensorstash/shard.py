@@ -50,7 +50,7 @@ class Sharding(Serializer):
             else index_codecs
         )
         if index_location not in ("start", "end"):
-            raise Invalid(f"index_location is 'start' or 'end', not {index_location!r}")
+            raise Invalid(f"index_location is 'start' or 'end', not {short(index_location)}")
         if any(n < 1 for n in self.chunk_shape):
             raise Invalid(f"inner chunk shape {self.chunk_shape} has an edge below 1")
         _check_fixed(self.index_codecs)
@@ -261,7 +261,7 @@ def make(name: str, configuration: Mapping[str, Any]) -> Sharding:
     known = ("chunk_shape", "codecs", "index_codecs", "index_location")
     for key in configuration:
         if key not in known:
-            raise Invalid(f"codec {name!r} has no option {key!r}; it takes {', '.join(known)}")
+            raise Invalid(f"codec {name!r} has no option {short(key)}; it takes {', '.join(known)}")
     shape = configuration.get("chunk_shape")
     if not isinstance(shape, list) or not all(type(n) is int for n in shape):
         raise Invalid(f"codec {name!r} needs a chunk_shape, a list of integers, not {short(shape)}")

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def objects(identifier: str, data: bytes, *more: str) -> Store:
     )
 
 
+@cache
 def zstd(size: int, known: bool = True) -> bytes:
     """``size`` zeros, in a frame that says how many or does not."""
     piece = bytes(1 << 24)
@@ -154,8 +156,8 @@ PLACES: dict[str, Callable[[], Store]] = {
             "zstd": lambda: ("zstd", zstd(G2)),
             "zstd without size": lambda: ("zstd", zstd(G2, known=False)),
             "zstd frames": lambda: ("zstd", zstd(1 << 25) * 60),
-            "gzip": lambda: ("gzip", gzip.compress(bytes(1 << 29), 1)),
-            "zlib": lambda: ("numcodecs.zlib", zlib.compress(bytes(1 << 29), 1)),
+            "gzip": lambda: ("gzip", gzip.compress(bytes(3 << 27), 1)),
+            "zlib": lambda: ("numcodecs.zlib", zlib.compress(bytes(3 << 27), 1)),
         }.items()
     },
     "text in shards": lambda: v3(

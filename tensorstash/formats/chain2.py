@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtype as dtypes
 from ..chain import make
-from ..codec import Codec, split
+from ..codec import Codec, reason, split
 from ..errors import Invalid, StashError, Unsupported
 from .typestr import to_v2
 
@@ -69,7 +69,7 @@ def _foreign(name: str, *arguments: Any) -> Codec:
         raise
     except Exception as error:  # numcodecs raises what it likes
         what = dtypes.short(arguments[0])
-        detail = str(error).partition("\n")[0] or type(error).__name__
+        detail = reason(error)
         raise Invalid(f"filters or compressor {what} cannot be: {detail}") from error
     return codec
 
