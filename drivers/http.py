@@ -245,15 +245,15 @@ class HttpDriver(FsspecDriver):
                 data = await _body(answer, key, most)
                 return _Reply(data, self._tag(answer), len(data))
             if answer.status == 206:
-                wanted = _length(span)
+                nbytes, size = _part(answer, key, span)
                 try:
-                    size = body.limit(_number(answer.headers.get("Content-Length")), wanted)
-                    data = await body.read(answer.content.read, size)
+                    length = body.limit(_number(answer.headers.get("Content-Length")), nbytes)
+                    data = await body.read(answer.content.read, length)
                 except body.Surplus as error:
-                    if wanted is None:
-                        raise body.too_large(key, error, "http") from error
                     raise _other(key, span) from error
-                return _Reply(data, self._tag(answer), _size(answer, key, span, len(data)))
+                if len(data) != nbytes:
+                    raise _other(key, span)
+                return _Reply(data, self._tag(answer), size)
             # The whole value is on its way. Leaving here drops it, and the connection.
             if not self.whole:
                 raise Unsupported(
@@ -367,21 +367,18 @@ def _check(answer: Any, key: str, good: set[int]) -> None:
         )
 
 
-def _length(span: Span) -> int | None:
-    """The most bytes of a part; ``None``: that is up to the value."""
-    start, stop = span
-    return -start if start < 0 else None if stop is None else stop - start
-
-
-def _size(answer: Any, key: str, span: Span, nbytes: int) -> int | None:
-    """The value's size; :class:`DriverError` when the bytes are not those asked for."""
+def _part(answer: Any, key: str, span: Span) -> tuple[int, int | None]:
+    """How many bytes come, and the value's size; :class:`DriverError` when they are not those
+    asked for."""
     match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if match is not None:
         first, last = int(match[1]), int(match[2])
         size = _number(match[3])
-        start, stop = (first, last + 1) if size is None else span.resolve(size)
-        if (first, last + 1) == (start, stop) and nbytes == stop - start:
-            return size
+        start, stop = span.resolve(last + 1 if size is None else size)
+        if size is None and span.start < 0:
+            start, stop = max(first, last + 1 + span.start), last + 1
+        if first <= last < body.ANNOUNCED + first and (first, last + 1) == (start, stop):
+            return stop - start, size
     raise _other(key, span)
 
 

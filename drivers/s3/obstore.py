@@ -308,7 +308,7 @@ async def _received(result: GetResult, nbytes: int, known: bool, limit: asyncio.
         if len(piece) <= at_once:
             break
         _extend(limit, len(piece))
-        retry.came(len(piece))
+        retry.expect(at_once)
     if total > nbytes:
         raise body.Surplus(total, nbytes)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

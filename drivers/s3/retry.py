@@ -18,7 +18,7 @@ SLOWEST = float(1 << 20)
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
-_limit: ContextVar[asyncio.Timeout] = ContextVar("tensorstash_limit")
+_limit: ContextVar[_Limit] = ContextVar("tensorstash_limit")
 
 
 async def repeat(attempt: Callable[[int], Awaitable[_T]], limit: float) -> _T:
@@ -33,10 +33,12 @@ async def repeat(attempt: Callable[[int], Awaitable[_T]], limit: float) -> _T:
     last: Failed | None = None
     try:
         async with asyncio.timeout(limit) as timeout:
-            token = _limit.set(timeout)
+            allowed = _Limit(timeout)
+            token = _limit.set(allowed)
             try:
                 n = 1
                 while True:
+                    allowed.nbytes = 0
                     try:
                         return await attempt(n)
                     except Failed as failed:
@@ -56,19 +58,34 @@ async def repeat(attempt: Callable[[int], Awaitable[_T]], limit: float) -> _T:
         raise Failed("lost", f"no answer within {limit:g} s", timed_out=True) from last
 
 
+class _Limit:
+    """The limit of a :func:`repeat`, which grows with the largest body of an attempt: not with
+    each attempt, or a server that cuts every body short would never be given up."""
+
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self._timeout = timeout
+        self._granted = 0.0
+        self.nbytes = 0
+
+    def grow(self) -> None:
+        """Grant the time that ``nbytes`` may take."""
+        seconds, when = self.nbytes / SLOWEST, self._timeout.when()
+        if seconds > self._granted and when is not None:
+            self._timeout.reschedule(when + seconds - self._granted)
+            self._granted = seconds
+
+
 def came(nbytes: int) -> None:
-    """Called by a client of each piece of a body: it extends the limit of the :func:`repeat` it
-    runs in, so that one that comes fast enough may be of any length."""
-    timeout = _limit.get(None)
-    when = None if timeout is None else timeout.when()
-    if timeout is not None and when is not None:
-        timeout.reschedule(when + nbytes / SLOWEST)
+    """Called by a client of each piece of a body that has come: the limit of the :func:`repeat`
+    that it runs in grows by the time that may take, so that a body may be of any length."""
+    limit = _limit.get(None)
+    if limit is not None:
+        limit.nbytes += nbytes
+        limit.grow()
 
 
 def expect(nbytes: int) -> None:
-    """Called by a client that learns how long the body is that it is about to read: the limit of
-    the :func:`repeat` it runs in grows by the time that may take."""
-    timeout = _limit.get(None)
-    when = None if timeout is None else timeout.when()
-    if timeout is not None and when is not None and nbytes > SLOWEST:
-        timeout.reschedule(when + nbytes / SLOWEST)
+    """Called by a client that is about to read so many bytes of a body: the same before they
+    come, for bytes of which it learns nothing before all are there."""
+    if nbytes > SLOWEST:
+        came(nbytes)
