@@ -314,6 +314,14 @@ class FileDriver(Driver):
         finally:
             self._links.forget()
 
+    def linked(self, prefix: str) -> str | None:
+        """The first symbolic link on the way to the directory ``prefix``."""
+        try:
+            link = self._links.judge(check_prefix(prefix)[:-1]).link
+        except (OSError, UnicodeError) as error:
+            raise self._failed("look at", prefix, error) from error
+        return None if link is None else link[len(self._base) :] + "/"
+
     def kept(self, key: str) -> str | None:
         """Names of locks, and of puts in progress; those of the directories above the root are
         listed by nobody here, but for its own."""

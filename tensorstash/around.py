@@ -30,6 +30,9 @@ class Around(Driver):
     def remove_link(self, prefix: str) -> bool:
         return self.driver.remove_link(prefix)
 
+    def linked(self, prefix: str) -> str | None:
+        return self.driver.linked(prefix)
+
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
 

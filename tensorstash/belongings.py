@@ -64,6 +64,8 @@ class Belongings:
         self._load([""])
         foreign: list[str] = []
         for key, ours in self._each(self.driver.list(self.path)):
+            if not ours and self._is_behind_member(key):
+                continue
             if not ours:
                 foreign.append(key[len(self.path) :])
                 if len(foreign) == _NAMED:
@@ -77,6 +79,16 @@ class Belongings:
         if foreign:
             raise self._foreign(foreign)
         return self
+
+    def _is_behind_member(self, key: str) -> bool:
+        """Whether ``key`` lies behind a link that is a member: the link goes, and what it leads to
+        stays."""
+        link = self.driver.linked(key[: key.rfind("/") + 1])
+        return (
+            link is not None
+            and len(link) > len(self.path)
+            and self._nodes.get(link[len(self.path) :]) is not None
+        )
 
     def _foreign(self, names: list[str]) -> AlreadyExists:
         where = located(self.driver, self.path)

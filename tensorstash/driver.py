@@ -269,6 +269,11 @@ class Driver(ABC):
         leads to; ``False`` where there is none, as in most places."""
         return False
 
+    def linked(self, prefix: str) -> str | None:
+        """The first folder on the way to ``prefix``, itself included, that is a link to another
+        place, as a prefix; ``None`` where there is none, as in most places."""
+        return None
+
     def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
         """Forget what is no value below ``prefix`` (empty or ending in ``/``): folders that
         hold nothing, locks that nobody holds. Links are not followed; no value is deleted."""
