@@ -21,6 +21,7 @@ from tensorstash.drivers import partial
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.fsspec import FsspecDriver
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.drivers.s3.driver import S3Driver
 from tensorstash.drivers.shm import ShmDriver, _memory
 from tensorstash.errors import AlreadyExists, Invalid, StashError
 from tensorstash.testing.counting import CountingDriver
@@ -492,6 +493,24 @@ def test_a_folder_of_shared_memory_that_is_no_store_stays(name: str) -> None:
         (folder / "thesis.tex").unlink()
         (folder / "values").rmdir()
         folder.rmdir()
+
+
+@pytest.mark.parametrize("client", ["s3fs", "obstore"])
+def test_nothing_is_left_of_what_is_deleted_but_locks_that_are_held(
+    client: str, tmp_path: Path, request: Any
+) -> None:
+    with place(client, tmp_path, request.getfixturevalue) as driver:
+        group = stash.create_group(driver)
+        group.create("x", (4, 6), "i4", chunks=2).append(DATA)
+        raw = S3Driver._pages
+        with driver.lock("y/zarr.json", timeout=5):
+            del group["x"]
+            driver.prune("")
+            left = {key for page in raw(driver, "") for key, _ in page}  # type: ignore[arg-type]
+            assert left == {"zarr.json", "y/.tensorstash/lock/zarr.json"}
+        driver.prune("")
+        left = {key for page in raw(driver, "") for key, _ in page}  # type: ignore[arg-type]
+        assert left == {"zarr.json"}
 
 
 def test_a_failed_look_changes_nothing(driver: Driver) -> None:

@@ -299,6 +299,28 @@ class DriverValues:
         driver.put("foo/a", b"2")
         assert as_value(driver.get("foo/a")) == b"2"
 
+    def test_prune_takes_no_value(self, driver: Driver) -> None:
+        keys = ["foo/a", "foo/b/c", "foobar/a", "zarr.json"]
+        driver.put_many((key, key.encode()) for key in keys)
+        for prefix in ("foo/b/", "foo/", "absent/", "zarr.json/", ""):
+            driver.prune(prefix)
+            assert driver.remove_link(prefix) is False
+        assert {key: as_value(driver.get(key)) for key in driver.list()} == {
+            key: key.encode() for key in keys
+        }
+        driver.delete_many(["foo/a", "foo/b/c"])
+        driver.prune("foo/")
+        assert sorted(driver.list()) == ["foobar/a", "zarr.json"]
+
+    @pytest.mark.parametrize("name", [".x.lock", ".tensorstash", ".tag{x}", ".zarr.json.lock"])
+    def test_what_is_not_kept_is_listed(self, driver: Driver, name: str) -> None:
+        if driver.kept(name) is not None:
+            assert driver.kept(f"a/{name}/b") == driver.kept(name)
+            return
+        driver.put(f"a/{name}/b", b"1")
+        assert name in driver.list_dir("a/")[1]
+        assert driver.kept("a/b") is None
+
     def test_many_keys(self, driver: Driver) -> None:
         keys = {f"c/{i // 50}/{i % 50}" for i in range(self.many)}
         driver.put_many((key, key.encode()) for key in keys)
