@@ -2,7 +2,7 @@
 
 After every put and delete the file is a whole zip for any program, and it is never anything
 else: a change is written where it replaces nothing that counts, and takes effect in one step
-(``writer.py``, decision 18). The directory costs about 80 bytes a key, twice, at every put:
+(``writer.py``, decision 18). The directory costs about 90 bytes a key, twice, at every put:
 beyond some 10,000 keys, use shards. What was replaced or deleted stays as dead bytes until it is
 more than half of the file, which is then written anew beside its place and renamed.
 
@@ -37,7 +37,7 @@ from tensorstash.driver import (
 from tensorstash.drivers import flock
 from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.drivers.zip import archive, compact, unpack, writer
-from tensorstash.drivers.zip.records import LONGEST, Directory, Member
+from tensorstash.drivers.zip.records import LONGEST, Directory, Member, version
 from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -70,7 +70,8 @@ class ZipDriver(Driver):
     processes of one host, where the file system offers ``flock``.
 
     Values are stored as they are, so parts are read by themselves. Members that another
-    program deflated are read too, from the beginning. A tag is ``(inode, offset, checksum, size)``.
+    program deflated are read too, from the beginning. A tag is a random number that stands with
+    the member's entry; of others' members ``(inode, offset, checksum, size)``.
     """
 
     scheme = "zip"
@@ -370,4 +371,5 @@ class ZipDriver(Driver):
 
 
 def _tag(inode: int, member: Member) -> Tag:
-    return inode, member.offset, member.crc, member.size
+    # Of ours it outlives that the archive is written anew.
+    return version(member) or (inode, member.offset, member.crc, member.size)

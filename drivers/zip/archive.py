@@ -289,11 +289,13 @@ def _local(fd: int, entry: Entry) -> tuple[int, str, str]:
         return begin, f"is {other[:200]!r} at the member, and not so in the directory", other
     if more and BIG in (size, stored):
         size, stored = sizes64(read_bytes(fd, more, begin - more), (size, stored))
-    # The sizes of a streamed member stand behind it, and not in its header.
-    blank = (0, BIG) if flags & 8 else ()
-    numbers = zip((crc, stored, size), (entry.crc, entry.stored, entry.size), strict=True)
-    if any(here != there and here not in blank for here, there in numbers):
-        return begin, "has another size or checksum at the member", ""
+    here, there = (crc, stored, size), (entry.crc, entry.stored, entry.size)
+    if here != there:
+        # The sizes of a streamed member stand behind it, and not in its header.
+        blank = (0, BIG) if flags & 8 else ()
+        pairs = zip(here, there, strict=True)
+        if any(one != other and one not in blank for one, other in pairs):
+            return begin, "has another size or checksum at the member", ""
     if method != entry.method or (flags ^ entry.flags) & 1:
         return begin, "has another method at the member", ""
     return begin, "", ""

@@ -19,6 +19,7 @@ END64 = struct.Struct("<4sQ2H2L4Q")
 LOCATOR = struct.Struct("<4sLQL")
 MARK = struct.Struct("<16sQL")
 MARKED = b"PK\0\0tensorstash\n"
+_VERSION = struct.pack("<2H", 0x7453, 8)  # an extra field; others pass over it
 _PAGE = 4096
 _PIECE = 1 << 20
 _UTF8 = 0x800
@@ -74,8 +75,14 @@ def made(name: str, raw: bytes, at: int, base: int, value: Buffer) -> tuple[Memb
     """The member of ``value``, to stand at ``at``, and the header before its bytes."""
     size, crc = len(value), zlib.crc32(value)
     head = header(crc, size, len(raw)) + raw
-    entry = central(raw, _UTF8, 0, (0, _EPOCH), crc, size, size, at - base)
+    version = _VERSION + os.urandom(8)
+    entry = central(raw, _UTF8, 0, (0, _EPOCH), crc, size, size, at - base, version)
     return Member(name, at, at + len(head), size, size, crc, 0, entry), head
+
+
+def version(member: Member) -> bytes | None:
+    """What tells this value from every other one that was ever stored under its name."""
+    return member.raw[-8:] if member.raw[-12:-8] == _VERSION else None
 
 
 def header(crc: int, size: int, length: int) -> bytes:
@@ -92,11 +99,13 @@ def central(
     stored: int,
     size: int,
     offset: int,
+    more: bytes = b"",
 ) -> bytes:
-    """An entry of the directory."""
+    """An entry of the directory; ``more`` goes to its extra fields."""
     large = [n for n in (size, stored, offset) if n >= BIG]
     extra = struct.pack(f"<2H{len(large)}Q", 1, 8 * len(large), *large) if large else b""
     version = 45 if extra else 20
+    extra += more
     numbers = (crc, min(stored, BIG), min(size, BIG), len(raw), len(extra), 0, 0, 0)
     head = (b"PK\1\2", version, 3, version, 0, flags, method, *when, *numbers)
     return CENTRAL.pack(*head, 0o644 << 16, min(offset, BIG)) + raw + extra
