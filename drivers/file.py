@@ -141,8 +141,8 @@ class FileDriver(Driver):
             try:
                 fd = file.fileno()
                 size = 0 if linked else posix.read_attempt(fd, out)
-                # A value that fills `out`, and is not longer, needs no look at what it is.
-                if 0 < size == len(out):
+                # A value that fills `out`, or ends where a file does, needs no look at what it is.
+                if 0 < size <= len(out) and (size == len(out) or size == posix.end(fd)):
                     return size
                 status = os.fstat(fd)
                 if not posix.is_value(status, fd):
@@ -152,6 +152,8 @@ class FileDriver(Driver):
                 # A short read is not yet the end: a bad sector further on, a signal or the
                 # kernel's 2 GiB cap look the same.
                 done = min(size, status.st_size)
+                if done:
+                    os.lseek(fd, done, os.SEEK_SET)
                 return done + posix.read_into(fd, out[done : status.st_size])
             except OSError as error:
                 raise self._failed("read", key, error) from error
@@ -166,21 +168,16 @@ class FileDriver(Driver):
             if span is not None:
                 yield i, self.get(key, span)
                 continue
-            opened = self._open(key)
-            if opened is None:
-                yield i, None
-                continue
-            file, status = opened
-            with file:
-                size = status.st_size
+            room = scratch if most is None or most >= len(scratch) else scratch[:most]
+            size = self.get_into(key, room)
+            if size is not None:
                 check_size(key, size, most)
                 if size > len(scratch):
-                    scratch = memoryview(bytearray(max(size, 2 * len(scratch))))
-                try:
-                    size = posix.read_into(file.fileno(), scratch[:size])
-                except OSError as error:
-                    raise self._failed("read", key, error) from error
-            yield i, scratch[:size]
+                    value = self._read_whole(key, scratch, most)
+                    scratch = scratch if value is None else memoryview(value.obj)
+                    yield i, value
+                    continue
+            yield i, None if size is None else scratch[:size]
         # Not where the caller stops midway: it may still hold what was yielded last.
         if len(scratch) <= _SCRATCH_KEPT:
             _local.scratch = scratch
@@ -256,7 +253,12 @@ class FileDriver(Driver):
         """Store ``value`` atomically and answer its tag; directories are made as needed."""
         if if_absent and if_tag is not None:
             raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
-        path, *_ = self._place(key, puts=True)
+        path = self._base + check_key(key)
+        folder, _, name = key.rpartition("/")
+        self._refuse_ours(key, name)
+        above = folder.rpartition("/")[0]
+        if above:  # the folder itself is opened without following it
+            self._refuse_linked(key, above)
         data = value if type(value) is bytes else memoryview(value).cast("B")
         try:
             top = "/" not in key
@@ -277,7 +279,7 @@ class FileDriver(Driver):
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete each key; those beside each other under one lock."""
-        apart = ((key.rpartition("/"), key) for key in keys if self._deletable(key))
+        apart = self._apart(keys)
         for folder, some in groupby(apart, lambda split: split[0][0]):
             while names := {name: key for (_, _, name), key in islice(some, _TOGETHER)}:
                 try:
@@ -286,6 +288,12 @@ class FileDriver(Driver):
                     raise
                 except (OSError, UnicodeError) as error:
                     self._undeleted(next(iter(names.values())), error)
+
+    def _apart(self, keys: Iterable[str]) -> Iterator[tuple[tuple[str, str, str], str]]:
+        for key in keys:
+            split = check_key(key).rpartition("/")
+            self._refuse_ours(key, split[2])
+            yield split, key
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove the directory ``prefix`` and all below it; of the root, only what is in it. A
@@ -392,6 +400,22 @@ class FileDriver(Driver):
             raise self._failed("read", key, error) from error
         return None
 
+    def _read_whole(self, key: str, scratch: memoryview, most: int | None) -> memoryview | None:
+        """A value in ``scratch``, or in larger memory; as long as it was when it was opened."""
+        opened = self._open(key)
+        if opened is None:
+            return None
+        file, status = opened
+        with file:
+            size = status.st_size
+            check_size(key, size, most)
+            if size > len(scratch):
+                scratch = memoryview(bytearray(max(size, 2 * len(scratch))))
+            try:
+                return scratch[: posix.read_into(file.fileno(), scratch[:size])]
+            except OSError as error:
+                raise self._failed("read", key, error) from error
+
     def _descriptor(self, key: str) -> tuple[Descriptor, bool] | None:
         """Whatever is at ``key``, open, and whether a link led there."""
         path, linked = self._base + check_key(key), False
@@ -455,31 +479,30 @@ class FileDriver(Driver):
             driver=self.scheme,
         )
 
-    def _place(self, key: str, *, puts: bool = False) -> tuple[str, str, str]:
-        """``(path, directory, name)`` of a key that may be written. A put opens the directory
-        without following it, and so asks for the one above only."""
-        self._deletable(key)
-        path = self._base + key
-        folder, _, name = path.rpartition("/")
+    def _place(self, key: str) -> tuple[str, str, str]:
+        """``(path, directory, name)`` of a key that may be written."""
+        path = self._base + check_key(key)
+        within, _, name = key.rpartition("/")
+        self._refuse_ours(key, name)
+        self._refuse_linked(key, within)
+        return path, path.rpartition("/")[0] or "/", name
+
+    def _refuse_ours(self, key: str, name: str) -> None:
+        if name[0] == "." and partial.is_ours(name):
+            raise Invalid(
+                f"key {key!r} is a name that {self.scheme}:// keeps for itself; use another"
+            )
+
+    def _refuse_linked(self, key: str, folder: str) -> None:
         try:
-            within = key.rpartition("/")[0]
-            within = within.rpartition("/")[0] if puts else within
-            link = self._links.judge(within).link
+            link = self._links.judge(folder).link
             if link is not None:  # asked again, as above
                 self._links.forget()
-                link = self._links.judge(within).link
+                link = self._links.judge(folder).link
         except (OSError, UnicodeError) as error:
             raise self._failed("write", key, error) from error
         if link is not None:
             raise self._through("write", key, link)
-        return path, folder or "/", name
-
-    def _deletable(self, key: str) -> bool:
-        if partial.is_ours(check_key(key).rpartition("/")[2]):
-            raise Invalid(
-                f"key {key!r} is a name that {self.scheme}:// keeps for itself; use another"
-            )
-        return True
 
     def _through(self, verb: str, key: str, link: str) -> Denied:
         return Denied(

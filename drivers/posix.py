@@ -51,6 +51,15 @@ def read_attempt(fd: int, out: memoryview) -> int:
         return 0
 
 
+def end(fd: int) -> int:
+    """Where an open file ends; -1 of what has no end that is known. Cheaper than to ask for all
+    that is known of it."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError:
+        return -1
+
+
 def read_into(fd: int, out: memoryview) -> int:
     """Fill ``out`` from an open file; how much there was, less only where the file ends."""
     done = 0
