@@ -2,7 +2,7 @@
 
 After every put and delete the file is a whole zip for any program, and it is never anything
 else: a change is written where it replaces nothing that counts, and takes effect in one step
-(``writer.py``, decision 18). The directory costs about 90 bytes a key, twice, at every put:
+(``writer.py``, decision 19). The directory costs about 90 bytes a key, twice, at every put:
 beyond some 10,000 keys, use shards. What was replaced or deleted stays as dead bytes until it is
 more than half of the file, which is then written anew beside its place and renamed.
 
