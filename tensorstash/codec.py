@@ -338,12 +338,10 @@ class Pipeline:
         """A chunk of elements of any length: what each step may make of it depends on how much
         is stored."""
         step: Codec = self.serializer
-        spec = replace(self.stored, most=self.stored.room(len(data)))
-        limits = [spec.most or 0]
-        for codec, limit in self._tail:
-            limits.append(min(codec.encoded_limit(limits[-1]), codec.encoded_limit(limit)))
+        room = self.stored.room(len(data))
+        spec, steps = self._usual if room == self._usual[0].most else self._bounded(room)
         try:
-            for (codec, _), limit in zip(reversed(self._tail), limits[-2::-1], strict=True):
+            for codec, limit in steps:
                 step = codec
                 data = codec.decode(data, limit)
             step = self.serializer
@@ -358,6 +356,21 @@ class Pipeline:
         except Exception as error:
             raise _undecoded(data, step, error) from error
         return chunk
+
+    @Cached
+    def _usual(self) -> tuple[ChunkSpec, list[tuple[BytesCodec, int]]]:
+        """:meth:`_bounded` for chunks of which little is stored."""
+        return self._bounded(self.stored.room(0))
+
+    def _bounded(self, room: int) -> tuple[ChunkSpec, list[tuple[BytesCodec, int]]]:
+        """The serializer's chunk, and the steps before it, outermost first, with what each may
+        decode to, where the elements may have ``room`` bytes."""
+        steps: list[tuple[BytesCodec, int]] = []
+        limit = room
+        for codec, _ in self._tail:
+            steps.append((codec, limit))
+            limit = min(codec.encoded_limit(limit), HUGE)
+        return replace(self.stored, most=room), steps[::-1]
 
 
 def _bound(codec: Codec, spec: ChunkSpec) -> tuple[Codec, ChunkSpec]:

@@ -117,10 +117,14 @@ class Writer:
     def _merge(self, index: tuple[int, ...], change: Change, covers: bool) -> Merge:
         """``change`` to be brought into a stored chunk. Where it ``covers`` all that lies in the
         array, damage is repaired."""
-        spec = self.chunks.spec
-        shape = spec.grid.chunk_shape(index)
-        pipeline = Pipeline(spec.codecs, self.chunks.chunk_spec(shape))
-        key = self.chunks.key(index)
+        chunks, spec = self.chunks, self.chunks.spec
+        if chunks.sharding is None:
+            pipeline = chunks.pipeline_of(index)
+            most = pipeline.most
+        else:
+            pipeline = Pipeline(spec.codecs, chunks.chunk_spec(spec.grid.chunk_shape(index)))
+            most = chunks.sharding.most
+        key = chunks.key(index)
 
         def merged(stored: Buffer | None) -> Buffer | None:
             try:
@@ -132,7 +136,7 @@ class Writer:
                 return None
             return pipeline.encode(chunk)
 
-        return Merge(key, index, merged, covers, self.chunks.most(index))
+        return Merge(key, index, merged, covers, most)
 
     # -- every object of a write ------------------------------------------------------------
 
