@@ -39,6 +39,8 @@ def failure(verb: str, place: str, key: str, scheme: str, error: BaseException) 
     kinds = [kind for cause in _chain(error) if (kind := _kind(cause)) is not None]
     kind = kinds[0] if kinds else DriverError
     status = next((s for cause in _chain(error) if (s := _status(cause)) is not None), None)
+    if type(error).__name__ == "TooManyRedirects":
+        status = None
     what = type(error).__name__ if status is None else f"the server answered {status}"
     return kind(
         f"cannot {verb} {place!r}: {what}; {_ADVICE[kind]}",
@@ -103,8 +105,10 @@ def _status(error: BaseException) -> int | None:
                 return found
         for name in ("status", "status_code", "code"):
             found = getattr(holder, name, None)
-            if isinstance(found, int) and 100 <= found < 600:
-                return found
+            if isinstance(found, int):
+                if 100 <= found < 600:
+                    return found
+                break  # of a request that had no answer
     return None
 
 

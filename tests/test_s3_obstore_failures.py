@@ -131,11 +131,14 @@ def test_nothing_is_chained_that_may_repeat_a_token() -> None:
         body = error("SignatureDoesNotMatch") + "<CanonicalRequest>x-amz-security-token:TOKEN"
         server, settings, _ = await answering(403, body)
         async with server:
-            client = s3_obstore.make(replace(settings, token="TOKEN"))
-            with pytest.raises(Failed) as caught:
-                await client.get("k")
-            assert caught.value.__cause__ is None and caught.value.__suppress_context__
-            assert "TOKEN" not in str(caught.value)
+            # With a token it is s3fs that asks: obstore would take it where a server redirects.
+            for given in (settings, replace(settings, token="TOKEN")):
+                client = s3_obstore.make(given)
+                with pytest.raises(Failed) as caught:
+                    await client.get("k")
+                assert caught.value.__cause__ is None and caught.value.__suppress_context__
+                assert "TOKEN" not in str(caught.value)
+                await client.close()
 
     asyncio.run(main())
 

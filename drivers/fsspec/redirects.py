@@ -23,9 +23,11 @@ def guarded(options: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(options)
     client = dict(found.get("client_kwargs") or {})
     # Those of a session go along to every origin; those of a request end where it is left.
-    for name in ("auth", "cookies"):
-        if name in client:
-            found.setdefault(name, client.pop(name))
+    if "cookies" in client:
+        found.setdefault("cookies", client.pop("cookies"))
+    for login in (found.pop("auth", None), client.pop("auth", None)):
+        if login is not None:
+            found["headers"] = {"Authorization": login.encode(), **(found.get("headers") or {})}
     config = TraceConfig()
     config.on_request_redirect.append(_redirected)
     client["trace_configs"] = [*client.get("trace_configs", ()), config]

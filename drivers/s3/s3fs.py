@@ -24,7 +24,7 @@ from tensorstash.drivers import body
 from tensorstash.drivers.s3 import retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.kinds import kind_of
-from tensorstash.drivers.s3.s3fs_session import file_system
+from tensorstash.drivers.s3.s3fs_session import Elsewhere, file_system
 from tensorstash.drivers.s3.settings import Settings
 
 _MARK = "tensorstash-mark"
@@ -242,7 +242,10 @@ class S3fsClient(Client):
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            raise self._outcome(error, _NOT_FOUND.get(method, ("NoSuchKey",))) from error
+            outcome = self._outcome(error, _NOT_FOUND.get(method, ("NoSuchKey",)))
+            # In words about a signature a server may repeat what was signed, a token with it.
+            secret = isinstance(outcome, Failed) and outcome.kind in ("denied", "redirected")
+            raise outcome from (None if secret else error)
 
     async def _read(self, answer: Any, span: Span | None, most: int | None, requests: int) -> Found:
         """What was asked for, of an answer's body."""
@@ -277,6 +280,8 @@ class S3fsClient(Client):
         for each in (error, error.__cause__, getattr(error, "kwargs", {}).get("error")):
             if isinstance(each, body.Surplus):
                 return Failed("other", "its answer does not end")
+            if isinstance(each, Elsewhere):
+                return self._redirected(each.location)
         cause = error if hasattr(error, "response") else error.__cause__
         answer = getattr(cause, "response", None)
         if isinstance(answer, dict):
@@ -310,7 +315,7 @@ class S3fsClient(Client):
         except ValueError:
             target = "an address that is none"
         if not target:
-            return Failed("other", "the server redirects: the bucket is elsewhere; give 'region'")
+            target = "no address" if not location else self._host
         return Failed("redirected", f"{self._host} redirects to {target[:100]}")
 
     def _failure(self, code: str, message: str, status: int) -> Exception:

@@ -18,6 +18,7 @@ from tensorstash.drivers.s3.settings import Settings
 _REDIRECTS = (301, 302, 303, 307, 308)
 _READS = ("GET", "HEAD")
 _HOPS = 5
+_REGION = "x-amz-bucket-region"
 
 
 def file_system(settings: Settings) -> Any:
@@ -71,27 +72,36 @@ class _Once(AIOHTTPSession):  # type: ignore[misc]
         return _Staying(session)
 
 
+class Elsewhere(Exception):
+    """A request was redirected to where it does not go; ``location`` as the server said it."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__("redirected")
+        self.location = location
+
+
 class _Staying:
-    """Follows redirects of reads within the server's own domain only. What is left, botocore
-    makes a request to the right region of, which it signs anew, or an error."""
+    """Follows redirects of reads within the server's own domain only. One that names the bucket's
+    region botocore makes a request to that region of, which it signs anew; all others it would ask
+    about again and again."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def request(self, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:
         """The answer to a request."""
-        first = url
+        first, location = url, ""
         for _ in range(_HOPS):
             answer = await self._session.request(method, url, allow_redirects=False, **options)
-            location = answer.headers.get("Location")
-            if answer.status not in _REDIRECTS or location is None or method not in _READS:
+            if answer.status not in _REDIRECTS or _REGION in answer.headers:
                 return answer
-            target = within(first, url, location)
+            location = answer.headers.get("Location", "")
+            target = within(first, url, location) if location and method in _READS else None
+            answer.close()
             if target is None:
-                return answer
-            answer.release()
+                break
             url = target
-        raise aiohttp.TooManyRedirects(answer.request_info, (answer,))
+        raise Elsewhere(location)
 
 
 def within(first: URL, url: URL, location: str) -> URL | None:
