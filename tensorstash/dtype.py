@@ -327,5 +327,8 @@ def _named(name: str, **configuration: Any) -> dict[str, Any]:
 
 def short(value: Any) -> str:
     """``repr(value)``, on one line and cut to fit a message."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except RecursionError:
+        text = f"a {type(value).__name__} too deep to show"
     return text if len(text) <= 60 else f"{text[:57]}..."

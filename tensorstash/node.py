@@ -16,9 +16,12 @@ from .errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
+    DriverError,
     Invalid,
     NotFound,
     StashError,
+    TimedOut,
+    Unavailable,
     Unsupported,
 )
 from .formats import zarr2, zarr3
@@ -51,14 +54,25 @@ def load_each(
     driver: Driver, paths: Sequence[str], *, allow_pickle: bool = False
 ) -> Iterator[tuple[str, Node | StashError]]:
     """``(path, node)`` for those of ``paths`` that hold one, in their order; the error instead of
-    the node where it cannot be read. All are asked for at once."""
-    documents = dict(driver.get_many_tagged(Request(path + zarr3.KEY) for path in paths))
+    the node where it cannot be read, which hides none of the others. All are asked for at once,
+    and again one by one where that fails. A backend that cannot be reached for two in a row is
+    down, and that is raised."""
+    documents: dict[int, tuple[Buffer, Tag] | None] = {}
+    with suppress(DriverError, Corrupt, Invalid):  # of one of them: below, when its turn comes
+        for i, found in driver.get_many_tagged(Request(path + zarr3.KEY) for path in paths):
+            documents[i] = found
+    down = 0
     for i, path in enumerate(paths):
         try:
-            node = _parse(driver, path, documents[i], allow_pickle)
-        except (Corrupt, Invalid, Unsupported) as error:
+            found = documents[i] if i in documents else driver.get_tagged(path + zarr3.KEY)
+            node = _parse(driver, path, found, allow_pickle)
+        except (DriverError, Corrupt, Invalid, Unsupported) as error:
+            down = down + 1 if isinstance(error, TimedOut | Unavailable) else 0
+            if down == 2:
+                raise
             yield path, error
         else:
+            down = 0
             if node is not None:
                 yield path, node
 

@@ -180,7 +180,7 @@ def _owner_of(data: Buffer) -> str:
     try:
         found = json.loads(bytes(data))
         return str(found["owner"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
