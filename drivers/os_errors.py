@@ -7,9 +7,10 @@ import os
 import stat
 from collections.abc import Mapping
 
-from tensorstash.errors import DriverError, NoSpace
+from tensorstash.errors import Denied, DriverError, NoSpace
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM}
 ADVICE = {
     errno.EACCES: "check the permissions of it and its directories",
     errno.EPERM: "check the permissions of it and its directories",
@@ -62,7 +63,7 @@ def failure(
 ) -> DriverError:
     """``error``, met while ``verb`` was done to ``path``, with advice; it keeps its number."""
     code = error.errno or 0
-    kind = NoSpace if code in _FULL else DriverError
+    kind = NoSpace if code in _FULL else Denied if code in _DENIED else DriverError
     what = error.strerror if isinstance(error, NoRegularFile) else os.strerror(code)
     failed = kind(
         f"cannot {verb} {path!r}: {what}; {advice.get(code, 'see what the file system reports')}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from copy import deepcopy
 from typing import Any, Protocol
 
 from .driver import Driver
@@ -34,7 +33,7 @@ class Attributes(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         try:
-            return deepcopy(self._handle.attributes()[key])
+            return _copied(self._handle.attributes()[key])
         except KeyError:
             raise NotFound(
                 f"no attribute {key!r}; there are: {', '.join(self) or 'none'}"
@@ -69,3 +68,20 @@ class Attributes(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def _copied(value: Any) -> Any:
+    """A copy of what JSON can hold, however deep: ``deepcopy`` runs out of stack."""
+    whole = [value]
+    todo: list[Any] = [whole]
+    while todo:
+        holder = todo.pop()
+        for key, inner in [*(holder.items() if isinstance(holder, dict) else enumerate(holder))]:
+            if isinstance(inner, Mapping):
+                holder[key] = dict(inner)
+            elif isinstance(inner, list | tuple):
+                holder[key] = list(inner)
+            else:
+                continue
+            todo.append(holder[key])
+    return whole[0]

@@ -336,4 +336,6 @@ def short(value: Any) -> str:
         text = " ".join(repr(value)[:_SHOWN].split())
     except ValueError:  # an integer of thousands of digits
         text = f"<{type(value).__name__}>"
+    except RecursionError:
+        text = f"a {type(value).__name__} too deep to show"
     return text if len(text) <= 60 else f"{text[:57]}..."

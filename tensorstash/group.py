@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 from . import node
@@ -16,13 +17,17 @@ from .errors import (
     AlreadyExists,
     Closed,
     Corrupt,
+    DriverError,
     Invalid,
     NotFound,
     ReadOnly,
     StashError,
+    TimedOut,
+    Unavailable,
     Unsupported,
 )
 from .formats import zarr2, zarr3
+from .formats.consolidated import Members, is_member_path
 from .formats.document import GroupDocument
 from .handle import Settings
 from .limited import limited
@@ -81,12 +86,13 @@ class Group:
         path = self._below(name)
         content = self._member(name.strip("/"), path)
         if content is None:
-            known = ", ".join(list(self)[:8])
+            known = ", ".join(repr(known)[1:-1] for known in islice(self, 8))
             where = located(self.driver, self.path)
             raise NotFound(f"no {name!r} in {where}; it holds: {known or 'nothing'}")
         return self._handle(path, content)
 
     def __contains__(self, name: object) -> bool:
+        """Whether there is such a member, or something that keeps us from looking."""
         self._open()
         if not isinstance(name, str):
             return False
@@ -97,44 +103,66 @@ class Group:
         members = self._consolidated()
         if members is not None:
             return name.strip("/") in members
-        return node.load_any(self.driver, path)
+        try:
+            return node.load_any(self.driver, path)
+        except (TimedOut, Unavailable):
+            raise
+        except DriverError:  # refused: of this member alone
+            return True
 
     def __iter__(self) -> Iterator[str]:
-        """Names of the direct members, sorted."""
+        """Names of the direct members, sorted; of those too that cannot be opened."""
+        members = self._consolidated()
+        if members is not None:
+            self._open()
+            return members.names()
         return (name for name, _ in self._each())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def keys(self) -> list[str]:
-        """Names of the direct members, sorted."""
+        """Names of the direct members, sorted; of those too that cannot be opened."""
         return list(self)
 
     def items(self) -> Iterator[tuple[str, Array | Group]]:
-        """Names and handles of the direct members."""
+        """Names and handles of the direct members, sorted. One that cannot be opened raises when
+        its turn comes: to pass it by, go through :meth:`keys` and open each."""
         for name, member in self._each():
             if isinstance(member, StashError):
                 raise member
             yield name, member
 
     def arrays(self) -> dict[str, Array]:
-        """The direct members that are arrays."""
+        """The direct members that are arrays. Raises where a member cannot be opened."""
         return {name: member for name, member in self.items() if isinstance(member, Array)}
 
     def groups(self) -> dict[str, Group]:
-        """The direct members that are groups."""
+        """The direct members that are groups. Raises where a member cannot be opened."""
         return {name: member for name, member in self.items() if isinstance(member, Group)}
 
     def walk(self) -> Iterator[tuple[str, Array | Group]]:
-        """Every member below, depth first, by its path from here."""
-        for name, member in self.items():
-            yield name, member
-            if isinstance(member, Group):
-                for inner, found in member.walk():
-                    yield f"{name}/{inner}", found
+        """Every member below, depth first, by its path from here. One that cannot be opened
+        raises when its turn comes."""
+        members = self._consolidated()
+        if members is not None:
+            self._open()
+            for path in members:
+                yield path, self._opened(path, f"{self.path}{path}/")
+            return
+        above = [("", self.items())]
+        while above:
+            prefix, items = above[-1]
+            for name, member in items:
+                yield prefix + name, member
+                if isinstance(member, Group):
+                    above.append((f"{prefix}{name}/", member.items()))
+                    break
+            else:
+                above.pop()
 
     def tree(self) -> str:
-        """All members below, drawn as a tree."""
+        """All members below, drawn as a tree; those that cannot be opened say why."""
         return "\n".join([located(self.driver, self.path), *draw(self._branch())])
 
     # -- changing ---------------------------------------------------------------------------
@@ -261,15 +289,13 @@ class Group:
     def _below(self, name: str) -> str:
         if not isinstance(name, str):
             raise Invalid(f"a member is named by text such as 'raw/image', not {short(name)}")
-        names = name.strip("/").split("/")
-        for part in names:
-            reserved = part.startswith("__") or part == "zarr.json" or not part.strip(".")
-            if reserved or "\\" in part or "\0" in part:
-                raise Invalid(
-                    f"{name!r} cannot name a member: names are not empty, not only dots, without "
-                    "a leading '__', and not 'zarr.json'"
-                )
-        return f"{self.path}{'/'.join(names)}/"
+        path = name.strip("/")
+        if not is_member_path(path):
+            raise Invalid(
+                f"{short(name)} cannot name a member: names are not empty, not only dots, without "
+                "a leading '__', and not 'zarr.json'"
+            )
+        return f"{self.path}{path}/"
 
     def _refuse_inside_array(self, name: str) -> None:
         """No node may lie below an array: readers would never look there."""
@@ -285,9 +311,9 @@ class Group:
         self._open()
         members = self._consolidated()
         if members is not None:
-            for name in sorted(path for path in members if "/" not in path):
+            for name in members.names():
                 try:
-                    yield name, self[name]
+                    yield name, self._opened(name, f"{self.path}{name}/")
                 except (Corrupt, Invalid, Unsupported) as error:
                     yield name, error
             return
@@ -306,18 +332,25 @@ class Group:
         made: Array | Group = kind(self.driver, path, self.settings, content)
         return made
 
-    def _consolidated(self) -> Mapping[str, Mapping[str, Any]] | None:
-        return self.document.consolidated if self.settings.mode == "r" else None
+    def _consolidated(self) -> Members | None:
+        members = self.document.consolidated if self.settings.mode == "r" else None
+        return None if members is None else Members.of(members)
+
+    def _opened(self, name: str, path: str) -> Array | Group:
+        """A member of which there is consolidated metadata."""
+        content = self._member(name, path)
+        assert content is not None
+        return self._handle(path, content)
 
     def _member(self, name: str, path: str) -> node.Content | None:
         members = self._consolidated()
         if members is None:
             found = node.load(self.driver, path, allow_pickle=self.settings.allow_pickle)
             return None if found is None else found.content
-        document = members.get(name)
-        if document is None:
+        if name not in members:
             return None
         try:
+            document = members[name]
             if self.zarr_format == 2:
                 pickled = self.settings.allow_pickle
                 kind, content = zarr2.parse_documents(document, allow_pickle=pickled)
@@ -327,7 +360,7 @@ class Group:
             where = located(self.driver, path)
             raise type(error)(f"in the consolidated metadata of {where}: {error}") from error
         if kind == "group":
-            below = {k[len(name) + 1 :]: v for k, v in members.items() if k.startswith(name + "/")}
+            below = members.below(name)
             return GroupDocument(content.attributes, below, content.zarr_format, content.document)
         return content
 
@@ -341,7 +374,17 @@ class Group:
         return found
 
     def _branch(self) -> Branch:
-        for name, member in self._each():
+        members = self._each()
+        while True:
+            try:
+                name, member = next(members)
+            except StopIteration:
+                return
+            except DriverError as error:
+                if isinstance(error, TimedOut | Unavailable):
+                    raise
+                yield f"({type(error).__name__}: cannot be listed)", "", None
+                return
             if isinstance(member, Group):
                 yield name, "", member._branch()
             elif isinstance(member, Array):

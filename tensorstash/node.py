@@ -19,6 +19,8 @@ from .errors import (
     NoMemory,
     NotFound,
     StashError,
+    TimedOut,
+    Unavailable,
     Unsupported,
 )
 from .formats import zarr2, zarr3
@@ -50,17 +52,26 @@ def load_each(
     driver: Driver, paths: Sequence[str], *, allow_pickle: bool = False
 ) -> Iterator[tuple[str, Node | StashError]]:
     """``(path, node)`` for those of ``paths`` that hold one, in their order; the error instead of
-    the node where it cannot be read. All are asked for at once."""
-    documents = _documents_at(driver, paths)
+    the node where it cannot be read, which hides none of the others. All are asked for at once,
+    and again one by one where that fails. A backend that cannot be reached for two in a row is
+    down, and that is raised."""
+    documents: dict[int, tuple[Buffer, Tag] | None] = {}
+    wanted = [Request(path + zarr3.KEY, most=driver.metadata_limit) for path in paths]
+    with suppress(DriverError, Corrupt, Invalid):  # of one of them: below, when its turn comes
+        for i, found in driver.get_many_tagged(wanted):
+            documents[i] = found
+    down = 0
     for i, path in enumerate(paths):
-        found = documents[i]
         try:
-            if isinstance(found, Corrupt):
-                raise found
+            found = documents[i] if i in documents else _document(driver, path + zarr3.KEY)
             node = _parse(driver, path, found, allow_pickle)
-        except (Corrupt, Invalid, Unsupported) as error:
+        except (DriverError, Corrupt, Invalid, Unsupported) as error:
+            down = down + 1 if isinstance(error, TimedOut | Unavailable) else 0
+            if down == 2:
+                raise
             yield path, error
         else:
+            down = 0
             if node is not None:
                 yield path, node
 
@@ -102,25 +113,6 @@ def _document(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
         return get_at_most(driver, key, driver.metadata_limit)
     except Corrupt as error:
         raise _too_large(driver, key) from error
-
-
-def _documents_at(
-    driver: Driver, paths: Sequence[str]
-) -> dict[int, tuple[Buffer, Tag] | Corrupt | None]:
-    """The ``zarr.json`` at each of ``paths``, by its place among them; the error where it is too
-    large, which must not hide the others."""
-    most = driver.metadata_limit
-    requests = [Request(path + zarr3.KEY, most=most) for path in paths]
-    found: dict[int, tuple[Buffer, Tag] | Corrupt | None] = {}
-    try:
-        found.update(driver.get_many_tagged(requests))
-    except Corrupt:
-        for i, request in enumerate(requests):
-            try:
-                found[i] = _document(driver, request.key)
-            except Corrupt as error:
-                found[i] = error
-    return found
 
 
 def _too_large(driver: Driver, key: str) -> Corrupt:

@@ -11,9 +11,14 @@ Branch: TypeAlias = Iterator[tuple[str, str, "Branch | None"]]
 
 def draw(branch: Branch) -> Iterator[str]:
     """A line for every name, those below indented."""
-    members = [*branch]
-    for name, note, below in members:
-        last = name == members[-1][0]
-        yield f"{'└── ' if last else '├── '}{name} {note}".rstrip()
-        for line in draw(below) if below is not None else ():
-            yield ("    " if last else "│   ") + line
+    todo = [(branch, next(branch, None), "")]
+    while todo:
+        branch, member, indent = todo.pop()
+        if member is None:
+            continue
+        name, note, below = member
+        following = next(branch, None)
+        yield f"{indent}{'├── ' if following else '└── '}{name} {note}".rstrip()
+        todo.append((branch, following, indent))
+        if below is not None:
+            todo.append((below, next(below, None), indent + ("│   " if following else "    ")))

@@ -155,6 +155,7 @@ FOR_ADAPTERS = {
         "as_rows",
         "as_value",
         "attributes",
+        "check_stored",
         "make_writer",
         "read_transform",
         "write_transform",

@@ -177,7 +177,7 @@ def _parsed(data: Buffer) -> tuple[str, str]:
     try:
         found = json.loads(bytes(data))
         return str(found["owner"]), str(found.get("holder", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", ""
 
 
@@ -185,7 +185,7 @@ def _is_free(data: Buffer) -> bool:
     """Whether this is a lock of ours that was released; what else may be there is not ours."""
     try:
         found = json.loads(bytes(data))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("owner") == "" and "counter" in found
 

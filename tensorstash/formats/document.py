@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
+import numpy as np
+
 from ..dtype import short
 from ..errors import Corrupt, Invalid, Unsupported
 from ..limits import check_document
@@ -17,6 +19,12 @@ MAX_NDIM: Final = 64
 
 MAX_LENGTH: Final = (1 << 63) - 1
 """The longest axis that NumPy can index."""
+
+MAX_DEPTH: Final = 500
+"""Levels of lists and objects within each other that a document may have, read or written: half
+of what Python's own stack takes, so that whatever walks through one reaches its end."""
+
+_BLOCK: Final = 1 << 16
 
 Result = TypeVar("Result")
 
@@ -38,10 +46,13 @@ class GroupDocument:
 
 def decode(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
     """The JSON object that ``data`` holds; :class:`~tensorstash.errors.Corrupt` when it holds
-    none. NaN and Infinity tokens, which are not JSON but are found, are read as floats."""
+    none, or one that nests deeper than :data:`MAX_DEPTH`. NaN and Infinity tokens, which are not
+    JSON but are found, are read as floats."""
+    data = bytes(data)
     check_document(data, name)
+    check_depth(data, name)
     try:
-        document = json.loads(bytes(data).decode("utf-8"))
+        document = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         detail = str(error) if len(str(error)) < 120 else type(error).__name__
         raise Corrupt(
@@ -52,31 +63,68 @@ def decode(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
     return document
 
 
+def check_depth(data: bytes, name: str) -> None:
+    """:class:`~tensorstash.errors.Corrupt` where the JSON in ``data`` nests deeper than
+    :data:`MAX_DEPTH`; found out without reading it."""
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise Corrupt(
+            f"{name} ({len(data)} bytes) nests deeper than {MAX_DEPTH} levels, the most that is "
+            "read; restore or recreate it",
+            key=name,
+        )
+
+
+def _depth(data: bytes) -> int:
+    deepest = level = inside = start = 0
+    while start < len(data):
+        stop = start + _BLOCK
+        while stop < len(data) and data[stop - 1] == 0x5C:  # cut no escape in two
+            stop += 1
+        block = data[start:stop].replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+        codes = np.frombuffer(block, np.uint8)
+        text = (np.cumsum(codes == 0x22, dtype=np.int32) + inside) & 1
+        folded = codes | 0x20  # the two kinds of bracket differ in this bit
+        steps = (folded == 0x7B).astype(np.int32) - (folded == 0x7D)
+        levels = np.cumsum(steps * (1 - text), dtype=np.int32)
+        deepest = max(deepest, level + int(levels.max()))
+        level, inside, start = level + int(levels[-1]), int(text[-1]), stop
+    return deepest
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """``document`` as UTF-8 JSON.
 
     Floats that are not finite become the bare tokens ``NaN``, ``Infinity``, which zarr-python
     writes and reads in attributes. :class:`~tensorstash.errors.Invalid`, naming the key, when
-    a value has no JSON form.
+    a value has no JSON form, or nests deeper than :data:`MAX_DEPTH`.
     """
     try:
-        _check_json(document, "")
+        _check_json(document, "", 1)
         return json.dumps(document, indent=2).encode()
     except RecursionError as error:
-        raise Invalid("attributes nest too deeply, or contain themselves") from error
+        raise _too_deep() from error
 
 
-def _check_json(value: Any, where: str) -> None:
+def _too_deep() -> Invalid:
+    return Invalid(
+        f"attributes nest too deeply (documents have at most {MAX_DEPTH} levels), or contain "
+        "themselves; store less of it, or as text"
+    )
+
+
+def _check_json(value: Any, where: str, depth: int) -> None:
     if value is None or isinstance(value, str | int | float):
         return
+    if depth > MAX_DEPTH:
+        raise _too_deep()
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise Invalid(f"key {short(key)} of {where or 'the document'} is not text")
-            _check_json(item, f"{where}.{key}" if where else key)
+            _check_json(item, f"{where}.{key}" if where else key, depth + 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check_json(item, f"{where}[{index}]")
+            _check_json(item, f"{where}[{index}]", depth + 1)
     else:
         raise Invalid(
             f"{where} is a {type(value).__name__}, which JSON cannot hold; "

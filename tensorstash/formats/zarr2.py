@@ -20,6 +20,7 @@ from ..errors import Invalid, Unsupported
 from ..grid import Grid
 from ..spec import ArraySpec, KeyEncoding
 from .chain2 import chain, described
+from .consolidated import Members, read2
 from .document import (
     GroupDocument,
     decode,
@@ -80,7 +81,7 @@ def parse_group(
     """The group that ``.zgroup``, ``.zattrs`` and, at a root, ``.zmetadata`` describe."""
     document = decode(zgroup, GROUP)
     _check_version(document, GROUP)
-    members = None if zmetadata is None else _consolidated(decode(zmetadata, CONSOLIDATED))
+    members = None if zmetadata is None else _consolidated(zmetadata)
     return GroupDocument(_attributes(zattrs), members, 2, document)
 
 
@@ -221,17 +222,12 @@ def consolidated_document(members: Mapping[str, Mapping[str, Any]]) -> dict[str,
     }
 
 
-def _consolidated(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    entries = document.get("metadata")
-    if document.get("zarr_consolidated_format") != 1 or not isinstance(entries, dict):
+def _consolidated(data: _Bytes) -> Members:
+    document = read2(data, CONSOLIDATED, (ARRAY, GROUP, ATTRS))
+    members = document.get("metadata")
+    if document.get("zarr_consolidated_format") != 1 or not isinstance(members, Members):
         raise Invalid(f"{CONSOLIDATED} is not consolidated metadata of format 1")
-    members: dict[str, dict[str, Any]] = {}
-    for key, value in entries.items():
-        path, _, name = key.rpartition("/")
-        if name in (ARRAY, GROUP, ATTRS):
-            members.setdefault(path, {})[name] = value
-    members.pop("", None)
-    return dict(members)
+    return members
 
 
 def _attributes(data: _Bytes | None) -> dict[str, Any]:

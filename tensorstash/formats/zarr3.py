@@ -19,11 +19,11 @@ from ..errors import Invalid, Unsupported
 from ..grid import AxisGrid, Grid, RectilinearAxis, RegularAxis
 from ..spec import ArraySpec, KeyEncoding
 from . import mark
+from .consolidated import Members, read
 from .document import (
     MAX_LENGTH,
     GroupDocument,
     attributes,
-    decode,
     edges,
     encode,
     guarded,
@@ -66,7 +66,7 @@ def parse(data: bytes | bytearray | memoryview) -> Node:
     :class:`~tensorstash.errors.Invalid` when it breaks the specification, and
     :class:`~tensorstash.errors.Unsupported` when it asks for what we do not know.
     """
-    return parse_document(decode(data, KEY))
+    return parse_document(read(data, KEY))
 
 
 def parse_document(document: Mapping[str, Any]) -> Node:
@@ -117,7 +117,7 @@ def _group(document: Mapping[str, Any]) -> GroupDocument:
     )
 
 
-def _consolidated(value: Any) -> dict[str, Mapping[str, Any]] | None:
+def _consolidated(value: Any) -> Mapping[str, Mapping[str, Any]] | None:
     if value is None:  # zarr-python before 3.1.4 wrote null
         return None
     if not isinstance(value, dict):
@@ -127,7 +127,7 @@ def _consolidated(value: Any) -> dict[str, Mapping[str, Any]] | None:
             return None
         raise Unsupported(f"consolidated_metadata of kind {short(value['kind'])}; 'inline' is read")
     members = value.get("metadata")
-    if not isinstance(members, dict) or not all(isinstance(m, dict) for m in members.values()):
+    if not isinstance(members, Mapping):
         raise Invalid("consolidated_metadata has no 'metadata' that maps paths to documents")
     return members
 
@@ -265,6 +265,6 @@ def group_document(group: GroupDocument) -> dict[str, Any]:
         document["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
-            "metadata": {path: dict(member) for path, member in group.consolidated.items()},
+            "metadata": dict(Members.of(group.consolidated).stored()),
         }
     return document

@@ -103,7 +103,7 @@ def _array(pa: Any, path: str, column: Any, field: Field | None, tensors: bool) 
         raise Unsupported(f"field {path!r} holds Python objects, which Arrow cannot; deselect it")
     try:
         texts = [json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in column]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise Unsupported(f"field {path!r} has no JSON form for Arrow: {error}") from error
     return _texts(pa, texts, pa.string(), pa.large_string())
 
@@ -231,7 +231,10 @@ def _extension(pa: Any, path: str, array: Any) -> Any:
     _complete(path, array)
     found = _column(pa, path, array.storage)
     if name == "arrow.json":
-        return [json.loads(text) for text in found]
+        try:
+            return [json.loads(text) for text in found]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Invalid(f"field {path!r} holds text that is not JSON: {error}") from error
     if name == "arrow.fixed_shape_tensor" and isinstance(found, np.ndarray):
         order = array.type.permutation
         found = found.reshape(len(array), *array.type.shape)

@@ -188,7 +188,7 @@ class JsonColumn(ListColumn):
         found = self.read(rows).tolist()
         try:
             return [json.loads(text) if text else None for text in found]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Corrupt(f"field {self.path!r} holds text that is not JSON: {error}") from error
 
     def encode(self, value: Any) -> Any:

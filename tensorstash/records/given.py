@@ -151,7 +151,7 @@ def _parsed(columns: Columns, fields: Mapping[str, Field]) -> Columns:
             continue
         try:
             out[path] = [json.loads(text) for text in column]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Invalid(f"field {path!r}: a table tells JSON by its text: {error}") from error
     return out
 
