@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .driver import Buffer, Check, Driver, Put, Request
 from .errors import Conflict
+from .fence import Fence
 from .threads import key_lock
 
 _PATIENCE = 60.0  # seconds of losing every race before a writer gives up
@@ -36,8 +37,10 @@ class Guess:
 
 def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
     """Replace what is stored on the condition that it is still stored; else merge again with
-    what is. ``check`` is called before every put."""
+    what is. ``check`` is called before every put; where it is a :class:`Fence`, what is stored
+    gets another tag even if its bytes stay."""
     key = merge.key
+    settle = check.settle if isinstance(check, Fence) else check
     if _is_likely_absent(driver, merge, guess) and _put_absent(driver, merge, check, guess):
         return
     gives_up = time.monotonic() + _PATIENCE
@@ -50,12 +53,14 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
             data = merge.merged(None if found is None else found[0])
             if data is None:
                 return
-            check()
+            settle()
             try:
                 if not driver.capabilities.conditional_put:
                     driver.put(key, data)
                 elif found is None:
                     driver.put(key, data, if_absent=True)
+                elif isinstance(check, Fence) and _same(data, found[0]):
+                    driver.put_anew(key, data, found[1])
                 else:
                     driver.put(key, data, if_tag=found[1])
                 return
@@ -101,6 +106,9 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
     for merge in merges:
         (likely if _is_likely_absent(driver, merge, guess) else asked).append(merge)
     found = dict(driver.get_many_tagged(Request(merge.key) for merge in asked))
+    anew = isinstance(check, Fence) and check.leased and driver.capabilities.content_tags
+    if isinstance(check, Fence) and any(found.values()):
+        check.settle()
     there = [found[i] is not None for i, merge in enumerate(asked) if merge.covers]
     if there:
         guess.absent = not any(there)
@@ -121,6 +129,9 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
             data = merge.merged(None if stored is None else stored[0])
             if data is None:
                 continue
+            if anew and stored is not None and _same(data, stored[0]):
+                lost.append(merge)  # one by one
+                continue
             check()
             sent.append(merge)
             if not conditional:
@@ -136,3 +147,7 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
     if any(merge in lost for merge in likely):
         guess.absent = False
     return lost
+
+
+def _same(one: Buffer, other: Buffer) -> bool:
+    return len(one) == len(other) and bytes(one) == bytes(other)

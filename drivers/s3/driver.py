@@ -24,7 +24,7 @@ from tensorstash.driver import (
 )
 from tensorstash.drivers import loop
 from tensorstash.drivers.s3 import lease, pool
-from tensorstash.drivers.s3.client import Found
+from tensorstash.drivers.s3.client import Found, Page
 from tensorstash.drivers.s3.keys import is_key, lock_place, owned
 from tensorstash.drivers.s3.limits import Limits
 from tensorstash.drivers.s3.requests import Requests
@@ -74,6 +74,7 @@ class S3Driver(Driver):
             gap_bytes=_GAP,
             concurrency=settings.concurrency,
             content_tags=True,
+            leases=not unsafe,
         )
         self._settings = settings
         self._root = root
@@ -204,6 +205,33 @@ class S3Driver(Driver):
             return super().put_each(puts)
         return loop.window(store, puts, self._settings.concurrency, weigh)
 
+    def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
+        """Store the same bytes in another number of parts, by which their ETag changes."""
+        if self._unsafe or not isinstance(tag, str):
+            return super().put_anew(key, value, tag)
+        return self._run(self._here().put_anew(owned(key), _data(value), tag))
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        """1,000 keys a request where the server keeps conditions then, else one; several requests
+        at once. The first of a process tries that out."""
+        if self._unsafe:
+            yield from super().delete_each(pairs)
+            return
+        here = self._here()
+        kind = self._run(here.deletes())
+        if kind == "none":
+            raise Unsupported(f"the server of {self.url} deletes whatever the condition says")
+        source = iter(pairs)
+        batches = iter(lambda: [*islice(source, _AT_ONCE if kind == "many" else 1)], [])
+
+        async def drop(batch: list[tuple[str, Tag]]) -> list[tuple[str, Tag]]:
+            keys = [owned(key) for key, _ in batch]
+            gone = await here.delete_if(keys, [str(tag) for _, tag in batch])
+            return [pair for pair, went in zip(batch, gone, strict=True) if not went]
+
+        for _, kept in loop.window(drop, batches, self._settings.concurrency):
+            yield from kept
+
     def delete(self, key: str) -> None:
         """Remove the object; no error when absent."""
         self._run(self._here().delete([owned(key)]))
@@ -215,7 +243,7 @@ class S3Driver(Driver):
     def delete_prefix(self, prefix: str) -> None:
         """Delete what is listed below ``prefix`` and the driver's own objects there."""
         check_prefix(prefix)
-        self._delete_all(key for page in self._pages(prefix) for key, _ in page)
+        self._delete_all(key for page in self._pages(prefix) for key, _ in page.keys)
 
     # -- listing ------------------------------------------------------------------
 
@@ -226,7 +254,14 @@ class S3Driver(Driver):
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """``(key, bytes stored)`` of every key below ``prefix``, from the listing alone."""
         check_prefix(prefix)
-        return (one for page in self._pages(prefix) for one in page if is_key(one[0]))
+        return (one for page in self._pages(prefix) for one in page.keys if is_key(one[0]))
+
+    def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
+        """Every wanted key below ``prefix`` with its ETag, from the listing alone."""
+        for page in self._pages(check_prefix(prefix)):
+            for (key, _), etag in zip(page.keys, page.etags, strict=True):
+                if is_key(key) and wanted(key):
+                    yield key, etag
 
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         """Names directly below ``prefix``: the server sums up what lies deeper."""
@@ -321,12 +356,12 @@ class S3Driver(Driver):
                 )
             return self._run(here.put(place, data))
 
-    def _pages(self, prefix: str) -> Iterator[Sequence[tuple[str, int]]]:
+    def _pages(self, prefix: str) -> Iterator[Page]:
         here = self._here()
         after: str | None = None
         while True:
             page = self._run(here.page(prefix, False, after))
-            yield page.keys
+            yield page
             after = page.after
             if after is None:
                 return

@@ -1,0 +1,164 @@
+"""What keeps a holder whose lease ended, unnoticed by itself, from changing what others stored.
+
+Where a lock is a lease (:attr:`~tensorstash.driver.Capabilities.leases`), its holder may be
+stopped between any two steps, others have the lock meanwhile, and it goes on. So:
+
+* every put and delete of a holder is conditional on that object's own version;
+* a new holder changes the metadata document before it changes any chunk that an older one may
+  have stored or may yet store (it *closes the door*): from then on no older one can publish;
+* a version that was learned before the door was closed is no newer holder's, and one that was
+  learned later counts only if the document is still ours, as the server says;
+* what a holder stores beyond the edge it stores even where it is all fill, so that a late put on
+  the condition that nothing is there comes to nothing;
+* how far appends may reach that closed the door and never published stays in the document
+  (:mod:`.formats.mark`), for whoever makes that room visible without storing anything in it.
+
+See docs/decisions/0019-fencing.md.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .driver import Check, Driver
+from .errors import Conflict
+from .node import Content, Node, lock_key, put, require, update
+
+_TRIES = 200
+
+
+class Moved(Exception):
+    """Another holder changed the document before ours changed anything. Internal: begin again."""
+
+
+class Fence:
+    """A holder's lock on the node at ``path``, which was read as ``node`` under it. Called before
+    each put, as the lock's ``check``.
+
+    ``eager``: the door is closed before the first put, in place of the second look at the document
+    that publishing would need. Else only where :meth:`close` is called: by whoever meets what
+    another may have stored.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        path: str,
+        node: Node,
+        check: Check,
+        *,
+        eager: bool = True,
+        allow_pickle: bool = False,
+    ) -> None:
+        self.driver = driver
+        self.path = path
+        self.node = node
+        self.leased = driver.capabilities.leases
+        self.eager = eager
+        self.closed = False
+        self.reach: Sequence[int] = ()
+        self._check = check
+        self._before = node.mark
+        self._allow_pickle = allow_pickle
+        self._guard = threading.Lock()
+
+    def __call__(self) -> None:
+        """Before a put: :class:`~tensorstash.errors.Conflict` when the lock was lost."""
+        if self.leased and not self.closed and (self.eager or self.node.mark.open):
+            self.close()
+        else:
+            self._check()
+
+    def close(self) -> None:
+        """No older holder publishes after this. :class:`Moved` if one did before."""
+        with self._guard:
+            if self.closed or not self.leased:
+                return
+            self._check()
+            mark = self.node.mark.next(open=True, reach=self.reach)
+            for attempt in range(_TRIES):
+                try:
+                    self.node = put(self.driver, self.path, self.node, self.node.content, mark)
+                except Conflict:
+                    self._adopt(self._read(), Moved())
+                    _pause(attempt)
+                else:
+                    self.closed = True
+                    return
+            raise self._busy()
+
+    def settle(self) -> None:
+        """Between reading chunks and putting them on condition of what was read: that was no newer
+        holder's."""
+        if self.closed:
+            self.verify()
+        else:
+            self()
+
+    def verify(self) -> None:
+        """:class:`~tensorstash.errors.Conflict` unless the document is still ours, as the server
+        has it."""
+        with self._guard:
+            self._adopt(self._read(), self.lost())
+
+    def publish(self, change: Callable[[Any], Content]) -> Node:
+        """Store ``change`` of the document, unless another holder changed it since. What others
+        did to the rest of it meanwhile is kept."""
+        if not self.leased:
+            return update(
+                self.driver, self.path, change, allow_pickle=self._allow_pickle, known=self.node
+            )
+        with self._guard:
+            for attempt in range(_TRIES):
+                content = change(self.node.content)
+                mark = self._before.next(open=False)  # our own append has ended
+                try:
+                    published = put(self.driver, self.path, self.node, content, mark)
+                except Conflict:
+                    self._adopt(self._read(), self.lost())
+                    _pause(attempt)
+                else:
+                    self.node, self.closed = published, True
+                    return published
+            raise self._busy()
+
+    def lost(self) -> Conflict:
+        """The error of a holder that was late."""
+        key = lock_key(self.path, self.node.content)
+        return Conflict(
+            f"the lock of {key!r} at {self.driver.url} was lost to another writer, which changed "
+            "the array since; nothing of this call is seen; do it again",
+            key=key,
+        )
+
+    # -- within -------------------------------------------------------------------
+
+    def _read(self) -> Node:
+        return require(self.driver, self.path, allow_pickle=self._allow_pickle)
+
+    def _adopt(self, now: Node, otherwise: Exception) -> None:
+        """Go on from ``now`` where only others than holders changed the document."""
+        same = now.tag == self.node.tag or (
+            now.mark == self.node.mark and _shape(now) == _shape(self.node)
+        )
+        if not same:
+            raise otherwise
+        self.node = now
+
+    def _busy(self) -> Conflict:
+        key = lock_key(self.path, self.node.content)
+        return Conflict(
+            f"the metadata at key {key!r} is changed by others without a break", key=key
+        )
+
+
+def _shape(node: Node) -> object:
+    return getattr(node.content, "shape", None)
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
