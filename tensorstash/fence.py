@@ -24,8 +24,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .driver import Check, Driver
-from .errors import Conflict
+from .driver import Buffer, Check, Driver, Tag
+from .errors import Conflict, StashError
 from .node import Content, Node, lock_key, put, require, update
 
 _TRIES = 200
@@ -61,6 +61,8 @@ class Fence:
         self.eager = eager
         self.closed = False
         self.reach: Sequence[int] = ()
+        self._landed: list[tuple[str, Tag, Buffer]] = []
+        self._kept = False
         self._check = check
         self._before = node.mark
         self._allow_pickle = allow_pickle
@@ -115,7 +117,7 @@ class Fence:
         with self._guard:
             for attempt in range(_TRIES):
                 content = change(self.node.content)
-                mark = self._before.next(open=False)  # our own append has ended
+                mark = self._before.next(open=False, kept=self._kept)  # our own append has ended
                 try:
                     published = put(self.driver, self.path, self.node, content, mark)
                 except Conflict:
@@ -125,6 +127,18 @@ class Fence:
                     self.node, self.closed = published, True
                     return published
             raise self._busy()
+
+    def landed(self, key: str, before: tuple[Buffer, Tag], tag: Tag) -> None:
+        """What was read as ``before`` is now ``tag``: to be taken back if the document turns out to
+        be another's. Only where that may be: tags follow from the bytes, or :meth:`close` was not
+        called and the lock's own clock stood still."""
+        if tag != before[1] and (self.driver.capabilities.content_tags or not self.eager):
+            self._landed.append((key, tag, before[0]))
+
+    def adopted(self) -> None:
+        """What is stored beyond the edge, by another holder, is byte for byte what we store: it is
+        not to be taken back any more."""
+        self._kept = True
 
     def lost(self) -> Conflict:
         """The error of a holder that was late."""
@@ -146,8 +160,19 @@ class Fence:
             now.mark == self.node.mark and _shape(now) == _shape(self.node)
         )
         if not same:
+            self._take_back(now)
             raise otherwise
         self.node = now
+
+    def _take_back(self, now: Node) -> None:
+        if now.mark.kept and not self.node.mark.kept:
+            return  # what we stored may be theirs by now, byte for byte
+        while self._landed:
+            key, tag, before = self._landed.pop()
+            try:
+                self.driver.put(key, before, if_tag=tag)
+            except StashError:  # it was changed since, or cannot be reached
+                continue
 
     def _busy(self) -> Conflict:
         key = lock_key(self.path, self.node.content)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .driver import Buffer, Check, Driver, Put, Request
+from .driver import Buffer, Check, Driver, Put, Request, Tag
 from .errors import Conflict
 from .fence import Fence
 from .threads import key_lock
@@ -59,8 +59,14 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                     driver.put(key, data)
                 elif found is None:
                     driver.put(key, data, if_absent=True)
-                elif isinstance(check, Fence) and _same(data, found[0]):
-                    driver.put_anew(key, data, found[1])
+                elif isinstance(check, Fence):
+                    anew = _same(data, found[0])
+                    tag = (
+                        driver.put_anew(key, data, found[1])
+                        if anew
+                        else driver.put(key, data, if_tag=found[1])
+                    )
+                    check.landed(key, found, tag)
                 else:
                     driver.put(key, data, if_tag=found[1])
                 return
@@ -114,6 +120,7 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
         guess.absent = not any(there)
     sent: list[Merge] = []
     lost: list[Merge] = []
+    before: dict[int, tuple[Buffer, Tag]] = {}
 
     def puts() -> Iterator[Put]:
         for merge in likely:
@@ -133,6 +140,8 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
                 lost.append(merge)  # one by one
                 continue
             check()
+            if stored is not None and isinstance(check, Fence):
+                before[len(sent)] = stored
             sent.append(merge)
             if not conditional:
                 yield Put(merge.key, data)
@@ -144,6 +153,8 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
     for i, tag in driver.put_each(puts()):
         if tag is None:
             lost.append(sent[i])
+        elif i in before and isinstance(check, Fence):
+            check.landed(sent[i].key, before[i], tag)
     if any(merge in lost for merge in likely):
         guess.absent = False
     return lost

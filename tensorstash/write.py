@@ -141,9 +141,10 @@ class Writer:
             if self.fence is None:
                 if stored is None and not self.write_fill and is_fill(chunk, spec.fill):
                     return None
-            elif not self._holds_more(chunk, spec.grid.origin(index)):
-                self._close_late()  # nobody could tell from this chunk that we were here
-            return pipeline.encode(chunk)
+                return pipeline.encode(chunk)
+            data = pipeline.encode(chunk)
+            self._compare(stored, data, self._holds_more(chunk, spec.grid.origin(index)))
+            return data
 
         return Merge(key, index, merged, covers)
 
@@ -371,14 +372,14 @@ class Writer:
             stands_out = self.fence is not None and self._stands_out(sharding, shard, held)
             for k, data in zip(ids, self._encode_all(sharding, pieces), strict=True):
                 held[k] = data
-            if self.fence is not None and (
-                stands_out or not self._stands_out(sharding, shard, held)
-            ):
+            if stands_out:
                 self._close_late()
             # A shard that was there stays, though empty: only its condition makes this safe.
-            if stored is None and self.fence is None:
-                return sharding.join(held)
-            return sharding.join(held) or sharding.empty()
+            data = sharding.join(held)
+            if self.fence is not None:
+                data = data or sharding.empty()
+                self._compare(stored, data, self._stands_out(sharding, shard, held))
+            return data or (None if stored is None else sharding.empty())
 
         return Merge(key, shard, merged, covers)
 
@@ -500,6 +501,13 @@ class Writer:
                 if self._holds_more(chunk, origin):
                     return True
         return False
+
+    def _compare(self, stored: Buffer | None, data: Buffer, holds_more: bool) -> None:
+        """Before ``data``, which an append makes of what is stored, is put in its place."""
+        if not holds_more:
+            self._close_late()  # nobody could tell from this chunk that we were here
+        elif self.fence is not None and stored is not None and bytes(stored) == bytes(data):
+            self.fence.adopted()
 
     def _close_late(self) -> None:
         """Close a fence that was not closed from the start."""

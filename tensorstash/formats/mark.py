@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _BLANKS = b" \t\n\r"
-_MAGIC = 0xB4  # the last bit says that the mark is open
+_MAGIC, _OPEN, _KEPT = 0xB4, 1, 2
 _SALT = 8
 _LENGTH = 8
 _MOST = (1 << 64) - 1
@@ -22,17 +22,19 @@ _MOST = (1 << 64) - 1
 @dataclass(frozen=True)
 class Mark:
     """``salt`` is one holder's step. ``open``: it was about to change chunks, and has not published
-    since. ``reach``: no append that is not finished stores anything at or beyond these positions
-    along each axis (empty: there is none)."""
+    since. ``kept``: some holder took over bytes of another one as they were. ``reach``: no append
+    that is not finished stores anything at or beyond these positions along each axis (empty: there
+    is none)."""
 
     salt: bytes = b""
     open: bool = False
+    kept: bool = False
     reach: tuple[int, ...] = ()
 
-    def next(self, *, open: bool, reach: Sequence[int] = ()) -> Mark:
+    def next(self, *, open: bool, kept: bool = False, reach: Sequence[int] = ()) -> Mark:
         """The mark of another step, which reaches ``reach`` too."""
         far = tuple(map(max, self.reach, reach)) if self.reach and reach else self.reach
-        return Mark(secrets.token_bytes(_SALT), open, far or tuple(reach))
+        return Mark(secrets.token_bytes(_SALT), open, self.kept or kept, far or tuple(reach))
 
 
 NONE = Mark()
@@ -43,7 +45,7 @@ def encode(mark: Mark) -> bytes:
     if not mark.salt:
         return b""
     lengths = b"".join(min(n, _MOST).to_bytes(_LENGTH, "big") for n in mark.reach)
-    found = bytes([_MAGIC | mark.open]) + mark.salt + lengths
+    found = bytes([_MAGIC | _OPEN * mark.open | _KEPT * mark.kept]) + mark.salt + lengths
     return bytes(_BLANKS[byte >> shift & 3] for byte in found for shift in (6, 4, 2, 0))
 
 
@@ -59,7 +61,12 @@ def decode(document: bytes | bytearray | memoryview) -> Mark:
         for a, b, c, d in zip(digits[::4], digits[1::4], digits[2::4], digits[3::4], strict=True)
     )
     lengths = found[1 + _SALT :]
-    if not found or found[0] | 1 != _MAGIC | 1 or len(found) <= _SALT or len(lengths) % _LENGTH:
+    if (
+        not found
+        or found[0] & ~(_OPEN | _KEPT) != _MAGIC
+        or len(found) <= _SALT
+        or len(lengths) % _LENGTH
+    ):
         return NONE
     reach = [int.from_bytes(lengths[i : i + 8], "big") for i in range(0, len(lengths), 8)]
-    return Mark(found[1 : 1 + _SALT], bool(found[0] & 1), tuple(reach))
+    return Mark(found[1 : 1 + _SALT], bool(found[0] & _OPEN), bool(found[0] & _KEPT), tuple(reach))
