@@ -176,8 +176,19 @@ def _resize_fenced(
     driver, path = fence.driver, fence.path
     old, new = _Beyond(path, before), _Beyond(path, after)
 
+    crossing: list[tuple[int, ...]] = []  # the old edge, which chunks that stay do
+    cut: list[tuple[int, ...]] = []
+
     def wanted(key: str) -> bool:
-        return old.index(key) is not None or (shrinks and new.index(key) is not None)
+        index = old.index(key)
+        if grows and index is not None and not old.is_outside(index):
+            crossing.append(index)
+        if not shrinks:
+            return index is not None and old.is_outside(index)
+        gone = new.index(key)
+        if gone is not None and not new.is_outside(gone):
+            cut.append(gone)
+        return any(i is not None and edge.is_outside(i) for edge, i in ((old, index), (new, gone)))
 
     found = [(old.named(key), key, tag) for key, tag in driver.tags(old.prefix, wanted)]
     held = make_writer(before, before.shape, fence)
@@ -185,11 +196,10 @@ def _resize_fenced(
         # An append that is not finished may yet store these, where fill is to be seen.
         open_ = {*_within(fence.node.mark.reach, before, after)}
         doomed = [(k, t) for i, k, t in found if old.is_outside(i) and i not in open_]
-        across = [i for i, key, _ in found if old.index(key) and not old.is_outside(i)]
-        if open_ or doomed or across:
+        if open_ or doomed or crossing:
             fence()
         _drop(held, doomed)
-        held.clear([i for i in across if i not in open_], always=False)
+        held.clear([i for i in crossing if i not in open_], always=False)
         held.clear(sorted(open_), always=True)
         gone = {key for key, _ in doomed}
         found = [each for each in found if each[1] not in gone]
@@ -198,8 +208,7 @@ def _resize_fenced(
         writer = make_writer(published, published.shape, fence)
         try:
             _drop(writer, [(key, tag) for i, key, tag in found if new.is_outside(i)])
-            across = [i for i, key, _ in found if new.index(key) and not new.is_outside(i)]
-            writer.clear(across, always=False)
+            writer.clear(cut, always=False)
         except Conflict as error:  # the shape is published; whoever grows it clears the rest
             _logger.debug("what was cut off was not cleared: %s", error)
     return published

@@ -242,6 +242,7 @@ class Writer:
         spread(range(threads), lambda: put, threads)
         if refused:
             fence.close()
+            fence.strict = True  # what is there may be a newer holder's: ask the server
             self._merge_all(map(partial(self._instead, job), refused), batch, concurrency)
 
     def _instead(self, job: _Job[_Item], item: _Item) -> Merge:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorstash as stash
 from tensorstash.driver import Driver
 from tensorstash.errors import Conflict
+from tensorstash.location import resolve
 from tests.oracle import same
 from tests.remote import Remote
 
@@ -134,7 +135,6 @@ def _serve(pipe: Any) -> None:
         _gate = Gate(1 << 60)
         gate = _gate
 
-        # The gate counts from the operation on: opening the handle is before it.
         opened = threading.Thread(
             target=_held, args=(place, url, op, stop, gate, outcome), daemon=True
         )
@@ -149,14 +149,11 @@ def _serve(pipe: Any) -> None:
 
 
 def _held(place: Remote, url: str, op: Op, stop: int, gate: Gate, outcome: list[Any]) -> None:
+    driver = resolve(url, place.options)
     try:
-        thing: Any
-        if op[0] == "extend":
-            thing = stash.open_records(url, "r+", options=place.options)
-            len(thing)
-        else:
-            thing = place.open(url, "r+")
-        gate.count, gate.stop = 0, stop
+        thing: Any = (stash.open_records if op[0] == "extend" else stash.open)(driver, "r+")
+        len(thing)
+        gate.count, gate.stop = 0, stop  # opening the handle is before it
         result = thing.extend(told(op[1], op[2])) if op[0] == "extend" else do(thing, op)
         outcome.append(("done", result))
     except Conflict as error:
@@ -165,6 +162,7 @@ def _held(place: Remote, url: str, op: Op, stop: int, gate: Gate, outcome: list[
         outcome.append(("failed", f"{type(error).__name__}: {error}"))
     finally:
         gate.reached.set()
+        driver.close()
 
 
 class Holder:
@@ -230,6 +228,16 @@ def end_leases(driver: Driver, path: str = "") -> None:
 # -- cases ---------------------------------------------------------------------------------------
 
 
+@contextmanager
+def driver_at(place: Remote, url: str) -> Iterator[Driver]:
+    """A driver of one case, closed after it."""
+    driver = resolve(url, place.options)
+    try:
+        yield driver
+    finally:
+        driver.close()
+
+
 def stops(
     holder: Holder,
     place: Remote,
@@ -238,63 +246,75 @@ def stops(
     others: Sequence[Op],
     *,
     leases: bool = False,
+    points: Sequence[int] | None = None,
 ) -> int:
-    """``op`` of a holder that is stopped before each of its requests in turn, while ``others`` are
-    done and acknowledged, and then goes on; how many requests it had. With ``leases`` they wait
-    until its lease is over, and it sleeps; else the lease is taken from it."""
-    for stop in itertools.count():
+    """``op`` of a holder that is stopped before each of its requests in turn (or those of
+    ``points``), while ``others`` are done and acknowledged, and then goes on; how many requests it
+    had. With ``leases`` they wait until its lease is over, and it sleeps; else the lease is taken
+    from it."""
+    for stop in itertools.count() if points is None else points:
         url = place.fresh()
-        array = place.create((layout.rows, WIDTH), "i4", url=url, **layout.how)
-        model = rows_of(layout.rows, 1000)
-        array[...] = model
-        stopped = holder.begin(place, url, op, stop)
-        theirs = model
-        try:
-            if stopped and leases:
-                with holder.asleep():
-                    theirs = _others(place, url, others, model, op)
-            elif stopped:
-                end_leases(array.driver)
-                theirs = _others(place, url, others, model, op)
-        finally:
-            kind, value = holder.end(stopped)
-        if not stopped:
-            assert kind == "done"
-            same(place.open(url)[...], after(model, op))
-            return stop
-        case = (stop, op, others, kind)
-        found = place.open(url)[...]
-        first = model
-        for other in others:
-            first = after(first, other)
-        allowed = [theirs]
-        if kind == "done":  # before all of the others, or after; where its rows begin says which
-            last = after(model, op)
-            for other in others:
-                last = after(last, other)
-            allowed = [last] if value in (None, len(model)) else []
-            allowed += [after(first, op)] if value in (None, len(first)) else []
-        assert any(np.array_equal(found, one) for one in allowed), (case, found.tolist())
-        # Nothing of it shows later either, and the array goes on.
-        again = place.open(url, "r+")
-        assert again.append(rows_of(2, 9000)) == len(found), case
-        wanted = after(found, ("append", 2, 9000))
-        same(place.open(url)[...], wanted)
-        again.resize((len(wanted) + 9, WIDTH))
-        same(place.open(url)[...], after(wanted, ("resize", len(wanted) + 9)))
-    raise AssertionError
+        with driver_at(place, url) as driver:
+            array = stash.create(driver, (layout.rows, WIDTH), "i4", **layout.how)
+            array[...] = rows_of(layout.rows, 1000)
+            if not _case(holder, place, url, driver, op, others, stop, leases):
+                return stop
+    return -1
 
 
-def _others(place: Remote, url: str, others: Sequence[Op], model: np.ndarray, op: Op) -> np.ndarray:
+def _case(
+    holder: Holder,
+    place: Remote,
+    url: str,
+    driver: Driver,
+    op: Op,
+    others: Sequence[Op],
+    stop: int,
+    leases: bool,
+) -> bool:
+    model = stash.load(driver)
+    stopped = holder.begin(place, url, op, stop)
+    try:
+        if stopped and leases:
+            with holder.asleep():
+                _others(driver, others, model, op)
+        elif stopped:
+            end_leases(driver)
+            _others(driver, others, model, op)
+    finally:
+        kind, value = holder.end(stopped)
+    found = stash.load(driver)
+    if not stopped:
+        assert kind == "done"
+        same(found, after(model, op))
+        return False
+    case = (stop, op, others, kind)
+    first, last = model, after(model, op)
+    for other in others:
+        first, last = after(first, other), after(last, other)
+    allowed = [first]
+    if kind == "done":  # before all of the others, or after; where its rows begin says which
+        allowed = [last] if value in (None, len(model)) else []
+        allowed += [after(first, op)] if value in (None, len(first)) else []
+    assert any(np.array_equal(found, one) for one in allowed), (case, found.tolist())
+    # Nothing of it shows later either, and the array goes on.
+    again = stash.open(driver, "r+")
+    assert again.append(rows_of(2, 9000)) == len(found), case
+    wanted = after(found, ("append", 2, 9000))
+    same(stash.load(driver), wanted)
+    again.resize((len(wanted) + 9, WIDTH))
+    same(stash.load(driver), after(wanted, ("resize", len(wanted) + 9)))
+    return True
+
+
+def _others(driver: Driver, others: Sequence[Op], model: np.ndarray, op: Op) -> None:
     """Carry out what others do, and see that it is there: before or after the holder's."""
     befores = [model, after(model, op)]
     for other in others:
-        array = place.open(url, "r+")
         befores = [after(before, other) for before in befores]
-        do(array, other)
-        found = place.open(url)[...]
+        do(stash.open(driver, "r+"), other)
+        found = stash.load(driver)
         assert any(np.array_equal(found, before) for before in befores), (op, others, found)
-    return befores[0]
 
 
 # -- records -------------------------------------------------------------------------------------
@@ -328,49 +348,38 @@ def wanted_rows(count: int, first: int) -> list[Any]:
 
 
 def record_stops(
-    holder: Holder,
-    place: Remote,
-    before: int,
-    op: Op,
-    others: Sequence[Op],
-    *,
-    leases: bool = False,
+    holder: Holder, place: Remote, before: int, op: Op, others: Sequence[Op], **how: Any
 ) -> int:
-    """:func:`stops` of records."""
+    """:func:`stops` of records, in the same way."""
     for stop in itertools.count():
         url = place.fresh()
-        records = stash.create_records(url, FIELDS, options=place.options, rows_per_chunk=4)
-        records.extend(told(before, 100))
-        model = wanted_rows(before, 100)
-        stopped = holder.begin(place, url, op, stop)
-        try:
-            if stopped and leases:
-                with holder.asleep():
-                    _extend_all(place, url, others)
-            elif stopped:
-                end_leases(stash.open_group(url, options=place.options).driver)
-                _extend_all(place, url, others)
-        finally:
-            kind, value = holder.end(stopped)
-        theirs = [row for _, count, first in others for row in wanted_rows(count, first)]
-        mine = wanted_rows(op[1], op[2])
-        found = listed(stash.open_records(url, options=place.options))
-        if not stopped:
-            assert found == model + mine
-            return stop
-        if kind == "conflict":
-            assert found == model + theirs, (stop, op, others)
-        else:
-            assert found in (model + mine + theirs, model + theirs + mine), (stop, op, others)
-            assert found[value : value + op[1]] == mine
-        stash.open_records(url, "r+", options=place.options).extend(told(3, 500))
-        assert listed(stash.open_records(url, options=place.options)) == found + wanted_rows(3, 500)
+        with driver_at(place, url) as driver:
+            records = stash.create_records(driver, FIELDS, rows_per_chunk=4, **how)
+            if before:
+                records.extend(told(before, 100))
+            model = wanted_rows(before, 100)
+            stopped = holder.begin(place, url, op, stop)
+            try:
+                if stopped:
+                    end_leases(driver)
+                    for _, count, first in others:
+                        stash.open_records(driver, "r+").extend(told(count, first))
+            finally:
+                kind, value = holder.end(stopped)
+            theirs = [row for _, count, first in others for row in wanted_rows(count, first)]
+            mine = wanted_rows(op[1], op[2])
+            found = listed(stash.open_records(driver))
+            if not stopped:
+                assert found == model + mine
+                return stop
+            allowed = [model + theirs]
+            if kind == "done":
+                allowed = [model + mine + theirs, model + theirs + mine]
+                assert found[value : value + op[1]] == mine
+            assert found in allowed, (stop, op, others, kind)
+            stash.open_records(driver, "r+").extend(told(3, 500))
+            assert listed(stash.open_records(driver)) == found + wanted_rows(3, 500)
     raise AssertionError
-
-
-def _extend_all(place: Remote, url: str, others: Sequence[Op]) -> None:
-    for _, count, first in others:
-        stash.open_records(url, "r+", options=place.options).extend(told(count, first))
 
 
 def patient(place: Remote) -> Remote:
