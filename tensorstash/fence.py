@@ -11,9 +11,9 @@ stopped between any two steps, others have the lock meanwhile, and it goes on. S
 * what a holder stores beyond the edge it stores even where it is all fill, so that a late put on
   the condition that nothing is there comes to nothing;
 * how far appends may reach that closed the door and never published stays in the document
-  (:mod:`.formats.mark`), for whoever makes that room visible without storing anything in it.
+  (:mod:`.formats.trailer`), for whoever makes that room visible without storing anything in it.
 
-See docs/decisions/0019-fencing.md.
+See docs/decisions/0020-fencing.md.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Fence:
         self._landed: list[tuple[str, Tag, Buffer]] = []
         self._kept = False
         self._check = check
-        self._before = node.mark
+        self._before = node.trailer
         self._allow_pickle = allow_pickle
         self._guard = threading.Lock()
 
     def __call__(self) -> None:
         """Before a put: :class:`~tensorstash.errors.Conflict` when the lock was lost."""
-        if self.leased and not self.closed and (self.eager or self.node.mark.open):
+        if self.leased and not self.closed and (self.eager or self.node.trailer.open):
             self.close()
         else:
             self._check()
@@ -82,10 +82,10 @@ class Fence:
             if self.closed or not self.leased:
                 return
             self._check()
-            mark = self.node.mark.next(open=True, reach=self.reach)
+            trailer = self.node.trailer.next(open=True, reach=self.reach)
             for attempt in range(_TRIES):
                 try:
-                    self.node = put(self.driver, self.path, self.node, self.node.content, mark)
+                    self.node = put(self.driver, self.path, self.node, self.node.content, trailer)
                 except Conflict:
                     self._adopt(self._read(), Moved())
                     _pause(attempt)
@@ -118,9 +118,9 @@ class Fence:
         with self._guard:
             for attempt in range(_TRIES):
                 content = change(self.node.content)
-                mark = self._before.next(open=False, kept=self._kept)  # our own append has ended
+                trailer = self._before.next(open=False, kept=self._kept)  # our own append has ended
                 try:
-                    published = put(self.driver, self.path, self.node, content, mark)
+                    published = put(self.driver, self.path, self.node, content, trailer)
                 except Conflict:
                     self._adopt(self._read(), self.lost())
                     _pause(attempt)
@@ -158,7 +158,7 @@ class Fence:
     def _adopt(self, now: Node, otherwise: Exception) -> None:
         """Go on from ``now`` where only others than holders changed the document."""
         same = now.tag == self.node.tag or (
-            now.mark == self.node.mark and _shape(now) == _shape(self.node)
+            now.trailer == self.node.trailer and _shape(now) == _shape(self.node)
         )
         if not same:
             self._take_back(now)
@@ -166,7 +166,7 @@ class Fence:
         self.node = now
 
     def _take_back(self, now: Node) -> None:
-        if now.mark.kept and not self.node.mark.kept:
+        if now.trailer.kept and not self.node.trailer.kept:
             return  # what we stored may be theirs by now, byte for byte
         while self._landed:
             key, tag, before = self._landed.pop()

@@ -21,9 +21,9 @@ from .errors import (
     StashError,
     Unsupported,
 )
-from .formats import mark, zarr2, zarr3
+from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
-from .formats.mark import Mark
+from .formats.trailer import Trailer
 from .spec import ArraySpec
 
 Content = ArraySpec | GroupDocument
@@ -40,7 +40,7 @@ class Node(NamedTuple):
 
     content: Content
     tag: Tag
-    mark: Mark = mark.NONE
+    trailer: Trailer = trailer.NONE
 
 
 def load(driver: Driver, path: str, *, allow_pickle: bool = False) -> Node | None:
@@ -71,12 +71,12 @@ def _parse(
     """The node whose ``zarr.json`` is ``found``; where there is none, what v2's documents say."""
     try:
         if found is not None:
-            return Node(zarr3.parse(found[0])[1], found[1], mark.decode(found[0]))
+            return Node(zarr3.parse(found[0])[1], found[1], trailer.decode(found[0]))
         found = driver.get_tagged(path + zarr2.ARRAY)
         if found is not None:
             attributes = driver.get(path + zarr2.ATTRS)
             spec = zarr2.parse_array(found[0], attributes, allow_pickle=allow_pickle)
-            return Node(spec, found[1], mark.decode(found[0]))
+            return Node(spec, found[1], trailer.decode(found[0]))
         found = driver.get_tagged(path + zarr2.GROUP)
         if found is not None:
             attributes, members = driver.get(path + zarr2.ATTRS), None
@@ -151,17 +151,17 @@ def update(
         node, known = known or require(driver, path, allow_pickle=allow_pickle), None
         content = change(node.content)
         try:
-            return put(driver, path, node, content, node.mark)
+            return put(driver, path, node, content, node.trailer)
         except Conflict:
             time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
     key = lock_key(path, content)
     raise Conflict(f"the metadata at key {key!r} is changed by others without a break", key=key)
 
 
-def put(driver: Driver, path: str, node: Node, content: Content, behind: Mark) -> Node:
-    """Store ``content`` in place of ``node``, and ``behind`` it a mark; once:
+def put(driver: Driver, path: str, node: Node, content: Content, behind: Trailer) -> Node:
+    """Store ``content`` in place of ``node``, and ``behind`` it a trailer; once:
     :class:`~tensorstash.errors.Conflict` where something else is stored by now."""
-    data = zarr3.encode(_documents(content)[0]) + mark.encode(behind)
+    data = zarr3.encode(_documents(content)[0]) + trailer.encode(behind)
     key = path + _key(content)
     if driver.capabilities.conditional_put:
         return Node(content, driver.put(key, data, if_tag=node.tag), behind)

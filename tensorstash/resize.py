@@ -194,7 +194,7 @@ def _resize_fenced(
     held = make_writer(before, before.shape, fence)
     if grows:
         # An append that is not finished may yet store these, where fill is to be seen.
-        open_ = {*_within(fence.node.mark.reach, before, after)}
+        open_ = {*_within(fence.node.trailer.reach, before, after)}
         doomed = [(k, t) for i, k, t in found if old.is_outside(i) and i not in open_]
         if open_ or doomed or crossing:
             fence()

@@ -11,8 +11,8 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.errors import Conflict, Unsupported
-from tensorstash.formats import mark
-from tensorstash.formats.mark import Mark
+from tensorstash.formats import trailer
+from tensorstash.formats.trailer import Trailer
 from tensorstash.location import resolve
 from tests.fencing import (
     FIELDS,
@@ -214,14 +214,14 @@ def test_marks_are_blanks_that_say_what_was_put_in() -> None:
     rng = np.random.default_rng(5)
     for n in range(200):
         reach = tuple(map(int, rng.integers(0, 1 << 62, n % 5)))
-        made = mark.NONE.next(open=bool(n % 2), kept=bool(n % 3), reach=reach)
-        blanks = mark.encode(made)
-        assert not blanks.strip(b" \t\r\n") and mark.decode(b"{}" + blanks) == made
+        made = trailer.NONE.next(open=bool(n % 2), kept=bool(n % 3), reach=reach)
+        blanks = trailer.encode(made)
+        assert not blanks.strip(b" \t\r\n") and trailer.decode(b"{}" + blanks) == made
         grown = made.next(open=True, reach=reach)
         assert grown.salt != made.salt and grown.reach == reach
     for other in (b"", b"\n", b"\r\n\r\n", b" " * 44, b"\t" * 36):
-        assert mark.decode(b"{}" + other) == mark.NONE
-    assert Mark(b"12345678", reach=(3, 9)).next(open=True, reach=(5, 5)).reach == (5, 9)
+        assert trailer.decode(b"{}" + other) == trailer.NONE
+    assert Trailer(b"12345678", reach=(3, 9)).next(open=True, reach=(5, 5)).reach == (5, 9)
 
 
 def test_documents_stay_json_and_zarrs(request: Any) -> None:
@@ -232,7 +232,7 @@ def test_documents_stay_json_and_zarrs(request: Any) -> None:
         array.append([1, 2, 3])
         array.attrs["a"] = 1
         value = driver.get("zarr.json")
-        assert value is not None and mark.decode(value).salt
+        assert value is not None and trailer.decode(value).salt
         store = {key: bytes(driver.get(key) or b"") for key in driver.list()}
         buffers = {
             k: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(v)

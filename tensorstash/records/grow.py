@@ -18,7 +18,7 @@ from ..array import Array
 from ..driver import Check, Driver, Put, Request, held, located
 from ..errors import Conflict, Invalid, NotFound, StashError
 from ..fence import Fence, Moved
-from ..formats import mark, zarr3
+from ..formats import trailer, zarr3
 from ..formats.document import GroupDocument, decode
 from ..handle import Settings
 from ..node import require, update
@@ -190,7 +190,7 @@ def follow(
                 continue
             data = zarr3.encode(document)
             if stored is not None:  # the array may have a holder of its own
-                data += mark.encode(mark.decode(stored[0]))
+                data += trailer.encode(trailer.decode(stored[0]))
             if not conditional:
                 yield Put(keys[i], data)
             elif stored is None:

@@ -1,7 +1,7 @@
 """What the holder of a lease writes behind a metadata document: blanks, which every reader of JSON
 skips.
 
-A mark makes every such document another one, also where a version follows from the bytes, and
+A trailer makes every such document another one, also where a version follows from the bytes, and
 says how far chunks may yet come from an append that did not end. Base 4 in the four blanks of
 JSON; a key of our own would be refused by other readers of Zarr.
 """
@@ -20,7 +20,7 @@ _MOST = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
-class Mark:
+class Trailer:
     """``salt`` is one holder's step. ``open``: it was about to change chunks, and has not published
     since. ``kept``: some holder took over bytes of another one as they were. ``reach``: no append
     that is not finished stores anything at or beyond these positions along each axis (empty: there
@@ -31,26 +31,26 @@ class Mark:
     kept: bool = False
     reach: tuple[int, ...] = ()
 
-    def next(self, *, open: bool, kept: bool = False, reach: Sequence[int] = ()) -> Mark:
-        """The mark of another step, which reaches ``reach`` too."""
+    def next(self, *, open: bool, kept: bool = False, reach: Sequence[int] = ()) -> Trailer:
+        """The trailer of another step, which reaches ``reach`` too."""
         far = tuple(map(max, self.reach, reach)) if self.reach and reach else self.reach
-        return Mark(secrets.token_bytes(_SALT), open, self.kept or kept, far or tuple(reach))
+        return Trailer(secrets.token_bytes(_SALT), open, self.kept or kept, far or tuple(reach))
 
 
-NONE = Mark()
+NONE = Trailer()
 
 
-def encode(mark: Mark) -> bytes:
-    """The blanks that say ``mark``."""
-    if not mark.salt:
+def encode(trailer: Trailer) -> bytes:
+    """The blanks that say ``trailer``."""
+    if not trailer.salt:
         return b""
-    lengths = b"".join(min(n, _MOST).to_bytes(_LENGTH, "big") for n in mark.reach)
-    found = bytes([_MAGIC | _OPEN * mark.open | _KEPT * mark.kept]) + mark.salt + lengths
+    lengths = b"".join(min(n, _MOST).to_bytes(_LENGTH, "big") for n in trailer.reach)
+    found = bytes([_MAGIC | _OPEN * trailer.open | _KEPT * trailer.kept]) + trailer.salt + lengths
     return bytes(_BLANKS[byte >> shift & 3] for byte in found for shift in (6, 4, 2, 0))
 
 
-def decode(document: bytes | bytearray | memoryview) -> Mark:
-    """The mark behind a document; :data:`NONE` where there is none that we wrote."""
+def decode(document: bytes | bytearray | memoryview) -> Trailer:
+    """The trailer behind a document; :data:`NONE` where there is none that we wrote."""
     data = bytes(document)
     tail = data[len(data.rstrip(_BLANKS)) :]
     if len(tail) % 4:
@@ -69,4 +69,4 @@ def decode(document: bytes | bytearray | memoryview) -> Mark:
     ):
         return NONE
     reach = [int.from_bytes(lengths[i : i + 8], "big") for i in range(0, len(lengths), 8)]
-    return Mark(found[1 : 1 + _SALT], bool(found[0] & _OPEN), bool(found[0] & _KEPT), tuple(reach))
+    return Trailer(found[1 : 1 + _SALT], bool(found[0] & _OPEN), bool(found[0] & _KEPT), tuple(reach))
