@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
-from .driver import Check, Driver, Traffic
+from .driver import Check, Driver, Tag, Traffic
 
 
 class Around(Driver):
@@ -20,6 +20,9 @@ class Around(Driver):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         return self.driver.list(prefix)
+
+    def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
+        return self.driver.tags(prefix, wanted)
 
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         return self.driver.list_dir(prefix)

@@ -275,6 +275,22 @@ class DiskCache(Around):
             for key in keys:
                 self._drop(key)
 
+    def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
+        """Store ``value`` by the driver, and forget what is kept of the one before."""
+        try:
+            return self.driver.put_anew(key, value, tag)
+        finally:
+            self._drop(key)
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        """Delete by the driver, and forget."""
+        noted = _Noted(pairs)
+        try:
+            yield from self.driver.delete_each(noted)
+        finally:
+            for key in noted.keys:
+                self._drop(key)
+
     def delete_prefix(self, prefix: str) -> None:
         """Delete by the driver, and forget what would not be compared."""
         try:

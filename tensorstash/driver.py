@@ -93,6 +93,9 @@ class Capabilities:
     """``map`` answers the memory that a value lies in."""
     content_tags: bool = False
     """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
+    leases: bool = False
+    """``lock`` is a lease: a holder that was stopped goes on after others had the lock, so every
+    put and delete under it must be conditional. Elsewhere a stopped holder keeps its lock."""
 
 
 Check: TypeAlias = Callable[[], None]
@@ -254,6 +257,25 @@ class Driver(ABC):
                 yield i, self.put(key, value, if_absent=if_absent, if_tag=if_tag)
             except Conflict:
                 yield i, None
+
+    def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
+        """``(key, tag)`` of every key that starts with ``prefix`` and is ``wanted``, as cheaply as
+        can be. Any order."""
+        names = [key for key in self.list(prefix) if wanted(key)]
+        for i, found in self.get_many_tagged(Request(name, Span(0, 1)) for name in names):
+            if found is not None:
+                yield names[i], found[1]
+
+    def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
+        """As ``put(key, value, if_tag=tag)`` where ``value`` is what is stored already: the tag
+        becomes another one even where tags follow from the bytes, if the server allows that."""
+        return self.put(key, value, if_tag=tag)
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        """Delete each key that is still of this version; yields those ``(key, tag)`` that are
+        stored in another one. :class:`~tensorstash.errors.Unsupported`, with nothing deleted,
+        where that cannot be done in one step."""
+        raise Unsupported(f"driver {self.scheme!r} deletes whatever is stored; put a value instead")
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete each key."""

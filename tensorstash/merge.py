@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
 from .errors import Conflict, Corrupt
+from .fence import Fence
 from .threads import key_lock
 from .turn import turn
 
@@ -40,8 +41,10 @@ class Guess:
 
 def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
     """Replace what is stored on the condition that it is still stored; else merge again with
-    what is. ``check`` is called before every put."""
+    what is. ``check`` is called before every put; where it is a :class:`Fence`, what is stored
+    gets another tag even if its bytes stay."""
     key = merge.key
+    settle = check.settle if isinstance(check, Fence) else check
     if _is_likely_absent(driver, merge, guess) and _put_absent(driver, merge, check, guess):
         return
     gives_up = time.monotonic() + _PATIENCE
@@ -55,12 +58,20 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
             data = merge.merged(None if found is None else found[0])
             if data is None:
                 return
-            check()
+            settle()
             try:
                 if not driver.capabilities.conditional_put:
                     driver.put(key, data)
                 elif found is None:
                     driver.put(key, data, if_absent=True)
+                elif isinstance(check, Fence):
+                    anew = _same(data, found[0])
+                    tag = (
+                        driver.put_anew(key, data, found[1])
+                        if anew
+                        else driver.put(key, data, if_tag=found[1])
+                    )
+                    check.landed(key, found, tag)
                 else:
                     driver.put(key, data, if_tag=found[1])
                 return
@@ -132,11 +143,15 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
         found = dict(driver.get_many_tagged(_request(merge) for merge in asked))
     except Corrupt:  # one has too many bytes: each on its own, to repair or to refuse that one
         return list(merges)
+    anew = isinstance(check, Fence) and check.leased and driver.capabilities.content_tags
+    if isinstance(check, Fence) and any(found.values()):
+        check.settle()
     there = [found[i] is not None for i, merge in enumerate(asked) if merge.covers]
     if there:
         guess.absent = not any(there)
     sent: list[Merge] = []
     lost: list[Merge] = []
+    before: dict[int, tuple[Buffer, Tag]] = {}
 
     def puts() -> Iterator[Put]:
         for merge in likely:
@@ -152,7 +167,12 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
             data = merge.merged(None if stored is None else stored[0])
             if data is None:
                 continue
+            if anew and stored is not None and _same(data, stored[0]):
+                lost.append(merge)  # one by one
+                continue
             check()
+            if stored is not None and isinstance(check, Fence):
+                before[len(sent)] = stored
             sent.append(merge)
             if not conditional:
                 yield Put(merge.key, data)
@@ -164,6 +184,12 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
     for i, tag in driver.put_each(puts()):
         if tag is None:
             lost.append(sent[i])
+        elif i in before and isinstance(check, Fence):
+            check.landed(sent[i].key, before[i], tag)
     if any(merge in lost for merge in likely):
         guess.absent = False
     return lost
+
+
+def _same(one: Buffer, other: Buffer) -> bool:
+    return len(one) == len(other) and bytes(one) == bytes(other)

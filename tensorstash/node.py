@@ -23,9 +23,10 @@ from .errors import (
     Unavailable,
     Unsupported,
 )
-from .formats import zarr2, zarr3
+from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
 from .formats.mark import Layout
+from .formats.trailer import Trailer
 from .spec import ArraySpec, difference
 from .unfinished import Claim, claim, finish, pause, remove, still_ours, turn
 
@@ -35,10 +36,12 @@ _TRIES = 200
 
 
 class Node(NamedTuple):
-    """What is stored at a path, and the tag of the document that says so."""
+    """What is stored at a path, the tag of the document that says so, and what a holder of its
+    lock wrote behind it."""
 
     content: Content
     tag: Tag
+    trailer: Trailer = trailer.NONE
 
 
 def load(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> Node | None:
@@ -82,12 +85,12 @@ def _parse(
     """The node whose ``zarr.json`` is ``found``; where there is none, what v2's documents say."""
     try:
         if found is not None:
-            return Node(zarr3.parse(found[0])[1], found[1])
+            return Node(zarr3.parse(found[0])[1], found[1], trailer.decode(found[0]))
         found = _document(driver, path + zarr2.ARRAY)
         if found is not None:
             attributes = _bytes(_document(driver, path + zarr2.ATTRS))
             spec = zarr2.parse_array(found[0], attributes, allow_pickle=allow_pickle)
-            return Node(spec, found[1])
+            return Node(spec, found[1], trailer.decode(found[0]))
         found = _document(driver, path + zarr2.GROUP)
         if found is not None:
             attributes = _bytes(_document(driver, path + zarr2.ATTRS))
@@ -157,7 +160,7 @@ def reread(driver: Driver, path: str, known: Content) -> Node:
         what = difference(known, now)
         if what is not None:
             raise _changed(driver, path, what)
-        return Node(replace(now, codecs=known.codecs), node.tag)
+        return node._replace(content=replace(now, codecs=known.codecs))
     if isinstance(now, ArraySpec):
         raise _changed(driver, path, "the group is now an array")
     if now.zarr_format != known.zarr_format:
@@ -293,16 +296,22 @@ def update(
     for attempt in range(_TRIES):
         node, known = known or reread(driver, path, like), None
         content = change(node.content)
-        document, _ = _documents(content)
-        key = path + _key(content)
-        data = zarr3.encode(document)
         try:
-            if driver.capabilities.conditional_put:
-                return Node(content, driver.put(key, data, if_tag=node.tag))
-            return Node(content, driver.put(key, data))
+            return put(driver, path, node, content, node.trailer)
         except Conflict:
             pause(attempt)
+    key = lock_key(path, content)
     raise Conflict(f"the metadata at key {key!r} is changed by others without a break", key=key)
+
+
+def put(driver: Driver, path: str, node: Node, content: Content, behind: Trailer) -> Node:
+    """Store ``content`` in place of ``node``, and ``behind`` it a trailer; once:
+    :class:`~tensorstash.errors.Conflict` where something else is stored by now."""
+    data = zarr3.encode(_documents(content)[0]) + trailer.encode(behind)
+    key = path + _key(content)
+    if driver.capabilities.conditional_put:
+        return Node(content, driver.put(key, data, if_tag=node.tag), behind)
+    return Node(content, driver.put(key, data), behind)
 
 
 def update_attributes(

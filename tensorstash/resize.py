@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from operator import add
-from typing import Any
+from itertools import product
+from operator import add, ge, gt, lt
+from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from .chunks import Chunks
-from .driver import Check, Driver, get_at_most
+from .driver import Check, Driver, Put, Tag, get_at_most
 from .errors import Conflict, Corrupt, Invalid, Unsupported
-from .fill import is_fill
+from .fence import Fence, Moved
 from .formats.document import MAX_LENGTH
 from .index import Stride, Transform
-from .node import lock_key, reread, update
+from .node import lock_key, reread
 from .spec import ArraySpec
 from .write import Writer
 
 MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
+
+_Result = TypeVar("_Result")
+
+_logger = logging.getLogger("tensorstash")
 
 
 def append(
@@ -39,19 +43,42 @@ def append(
     the array as it was.
     """
     with driver.lock(lock_key(path, spec), lock_timeout) as check:
-        before = _array(reread(driver, path, spec).content)
-        start = before.shape[axis]
-        wanted = tuple(rows.shape[k] if k == axis else n for k, n in enumerate(before.shape))
-        if rows.shape != wanted:
-            raise Invalid(
-                f"rows of shape {rows.shape} do not fit an array of shape {before.shape} along "
-                f"axis {axis}; the other axes must be equal"
-            )
-        if rows.shape[axis] == 0:
-            return before, start
-        after = write_beyond(before, rows, axis, make_writer, check)
-        check()
-        return _publish(driver, path, before, after), start
+        return _again(check, lambda: _append(driver, path, spec, rows, axis, make_writer, check))
+
+
+def _append(
+    driver: Driver,
+    path: str,
+    spec: ArraySpec,
+    rows: NDArray[Any],
+    axis: int,
+    make_writer: MakeWriter,
+    check: Check,
+) -> tuple[ArraySpec, int]:
+    node = reread(driver, path, spec)
+    before = _array(node.content)
+    start = before.shape[axis]
+    wanted = tuple(rows.shape[k] if k == axis else n for k, n in enumerate(before.shape))
+    if rows.shape != wanted:
+        raise Invalid(
+            f"rows of shape {rows.shape} do not fit an array of shape {before.shape} along "
+            f"axis {axis}; the other axes must be equal"
+        )
+    if rows.shape[axis] == 0:
+        return before, start
+    fence = Fence(driver, path, node, check)
+    after = write_beyond(before, rows, axis, make_writer, fence)
+    check()
+    return _publish(fence, before, after), start
+
+
+def _again(check: Check, work: Callable[[], _Result]) -> _Result:
+    """``work`` until no other holder of the lock, who had not ended, published in between."""
+    while True:
+        try:
+            return work()
+        except Moved:
+            check()
 
 
 def write_beyond(
@@ -61,6 +88,8 @@ def write_beyond(
     under which they will show. For the holder of the lock."""
     start = before.shape[axis]
     after = _with_shape(before, axis, start + rows.shape[axis])
+    if isinstance(check, Fence) and check.eager:
+        check.reach = after.shape
     where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
     make_writer(after, before.shape, check).write(Transform(rows.shape, where), rows)
     return after
@@ -81,22 +110,39 @@ def resize(
     outside is cleared after.
     """
     with driver.lock(lock_key(path, spec), lock_timeout) as check:
-        before = _array(reread(driver, path, spec).content)
-        fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
-        if not fits:
-            raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
-        after = before
-        for axis, length in enumerate(shape):
-            after = _with_shape(after, axis, length)
-        if after.shape == before.shape:
-            return before
-        if any(new > old for new, old in zip(after.shape, before.shape, strict=True)):
-            _clear(driver, path, before, make_writer, check)
-        check()
-        after = _publish(driver, path, before, after)
-        if any(new < old for new, old in zip(after.shape, before.shape, strict=True)):
-            _clear(driver, path, after, make_writer, check)
-        return after
+        return _again(check, lambda: _resize(driver, path, spec, shape, make_writer, check))
+
+
+def _resize(
+    driver: Driver,
+    path: str,
+    spec: ArraySpec,
+    shape: Sequence[int],
+    make_writer: MakeWriter,
+    check: Check,
+) -> ArraySpec:
+    node = reread(driver, path, spec)
+    before = _array(node.content)
+    fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
+    if not fits:
+        raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
+    after = before
+    for axis, length in enumerate(shape):
+        after = _with_shape(after, axis, length)
+    if after.shape == before.shape:
+        return before
+    grows = any(map(gt, after.shape, before.shape))
+    shrinks = any(map(lt, after.shape, before.shape))
+    fence = Fence(driver, path, node, check)
+    if fence.leased:
+        return _resize_fenced(fence, before, after, make_writer, grows, shrinks)
+    if grows:
+        _clear(driver, path, before, make_writer, check)
+    check()
+    after = _publish(fence, before, after)
+    if shrinks:
+        _clear(driver, path, after, make_writer, check)
+    return after
 
 
 def _clear(
@@ -106,53 +152,148 @@ def _clear(
     what is stored only: of a sparse array that is little."""
     writer = make_writer(spec, spec.shape, check)
     chunks = writer.chunks
-    counts = spec.grid.counts(spec.shape)
-    prefix = path + spec.keys.prefix if spec.keys.separator == "/" else path
-    prefix = prefix if prefix.endswith("/") else path
+    beyond = _Beyond(path, spec)
     outside: list[str] = []
     across: list[tuple[int, ...]] = []
-    for key in driver.list(prefix):
-        index = spec.keys.index(key[len(path) :], spec.ndim)
-        if index is None:
-            continue
-        if any(i >= n for i, n in zip(index, counts, strict=True)):
-            outside.append(key)
-            continue
-        ends = map(add, spec.grid.origin(index), spec.grid.chunk_shape(index))
-        if any(end > n for end, n in zip(ends, spec.shape, strict=True)):
-            across.append(index)
+    for key in driver.list(beyond.prefix):
+        index = beyond.index(key)
+        if index is not None:
+            if beyond.is_outside(index):
+                outside.append(key)
+            else:
+                across.append(index)
     check()
     driver.delete_many(outside)
     for index in across:
-        if _dirty(chunks, index):
+        try:
+            found = get_at_most(driver, chunks.key(index), chunks.most(index))
+        except Corrupt as error:
+            raise chunks.oversized(error) from error.__cause__
+        if writer.is_dirty(index, found and found[0]):
             writer.merge_chunk(index, lambda chunk: None)
 
 
-def _dirty(chunks: Chunks, index: tuple[int, ...]) -> bool:
-    """Whether a stored chunk holds anything but fill beyond the array's edge."""
-    spec = chunks.spec
-    key = chunks.key(index)
-    sharding = chunks.sharding
+# -- under a lease --------------------------------------------------------------------------------
+
+
+def _resize_fenced(
+    fence: Fence,
+    before: ArraySpec,
+    after: ArraySpec,
+    make_writer: MakeWriter,
+    grows: bool,
+    shrinks: bool,
+) -> ArraySpec:
+    """What is stored is looked at before the shape is published, so that publishing proves that
+    no newer holder stored it; what has changed since is left to whoever grows the array."""
+    driver, path = fence.driver, fence.path
+    old, new = _Beyond(path, before), _Beyond(path, after)
+
+    crossing: list[tuple[int, ...]] = []  # the old edge, which chunks that stay do
+    cut: list[tuple[int, ...]] = []
+
+    def wanted(key: str) -> bool:
+        index = old.index(key)
+        if grows and index is not None and not old.is_outside(index):
+            crossing.append(index)
+        if not shrinks:
+            return index is not None and old.is_outside(index)
+        gone = new.index(key)
+        if gone is not None and not new.is_outside(gone):
+            cut.append(gone)
+        return any(i is not None and edge.is_outside(i) for edge, i in ((old, index), (new, gone)))
+
+    found = [(old.named(key), key, tag) for key, tag in driver.tags(old.prefix, wanted)]
+    held = make_writer(before, before.shape, fence)
+    if grows:
+        # An append that is not finished may yet store these, where fill is to be seen.
+        open_ = {*_within(fence.node.trailer.reach, before, after)}
+        doomed = [(k, t) for i, k, t in found if old.is_outside(i) and i not in open_]
+        if open_ or doomed or crossing:
+            fence()
+        _drop(held, doomed)
+        held.clear([i for i in crossing if i not in open_], always=False)
+        held.clear(sorted(open_), always=True)
+        gone = {key for key, _ in doomed}
+        found = [each for each in found if each[1] not in gone]
+    published = _publish(fence, before, after)
+    if shrinks:
+        writer = make_writer(published, published.shape, fence)
+        try:
+            _drop(writer, [(key, tag) for i, key, tag in found if new.is_outside(i)])
+            writer.clear(cut, always=False)
+        except Conflict as error:  # the shape is published; whoever grows it clears the rest
+            _logger.debug("what was cut off was not cleared: %s", error)
+    return published
+
+
+def _drop(writer: Writer, doomed: list[tuple[str, Tag]]) -> None:
+    """Delete what still has these tags; where a server cannot do that in one step, chunks of fill
+    take their place."""
+    driver, chunks = writer.chunks.driver, writer.chunks
+    if not doomed:
+        return
     try:
-        found = get_at_most(chunks.driver, key, chunks.most(index))
-        if found is None:
-            return False
-        data = found[0]
-        if sharding is not None:
-            chunk = sharding.decode(data, sharding.spec)
-        else:
-            chunk = chunks.pipeline_of(index).decode(data)
-    except Corrupt as error:
-        what = "chunk" if sharding is None else "shard"
-        raise chunks.damaged(error, key, index, what) from error.__cause__
-    for axis, start in enumerate(spec.grid.origin(index)):
-        beyond = chunk[(slice(None),) * axis + (slice(spec.shape[axis] - start, None),)]
-        if beyond.size and not is_fill(np.ascontiguousarray(beyond), spec.fill):
-            return True
-    return False
+        for _ in driver.delete_each(doomed):
+            pass
+    except Unsupported:
+        index = chunks.spec.keys.index(doomed[0][0][len(chunks.path) :], chunks.spec.ndim)
+        assert index is not None
+        fill = writer.fill_of(index)
+        for _ in driver.put_each(Put(key, fill, if_tag=tag) for key, tag in doomed):
+            pass
 
 
-def _publish(driver: Driver, path: str, before: ArraySpec, after: ArraySpec) -> ArraySpec:
+def _within(reach: Sequence[int], before: ArraySpec, after: ArraySpec) -> Iterator[tuple[int, ...]]:
+    """The chunks up to ``reach`` that show more of themselves in ``after`` than in ``before``."""
+    if len(reach) != before.ndim:
+        return
+    counts = before.grid.counts(tuple(map(min, reach, after.shape)))
+    # Chunks of which all lies in ``before`` stand first along each axis.
+    whole = [
+        min(count, length // axis.size(0))
+        for count, length, axis in zip(counts, before.shape, before.grid.axes, strict=True)
+    ]
+    for axis in range(before.ndim):
+        ranges = [
+            *map(range, whole[:axis]),
+            range(whole[axis], counts[axis]),
+            *map(range, counts[axis + 1 :]),
+        ]
+        yield from product(*ranges)
+
+
+class _Beyond:
+    """Which keys are of chunks that hold cells beyond an array's edge."""
+
+    def __init__(self, path: str, spec: ArraySpec) -> None:
+        self.spec = spec
+        self._path = path
+        self._counts = spec.grid.counts(spec.shape)
+        prefix = path + spec.keys.prefix if spec.keys.separator == "/" else path
+        self.prefix = prefix if prefix.endswith("/") else path
+
+    def named(self, key: str) -> tuple[int, ...]:
+        """The chunk at a key that is one's."""
+        index = self.spec.keys.index(key[len(self._path) :], self.spec.ndim)
+        assert index is not None
+        return index
+
+    def index(self, key: str) -> tuple[int, ...] | None:
+        """The chunk at ``key``, if it is one that reaches beyond the edge."""
+        spec = self.spec
+        index = spec.keys.index(key[len(self._path) :], spec.ndim)
+        if index is None or self.is_outside(index):
+            return index
+        ends = map(add, spec.grid.origin(index), spec.grid.chunk_shape(index))
+        return index if any(map(gt, ends, spec.shape)) else None
+
+    def is_outside(self, index: tuple[int, ...]) -> bool:
+        """Whether all of a chunk lies beyond the edge."""
+        return any(map(ge, index, self._counts))
+
+
+def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> ArraySpec:
     """Put the new shape, keeping what others did to the rest of the document meanwhile."""
 
     def change(content: Any) -> ArraySpec:
@@ -161,11 +302,11 @@ def _publish(driver: Driver, path: str, before: ArraySpec, after: ArraySpec) -> 
             raise Conflict(
                 f"the shape changed from {before.shape} to {now.shape} while the array's lock was "
                 "held: another program does not use the lock; repeat the call",
-                key=path,
+                key=fence.path,
             )
         return replace(now, shape=after.shape)
 
-    return _array(update(driver, path, change, like=before).content)
+    return _array(fence.publish(change).content)
 
 
 def _array(content: Any) -> ArraySpec:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from math import prod
-from operator import mul
+from operator import add, ge, gt, mul
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from .chunks import Chunks, blank, scratch
 from .codec import ChunkSpec, Pipeline
-from .driver import Buffer, Check, held
+from .driver import Buffer, Check, Put, held
 from .errors import Corrupt
+from .fence import Fence
 from .fill import is_fill
 from .index import Transform
 from .merge import Guess, Merge, merge_many, merge_one
@@ -40,10 +41,12 @@ _Item = TypeVar("_Item")
 
 class _Job(NamedTuple, Generic[_Item]):
     """How an item of a write becomes one object: ``whole``, where nothing is wanted of what is
-    stored, else by ``merge``."""
+    stored, else by ``merge``. ``place``: the object's index, for messages."""
 
     whole: Callable[[_Item], Stored | None]
     merge: Callable[[_Item], Merge]
+    covers: Callable[[_Item], bool]
+    place: Callable[[_Item], tuple[int, ...]]
 
 
 class Writer:
@@ -56,8 +59,9 @@ class Writer:
 
     ``grown_from`` is for whoever grows the array and holds its lock: the shape so far. What
     chunks hold beyond it is left over from a failed append or a longer past, and becomes fill.
-    ``check`` is that lock's: called before every put. ``guess`` outlives the writer. ``fields``:
-    only these of each record are written, from records of nothing else.
+    ``check`` is that lock's: called before every put. Where it is a :class:`Fence` on a lease,
+    every put is conditional, and chunks of fill are stored too. ``guess`` outlives the writer.
+    ``fields``: only these of each record are written, from records of nothing else.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Writer:
         self.write_fill = write_fill
         self.grown_from = grown_from
         self.check = check
+        self.fence = check if isinstance(check, Fence) and check.leased else None
         self.guess = guess or Guess()
         self.fields = fields
 
@@ -88,13 +93,18 @@ class Writer:
         sharding = chunks.sharding
         if sharding is None:
             part_job = _Job(
-                partial(self._whole_chunk, todo, source), partial(self._chunk_merge, todo, source)
+                partial(self._whole_chunk, todo, source),
+                partial(self._chunk_merge, todo, source),
+                partial(self._covers, todo),
+                lambda part: part.chunk,
             )
             self._store(part_job, todo.parts(), self._threads(todo), _BATCH)
             return
         shard_job = _Job(
             partial(self._whole_shard, sharding, todo, source),
             partial(self._shard_merge, sharding, todo, source),
+            partial(self._covers_whole_shard, sharding, todo),
+            lambda item: item[0],
         )
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
@@ -132,9 +142,13 @@ class Writer:
             except Corrupt as error:
                 raise self.chunks.damaged(error, key, index, self._what) from error.__cause__
             change(chunk)
-            if stored is None and not self.write_fill and is_fill(chunk, spec.fill):
-                return None
-            return pipeline.encode(chunk)
+            if self.fence is None:
+                if stored is None and not self.write_fill and is_fill(chunk, spec.fill):
+                    return None
+                return pipeline.encode(chunk)
+            data = pipeline.encode(chunk)
+            self._compare(stored, data, self._holds_more(chunk, spec.grid.origin(index)))
+            return data
 
         return Merge(key, index, merged, covers, most)
 
@@ -142,6 +156,9 @@ class Writer:
 
     def _store(self, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int) -> None:
         capabilities = self.chunks.driver.capabilities
+        if self.fence is not None:
+            self._store_fenced(self.fence, job, items, threads, batch)
+            return
         if not capabilities.local:
             self._store_far(job, items, threads, batch, capabilities.concurrency)
             return
@@ -187,11 +204,97 @@ class Writer:
         spread(range(threads), lambda: put, threads)
         if absent:
             driver.delete_many(absent)
-        merges = map(job.merge, touched)
+        self._merge_all(map(job.merge, touched), batch, concurrency)
+
+    def _store_fenced(
+        self, fence: Fence, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int
+    ) -> None:
+        """Under a lease: every put on a condition. What is to be merged comes first, as reading it
+        before the fence closes saves looking at the document again. Whole chunks are put where
+        nothing is; what is there after all is replaced once the fence is closed: what an append
+        that failed left, or an older holder's."""
+        driver = self.chunks.driver
+        concurrency = driver.capabilities.concurrency
+        parts: dict[bool, list[_Item]] = {True: [], False: []}
+        for item in items:
+            parts[job.covers(item)].append(item)
+        self._merge_all(map(job.merge, parts[False]), batch, concurrency)
+        if not parts[True]:
+            return
+        fence()
+        refused: list[_Item] = []
+        shared = Shared(parts[True])
+
+        def put(_: int) -> None:
+            sent: list[_Item] = []
+
+            def puts() -> Iterator[Put]:
+                for item in shared:
+                    found = job.whole(item)
+                    assert found is not None and found[1] is not None
+                    fence()
+                    sent.append(item)
+                    yield Put(found[0], found[1], if_absent=True)
+
+            try:
+                for i, tag in driver.put_each(puts()):
+                    if tag is None:
+                        refused.append(sent[i])
+            finally:
+                shared.stop()
+
+        spread(range(threads), lambda: put, threads)
+        if refused:
+            fence.close()
+            fence.strict = True  # what is there may be a newer holder's: ask the server
+            self._merge_all(map(partial(self._instead, job), refused), batch, concurrency)
+
+    def _instead(self, job: _Job[_Item], item: _Item) -> Merge:
+        """A whole chunk in place of whatever is there."""
+        found = job.whole(item)
+        assert found is not None
+        key, _ = found
+
+        def merged(_: Buffer | None) -> Buffer | None:
+            again = job.whole(item)
+            return None if again is None else again[1]
+
+        place = job.place(item)
+        return Merge(key, place, merged, False, self.chunks.most(place))
+
+    def clear(self, indices: Iterable[tuple[int, ...]], always: bool) -> None:
+        """Nothing but fill beyond the edge that the array grows from, in these chunks of its own
+        grid: in those that hold more, or ``always``: then a chunk is stored where there is none,
+        and one that is stored gets another tag. Of an array whose fence is held."""
+
+        def merge(index: tuple[int, ...]) -> Merge:
+            made = self._merge(index, lambda chunk: None, self._is_outside(index))
+            if always:
+                return made
+
+            def merged(stored: Buffer | None) -> Buffer | None:
+                return made.merged(stored) if self.is_dirty(index, stored) else None
+
+            return made._replace(merged=merged)
+
+        concurrency = self.chunks.driver.capabilities.concurrency
+        nbytes = self.chunks.spec.chunk_spec(
+            self.chunks.spec.grid.chunk_shape((0,) * self.chunks.spec.ndim)
+        ).nbytes
+        batch = max(1, min(_BATCH, _SHARD_BYTES // max(1, nbytes)))
+        self._merge_all(map(merge, indices), batch, concurrency)
+
+    def fill_of(self, index: tuple[int, ...]) -> Buffer:
+        """The stored form of a chunk of the array's own grid that is all fill."""
+        spec = self.chunks.spec
+        pipeline = Pipeline(spec.codecs, spec.chunk_spec(spec.grid.chunk_shape(index)))
+        return pipeline.encode(blank(pipeline.spec))
+
+    def _merge_all(self, merges: Iterator[Merge], batch: int, concurrency: int) -> None:
         while some := [*islice(merges, batch)]:
             lost = some
             if len(some) > 1:
-                lost = merge_many(driver, some, self.check, self.guess)
+                lost = merge_many(self.chunks.driver, some, self.check, self.guess)
             spread(lost, lambda: self._merge_one, concurrency, waits=True)
 
     def _merge_one(self, merge: Merge) -> None:
@@ -235,7 +338,10 @@ class Writer:
         ids = sharding.positions(part.chunk for part in parts)
         encoded = self._encode_all(sharding, chunks)
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        return self.chunks.key(shard), sharding.join([encoded[k] for k in order])
+        data = sharding.join([encoded[k] for k in order])
+        if data is None and self.fence is not None:
+            data = sharding.empty()
+        return self.chunks.key(shard), data
 
     def _shard_merge(
         self,
@@ -272,10 +378,17 @@ class Writer:
                         raise self.chunks.damaged(error, key, place) from error.__cause__
                     self._bring(todo, source, part, chunk)
                 pieces.append(chunk)
+            stands_out = self.fence is not None and self._stands_out(sharding, shard, held)
             for k, data in zip(ids, self._encode_all(sharding, pieces), strict=True):
                 held[k] = data
+            if stands_out:
+                self._close_late()
             # A shard that was there stays, though empty: only its condition makes this safe.
-            return sharding.join(held) or (None if stored is None else sharding.empty())
+            data = sharding.join(held)
+            if self.fence is not None:
+                data = data or sharding.empty()
+                self._compare(stored, data, self._stands_out(sharding, shard, held))
+            return data or (None if stored is None else sharding.empty())
 
         return Merge(key, shard, merged, covers, sharding.most)
 
@@ -307,6 +420,13 @@ class Writer:
         inside = (min(g, n - s * g) for g, n, s in zip(sharding.grid, counts, shard, strict=True))
         return len(parts) == prod(inside) and all(self._covers(todo, part) for part in parts)
 
+    def _covers_whole_shard(
+        self, sharding: BoundSharding, todo: Plan, item: tuple[tuple[int, ...], list[Part]]
+    ) -> bool:
+        """Whether a shard is made of ``item`` alone."""
+        _, parts = item
+        return len(parts) == sharding.count and all(self._covers(todo, part) for part in parts)
+
     def _put(self, key: str, data: Buffer | None) -> None:
         """Replace an object; one that need not be stored is deleted."""
         self.check()
@@ -328,17 +448,84 @@ class Writer:
             if not covers:
                 raise
             return blank(pipeline.spec)
-        if self.grown_from is not None:
-            # Cells beyond the edge that the array grows from become fill.
-            for axis, (edge, start) in enumerate(zip(self.grown_from, origin, strict=True)):
-                if edge - start < chunk.shape[axis]:
-                    beyond = slice(max(edge - start, 0), None)
-                    chunk[(slice(None),) * axis + (beyond,)] = self.chunks.spec.fill
+        if self._holds_more(chunk, origin):
+            self._close_late()  # it is another holder's, who may be about to publish it
+        for beyond in self._beyond(chunk, origin):
+            beyond[...] = self.chunks.spec.fill
         return chunk
+
+    # -- beyond the edge --------------------------------------------------------------------
+
+    def is_dirty(self, index: tuple[int, ...], stored: Buffer | None) -> bool:
+        """Whether a stored chunk of the array's own grid holds anything but fill beyond the edge
+        that the array grows from."""
+        if stored is None:
+            return False
+        if self._is_outside(index):
+            return True
+        sharding, grid = self.chunks.sharding, self.chunks.spec.grid
+        try:
+            if sharding is not None:
+                chunk = sharding.decode(stored, sharding.spec)
+            else:
+                chunk = self.chunks.pipeline_of(index).decode(stored)
+        except Corrupt as error:
+            key = self.chunks.key(index)
+            raise self.chunks.damaged(error, key, index, self._what) from error.__cause__
+        return self._holds_more(chunk, grid.origin(index))
+
+    def _is_outside(self, index: tuple[int, ...]) -> bool:
+        edges = self.grown_from or self.chunks.spec.shape
+        return any(map(ge, self.chunks.spec.grid.origin(index), edges))
+
+    def _beyond(self, chunk: NDArray[Any], origin: tuple[int, ...]) -> Iterator[NDArray[Any]]:
+        """The cells of a chunk beyond the edge that the array grows from; some come twice."""
+        for axis, (edge, start) in enumerate(zip(self.grown_from or (), origin, strict=False)):
+            if edge - start < chunk.shape[axis]:
+                yield chunk[(slice(None),) * axis + (slice(max(edge - start, 0), None),)]
+
+    def _holds_more(self, chunk: NDArray[Any], origin: tuple[int, ...]) -> bool:
+        fill = self.chunks.spec.fill
+        beyond = self._beyond(chunk, origin)
+        return any(not is_fill(np.ascontiguousarray(cells), fill) for cells in beyond)
+
+    def _stands_out(
+        self, sharding: BoundSharding, shard: tuple[int, ...], held: list[Buffer | None]
+    ) -> bool:
+        """:meth:`_holds_more` of a shard, by its encoded inner chunks."""
+        for k, data in enumerate(held):
+            if data is None:
+                continue
+            place = tuple(map(int, np.unravel_index(k, sharding.grid)))
+            origin = tuple(map(mul, sharding.inner_index(shard, place), sharding.chunk_shape))
+            edges = self.grown_from or ()
+            if any(map(ge, origin, edges)):
+                return True
+            ends = map(add, origin, sharding.chunk_shape)
+            if any(map(gt, ends, edges)):
+                try:
+                    chunk = sharding.inner.decode(data)
+                except Corrupt:
+                    return True
+                if self._holds_more(chunk, origin):
+                    return True
+        return False
+
+    def _compare(self, stored: Buffer | None, data: Buffer, holds_more: bool) -> None:
+        """Before ``data``, which an append makes of what is stored, is put in its place."""
+        if not holds_more:
+            self._close_late()  # nobody could tell from this chunk that we were here
+        elif self.fence is not None and stored is not None and bytes(stored) == bytes(data):
+            self.fence.adopted()
+
+    def _close_late(self) -> None:
+        """Close a fence that was not closed from the start."""
+        if self.fence is not None and not self.fence.eager:
+            self.fence.close()
 
     def _encode(self, index: tuple[int, ...], chunk: NDArray[Any]) -> Buffer | None:
         """The stored form of a whole chunk; ``None`` when it need not be stored."""
-        if not self.write_fill and is_fill(chunk, self.chunks.spec.fill):
+        if not self.write_fill and self.fence is None and is_fill(chunk, self.chunks.spec.fill):
             return None
         pipeline = self.chunks.pipeline_of(index)
         if pipeline.direct and not chunk.flags.c_contiguous:

@@ -68,7 +68,7 @@ class RedisDriver(Driver):
     """
 
     # A further range of a value costs the server and us 2 us, as 1 KiB over a wire does.
-    capabilities = Capabilities(gap_bytes=1024, concurrency=16)
+    capabilities = Capabilities(gap_bytes=1024, concurrency=16, leases=True)
 
     def __init__(
         self,
@@ -167,6 +167,10 @@ class RedisDriver(Driver):
                 drop(self._process.link, errand, batch)
                 batch = []
         drop(self._process.link, errand, batch)
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        """In order, 1,000 values a round trip."""
+        return self._process.writing.delete_each(pairs)
 
     def delete_prefix(self, prefix: str) -> None:
         """Drop everything below ``prefix`` except locks that are held."""

@@ -50,6 +50,16 @@ return 1
 (or :data:`ABSENT`, :data:`ANY`), milliseconds to live or 0. Answers 1, or 0 when another version
 is stored."""
 
+DELETE = _script("""
+if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
+local now = redis.call('GET', KEYS[2])
+if not now then now = 'sha1:' .. redis.sha1hex(redis.call('GET', KEYS[1])) end
+if now ~= ARGV[1] then return 0 end
+redis.call('UNLINK', KEYS[1], KEYS[2])
+return 1
+""")
+"""Keys: value, version. Argument: the version that must be stored. Answers 0 when another is."""
+
 READ = _script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
 local tag = redis.call('GET', KEYS[2])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from tensorstash.driver import Buffer, Put, Tag
 from tensorstash.drivers.redis.command import RedisCommand, command, run
 from tensorstash.drivers.redis.keys import RedisKeys
 from tensorstash.drivers.redis.link import Errand, RedisLink
 from tensorstash.drivers.redis.replies import done, flag
-from tensorstash.drivers.redis.scripts import ABSENT, ANY, PUT
+from tensorstash.drivers.redis.scripts import ABSENT, ANY, DELETE, PUT
 from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported
 
 LARGEST = 512 << 20
@@ -69,6 +70,21 @@ class RedisWriting:
             batch.append((key, data))
             size += len(data)
         self._round(batch)
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        """Drop what is still of these versions; yields what is stored in another one."""
+        source = iter(pairs)
+        while batch := [*islice(source, ROUND_KEYS)]:
+            steps = [
+                run(DELETE, flag, self._keys.pair(key), tag if isinstance(tag, bytes) else _NEVER)
+                for key, tag in batch
+            ]
+            more = f"and {len(batch) - 1} more" if len(batch) > 1 else ""
+            errand = Errand("delete", batch[0][0], writes=True, detail=more)
+            replies, _ = self._link.ask(errand, steps)
+            for pair, reply in zip(batch, replies, strict=True):
+                if not reply:
+                    yield pair
 
     def _each(self, batch: list[tuple[int, Put, bytes]]) -> Iterator[tuple[int, Tag | None]]:
         versions = [os.urandom(12) for _ in batch]

@@ -65,12 +65,13 @@ class Head(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page of a listing: ``(key, size)`` pairs, folders (with their ``/``), and where the next
-    page begins (``None``: this is the last)."""
+    """One page of a listing: ``(key, size)`` pairs, folders (with their ``/``), where the next
+    page begins (``None``: this is the last), and the keys' ETags."""
 
     keys: Sequence[tuple[str, int]]
     folders: Sequence[str]
     after: str | None
+    etags: Sequence[str] = ()
 
 
 class Client(ABC):
@@ -117,6 +118,11 @@ class Client(ABC):
     @abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete up to 1,000 objects; absent ones are no error."""
+
+    async def delete_if(self, keys: Sequence[str], etags: Sequence[str]) -> list[bool]:
+        """Delete up to 1,000 objects that still have these ETags, one by the request for one and
+        several by that for many; which are gone now (or were absent)."""
+        raise Failed("refused", "this client deletes without conditions")
 
     @abstractmethod
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:

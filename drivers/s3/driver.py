@@ -74,6 +74,7 @@ class S3Driver(Driver):
             gap_bytes=_GAP,
             concurrency=settings.concurrency,
             content_tags=True,
+            leases=not unsafe,
         )
         self._settings = settings
         self._root = root
@@ -204,6 +205,33 @@ class S3Driver(Driver):
             return super().put_each(puts)
         return loop.window(store, puts, self._settings.concurrency, weigh)
 
+    def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
+        """Store the same bytes in another number of parts, by which their ETag changes."""
+        if self._unsafe or not isinstance(tag, str):
+            return super().put_anew(key, value, tag)
+        return self._run(self._here().put_anew(owned(key), _data(value), tag))
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        """1,000 keys a request where the server keeps conditions then, else one; several requests
+        at once. The first of a process tries that out."""
+        if self._unsafe:
+            yield from super().delete_each(pairs)
+            return
+        here = self._here()
+        kind = self._run(here.deletes())
+        if kind == "none":
+            raise Unsupported(f"the server of {self.url} deletes whatever the condition says")
+        source = iter(pairs)
+        batches = iter(lambda: [*islice(source, _AT_ONCE if kind == "many" else 1)], [])
+
+        async def drop(batch: list[tuple[str, Tag]]) -> list[tuple[str, Tag]]:
+            keys = [owned(key) for key, _ in batch]
+            gone = await here.delete_if(keys, [str(tag) for _, tag in batch])
+            return [pair for pair, went in zip(batch, gone, strict=True) if not went]
+
+        for _, kept in loop.window(drop, batches, self._settings.concurrency):
+            yield from kept
+
     def delete(self, key: str) -> None:
         """Remove the object; no error when absent."""
         self._run(self._here().delete([owned(key)]))
@@ -240,6 +268,13 @@ class S3Driver(Driver):
         """``(key, bytes stored)`` of every key below ``prefix``, from the listing alone."""
         check_prefix(prefix)
         return (one for page in self._pages(prefix) for one in page.keys if is_key(one[0]))
+
+    def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
+        """Every wanted key below ``prefix`` with its ETag, from the listing alone."""
+        for page in self._pages(check_prefix(prefix)):
+            for (key, _), etag in zip(page.keys, page.etags, strict=True):
+                if is_key(key) and wanted(key):
+                    yield key, etag
 
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         """Names directly below ``prefix``: the server sums up what lies deeper."""

@@ -4,6 +4,7 @@ What obstore cannot do exactly goes through s3fs, so that the driver sees one cl
 whole:
 
 * listings: obstore answers the key ``a/`` as ``a``, and fails where one is ``a//b``;
+* deletes on a condition;
 * multipart uploads, whose steps it does not offer one by one;
 * keys that it cannot express (:func:`expressible`);
 * answers to a range that it does not read: 416, or 200 with a part or the whole;
@@ -221,6 +222,10 @@ class ObstoreClient(Client):
                 await self._spare().delete(served)
                 return
             raise answer.failure() from answer.cause(error)
+
+    async def delete_if(self, keys: Sequence[str], etags: Sequence[str]) -> list[bool]:
+        """See :meth:`Client.delete_if`."""
+        return await self._spare().delete_if(keys, etags)
 
     async def begin_parts(self, key: str, mark: str | None = None) -> str:
         """See :meth:`Client.begin_parts`."""

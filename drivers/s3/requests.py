@@ -17,7 +17,7 @@ from tensorstash.drivers.s3.client import Client, Failed, Found, Page
 from tensorstash.drivers.s3.errors import SCHEME, error_of, unknown
 from tensorstash.drivers.s3.keys import HIDDEN
 from tensorstash.drivers.s3.limits import Limits
-from tensorstash.drivers.s3.probe import Conditions, probe
+from tensorstash.drivers.s3.probe import Conditions, Deletes, probe, probe_deletes, probe_parts
 from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Conflict, TimedOut, Unavailable, Unsupported
 
@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 
 _logger = logging.getLogger("tensorstash")
 _found: dict[Any, Conditions] = {}
+_deletes: dict[Any, Deletes] = {}
+_parts: dict[Any, bool] = {}
 _CANCELLED = object()
 _PARTS_AT_ONCE = 8
 
@@ -94,6 +96,7 @@ class Requests:
             [(key[skip:], size) for key, size in page.keys],
             [folder[skip:] for folder in page.folders],
             page.after,
+            page.etags,
         )
 
     # -- writing ------------------------------------------------------------------
@@ -177,6 +180,33 @@ class Requests:
 
         await self._repeat("delete", shown, attempt)
 
+    async def deletes(self) -> Deletes:
+        """Which deletes the server does on a condition: tried out once in a process, when first
+        one is wanted."""
+        await self._conditions()
+        return await self._tried(_deletes, "try conditional deletes below", probe_deletes)
+
+    async def delete_if(self, keys: Sequence[str], etags: Sequence[str]) -> list[bool]:
+        """Up to 1,000 keys, or one, as the server allows; which are gone."""
+        places = [self._root + key for key in keys]
+        shown = keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more"
+
+        async def attempt(n: int) -> list[bool]:
+            return await self._send(
+                n, "DELETE", shown, lambda client: client.delete_if(places, etags), conditional=True
+            )
+
+        return await self._repeat("delete", shown, attempt)
+
+    async def put_anew(self, key: str, value: bytes, etag: str) -> str:
+        """Store again what is stored as ``etag``, so that its ETag changes: an object of parts has
+        another one than the same bytes in one piece. It stays where the server puts parts
+        together whatever the condition."""
+        await self._conditions()
+        if "-" in etag or not await self._tried(_parts, "try parts below", probe_parts):
+            return await self.put_if(key, value, etag)
+        return await self._put_parts(key, value, etag)
+
     async def close(self) -> None:
         """Let go of the connections once nothing is under way on them."""
         if self._shared is not None:
@@ -221,6 +251,28 @@ class Requests:
             return Conditions() if client.amazon else await probe(send, client, self._root + key)
 
         return await self._repeat("try conditional puts below", HIDDEN, attempt)
+
+    async def _tried(
+        self,
+        found: dict[Any, _T],
+        verb: str,
+        trial: Callable[[Any, Client, str], Awaitable[_T]],
+    ) -> _T:
+        """What a trial says of this server; made once in a process."""
+        shared = self.shared()
+        place = (self.settings.endpoint, self._environment, self.settings.bucket)
+        async with shared.probing:
+            if place not in found:
+                key = f"{HIDDEN}/probe-"
+
+                async def attempt(n: int) -> _T:
+                    async def send(verb: str, work: Awaitable[Any], /) -> Any:
+                        return await self._send(n, verb, key, lambda _: work, conditional=True)
+
+                    return await trial(send, shared.client, self._root + key)
+
+                found[place] = await self._repeat(verb, HIDDEN, attempt)
+        return found[place]
 
     async def _repeat(
         self,
@@ -279,8 +331,8 @@ class Requests:
             if verbose:
                 _log(verb, key, span, outcome, nbytes, began, n)
 
-    async def _put_parts(self, key: str, value: bytes) -> str:
-        """Store in parts, which are dropped where that fails."""
+    async def _put_parts(self, key: str, value: bytes, etag: str | None = None) -> str:
+        """Store in parts, which are dropped where that fails; in place of ``etag``, if given."""
         place, mark = self._root + key, secrets.token_hex(8)
 
         async def begin(n: int) -> str:
@@ -309,7 +361,11 @@ class Requests:
         async def end(n: int) -> str:
             try:
                 return await self._send(
-                    n, "END", key, lambda client: client.end_parts(place, upload, etags)
+                    n,
+                    "END",
+                    key,
+                    lambda client: client.end_parts(place, upload, etags, if_etag=etag),
+                    conditional=etag is not None,
                 )
             except Failed:
                 if n == 1:

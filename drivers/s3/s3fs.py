@@ -128,10 +128,11 @@ class S3fsClient(Client):
         answer = await self._call("list_objects_v2", Prefix=prefix, **more)
         keys = [(one["Key"], int(one.get("Size", 0))) for one in answer.get("Contents", ())]
         below = [one["Prefix"] for one in answer.get("CommonPrefixes", ())]
+        etags = [_bare(one.get("ETag", "")) for one in answer.get("Contents", ())]
         following = answer.get("NextContinuationToken")
         if answer.get("IsTruncated") and not following:
             raise Failed("other", "the listing is cut short and does not say where it goes on")
-        return Page(keys, below, following or None)
+        return Page(keys, below, following or None, etags)
 
     # -- writing ------------------------------------------------------------------
 
@@ -176,6 +177,32 @@ class S3fsClient(Client):
     async def _delete_one(self, key: str) -> None:
         with suppress(_Absent):
             await self._call("delete_object", Key=key)
+
+    async def delete_if(self, keys: Sequence[str], etags: Sequence[str]) -> list[bool]:
+        """See :meth:`Client.delete_if`."""
+        if len(keys) == 1:
+            try:
+                await self._call("delete_object", Key=keys[0], **self._conditions(False, etags[0]))
+            except _Absent:
+                return [True]
+            except Failed as failed:
+                if failed.kind != "precondition":
+                    raise
+                return [False]
+            return [True]
+        objects = [
+            {"Key": key, "ETag": self._conditions(False, etag)["IfMatch"]}
+            for key, etag in zip(keys, etags, strict=True)
+        ]
+        answer = await self._call("delete_objects", Delete={"Objects": objects, "Quiet": True})
+        kept: set[str] = set()
+        for error in answer.get("Errors", ()):
+            code = error.get("Code", "")
+            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                kept.add(error.get("Key", ""))
+            elif code != "NoSuchKey":
+                raise self._failure(code, error.get("Message", ""), 0)
+        return [key not in kept for key in keys]
 
     async def begin_parts(self, key: str, mark: str | None = None) -> str:
         """See :meth:`Client.begin_parts`."""

@@ -15,9 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..array import Array
-from ..driver import Check, Driver, Put, Request, located
+from ..driver import Check, Driver, Put, Request, held, located
 from ..errors import Conflict, Invalid, NotFound, StashError
-from ..formats import zarr3
+from ..fence import Fence, Moved
+from ..formats import trailer, zarr3
 from ..formats.document import GroupDocument, decode
 from ..formats.mark import is_marked
 from ..handle import Settings
@@ -148,33 +149,44 @@ def change(
     """Replace the records' document by what ``make`` answers, while no other writer changes rows
     or fields; then bring the fields' own documents after it."""
     with driver.lock(path + zarr3.KEY, lock_timeout) as check:
-        where = located(driver, path)
-        node = reread(driver, path, _GROUP)
-        before = published = _catalog(node.content, where)
-        after = make(before, check)
-        check()
+        while True:
+            try:
+                return _change(driver, path, make, check)
+            except Moved:  # another holder, who had not ended, published in between
+                check()
 
-        def publish(content: Any) -> GroupDocument:
-            nonlocal published
-            now = before if content is node.content else _catalog(content, where)
-            if now.rows != before.rows or now.fields != before.fields:
-                raise Conflict(
-                    f"{where} was changed while its lock was held: another program does not use "
-                    "the lock; repeat the call",
-                    key=path + zarr3.KEY,
-                )
-            kept = replace(after, attributes=now.attributes, document=now.document)
-            there = {path: n for path, n in values_of(now).items() if path in kept.fields}
-            published = with_values(kept, there)
-            return to_document(published)
 
-        update(driver, path, publish, like=_GROUP, known=node)
-        try:
-            follow(driver, path, published)
-        except StashError as error:
-            # What was asked for has happened; the next change puts this right.
-            _logger.warning("the documents of single fields lag behind: %s", error)
-        return published
+def _change(
+    driver: Driver, path: str, make: Callable[[Catalog, Check], Catalog], check: Check
+) -> Catalog:
+    where = located(driver, path)
+    node = reread(driver, path, _GROUP)
+    fence = Fence(driver, path, node, check, eager=False)
+    before = published = _catalog(node.content, where)
+    after = make(before, fence)
+    fence()
+
+    def publish(content: Any) -> GroupDocument:
+        nonlocal published
+        now = before if content is node.content else _catalog(content, where)
+        if now.rows != before.rows or now.fields != before.fields:
+            raise Conflict(
+                f"{where} was changed while its lock was held: another program does not use "
+                "the lock; repeat the call",
+                key=path + zarr3.KEY,
+            )
+        kept = replace(after, attributes=now.attributes, document=now.document)
+        there = {path: n for path, n in values_of(now).items() if path in kept.fields}
+        published = with_values(kept, there)
+        return to_document(published)
+
+    fence.publish(publish)
+    try:
+        follow(driver, path, published, check=check)
+    except StashError as error:
+        # What was asked for has happened; the next change puts this right.
+        _logger.warning("the documents of single fields lag behind: %s", error)
+    return published
 
 
 def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
@@ -191,7 +203,9 @@ def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
     return widened[-1]
 
 
-def follow(driver: Driver, path: str, catalog: Catalog, shapes: bool = True) -> None:
+def follow(
+    driver: Driver, path: str, catalog: Catalog, shapes: bool = True, check: Check = held
+) -> None:
     """Bring the fields' own documents, and those of the groups between, to what the records'
     document says, in ``shapes`` too for the holder of its lock. What others changed in them
     stays, and values only become more: some may be there of rows yet to be added."""
@@ -202,6 +216,7 @@ def follow(driver: Driver, path: str, catalog: Catalog, shapes: bool = True) -> 
     most = driver.metadata_limit
     found = dict(driver.get_many_tagged(Request(key, most=most) for key in keys))
     conditional = driver.capabilities.conditional_put
+    check()  # what was read is no newer holder's
 
     def puts() -> Iterator[Put]:
         for i, name in enumerate(names):
@@ -211,6 +226,8 @@ def follow(driver: Driver, path: str, catalog: Catalog, shapes: bool = True) -> 
             if document is None:
                 continue
             data = zarr3.encode(document)
+            if stored is not None:  # the array may have a holder of its own
+                data += trailer.encode(trailer.decode(stored[0]))
             if not conditional:
                 yield Put(keys[i], data)
             elif stored is None:

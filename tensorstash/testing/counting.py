@@ -162,6 +162,21 @@ class CountingDriver(Around):
         self._count("delete_many", keys=len(keys))
         self.driver.delete_many(keys)
 
+    def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
+        self._count("put", nbytes=len(value))
+        return self.driver.put_anew(key, value, tag)
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        pairs = [*pairs]
+        self._count("delete_each", keys=len(pairs))
+        return self.driver.delete_each(pairs)
+
+    def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
+        self._count("tags", keys=0)
+        for pair in self.driver.tags(prefix, wanted):
+            self._count("tags", calls=0)
+            yield pair
+
     def delete_prefix(self, prefix: str) -> None:
         self._count("delete_prefix")
         self.driver.delete_prefix(prefix)
@@ -311,6 +326,20 @@ class FailingDriver(Around):
         for key in keys:
             self._ask("delete_many", key)
         self.driver.delete_many(keys)
+
+    def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
+        fault = self._ask("put_anew", key)
+        return self.driver.put_anew(key, _damaged(value, fault), tag)
+
+    def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
+        pairs = [*pairs]
+        for key, _ in pairs:
+            self._ask("delete_each", key)
+        return self.driver.delete_each(pairs)
+
+    def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
+        self._ask("tags", prefix)
+        return self.driver.tags(prefix, wanted)
 
     def delete_prefix(self, prefix: str) -> None:
         self._ask("delete_prefix", prefix)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tensorstash.driver import Changed, Driver, Put, Request, Span
-from tensorstash.errors import Conflict, TimedOut
+from tensorstash.errors import Conflict, TimedOut, Unsupported
 
 from .driver_values import DriverValues, as_value
 
@@ -290,6 +290,27 @@ class DriverRaces(DriverValues):
 
         in_threads(4, work)
         assert [*driver.list()] == ["a/zarr.json"]
+
+    def test_what_a_lease_asks_of_a_driver(self, driver: Driver) -> None:
+        # A holder that was stopped goes on: each step of its own must be able to fail.
+        needs(driver.capabilities.leases)
+        assert driver.capabilities.locks and driver.capabilities.conditional_put
+        tags = {key: driver.put(key, key.encode()) for key in ("d/0", "d/1", "d/2", "e")}
+        there = dict(driver.tags("d/", lambda key: key != "d/2"))
+        assert there == {key: tags[key] for key in ("d/0", "d/1")}
+        newer = driver.put("d/1", b"newer", if_tag=tags["d/1"])
+        try:
+            kept = [*driver.delete_each([("d/0", tags["d/0"]), ("d/1", tags["d/1"])])]
+        except Unsupported:
+            assert sorted(driver.list("d/")) == ["d/0", "d/1", "d/2"]
+        else:
+            assert kept == [("d/1", tags["d/1"])] and driver.get("d/0") is None
+        again = driver.put_anew("d/1", b"newer", newer)
+        assert driver.tag("d/1") == again and as_value(driver.get("d/1")) == b"newer"
+        assert again != newer or driver.capabilities.content_tags
+        with pytest.raises(Conflict):
+            driver.put_anew("d/1", b"newer", tags["d/1"])
+        assert driver.tag("d/1") == again
 
     def test_lock_timeout(self, driver: Driver) -> None:
         needs(driver.capabilities.locks)

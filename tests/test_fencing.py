@@ -1,0 +1,288 @@
+"""A holder of a lock whose lease ends while it is stopped: what others stored meanwhile, and were
+told is stored, stays; it succeeds wholly, or says Conflict and leaves nothing to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorstash as stash
+from tensorstash.errors import Conflict, Unsupported
+from tensorstash.formats import trailer
+from tensorstash.formats.trailer import Trailer
+from tensorstash.location import resolve
+from tests.fencing import (
+    FIELDS,
+    LAYOUTS,
+    WIDTH,
+    Holder,
+    Op,
+    driver_at,
+    patient,
+    record_stops,
+    rows_of,
+    stops,
+    told,
+)
+from tests.remote import Remote, on_redis, on_s3
+
+PLACES = ("redis", "cluster", "moto-s3fs", "moto-obstore", "rgw-s3fs", "rgw-obstore")
+
+WHOLE: Op = ("append", 8, 100)
+PART: Op = ("append", 3, 200)
+ONE: Op = ("append", 1, 300)
+FILL: Op = ("append", 5, 0)
+GROW: Op = ("resize", 17)
+SHRINK: Op = ("resize", 3)
+EDGE: Op = ("edge", 777)
+
+
+@pytest.fixture(scope="module")
+def holder() -> Iterator[Holder]:
+    made = Holder()
+    yield made
+    made.close()
+
+
+def at(kind: str, request: Any) -> Remote:
+    """A place on a server of that kind."""
+    server, _, client = kind.partition("-")
+    if server == "redis":
+        return on_redis(request.getfixturevalue("valkey_server"))
+    if server == "cluster":
+        nodes = request.getfixturevalue("redis_cluster")
+        return on_redis(nodes.nodes[0]).having(**nodes.options)
+    return on_s3(request.getfixturevalue("s3" if server == "moto" else "rgw"), client)
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(request: Any) -> Remote:
+    return at(request.param, request)
+
+
+OFTEN: dict[str, tuple[str, Op, list[Op]]] = {
+    "chunks of two appends": ("whole", WHOLE, [PART]),
+    "the same chunk": ("part", PART, [ONE]),
+    "room made visible": ("plain", PART, [GROW]),
+    "appended, cut off, grown": ("part", WHOLE, [("append", 8, 500), SHRINK, GROW]),
+    "cut off under it": ("part", SHRINK, [PART]),
+    "shards of fill": ("shards", PART, [FILL]),
+}
+
+
+SLOW = ("room made visible", "cut off under it")
+"""On S3 the other cases are for the long run."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [
+        (kind, case)
+        for kind in ("redis", "cluster", "moto-obstore", "rgw-s3fs")
+        for case in (OFTEN if kind in ("redis", "cluster") else SLOW)
+    ],
+)
+def test_a_holder_that_wakes_late_changes_nothing(
+    holder: Holder, request: Any, kind: str, case: str
+) -> None:
+    layout, op, others = OFTEN[case]
+    assert stops(holder, patient(at(kind, request)), LAYOUTS[layout], op, others) > 3
+
+
+@pytest.mark.parametrize("kind", ["redis", "moto-obstore"])
+def test_so_does_one_that_adds_records(holder: Holder, request: Any, kind: str) -> None:
+    op, others = ("extend", 3, 200), [("extend", 2, 0 if kind == "redis" else 5)]
+    assert record_stops(holder, patient(at(kind, request)), 6, op, others) > 8
+
+
+@pytest.mark.parametrize("kind", ["redis", "moto-s3fs"])
+def test_a_process_that_the_system_stops(holder: Holder, request: Any, kind: str) -> None:
+    # The real thing: SIGSTOP until the others have waited for the end of its lease.
+    place = at(kind, request).having(lease=1.0)
+    points = [5, 6] if kind == "redis" else [7]  # a put of a chunk, the put that publishes
+    assert stops(holder, place, LAYOUTS["part"], PART, [WHOLE], leases=True, points=points) == -1
+
+
+HOLDERS = {"whole": WHOLE, "part": PART, "one": ONE, "fill": FILL, "grow": GROW, "shrink": SHRINK}
+OTHERS: dict[str, list[Op]] = {
+    "append": [PART],
+    "fill": [FILL],
+    "grow": [GROW],
+    "shrink": [SHRINK],
+    "two": [ONE, WHOLE],
+    "append, grow": [PART, GROW],
+    "append, shrink, grow": [WHOLE, SHRINK, GROW],
+    "grow, edge": [GROW, EDGE],
+    "shrink, append": [("resize", 5), PART],
+    "edge": [EDGE],
+}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("op", HOLDERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_holder_beside_every_other(
+    place: Remote, holder: Holder, layout: str, op: str, other: str
+) -> None:
+    if layout == "empty" and (other in ("edge", "grow, edge") or op == "shrink"):
+        pytest.skip("there is no row")
+    stops(holder, patient(place), LAYOUTS[layout], HOLDERS[op], OTHERS[other])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("others", [[5], [0], [5, 0], [0, 7]])
+@pytest.mark.parametrize("mine", [200, 0])
+@pytest.mark.parametrize("how", [{}, {"chunks_per_shard": 2}], ids=["chunks", "shards"])
+def test_every_holder_that_adds_records(
+    place: Remote, holder: Holder, mine: int, others: list[int], how: dict[str, Any]
+) -> None:
+    for before in (0, 6):
+        record_stops(
+            holder,
+            patient(place),
+            before,
+            ("extend", 3, mine),
+            [("extend", 2, first) for first in others],
+            **how,
+        )
+
+
+# -- what it costs -------------------------------------------------------------------------------
+
+BEFORE: dict[str, tuple[Callable[[Any], Any], int, int]] = {
+    # Requests to S3 and round trips to Redis before there was a fence, counted then.
+    "whole chunks": (lambda a: a.append(rows_of(8, 1)), 8, 6),
+    "part of a chunk": (lambda a: a.append(rows_of(2, 1)), 7, 6),
+    "one row": (lambda a: a.append(rows_of(1, 1)), 8, 7),
+    "part and whole": (lambda a: a.append(rows_of(7, 1)), 10, 8),
+    "grow": (lambda a: a.resize((40, WIDTH)), 8, 7),
+    "shrink": (lambda a: a.resize((21, WIDTH)), 11, 10),
+}
+"""One after the other on an array of 8 rows in chunks of 4, all columns."""
+
+
+def requests_of(driver: Any, work: Callable[[], Any]) -> int:
+    before = driver.traffic.requests
+    work()
+    return int(driver.traffic.requests - before)
+
+
+@pytest.mark.parametrize("kind", ["redis", "moto-obstore", "moto-s3fs"])
+def test_the_usual_case_costs_no_request_more(request: Any, kind: str) -> None:
+    place = at(kind, request)
+    with driver_at(place, place.fresh()) as driver:
+        warm = stash.create(driver, (9,), "i4", chunks=(2,))
+        warm[...] = 1
+        warm.resize(3)  # scripts are sent once, servers tried once
+        warm.append([1, 2, 3])
+    with driver_at(place, place.fresh()) as driver:
+        array = stash.create(driver, (8, WIDTH), "i4", chunks=(4, WIDTH))
+        array[...] = 1
+        for name, (work, by_s3, by_redis) in BEFORE.items():
+            most = by_redis if kind == "redis" else by_s3
+            assert requests_of(driver, lambda: work(array)) <= most, name  # noqa: B023
+
+
+ROWS = {"redis": [16, 21, 21], "moto": [26, 31, 31]}
+"""The same of records of four fields, one of them ragged, four rows a chunk: 6, 3 and 8 rows."""
+
+
+@pytest.mark.parametrize("kind", ["redis", "moto-obstore"])
+def test_adding_records_costs_no_request_more(request: Any, kind: str) -> None:
+    place = at(kind, request)
+    url = place.fresh()
+    with driver_at(place, url) as driver:
+        warm = stash.create(driver, (1,), "i4")
+        warm.append([1])
+        driver.delete_prefix("")
+        records = stash.create_records(driver, FIELDS, rows_per_chunk=4)
+        for count, most in zip((6, 3, 8), ROWS[kind.partition("-")[0]], strict=True):
+            spent = requests_of(driver, lambda: records.extend(told(count, 100)))  # noqa: B023
+            assert spent <= most, count
+
+
+# -- the pieces ----------------------------------------------------------------------------------
+
+
+def test_marks_are_blanks_that_say_what_was_put_in() -> None:
+    rng = np.random.default_rng(5)
+    for n in range(200):
+        reach = tuple(map(int, rng.integers(0, 1 << 62, n % 5)))
+        made = trailer.NONE.next(open=bool(n % 2), kept=bool(n % 3), reach=reach)
+        blanks = trailer.encode(made)
+        assert not blanks.strip(b" \t\r\n") and trailer.decode(b"{}" + blanks) == made
+        grown = made.next(open=True, reach=reach)
+        assert grown.salt != made.salt and grown.reach == reach
+    for other in (b"", b"\n", b"\r\n\r\n", b" " * 44, b"\t" * 36):
+        assert trailer.decode(b"{}" + other) == trailer.NONE
+    assert Trailer(b"12345678", reach=(3, 9)).next(open=True, reach=(5, 5)).reach == (5, 9)
+
+
+def test_documents_stay_json_and_zarrs(request: Any) -> None:
+    zarr = pytest.importorskip("zarr")
+    place = at("redis", request)
+    with driver_at(place, place.fresh()) as driver:
+        array = stash.create(driver, (2,), "i4", chunks=(2,))
+        array.append([1, 2, 3])
+        array.attrs["a"] = 1
+        value = driver.get("zarr.json")
+        assert value is not None and trailer.decode(value).salt
+        store = {key: bytes(driver.get(key) or b"") for key in driver.list()}
+        buffers = {
+            k: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(v)
+            for k, v in store.items()
+        }
+        theirs = zarr.open_array(zarr.storage.MemoryStore(buffers), mode="r")
+        assert theirs[...].tolist() == [0, 0, 1, 2, 3] and theirs.attrs["a"] == 1
+
+
+def test_deletes_and_second_puts_hold_to_a_version(place: Remote) -> None:
+    with driver_at(place, place.fresh()) as driver:
+        assert driver.capabilities.leases
+        tags = {f"c/{k}": driver.put(f"c/{k}", b"%d" % k) for k in range(4)}
+        assert dict(driver.tags("c/", lambda key: key != "c/3")) == {
+            key: tag for key, tag in tags.items() if key != "c/3"
+        }
+        newer = driver.put("c/0", b"newer")
+        kept = [*driver.delete_each([*tags.items(), ("c/9", newer)])]
+        assert kept == [("c/0", tags["c/0"])] and [*driver.list()] == ["c/0"]
+        again = driver.put_anew("c/0", b"newer", newer)
+        assert driver.tag("c/0") == again and bytes(driver.get("c/0") or b"") == b"newer"
+        if place.kind != "redis" and again == newer:  # a server that puts parts together anyhow
+            return
+        assert again != newer
+        third = driver.put_anew("c/0", b"newer", again)
+        assert third != again
+        with pytest.raises(Conflict):
+            driver.put_anew("c/0", b"newer", again)
+
+
+def test_servers_that_delete_whatever_the_condition_get_chunks_of_fill(
+    request: Any, monkeypatch: Any
+) -> None:
+    place = at("moto-obstore", request)
+    with driver_at(place, place.fresh()) as driver:
+        array = stash.create(driver, (12,), "i4", chunks=(4,), fill_value=7)
+        array[...] = np.arange(12)
+
+        def refuse(pairs: Any) -> Any:
+            raise Unsupported("deletes whatever is stored")
+
+        monkeypatch.setattr(driver, "delete_each", refuse)
+        array.resize(3)
+        assert sorted(driver.list()) == ["c/0", "c/1", "c/2", "zarr.json"]
+        array.resize(12)
+        assert array[...].tolist() == [0, 1, 2, *[7] * 9]
+
+
+def test_only_what_can_be_lost_is_called_a_lease() -> None:
+    for url, leased in {"memory://f": False, "redis://h/0": True, "s3://b": True}.items():
+        driver = resolve(url)
+        assert driver.capabilities.leases is leased, url
+    assert not resolve("s3://b", {"unsafe": True}).capabilities.leases
