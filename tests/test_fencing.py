@@ -138,7 +138,7 @@ def test_every_holder_beside_every_other(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("others", [[5], [0], [5, 0], [0, 7]])
 @pytest.mark.parametrize("mine", [200, 0])
-@pytest.mark.parametrize("how", [{}, {"chunks_per_shard": 2}], ids=["chunks", "shards"])
+@pytest.mark.parametrize("how", [{}, {"rows_per_shard": 8}], ids=["chunks", "shards"])
 def test_every_holder_that_adds_records(
     place: Remote, holder: Holder, mine: int, others: list[int], how: dict[str, Any]
 ) -> None:
