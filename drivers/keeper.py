@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -77,7 +77,8 @@ class Kept:
             error = self._came.get()
         except BaseException:
             self._over.put(None)
-            self._thread.join(_GRACE)
+            with suppress(RuntimeError):  # it was not started yet
+                self._thread.join(_GRACE)
             raise
         if error is not None:
             self._leave()

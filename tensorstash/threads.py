@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from .turn import take, turn
+from .turn import turn, wait
 
 _Block = TypeVar("_Block")
 
@@ -146,7 +146,7 @@ def spread(
             if helper is not None:
                 helper.cancel()
         for done in begun:
-            take(done, None)
+            wait(done)
 
     try:
         for _ in range(threads - 1):

@@ -51,6 +51,11 @@ def take(lock: Lock, seconds: float | None) -> object | None:
     return next(compress((held,), map(not_, taking)), None)
 
 
+def wait(lock: Lock) -> None:
+    """Return when nobody has ``lock``."""
+    any(map(lock.__exit__, map(lock.acquire, (True,))))
+
+
 def _taking(held: _Held, lock: Lock, seconds: float) -> Iterator[None]:
     """Its only step takes the lock and has ``held`` release it; none where the time is up."""
     taken = compress((held,), map(lock.acquire, (True,), (seconds,)))

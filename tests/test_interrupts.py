@@ -3,22 +3,29 @@ in the old state or the new one, and the handle as good as before."""
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.drivers import flock
+from tensorstash.drivers import flock, waiting
+from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.registry import connect
+from tensorstash.testing.driver_races import run_in_processes
 from tensorstash.torch import Loader
+from tensorstash.turn import take, turn, wait
 from tests.interrupts import (
     Place,
     descriptors,
@@ -29,18 +36,15 @@ from tests.interrupts import (
     places,
     until,
 )
+from tests.servers.cluster import Cluster
+from tests.servers.redis import Redis
+from tests.servers.s3 import S3
 
 _OPTIONS = {"lease": 60.0}
 """A lock that is left held does not lapse before the test notices."""
 
-_CENTRE = (
-    "drivers/", "turn.py", "threads.py", "merge.py", "resize.py", "write.py", "buffer.py",
-    "cache.py", "records/grow.py", "records/writer.py", "loading/ahead.py", "loading/readers.py",
-)  # fmt: skip
-"""Files in which no place is left out."""
-
-_EVERY = 9
-"""Of the places elsewhere, so many are passed over for one."""
+_USUAL = 120
+"""Places of one operation that the usual run tries, spread evenly; the long one tries all."""
 
 
 class Case:
@@ -54,8 +58,7 @@ class Case:
         self.prepare()
 
     def connect(self) -> Driver:
-        scheme, _, rest = self.url.partition("://")
-        return connect(self.url, dict(self.options)) if scheme else connect(rest, {})
+        return connect(self.url, dict(self.options))
 
     def prepare(self) -> None: ...
 
@@ -112,10 +115,12 @@ class Waited(Lock):
     """A lock that another has; the wait ends by its time."""
 
     def run(self) -> None:
-        other = self.connect()
-        with other.lock("d/k"), suppress(stash.errors.TimedOut):
-            with self.driver.lock("d/k", 0.01):
-                pass
+        with (
+            self.connect().lock("d/k"),
+            suppress(stash.errors.TimedOut),
+            self.driver.lock("d/k", 0.01),
+        ):
+            raise AssertionError("two have it")
 
 
 class Append(Case):
@@ -201,13 +206,15 @@ class RecordsWriter(Records):
 
 
 class Copy(Append):
-    """The source stays; what is there of the target may be replaced."""
+    """The source stays as it is, and what there is of the target may be replaced."""
 
     def run(self) -> None:
-        inner = stash.open_group(self.driver, "a")
-        stash.copy(stash.open(self.driver), inner.driver, overwrite=True) if False else None
-        target: dict[str, bytes] = {}
-        stash.copy(self.array, target)
+        copied = stash.copy(self.array, self.driver_of_copy(), overwrite=True)
+        assert copied[...].tolist() == self.array[...].tolist()
+
+    def driver_of_copy(self) -> Driver:
+        scheme, _, rest = self.url.partition("://")
+        return connect(f"{scheme}://{rest}-copy", dict(self.options))
 
 
 class Load(Records):
@@ -231,7 +238,7 @@ class Cached(Append):
 
 CASES: list[type[Case]] = [
     Put, PutAbsent, PutTag, Delete, Lock, Waited, Append, Resize, Merge, Shards, Buffered, Records,
-    Row, AddField, RecordsWriter, Load, Cached,
+    Row, AddField, RecordsWriter, Copy, Load, Cached,
 ]  # fmt: skip
 
 _spawn = multiprocessing.get_context("spawn")
@@ -273,59 +280,61 @@ def _hangs(*_: Any) -> None:
 def guard() -> Iterator[None]:
     """Against an operation that hangs after an interrupt; no place takes as long."""
     before = signal.signal(signal.SIGALRM, _hangs)
+    signal.alarm(300)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
 
 
-def _chosen(found: list[Place]) -> list[Place]:
-    near = [place for place in found if place.file.startswith(_CENTRE)]
-    far = [place for place in found if not place.file.startswith(_CENTRE)]
-    return near + far[::_EVERY]
+Fresh: TypeAlias = Callable[[], tuple[str, dict[str, Any], Path | None]]
+"""A place nobody used, its options, and where its files are."""
 
 
 def campaign(
     kind: type[Case],
-    fresh: Callable[[], tuple[str, dict[str, Any], Path | None]],
-    neighbour: Callable[[str, dict[str, Any], str], None] | None,
-    choose: Callable[[list[Place]], list[Place]],
-) -> int:
-    """Interrupt the operation at every place chosen; how many there were."""
+    fresh: Fresh,
+    most: int | None,
+    neighbour: Callable[[str, dict[str, Any], str], None] | None = None,
+) -> None:
+    """Interrupt the operation at each of its places, or at ``most`` of them, each on a fresh
+    place, and look what another finds there."""
     url, options, _ = fresh()
     case = kind(url, options)
     old = case.state(case.driver)
-    found = places(case.run)  # a second run takes no imports
+    case.run()  # once for imports, and what is made once a process
     new = case.state(case.connect())
     url, options, _ = fresh()
     case = kind(url, options)
-    found = [*dict.fromkeys(found + places(case.run))]
+    found = places(case.run)
     assert case.state(case.connect()) == new
-    chosen = choose(found)
-    for number, at in enumerate(chosen):
+    assert len(found) > 20
+    for number, at in enumerate(found if most is None else found[:: -(-len(found) // most)]):
         signal.alarm(120)
-        url, options, folder = fresh()
-        case = kind(url, options)
-        opened, threads = descriptors(), own_threads()
-        came = interrupted(case.run, at)
         try:
-            if own_threads() != threads:
-                assert until(lambda: own_threads() == threads), own_threads()
-            if descriptors() != opened:
-                assert until(lambda: descriptors() == opened), descriptors()
-            assert [file for file in flock._held if not file._owner.closed] == []
-            state = in_thread(lambda: _looked(case))
-            assert state in ((old, new) if came else (new,)), state
-            if neighbour is not None and number % 5 == 0:
-                neighbour(url, options, case.key)
-            case.run()
-            assert case.state(case.connect()) == new
-            if folder is not None:
-                [*case.driver.list()]
-                assert leftovers(folder) == []
+            _interrupt(kind, fresh, at, old, new, neighbour if number % 5 == 0 else None)
         except BaseException as error:
             error.add_note(f"after an interrupt at {at}")
             raise
-    return len(chosen)
+
+
+def _interrupt(
+    kind: type[Case], fresh: Fresh, at: Place, old: Any, new: Any, neighbour: Any
+) -> None:
+    url, options, folder = fresh()
+    case = kind(url, options)
+    opened, threads = descriptors(), own_threads()
+    came = interrupted(case.run, at)
+    assert until(lambda: own_threads() == threads), own_threads()
+    assert until(lambda: descriptors() == opened), descriptors()
+    state = in_thread(lambda: _looked(case))
+    assert state in ((old, new) if came else (new,)), state
+    if neighbour is not None:
+        neighbour(url, options, case.key)
+    case.run()
+    assert case.state(case.connect()) == new
+    if folder is not None:
+        [*case.driver.list()]
+        assert leftovers(folder) == []
 
 
 def _looked(case: Case) -> Any:
@@ -336,12 +345,277 @@ def _looked(case: Case) -> Any:
     return case.state(other)
 
 
-@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
-def test_file(kind: type[Case], tmp_path: Path, neighbour: Any) -> None:
+def _folders(scheme: str, name: str, tmp_path: Path) -> Fresh:
     numbers = itertools.count()
 
     def fresh() -> tuple[str, dict[str, Any], Path]:
         folder = tmp_path / str(next(numbers))
-        return f"file://{folder}", {}, folder
+        return f"{scheme}://{folder}{name}", {}, folder
 
-    assert campaign(kind, fresh, neighbour, _chosen) > 20
+    return fresh
+
+
+def _named(start: str, options: dict[str, Any]) -> Fresh:
+    numbers = itertools.count()
+    return lambda: (f"{start}{uuid.uuid4().hex[:12]}-{next(numbers)}", options, None)
+
+
+def _ids(kind: type[Case]) -> str:
+    return kind.__name__
+
+
+@pytest.mark.parametrize("kind", CASES, ids=_ids)
+def test_file(kind: type[Case], tmp_path: Path, neighbour: Any) -> None:
+    campaign(kind, _folders("file", "", tmp_path), _USUAL, neighbour)
+
+
+@pytest.mark.parametrize("kind", [PutTag, Delete, Lock, Waited, Append, Merge], ids=_ids)
+def test_zip(kind: type[Case], tmp_path: Path, neighbour: Any) -> None:
+    campaign(kind, _folders("zip", "/a.zip", tmp_path), _USUAL, neighbour)
+
+
+@pytest.mark.parametrize("kind", [PutTag, Lock, Waited, Append, Merge, Records, Load], ids=_ids)
+def test_redis(kind: type[Case], valkey_server: Redis, neighbour: Any) -> None:
+    campaign(kind, _named(valkey_server.address + "/i", _OPTIONS), _USUAL, neighbour)
+
+
+@pytest.mark.parametrize("kind", [Lock, Waited, Append], ids=_ids)
+def test_memory(kind: type[Case]) -> None:
+    campaign(kind, _named("memory://i", {}), _USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", CASES, ids=_ids)
+@pytest.mark.parametrize("scheme", ["file", "zip", "memory", "shm"])
+def test_every_place(scheme: str, kind: type[Case], tmp_path: Path) -> None:
+    if scheme in ("file", "zip"):
+        fresh = _folders(scheme, "/a.zip" if scheme == "zip" else "", tmp_path)
+    else:
+        fresh = _named(f"{scheme}://i", {})
+    campaign(kind, fresh, None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", CASES, ids=_ids)
+def test_every_place_on_redis(kind: type[Case], valkey_server: Redis) -> None:
+    campaign(kind, _named(valkey_server.address + "/i", _OPTIONS), None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", CASES, ids=_ids)
+def test_a_cluster(kind: type[Case], redis_cluster: Cluster) -> None:
+    options = _OPTIONS | redis_cluster.options
+    campaign(kind, _named(redis_cluster.address + "/i", options), _USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("kind", CASES, ids=_ids)
+@pytest.mark.parametrize("client", ["s3fs", "obstore"])
+def test_s3(client: str, kind: type[Case], s3: S3) -> None:
+    options = s3.options | _OPTIONS | {"client": client}
+    campaign(kind, _named(f"s3://{s3.make_bucket()}/i", options), _USUAL)
+
+
+# -- what an audit found ---------------------------------------------------------------------
+
+
+def _interrupting(true: Callable[..., Any], after: bool) -> Callable[..., Any]:
+    """``true``, of which the first call is interrupted, right before or after its work."""
+    calls = itertools.count()
+
+    def call(*args: Any, **options: Any) -> Any:
+        if next(calls):
+            return true(*args, **options)
+        if after:
+            true(*args, **options)
+        raise KeyboardInterrupt
+
+    return call
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["unlink", "link", "rename", "utime", "fstat"])
+def test_a_system_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, neighbour: Any, name: str, after: bool
+) -> None:
+    case = Append(f"file://{tmp_path}/a", {})
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, _interrupting(getattr(os, name), after))
+        with suppress(KeyboardInterrupt):
+            case.run()
+    assert descriptors() == before
+    neighbour(case.url, {}, case.key)
+    in_thread(lambda: _looked(case))
+    case.run()
+    assert len(stash.open(case.connect())) == 11
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_flock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, neighbour: Any, after: bool
+) -> None:
+    case = Append(f"file://{tmp_path}/a", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", _interrupting(fcntl.flock, after))
+        with pytest.raises(KeyboardInterrupt):
+            case.run()
+    neighbour(case.url, {}, case.key)
+    in_thread(lambda: _looked(case))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_the_start_of_the_thread_that_keeps_a_lease(
+    valkey_server: Redis, monkeypatch: pytest.MonkeyPatch, neighbour: Any, after: bool
+) -> None:
+    case = Append(valkey_server.address + f"/i{uuid.uuid4().hex}", _OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _interrupting(threading.Thread.start, after))
+        with pytest.raises(KeyboardInterrupt):
+            case.run()
+    assert until(lambda: own_threads() == [])
+    neighbour(case.url, _OPTIONS, case.key)
+
+
+def _pipes(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(flock, "_is_at", _interrupting(flock._is_at, False))
+        with pytest.raises(KeyboardInterrupt):
+            case.run()
+    numbers = [number for _ in range(8) for number in os.pipe()]  # some number is used again
+    child = os.fork()
+    if not child:
+        with suppress(OSError):
+            for number in numbers:
+                os.fstat(number)
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_forked_child_keeps_what_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in_processes(
+        multiprocessing.get_context("fork"),
+        1,
+        _pipes,
+        Append(f"file://{tmp_path}/a", {}),
+        monkeypatch,
+    )
+
+
+# -- waiting for a lock ----------------------------------------------------------------------
+
+
+def _stopped(driver: Driver, key: str, pipe: Any) -> None:
+    with driver.lock(key):
+        pipe.send("held")
+        signal.pause()
+
+
+@pytest.mark.parametrize("scheme", ["file", "zip", "redis", "shm"])
+def test_whoever_waits_for_a_stopped_holder_is_told_who_that_is(
+    scheme: str, tmp_path: Path, valkey_server: Redis
+) -> None:
+    url = {
+        "file": f"file://{tmp_path}/a",
+        "zip": f"zip://{tmp_path}/a.zip",
+        "redis": valkey_server.address + f"/i{uuid.uuid4().hex}",
+        "shm": f"shm://i{uuid.uuid4().hex}",
+    }[scheme]
+    options = _OPTIONS if scheme == "redis" else {}
+    array = stash.create(url, (3,), "int32", options=options, lock_timeout=0.05)
+    records = stash.create_records(url + "r", {"id": "int64"}, options=options, lock_timeout=0.05)
+    context = multiprocessing.get_context("fork")
+    for handle, calls in (
+        (array, [lambda: array.append([1]), lambda: array.resize((2,))]),
+        (
+            records,
+            [
+                lambda: records.extend({"id": [1]}),
+                lambda: records.add_field("x", "int8"),
+                lambda: records.rename_field("id", "y"),
+            ],
+        ),
+    ):
+        mine, theirs = context.Pipe()
+        holder = context.Process(target=_stopped, args=(handle.driver, "zarr.json", theirs))
+        holder.start()
+        assert mine.recv() == "held"
+        assert holder.pid is not None
+        os.kill(holder.pid, signal.SIGSTOP)
+        try:
+            for call in calls:
+                with pytest.raises(stash.errors.TimedOut) as caught:
+                    call()
+                told = str(caught.value)
+                assert f"process {holder.pid} on {os.uname().nodename}, since 20" in told
+                assert "\n" not in told and "zarr.json" in told
+        finally:
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.join()
+    assert (len(array), len(records)) == (3, 0)
+    if scheme != "redis":  # there it lapses with the lease
+        assert array.append([1]) == 3
+
+
+@pytest.mark.parametrize("wrong", [-1, True, "1", float("nan"), float("inf")])
+def test_a_limit_is_a_number_of_seconds(wrong: Any) -> None:
+    with pytest.raises(stash.errors.Invalid, match="lock_timeout"):
+        stash.create({}, (1,), "i4", lock_timeout=wrong)
+
+
+def test_a_long_wait_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_TELL_AFTER", 0.0)
+    driver = connect(f"file://{tmp_path}", {})
+    with (
+        driver.lock("k"),
+        pytest.raises(stash.errors.TimedOut),
+        driver.lock("k", timeout=0.05),
+    ):
+        raise AssertionError("two have it")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"held by process {os.getpid()} on" in caplog.text
+
+
+def test_what_a_holder_says_of_itself_is_one_short_line() -> None:
+    told = waiting.said(b"a\nb\x1b[31m" + b"x" * 1000)
+    assert told.startswith("a?b?[31mxxx") and len(told) < 200
+
+
+# -- the pieces ------------------------------------------------------------------------------
+
+
+def test_a_turn_ends_with_its_block_however_that_ends() -> None:
+    for lock in (threading.Lock(), threading.RLock()):
+        with turn(lock):
+            assert not in_thread(lambda: lock.acquire(blocking=False))  # noqa: B023
+        with pytest.raises(ZeroDivisionError), turn(lock):
+            raise ZeroDivisionError
+        held = take(lock, 0)
+        assert held is not None
+        assert in_thread(lambda: take(lock, 0.01)) is None  # noqa: B023
+        del held
+        assert in_thread(lambda: take(lock, 0) is not None)  # noqa: B023
+        wait(lock)
+
+
+def test_a_descriptor_is_closed_once_and_at_the_latest_when_it_goes(tmp_path: Path) -> None:
+    before = descriptors()
+    file = Descriptor(str(tmp_path), os.O_RDONLY | os.O_DIRECTORY)
+    number = file.fileno()
+    file.close()
+    other = os.open(tmp_path, os.O_RDONLY)
+    assert other == number
+    file.close()
+    del file
+    os.close(other)  # was not closed in our stead
+    held = [Descriptor(str(tmp_path), os.O_RDONLY)]
+    assert descriptors() != before
+    held.clear()
+    assert descriptors() == before

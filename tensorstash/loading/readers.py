@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from ..threads import alone, submit
-from ..turn import take
+from ..turn import wait
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +41,7 @@ class Job(Generic[Answer]):
 
     def wait(self) -> None:
         """Until it is done."""
-        take(self._done, None)
+        wait(self._done)
 
     def result(self) -> Answer:
         """What it answered or raised; it is done."""
