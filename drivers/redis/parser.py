@@ -168,8 +168,8 @@ class BoundedParser(BaseParser):
         raise InvalidResponse(f"a reply cannot begin with {kind!r}")
 
     def _array(self, text: bytes, depth: int) -> list[Any] | None:
-        count = self._number(text)
-        if count < 0:
+        count = self._length(text)
+        if count is None:
             return None
         self._elements -= count
         if self._elements < 0:
@@ -194,8 +194,8 @@ class BoundedParser(BaseParser):
         return found
 
     def _string(self, text: bytes) -> bytes | None:
-        size = self._number(text)
-        if size < 0:
+        size = self._length(text)
+        if size is None:
             self._strings += 1
             return None
         self._admit(size)
@@ -226,6 +226,14 @@ class BoundedParser(BaseParser):
             raise InvalidResponse("more strings than can be")
         elif size > sizes[index]:
             raise TooLarge(index, size, sizes[index])
+
+    def _length(self, text: bytes) -> int | None:
+        if text == b"-1":
+            return None
+        number = self._number(text)
+        if number < 0:
+            raise InvalidResponse("a length below 0")
+        return number
 
     def _number(self, text: bytes) -> int:
         digits = text[1:] if text[:1] == b"-" else text

@@ -68,6 +68,8 @@ class Hostile:
                 ),
                 0,
             )
+            if len(body) < length and b"100-continue" in head.lower():
+                client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             while len(body) < length and (more := client.recv(1 << 16)):
                 body += more
             return head + b"\r\n\r\n" + body
