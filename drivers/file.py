@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
 from stat import S_ISLNK
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from tensorstash.driver import (
     Buffer,
@@ -40,7 +40,7 @@ from tensorstash.driver import (
     check_size,
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, removal, replace
-from tensorstash.drivers.descriptor import Descriptor
+from tensorstash.drivers.descriptor import Descriptor, opened
 from tensorstash.drivers.links import Links, loops
 from tensorstash.errors import Denied, DriverError, Invalid, StashError, Unsupported
 
@@ -115,12 +115,12 @@ class FileDriver(Driver):
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Several parts of one version, all from one open file; :class:`Changed` when that
         is not version ``tag``."""
-        opened = self._open(key)
-        if opened is None:
+        found = self._open(key)
+        if found is None:
             if tag is not None:
                 raise Changed(key)
             return None
-        file, status = opened
+        file, status = found
         with file:
             try:
                 version = replace.tag_of(status)
@@ -133,10 +133,10 @@ class FileDriver(Driver):
 
     def get_into(self, key: str, out: memoryview) -> int | None:
         """Read a whole value straight into ``out``; returns its size, or ``None``."""
-        opened = self._descriptor(key)
-        if opened is None:
+        found = self._descriptor(key)
+        if found is None:
             return None
-        file, linked = opened
+        file, linked = found
         with file:
             try:
                 fd = file.fileno()
@@ -190,11 +190,11 @@ class FileDriver(Driver):
             if unless is not None and self.tag(key) == unless:
                 yield i, (b"", unless)
                 continue
-            opened = self._open(key)
-            if opened is None:
+            found = self._open(key)
+            if found is None:
                 yield i, None
                 continue
-            file, status = opened
+            file, status = found
             with file:
                 size = status.st_size
                 if span is None:
@@ -210,10 +210,10 @@ class FileDriver(Driver):
         """The file as it is now, mapped: a put puts another file in its place, and this one stays
         for as long as it is mapped. Whoever shortens it in place, which no put does, kills the
         process that looks at what is gone."""
-        opened = self._open(key)
-        if opened is None:
+        found = self._open(key)
+        if found is None:
             return None
-        file, status = opened
+        file, status = found
         try:
             with file:
                 return posix.mapped(file.fileno(), status.st_size)
@@ -386,12 +386,12 @@ class FileDriver(Driver):
         except (OSError, UnicodeError) as error:
             raise self._unwritten("delete", prefix, error) from error
 
-    def _open(self, key: str) -> tuple[Descriptor, os.stat_result] | None:
+    def _open(self, key: str) -> tuple[Any, os.stat_result] | None:
         """The regular file at ``key``, open, and what it is."""
-        opened = self._descriptor(key)
-        if opened is None:
+        found = self._descriptor(key)
+        if found is None:
             return None
-        file, _ = opened
+        file, _ = found
         try:
             status = os.fstat(file.fileno())
             if posix.is_value(status, file.fileno()):
@@ -402,10 +402,10 @@ class FileDriver(Driver):
 
     def _read_whole(self, key: str, scratch: memoryview, most: int | None) -> memoryview | None:
         """A value in ``scratch``, or in larger memory; as long as it was when it was opened."""
-        opened = self._open(key)
-        if opened is None:
+        found = self._open(key)
+        if found is None:
             return None
-        file, status = opened
+        file, status = found
         with file:
             size = status.st_size
             check_size(key, size, most)
@@ -416,19 +416,19 @@ class FileDriver(Driver):
             except OSError as error:
                 raise self._failed("read", key, error) from error
 
-    def _descriptor(self, key: str) -> tuple[Descriptor, bool] | None:
+    def _descriptor(self, key: str) -> tuple[Any, bool] | None:
         """Whatever is at ``key``, open, and whether a link led there."""
         path, linked = self._base + check_key(key), False
         try:
             if self._links.inside:
                 self._refuse_outside("read", key)
             try:
-                return Descriptor(path, _READ), False
+                return opened(path, _READ), False
             except OSError as error:
                 if error.errno != errno.ELOOP:
                     raise
             linked = True
-            return Descriptor(self._target(key), _READ & ~os.O_NOFOLLOW), True
+            return opened(self._target(key), _READ & ~os.O_NOFOLLOW), True
         except Denied:
             raise
         except removal.ABSENT:
