@@ -278,8 +278,8 @@ class ZarrDriver(Driver):
     # -- within -------------------------------------------------------------------
 
     def _whole(self, key: str, most: int) -> Buffer | None:
-        """A value of at most ``most`` bytes. Files and members of a zip are read no further; other
-        stores answer a range of their own kind each, so that theirs is looked at when it is here."""
+        """A value of at most ``most`` bytes. Files and members of a zip are read no further; what
+        other stores make of a range differs, so their values are looked at when they are here."""
         files = type(self.store).__name__ in ("LocalStore", "ZipStore")
         wanted = RangeByteRequest(0, most + 1) if files else None
         value = self._ask("get", check_key(key), self._get(key, wanted))
