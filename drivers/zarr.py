@@ -34,6 +34,7 @@ from tensorstash.driver import (
     Tag,
     check_key,
     check_prefix,
+    check_size,
     pick,
 )
 from tensorstash.drivers.failures import failure, is_absence
@@ -170,17 +171,25 @@ class ZarrDriver(Driver):
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """Many at once, where the store makes requests."""
         window: Window[Request, Buffer | None] = self._window  # type: ignore[assignment]
-        return window.each(lambda request: self.get(request.key, request.span), requests)
+        return window.each(self._get_plain, requests)
 
     def get_many_tagged(self, requests: Iterable[Request]) -> Iterator[tuple[int, Answer]]:
         """Many at once, where the store makes requests."""
         return self._window.each(self._get_unless, requests)
 
+    def _get_plain(self, request: Request) -> Buffer | None:
+        key, span, _, most = request
+        return self.get(key, span) if span is not None or most is None else self._whole(key, most)
+
     def _get_unless(self, request: Request) -> Answer:
-        key, span, unless, _ = request
+        key, span, unless, most = request
         if unless is not None and self._fixed() == unless:
             return None if self._size(check_key(key)) is None else (b"", unless)
-        found = self.get_tagged(key, span)
+        if span is None and most is not None:
+            value = self._whole(key, most)
+            found = None if value is None else (value, self._fixed() or _digest(value))
+        else:
+            found = self.get_tagged(key, span)
         return (b"", unless) if found is not None and found[1] == unless else found
 
     def get_ranges(
@@ -267,6 +276,16 @@ class ZarrDriver(Driver):
         self._window.close()
 
     # -- within -------------------------------------------------------------------
+
+    def _whole(self, key: str, most: int) -> Buffer | None:
+        """A value of at most ``most`` bytes. Files and members of a zip are read no further; what
+        other stores make of a range differs, so their values are looked at when they are here."""
+        files = type(self.store).__name__ in ("LocalStore", "ZipStore")
+        wanted = RangeByteRequest(0, most + 1) if files else None
+        value = self._ask("get", check_key(key), self._get(key, wanted))
+        if value is not None:
+            check_size(key, len(value), most)
+        return value
 
     async def _get(self, key: str, wanted: ByteRequest | None) -> bytes | None:
         found = await self.store.get(self._prefix + key, default_buffer_prototype(), wanted)

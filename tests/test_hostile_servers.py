@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -354,3 +355,31 @@ def test_a_folder_of_fsspec_that_holds_itself() -> None:
     store = connect("fsspec://top", {"fs": Looped()})
     with pytest.raises(DriverError, match="more than 256 deep"):
         [*store.list()]
+
+
+def test_files_of_other_stores_are_read_no_further(tmp_path: Path) -> None:
+    import fsspec
+    from zarr.storage import LocalStore
+
+    class Endless(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "endless"
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            return {"name": path, "type": "file", "size": None}
+
+        def _open(self, *_: Any, **__: Any) -> Any:
+            return open("/dev/zero", "rb")
+
+    (tmp_path / "k").symlink_to("/dev/zero")
+    for store in (connect("fsspec://top", {"fs": Endless()}), connect_zarr(LocalStore(tmp_path))):
+        with closing(store), at_most(16 * MIB):
+            for ask in (
+                lambda store=store: get_at_most(store, "k", MIB),
+                lambda store=store: [*store.get_many([Request("k", most=MIB)])],
+            ):
+                with pytest.raises(Corrupt, match="more than the 1048576"):
+                    ask()
+
+
+def connect_zarr(store: Any) -> Driver:
+    return connect("zarr://", {"store": store})
