@@ -45,7 +45,7 @@ def client(request: Any) -> str:
 
 def driver(server: Hostile, client: str, **options: Any) -> Driver:
     if client == "http":
-        return connect(f"{server.url}/root", {"timeout": 20.0, **options})
+        return connect(f"{server.url}/data", {"timeout": 20.0, **options})
     given = {"endpoint": server.url, "key": "k" * 16, "secret": "s" * 20, "region": "us-east-1"}
     given |= {"client": client, "unsafe": True, "timeout": 20.0, "idle": 20.0}
     store = connect("s3://bucket/root", given | options)
@@ -316,13 +316,13 @@ def test_pages_of_a_web_server_lead_nowhere_else(serve: Callable[..., Hostile]) 
         "..",
         "../",
         "/",
-        "/root",
-        "/root/",
-        "/root/ok",
+        "/data",
+        "/data/",
+        "/data/ok",
         "/elsewhere/x",
         "deep/er",
     ]
-    links += ["//127.0.0.9/root/x", "http://127.0.0.9/root/x", "good", "folder/", "a%2Fb", "%2e%2e"]
+    links += ["//127.0.0.9/data/x", "http://127.0.0.9/data/x", "good", "folder/", "a%2Fb", "%2e%2e"]
     links += ["?C=N;O=D", "#top", "good?x=1", "good", "http://[::1", "javascript:x", "%00", "é"]
     text = "".join(f'<a href="{link}">{link}</a>' for link in links).encode()
     server = serve(lambda _: [reply("200 OK", text, Content_Type="text/html")])

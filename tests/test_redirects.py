@@ -73,7 +73,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_another_origin_gets_nothing_of_the_users(serve: Serve, name: str, host: str) -> None:
     other = serve(value, host=host)
     server = serve(to(f"{other.url}/x"))
-    with closing(connect(f"{server.url}/root", OPTIONS[name])) as store:
+    with closing(connect(f"{server.url}/data", OPTIONS[name])) as store:
         assert store.get("k") == VALUE
         assert store.get("k", Span(2, 5)) == VALUE[2:5]  # the range goes along
         assert store.tag("k") == ("etag", ETAG["ETag"])
@@ -89,7 +89,7 @@ def test_the_same_origin_keeps_them(serve: Serve, name: str) -> None:
         return value(request) if b"/moved" in request else to("/moved")(request)  # type: ignore[return-value]
 
     server = serve(speak)
-    with closing(connect(f"{server.url}/root", OPTIONS[name])) as store:
+    with closing(connect(f"{server.url}/data", OPTIONS[name])) as store:
         assert store.get("k") == VALUE
     asked, moved = server.requests
     assert shown([moved]) == shown([asked]) and (ENCODED in asked) == (ENCODED in moved)
@@ -101,19 +101,19 @@ def test_back_again_is_still_another_origin(serve: Serve) -> None:
     server.speak = lambda request: (
         value(request) if b"/back" in request else to(f"{other.url}/x")(request)  # type: ignore[return-value]
     )
-    with closing(connect(f"{server.url}/root", OPTIONS["headers"])) as store:
+    with closing(connect(f"{server.url}/data", OPTIONS["headers"])) as store:
         assert store.get("k") == VALUE
     assert shown(server.requests[:1]) and not shown(server.requests[1:] + other.requests)
 
 
 def test_redirects_end(serve: Serve) -> None:
-    server = serve(to("/root/k"))
-    with closing(connect(f"{server.url}/root", {})) as store, pytest.raises(DriverError):
+    server = serve(to("/data/k"))
+    with closing(connect(f"{server.url}/data", {})) as store, pytest.raises(DriverError):
         store.get("k")
     assert len(server.requests) <= 11
     for nowhere in ("", "ftp://127.0.0.1/x", "http://", "//[::1", "javascript:x"):
         server = serve(to(nowhere))
-        place = connect(f"{server.url}/root", {"timeout": 1.0})
+        place = connect(f"{server.url}/data", {"timeout": 1.0})
         with closing(place) as store, pytest.raises(StashError):
             store.get("k")
 
