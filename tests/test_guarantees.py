@@ -184,10 +184,23 @@ def test_no_mark_is_left_over() -> None:
     assert {*classes} <= {driver for _, driver, _ in cells}
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name
+)
 def test_tests_that_pages_name_exist(page: Path) -> None:
     for test in NAMED.findall(page.read_text(encoding="utf-8")):
         assert find(test) is not None, f"{page.name} names {test}, which is not there"
+
+
+def test_every_line_about_safety_is_a_test_that_runs() -> None:
+    lines = [rows[1:] for rows in tables((ROOT / "SECURITY.md").read_text(encoding="utf-8"))]
+    assert sum(map(len, lines)) > 25
+    for what, shown in [row for rows in lines for row in rows]:
+        assert NAMED.findall(shown), what
+        for test in NAMED.findall(shown):
+            found = find(test)
+            assert found is not None, f"there is no {test}"
+            assert runs(found), f"{test} shows nothing"
 
 
 def test_counted_requests_are_those_that_tests_count() -> None:
