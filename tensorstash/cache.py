@@ -45,12 +45,16 @@ class Cache:
         """The kept tag and value, whatever version they are of."""
         if self._pid != os.getpid():
             self._reset()
-        with turn(self._lock):
-            found = self._entries.get(key)
-            if found is None:
-                return None
-            self._entries.move_to_end(key)
-            return found[0], found[1]
+        # Each of these is one step for other threads, and between them an entry may only go.
+        entries = self._entries
+        found = entries.get(key)
+        if found is None:
+            return None
+        try:  # noqa: SIM105 - this is every cached read, and costs nothing
+            entries.move_to_end(key)
+        except KeyError:  # evicted meanwhile
+            pass
+        return found[0], found[1]
 
     def get(self, key: Hashable, tag: Tag) -> Any | None:
         """The value kept for version ``tag`` of ``key``."""

@@ -16,7 +16,7 @@
     └── DriverError       (OSError)                      the backend failed
         ├── Denied        (PermissionError)              fix the credentials, or ask for the right
         ├── NoSpace                                      free space, or raise the quota
-        ├── TimedOut      (TimeoutError)                 too slow: wait, or raise the limit
+        ├── TimedOut      (TimeoutError)                 too slow, or locked: wait, raise the limit
         └── Unavailable   (ConnectionError)              it cannot be reached: check it, try again
 
 Every message is one line, names the thing and says what to do next. Each class is
@@ -144,7 +144,8 @@ class NoSpace(DriverError):
 
 
 class TimedOut(DriverError, TimeoutError):
-    """The backend did not answer within the time limit."""
+    """The backend did not answer within the time limit, or another held a lock for longer than we
+    were to wait; the message says who, as far as that is known."""
 
 
 class Unavailable(DriverError, ConnectionError):

@@ -51,7 +51,9 @@ def copy(
     driver = resolve(target, options)
     if overwrite:
         _refuse_inside(origin, driver)
-    made = Array(driver, "", Settings(mode="r+", limits=origin.settings.limits), spec, created=True)
+    # Nothing of it is stored yet, its document neither.
+    settings = Settings(mode="r+", limits=origin.settings.limits)
+    made = Array(driver, "", settings, spec, created=True)
     blocks: Iterator[Any] = _places(made)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)

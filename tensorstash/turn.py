@@ -35,11 +35,15 @@ class _Turn:
     __slots__ = ("__enter__", "__exit__")
 
 
+_note: Any = _Held.note.__set__  # type: ignore[attr-defined]
+_once = (True,)
+
+
 def turn(lock: Lock) -> AbstractContextManager[None]:
     """``lock`` held alone in a ``with`` block, for once and by that statement only."""
     held, made = _Held(), _Turn()
     made.__exit__ = partial(_nothing, held)  # type: ignore[attr-defined]
-    made.__enter__ = partial(next, _taking(held, lock, -1))  # type: ignore[attr-defined]
+    made.__enter__ = _taking(held, lock, map(lock.acquire, _once)).__next__  # type: ignore[attr-defined]
     return made  # type: ignore[return-value]
 
 
@@ -47,16 +51,17 @@ def take(lock: Lock, seconds: float | None) -> object | None:
     """Take ``lock``, which is released when nothing refers to what is returned; ``None`` where
     that takes longer."""
     held = _Held()
-    taking = _taking(held, lock, -1 if seconds is None else max(seconds, 0))
+    left = -1 if seconds is None else max(seconds, 0)
+    taking = _taking(held, lock, map(lock.acquire, _once, (left,)))
     return next(compress((held,), map(not_, taking)), None)
+
+
+def _taking(held: _Held, lock: Lock, acquiring: Iterator[bool]) -> Iterator[None]:
+    """Its only step takes the lock and has ``held`` release it; none where the time is up."""
+    one = (held,)
+    return map(_note, one, map(weakref.ref, compress(one, acquiring), (lock.__exit__,)))
 
 
 def wait(lock: Lock) -> None:
     """Return when nobody has ``lock``."""
-    any(map(lock.__exit__, map(lock.acquire, (True,))))
-
-
-def _taking(held: _Held, lock: Lock, seconds: float) -> Iterator[None]:
-    """Its only step takes the lock and has ``held`` release it; none where the time is up."""
-    taken = compress((held,), map(lock.acquire, (True,), (seconds,)))
-    return map(setattr, (held,), ("note",), map(weakref.ref, taken, (lock.__exit__,)))
+    any(map(lock.__exit__, map(lock.acquire, _once)))

@@ -20,7 +20,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.drivers import flock, waiting
+from tensorstash.drivers import flock
 from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.registry import connect
 from tensorstash.testing.driver_races import run_in_processes
@@ -505,87 +505,6 @@ def test_a_forked_child_keeps_what_is_not_ours(
         Append(f"file://{tmp_path}/a", {}),
         monkeypatch,
     )
-
-
-# -- waiting for a lock ----------------------------------------------------------------------
-
-
-def _stopped(driver: Driver, key: str, pipe: Any) -> None:
-    with driver.lock(key):
-        pipe.send("held")
-        signal.pause()
-
-
-@pytest.mark.parametrize("scheme", ["file", "zip", "redis", "shm"])
-def test_whoever_waits_for_a_stopped_holder_is_told_who_that_is(
-    scheme: str, tmp_path: Path, valkey_server: Redis
-) -> None:
-    url = {
-        "file": f"file://{tmp_path}/a",
-        "zip": f"zip://{tmp_path}/a.zip",
-        "redis": valkey_server.address + f"/i{uuid.uuid4().hex}",
-        "shm": f"shm://i{uuid.uuid4().hex}",
-    }[scheme]
-    options = _OPTIONS if scheme == "redis" else {}
-    array = stash.create(url, (3,), "int32", options=options, lock_timeout=0.05)
-    records = stash.create_records(url + "r", {"id": "int64"}, options=options, lock_timeout=0.05)
-    context = multiprocessing.get_context("fork")
-    for handle, calls in (
-        (array, [lambda: array.append([1]), lambda: array.resize((2,))]),
-        (
-            records,
-            [
-                lambda: records.extend({"id": [1]}),
-                lambda: records.add_field("x", "int8"),
-                lambda: records.rename_field("id", "y"),
-            ],
-        ),
-    ):
-        mine, theirs = context.Pipe()
-        holder = context.Process(target=_stopped, args=(handle.driver, "zarr.json", theirs))
-        holder.start()
-        assert mine.recv() == "held"
-        assert holder.pid is not None
-        os.kill(holder.pid, signal.SIGSTOP)
-        try:
-            for call in calls:
-                with pytest.raises(stash.errors.TimedOut) as caught:
-                    call()
-                told = str(caught.value)
-                assert f"process {holder.pid} on {os.uname().nodename}, since 20" in told
-                assert "\n" not in told and "zarr.json" in told
-        finally:
-            os.kill(holder.pid, signal.SIGKILL)
-            holder.join()
-    assert (len(array), len(records)) == (3, 0)
-    if scheme != "redis":  # there it lapses with the lease
-        assert array.append([1]) == 3
-
-
-@pytest.mark.parametrize("wrong", [-1, True, "1", float("nan"), float("inf")])
-def test_a_limit_is_a_number_of_seconds(wrong: Any) -> None:
-    with pytest.raises(stash.errors.Invalid, match="lock_timeout"):
-        stash.create({}, (1,), "i4", lock_timeout=wrong)
-
-
-def test_a_long_wait_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting, "_TELL_AFTER", 0.0)
-    driver = connect(f"file://{tmp_path}", {})
-    with (
-        driver.lock("k"),
-        pytest.raises(stash.errors.TimedOut),
-        driver.lock("k", timeout=0.05),
-    ):
-        raise AssertionError("two have it")
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"held by process {os.getpid()} on" in caplog.text
-
-
-def test_what_a_holder_says_of_itself_is_one_short_line() -> None:
-    told = waiting.said(b"a\nb\x1b[31m" + b"x" * 1000)
-    assert told.startswith("a?b?[31mxxx") and len(told) < 200
 
 
 # -- the pieces ------------------------------------------------------------------------------
