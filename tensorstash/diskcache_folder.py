@@ -31,7 +31,7 @@ _LEDGER = ".tensorstash-written"
 _PARTIAL = ".tensorstash-partial"
 # A user may have other files in the folder: what is removed has a name that only we give.
 _FOLDER = re.compile(r"[0-9a-f]{2}")
-_FILE = re.compile(r"[0-9a-f]{30}-(\d+_\d*)?\.tsc")
+_FILE = re.compile(r"[0-9a-f]{30}-(-?\d+_(-?\d+)?)?\.tsc")
 _WRITING = re.compile(r"[0-9a-f]{24}")
 _BLOCK = 4096  # what a file takes on the disk is a multiple of this
 _TOUCH = 60.0

@@ -506,10 +506,10 @@ def test_nothing_is_left_of_what_is_deleted_but_locks_that_are_held(
         with driver.lock("y/zarr.json", timeout=5):
             del group["x"]
             driver.prune("")
-            left = {key for page in raw(driver, "") for key, _ in page}  # type: ignore[arg-type]
+            left = {key for page in raw(driver, "") for key, _ in page.keys}  # type: ignore[arg-type]
             assert left == {"zarr.json", "y/.tensorstash/lock/zarr.json"}
         driver.prune("")
-        left = {key for page in raw(driver, "") for key, _ in page}  # type: ignore[arg-type]
+        left = {key for page in raw(driver, "") for key, _ in page.keys}  # type: ignore[arg-type]
         assert left == {"zarr.json"}
 
 
