@@ -217,6 +217,24 @@ class Copy(Append):
         return connect(f"{scheme}://{rest}-copy", dict(self.options))
 
 
+class Shared(Case):
+    """A store in shared memory, connected to and let go of."""
+
+    def prepare(self) -> None:
+        self.driver.put("k", b"v")
+
+    def run(self) -> None:
+        name = f"{self.url}-other"
+        other = connect(name, {})
+        other.put("k", b"w")
+        other.close()
+        del other
+        [*connect(name, {}).list()]
+
+    def state(self, driver: Driver) -> Any:
+        return [bytes(driver.get("k") or b"")]
+
+
 class Load(Records):
     """Two threads, read ahead."""
 
@@ -384,6 +402,13 @@ def test_memory(kind: type[Case]) -> None:
     campaign(kind, _named("memory://i", {}), _USUAL)
 
 
+@pytest.mark.parametrize("kind", [Shared], ids=_ids)
+def test_shared_memory(kind: type[Case]) -> None:
+    campaign(kind, _named("shm://i", {}), _USUAL)
+    mine = f"tensorstash-{os.geteuid()}-i"
+    assert [name for name in os.listdir("/dev/shm") if name.startswith(mine)] == []
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", CASES, ids=_ids)
 @pytest.mark.parametrize("scheme", ["file", "zip", "memory", "shm"])
@@ -404,8 +429,8 @@ def test_every_place_on_redis(kind: type[Case], valkey_server: Redis) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("kind", CASES, ids=_ids)
 def test_a_cluster(kind: type[Case], redis_cluster: Cluster) -> None:
-    options = _OPTIONS | redis_cluster.options
-    campaign(kind, _named(redis_cluster.address + "/i", options), _USUAL)
+    start = f"{redis_cluster.nodes[0].address}/i"
+    campaign(kind, _named(start, _OPTIONS | {"cluster": True}), _USUAL)
 
 
 @pytest.mark.long
