@@ -15,8 +15,9 @@ from ..driver import Check
 from ..dtype import short
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound
 from ..formats import zarr3
+from ..resize import write_beyond
 from ..spec import ArraySpec
-from ..unfinished import what_is_unfinished
+from ..unfinished import put_over, what_is_unfinished
 from . import grow, layout, schema
 from .catalog import Catalog, arrays_of, with_values
 from .rowset import All, Chosen, RowSet, Shuffled, as_numbers
@@ -76,10 +77,11 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         *apart, rows = arrays
         node.mark(driver, f"{root}{path}/", "field", _within(path, specs))
         for name in apart:  # values are appended, which needs a document
-            driver.put(f"{root}{name}/{zarr3.KEY}", zarr3.encode(zarr3.array_document(specs[name])))
+            document = zarr3.encode(zarr3.array_document(specs[name]))
+            put_over(driver, f"{root}{name}/{zarr3.KEY}", document, None)
         stored = column.reserve(checked)
-        check()
-        arrays[rows][...] = stored
+        empty = replace(specs[rows], shape=(0, *specs[rows].shape[1:]))
+        write_beyond(empty, stored, 0, arrays[rows].make_writer, check)
         return with_values(after, {path: int(stored[:, 1].max(initial=0))} if apart else {})
 
     table.change(change)
@@ -197,7 +199,8 @@ def _copy(table: Table, old: str, new: str, stored: Mapping[str, ArraySpec], che
         value = driver.get(key)
         if value is not None:
             check()
-            driver.put(target + key[len(source) :], bytes(value))
+            # Of a holder that was stopped and wakes late, not over what others have made meanwhile.
+            put_over(driver, target + key[len(source) :], bytes(value), None)
 
     grow.each(driver, list(found.chunk_keys()), move)
 
