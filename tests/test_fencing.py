@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.errors import Conflict, Unsupported
+from tensorstash.drivers.redis import RedisDriver
+from tensorstash.errors import Conflict, StashError, Unsupported
 from tensorstash.formats import trailer
 from tensorstash.formats.trailer import Trailer
 from tensorstash.location import resolve
+from tensorstash.records import evolve
 from tests.fencing import (
     FIELDS,
     LAYOUTS,
@@ -286,3 +288,49 @@ def test_only_what_can_be_lost_is_called_a_lease() -> None:
         driver = resolve(url)
         assert driver.capabilities.leases is leased, url
     assert not resolve("s3://b", {"unsafe": True}).capabilities.leases
+
+
+@pytest.mark.parametrize("change", ["rename", "add"])
+def test_so_does_one_that_changes_fields(
+    change: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{redis_url}/fields-{change}"
+    rows = {"x": np.arange(40), "id": np.arange(40)}
+    mine = stash.save_records(url, rows, rows_per_chunk=8)
+
+    def changed(records: stash.Records, value: int) -> None:
+        if change == "rename":
+            records.rename_field("x", "y")
+        else:
+            records.add_field("y", "int64", np.full(40, value))
+
+    late = True
+    put_over, put_each = evolve.put_over, RedisDriver.put_each
+
+    def others() -> None:
+        nonlocal late
+        if not late:
+            return
+        late = False
+        client = pytest.importorskip("redis").Redis.from_url(redis_url.rpartition("/")[0])
+        for name in client.keys("*.lock{*"):  # as if the lease had ended
+            client.delete(name)
+        client.close()
+        with stash.open_records(url, "r+") as theirs:
+            changed(theirs, 7)
+            theirs["y"][:] = np.arange(40) + 1000
+
+    def stopped_over(*args: Any) -> Any:
+        others()
+        return put_over(*args)
+
+    def stopped_each(self: RedisDriver, puts: Any) -> Any:
+        others()
+        return put_each(self, puts)
+
+    monkeypatch.setattr(evolve, "put_over", stopped_over)
+    monkeypatch.setattr(RedisDriver, "put_each", stopped_each)
+    with pytest.raises(StashError):
+        changed(mine, 5)
+    assert not late
+    assert stash.open_records(url)["y"][:].tolist() == [*range(1000, 1040)]
