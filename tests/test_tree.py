@@ -164,6 +164,7 @@ AT_THE_ROOT = {
     "LICENSE",
     "Makefile",
     "README.md",
+    "SECURITY.md",
     "constraints.txt",
     "docs",
     "pyproject.toml",
