@@ -106,11 +106,9 @@ def drop_file(file: Descriptor, path: str) -> None:
 class LockFile:
     """The lock file at ``path``, held in a ``with`` block; there only meanwhile.
 
-    What an interrupt leaves of it in this process is let go when this object goes.
+    What an interrupt leaves locked is let go when this object goes, by C, so that no interrupt is
+    lost in a finalizer; the file it leaves then is empty, and removed by whoever comes next.
     """
-
-    _file: Descriptor | None = None
-    _pid = 0
 
     def __init__(
         self,
@@ -123,6 +121,8 @@ class LockFile:
         """``take``: :func:`take_file`, with whatever goes around it."""
         self._path, self._key, self._url, self._timeout = path, key, url, timeout
         self._take = take
+        self._file: Descriptor | None = None
+        self._pid = 0
 
     def __enter__(self) -> Check:
         waiting: Waiting | None = None
@@ -140,10 +140,6 @@ class LockFile:
         if self._file is not None and os.getpid() == self._pid:  # no forked child holds it
             drop_file(self._file, self._path)
         self._file = None
-
-    def __del__(self) -> None:
-        with suppress(ValueError, OSError):
-            self.__exit__()
 
     def _waiting(self) -> Waiting:
         return Waiting(self._key, self._url, self._timeout, self._holder, _PAUSES)

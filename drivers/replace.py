@@ -23,6 +23,7 @@ from tensorstash.errors import Conflict, Unsupported
 _NAMELESS = getattr(os, "O_TMPFILE", 0)
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _ATTEMPTS = 100
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _last = 0
 
@@ -146,50 +147,39 @@ def _replace(
     # All through one directory fd: what is locked is what is renamed in, even when another
     # directory takes this one's path meanwhile.
     with Descriptor(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow) as home:
-        temporary = _Temporary(folder, home, partial.name(name, _stamp()))
+        temporary = partial.name(name, _stamp())
         try:
-            tag = temporary.fill(data, fsync)
-            _commit(home, temporary.name, name, key, if_absent, if_tag)
-        except BaseException:
-            temporary.remove()
+            try:
+                tag = _filled(home, temporary, data, fsync)
+                _commit(home, temporary, name, key, if_absent, if_tag)
+            except BaseException as error:
+                _discard(home, temporary, error)
+                raise
+        except BaseException as error:  # again, where an interrupt kept that from being done
+            _discard(home, temporary, error)
             raise
-        temporary.gone = True
         if fsync:
             os.fsync(home.fileno())
         return tag
 
 
-class _Temporary:
-    """The file ``name`` in the folder ``home``, which is renamed into place; removed with this
-    object, should an interrupt keep it from both."""
+class _Taken(FileExistsError):
+    """A temporary of that name is another thread's."""
 
-    gone = True
 
-    def __init__(self, folder: str, home: Descriptor, name: str) -> None:
-        self.folder = folder
-        self.home = home
-        self.name = name
+def _filled(home: Descriptor, temporary: str, data: Buffer, fsync: bool) -> Tag:
+    try:
+        file = opened(temporary, _NEW, home.fileno())
+    except FileExistsError as error:
+        raise _Taken(*error.args) from error
+    with file:
+        return _fill(file.fileno(), data, fsync)
 
-    def fill(self, data: Buffer, fsync: bool) -> Tag:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            self.gone = False
-            with opened(self.name, flags, self.home.fileno()) as file:
-                return _fill(file.fileno(), data, fsync)
-        except FileExistsError:
-            self.gone = True  # it is another's
-            raise
 
-    def remove(self) -> None:
-        if not self.gone:
-            with suppress(OSError):
-                try:
-                    os.unlink(self.name, dir_fd=self.home.fileno())
-                except ValueError:  # it is closed: this is the finalizer
-                    os.unlink(f"{self.folder}/{self.name}")
-            self.gone = True
-
-    __del__ = remove
+def _discard(home: Descriptor, temporary: str, error: BaseException) -> None:
+    if not isinstance(error, _Taken):
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=home.fileno())
 
 
 def _commit(

@@ -174,6 +174,11 @@ def test_what_is_not_selected_is_never_read() -> None:
     asked: list[str] = []
 
     class Watched(CountingDriver):
+        def get_many_tagged(self, requests: Any) -> Any:
+            requests = list(requests)
+            asked.extend(request.key for request in requests)
+            return super().get_many_tagged(requests)
+
         def get_tagged(self, key: str, span: Any = None) -> Any:
             asked.append(key)
             return super().get_tagged(key, span)

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from ..cached import Cached
 from ..dtype import short
 from ..errors import Corrupt, Invalid
+from ..limits import check_document
 from .document import check_depth, decode
 
 _LARGE: Final = 1 << 20
@@ -282,6 +283,7 @@ def _read(
     if len(data) < _LARGE:
         return decode(data, name), None
     data = bytes(data)
+    check_document(data, name)
     check_depth(data, name)
     try:
         decoder = codecs.getincrementaldecoder("utf-8")()

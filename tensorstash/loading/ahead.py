@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,12 @@ class Stop:
     """Tells a generator that nobody wants its items any more."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requests: list[Any] = []
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is to stop."""
+        return bool(self.requests)
 
     def check(self) -> None:
         """End the generator, where it was asked to stop."""
@@ -44,19 +50,22 @@ class Ahead(Iterator[Item], Generic[Item]):
         """``make``: the generator, which is to call ``check`` of what it is given, now and
         then; it must not hold this iterator."""
         self._ready: SimpleQueue[Any] = SimpleQueue()
-        self._wanted: SimpleQueue[None] = SimpleQueue()
+        self._wanted: SimpleQueue[Any] = SimpleQueue()
         for _ in range(depth):
             self._wanted.put(None)
         stop = Stop()
         run = copy_context().run
+        # Called by C when this iterator goes: an interrupt in a finalizer would be lost.
+        ends: list[Callable[[Any], Any]] = [stop.requests.append, self._wanted.put]
+        gone = [weakref.ref(self, each) for each in ends]
         self._thread = threading.Thread(
             target=run,
-            args=(_make, make(stop), stop, self._wanted, self._ready),
+            args=(_make, make(stop), stop, self._wanted, self._ready, gone),
             name="tensorstash-feed",
             # One that is not is waited for before anything could tell it that the program ends.
             daemon=True,
         )
-        self._end = weakref.finalize(self, _end, os.getpid(), stop, self._wanted)
+        self._end = partial(_end, os.getpid(), stop, self._wanted)
         _remember(self._thread, self._end)
         self._thread.start()
 
@@ -84,6 +93,7 @@ def _make(
     stop: Stop,
     wanted: SimpleQueue[None],
     ready: SimpleQueue[Any],
+    gone: object,
 ) -> None:
     try:
         while True:
@@ -101,7 +111,7 @@ def _make(
 
 
 def _end(pid: int, stop: Stop, wanted: SimpleQueue[None]) -> None:
-    stop.asked = True
+    stop.requests.append(None)
     if pid == os.getpid():
         wanted.put(None)
 
