@@ -28,7 +28,7 @@ from .formats.document import GroupDocument
 from .formats.mark import Layout
 from .formats.trailer import Trailer
 from .spec import ArraySpec, difference
-from .unfinished import Claim, claim, finish, pause, remove, still_ours, turn
+from .unfinished import Alone, Claim, claim, finish, pause, remove, still_ours
 
 Content = ArraySpec | GroupDocument
 
@@ -248,7 +248,7 @@ def delete(driver: Driver, path: str, known: Mapping[str, ArraySpec] | None = No
     below = layouts(known or {})
     if not _present(driver, path) and not look(driver, path, below).chunks:
         return
-    with turn(driver, _locked(driver, path)) as check:
+    with Alone(driver, _locked(driver, path)) as check:
         remove(claim(driver, path, "delete", check, known=below))
     driver.prune(path)  # the lock is no more
 
@@ -433,7 +433,7 @@ def _making(
 ) -> Iterator[Claim]:
     document = _documents(content)[0] if content.zarr_format == 3 else None
     coming = layouts({"": content} if isinstance(content, ArraySpec) else {})
-    with turn(driver, _locked(driver, path)) as check:
+    with Alone(driver, _locked(driver, path)) as check:
         _make_ancestors(driver, path, content)
         if fresh and load_any(driver, path):
             raise _Taken

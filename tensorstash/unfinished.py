@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -45,20 +45,38 @@ class Claim:
         return self.path + zarr3.KEY
 
 
-@contextmanager
-def turn(driver: Driver, keys: Iterable[str]) -> Iterator[Check]:
+class Alone:
     """Be the only one who replaces, deletes, appends to or resizes a node, where the driver can
     tell; ``keys``: those of its documents that are locked for it."""
-    with ExitStack() as stack:
+
+    def __init__(self, driver: Driver, keys: Iterable[str]) -> None:
+        wanted = keys if driver.capabilities.locks else ()
+        self._locks = [driver.lock(key, _PATIENCE) for key in wanted]
+        self._held: list[AbstractContextManager[Check]] = []
+
+    def __enter__(self) -> Check:
         checks: list[Check] = []
-        for key in keys if driver.capabilities.locks else ():
-            checks.append(stack.enter_context(driver.lock(key, _PATIENCE)))
+        try:
+            for lock in self._locks:
+                checks.append(lock.__enter__())
+                self._held.append(lock)
+        except BaseException:
+            self.__exit__()
+            raise
 
         def check() -> None:
             for each in checks:
                 each()
 
-        yield check
+        return check
+
+    def __exit__(self, *exc: object) -> None:
+        # Not an ExitStack: what it keeps of an interrupt would keep the locks, too.
+        if self._held:
+            try:
+                self._held.pop().__exit__(None, None, None)
+            finally:
+                self.__exit__()
 
 
 def claim(
