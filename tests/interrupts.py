@@ -100,12 +100,18 @@ def interrupted(operation: Callable[[], Any], at: Place) -> bool:
     before, sys.unraisablehook = sys.unraisablehook, _quiet
     try:
         with _watched(visit):
-            operation()
+            next(_apart(operation))
     except KeyboardInterrupt:
         return True
     finally:
         sys.unraisablehook = before
     return False
+
+
+def _apart(operation: Callable[[], Any]) -> Iterator[Any]:
+    # Where an interrupt is raised at the line of an "except", which only a tracer can do, CPython
+    # 3.11 keeps what was about to be handled until the end of a generator, or of the thread.
+    yield operation()
 
 
 def _quiet(told: Any) -> None:
