@@ -93,8 +93,9 @@ def drop_file(file: Descriptor, path: str) -> None:
     """Unlink the locked file, so that nothing stays behind, then unlock and close it."""
     try:
         with suppress(OSError):
-            # Unless someone removed it by hand and another lock file stands there now.
-            if _is_at(file, path):
+            # Unless someone removed it by hand and another lock file stands there now, or it was
+            # there before, as somebody's own: ours are empty.
+            if _is_at(file, path) and not os.fstat(file.fileno()).st_size:
                 os.unlink(path)
     finally:
         try:

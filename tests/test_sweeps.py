@@ -258,3 +258,13 @@ def test_names_of_ours_are_no_keys(tmp_path: Path, key: str) -> None:
     for call in calls:
         with pytest.raises(Invalid, match="keeps for itself"):
             call()
+
+
+def test_a_file_of_others_in_the_place_of_a_lock_is_locked_and_stays(tmp_path: Path) -> None:
+    a = stash.create(str(tmp_path / "a"), (0,), "i4", chunks=(4,))
+    theirs = tmp_path / "a" / ".zarr.json.lock"
+    theirs.write_text("who made this?")
+    assert a.append([1, 2, 3]) == 0 and a.append([4]) == 3
+    assert theirs.read_text() == "who made this?"
+    theirs.unlink()
+    assert a.append([5]) == 4 and not theirs.exists()
