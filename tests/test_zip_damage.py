@@ -183,6 +183,25 @@ def damaged(path: Path, data: bytes, once: bool = True) -> None:
         assert after.get("new") == b"1"
 
 
+def test_an_entry_that_swallows_others_deletes_none(tmp_path: Path) -> None:
+    MAKES["deflated"](tmp_path / "x.zip")
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    first = data.index(b"PK\1\2")
+    second, third = (data.index(b"PK\1\2", first + 49 * k + 4) for k in (0, 1))
+    assert third - second == second - first == 46 + 3
+    data[first + 28 : first + 30] = (3 + 2 * 49).to_bytes(2, "little")  # the length of its name
+    (tmp_path / "x.zip").write_bytes(data)
+    driver = ZipDriver(tmp_path / "x.zip")
+    for key, value in VALUES.items():
+        try:
+            assert driver.get(key) == value
+        except Corrupt:
+            assert key == "c/0"
+    with pytest.raises(StashError):
+        driver.get("c/9")
+    damaged(tmp_path / "x.zip", bytes(data))
+
+
 def test_each_bit_of_a_directory(tmp_path: Path) -> None:
     zips.ours(tmp_path / "whole.zip")
     whole = (tmp_path / "whole.zip").read_bytes()

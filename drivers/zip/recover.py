@@ -98,7 +98,11 @@ def _explained(
         return Walk([*entries.values()], at, cut, lost, lost)
     shown = [*_seen(fd, at, size)]
     begins = [begin for begin, _ in shown]
-    if not entries.keys() >= {*begins}:
+    # One whose name is not its member's may have swallowed those of others: then nothing that is
+    # left out was surely deleted.
+    if not entries.keys() >= {*begins} or any(
+        _name(entry) != _name(entries[begin]) for begin, entry in shown
+    ):
         lost = f"its directory at byte {at} is of other members"
         return Walk([*entries.values()], at, cut, lost, lost)
     if begins == sorted(begins):
@@ -140,6 +144,10 @@ def _seen(fd: int, at: int, size: int) -> Iterator[tuple[int, bytes]]:
         extra = entry[CENTRAL.size + fixed[12] : CENTRAL.size + fixed[12] + fixed[13]]
         yield sizes64(extra, (fixed[11], fixed[10], fixed[18]))[2], entry
         at += len(entry)
+
+
+def _name(entry: bytes) -> bytes:
+    return entry[CENTRAL.size : CENTRAL.size + CENTRAL.unpack_from(entry)[12]]
 
 
 def _is_cut(rest: bytes) -> bool:
