@@ -6,7 +6,9 @@ told otherwise in several places, and cost more than the command itself. Its con
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -41,6 +43,8 @@ class RedisWire:
         self._options = options
         self._idle: list[Open] = []
         self._known: set[bytes] = set()
+        # Before the collector finds them: in a cycle it may come to a socket first, which warns.
+        weakref.finalize(self, _disconnect, self._idle, os.getpid()).atexit = False
 
     def take(self, deadline: float) -> Open:
         """A connection that is ready to send, to be given back with :meth:`give`."""
@@ -90,8 +94,7 @@ class RedisWire:
 
     def close(self) -> None:
         """Close what is idle."""
-        while self._idle:
-            self._idle.pop().disconnect()
+        _disconnect(self._idle, os.getpid())
 
     def _make(self, seconds: float) -> Open:
         options, place = self._options, self.place
@@ -121,6 +124,12 @@ class RedisWire:
             ssl_check_hostname=options.verify,
             **settings,
         )
+
+
+def _disconnect(idle: list[Open], pid: int) -> None:
+    if os.getpid() == pid:  # a forked child leaves its parent's alone
+        while idle:
+            idle.pop().disconnect()
 
 
 def send(connection: Open, commands: Sequence[RedisCommand], deadline: float) -> None:
