@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import pickle
 import re
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -392,15 +390,3 @@ def test_requests_are_logged(driver: Driver, caplog: Any) -> None:
 def test_too_much_at_once_in_put_many(driver: Driver) -> None:
     with pytest.raises(Unsupported, match="'b'"):
         driver.put_many([("a", b"1"), ("b", bytes((512 << 20) + 1))])
-
-
-def test_what_is_collected_in_a_cycle_closes_its_connections(redis_url: str) -> None:
-    for _ in range(20):
-        driver = connect(redis_url, {})
-        driver.put("k", b"v")
-        vars(driver)["itself"] = driver
-        del driver
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            gc.collect()
-        assert [each for each in told if each.category is ResourceWarning] == []
