@@ -414,7 +414,7 @@ def test_shared_memory(kind: type[Case]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", CASES, ids=_ids)
-@pytest.mark.parametrize("scheme", ["file", "zip", "memory", "shm"])
+@pytest.mark.parametrize("scheme", ["file", "zip", "memory"])
 def test_every_place(scheme: str, kind: type[Case], tmp_path: Path) -> None:
     if scheme in ("file", "zip"):
         fresh = _folders(scheme, "/a.zip" if scheme == "zip" else "", tmp_path)
