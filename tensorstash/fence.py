@@ -18,15 +18,14 @@ See docs/decisions/0020-fencing.md.
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from .driver import Buffer, Check, Driver, Tag
 from .errors import Conflict, StashError
 from .node import Content, Node, lock_key, put, reread, update
+from .unfinished import pause
 
 _TRIES = 200
 
@@ -87,7 +86,7 @@ class Fence:
                     self.node = put(self.driver, self.path, self.node, self.node.content, trailer)
                 except Conflict:
                     self._adopt(self._read(), Moved())
-                    _pause(attempt)
+                    pause(attempt)
                 else:
                     self.closed = True
                     return
@@ -120,7 +119,7 @@ class Fence:
                     published = put(self.driver, self.path, self.node, content, trailer)
                 except Conflict:
                     self._adopt(self._read(), self.lost())
-                    _pause(attempt)
+                    pause(attempt)
                 else:
                     self.node, self.closed = published, True
                     return published
@@ -181,7 +180,3 @@ class Fence:
 
 def _shape(node: Node) -> object:
     return getattr(node.content, "shape", None)
-
-
-def _pause(attempt: int) -> None:
-    time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))

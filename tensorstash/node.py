@@ -28,7 +28,7 @@ from .formats.document import GroupDocument
 from .formats.mark import Layout
 from .formats.trailer import Trailer
 from .spec import ArraySpec, difference
-from .unfinished import Alone, Claim, claim, finish, pause, remove, still_ours
+from .unfinished import Alone, Claim, claim, finish, pause, put_over, remove, still_ours
 
 Content = ArraySpec | GroupDocument
 
@@ -195,7 +195,7 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
             look(driver, path)
         _make_ancestors(driver, path, content)
         try:
-            tag = _put_new(driver, path + _key(content), data)
+            tag = put_over(driver, path + _key(content), data, None)
         except Conflict:
             if not overwrite:
                 raise _exists(driver, path) from None
@@ -308,10 +308,7 @@ def put(driver: Driver, path: str, node: Node, content: Content, behind: Trailer
     """Store ``content`` in place of ``node``, and ``behind`` it a trailer; once:
     :class:`~tensorstash.errors.Conflict` where something else is stored by now."""
     data = zarr3.encode(_documents(content)[0]) + trailer.encode(behind)
-    key = path + _key(content)
-    if driver.capabilities.conditional_put:
-        return Node(content, driver.put(key, data, if_tag=node.tag), behind)
-    return Node(content, driver.put(key, data), behind)
+    return Node(content, put_over(driver, path + _key(content), data, node.tag), behind)
 
 
 def update_attributes(
@@ -341,12 +338,7 @@ def update_attributes(
         content = replace(content, attributes=change(dict(content.attributes)))
         data = zarr3.encode(_attributes(content))
         try:
-            if not driver.capabilities.conditional_put:
-                driver.put(key, data)
-            elif found is None:
-                driver.put(key, data, if_absent=True)
-            else:
-                driver.put(key, data, if_tag=found[1])
+            put_over(driver, key, data, found and found[1])
             return
         except Conflict:
             pause(attempt)
@@ -387,12 +379,6 @@ def _key(content: Content) -> str:
     return zarr2.ARRAY if isinstance(content, ArraySpec) else zarr2.GROUP
 
 
-def _put_new(driver: Driver, key: str, data: bytes) -> Tag:
-    if driver.capabilities.conditional_put:
-        return driver.put(key, data, if_absent=True)
-    return driver.put(key, data)
-
-
 def _ancestors(path: str) -> list[str]:
     parts = path.rstrip("/").split("/")[:-1] if path else None
     if parts is None:
@@ -406,7 +392,7 @@ def _make_ancestors(driver: Driver, path: str, content: Content) -> None:
         key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
         if driver.tag(key) is None:
             with suppress(Conflict):  # another creator was first: the group is there
-                _put_new(driver, key, zarr3.encode(_documents(group)[0]))
+                put_over(driver, key, zarr3.encode(_documents(group)[0]), None)
 
 
 def _present(driver: Driver, path: str) -> list[str]:
