@@ -51,6 +51,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _CHECKSUMS = frozenset(("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"))
 _XZ_MEMORY = 1 << 28
 """Bytes an xz decoder may use: a header can ask for a dictionary of 4 GiB."""
+_INDENT = 1024
 _RANGES: dict[str, dict[str, tuple[int, int]]] = {
     "zlib": {"level": (-1, 9)},
     "bz2": {"level": (1, 9)},
@@ -100,6 +101,15 @@ def _check_options(identifier: str, options: Mapping[str, Any]) -> None:
             )
     if identifier == "lzma":
         _check_lzma(options)
+    elif identifier == "json2":
+        _check_indent(options.get("indent"))
+
+
+def _check_indent(indent: Any) -> None:
+    """What each line of a chunk begins with: with gigabytes of it nobody can write one."""
+    size = len(indent) if isinstance(indent, str) else indent
+    if isinstance(size, int) and size > _INDENT:
+        raise Invalid(f"codec 'json2' indent is at most {_INDENT} characters, not {short(indent)}")
 
 
 def _check_lzma(options: Mapping[str, Any]) -> None:

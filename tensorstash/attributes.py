@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol
 
 from .driver import Driver
+from .dtype import listed
 from .errors import NotFound
 from .node import Content, update_attributes
 
@@ -35,9 +36,7 @@ class Attributes(MutableMapping[str, Any]):
         try:
             return _copied(self._handle.attributes()[key])
         except KeyError:
-            raise NotFound(
-                f"no attribute {key!r}; there are: {', '.join(self) or 'none'}"
-            ) from None
+            raise self._missing(key) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handle.attributes())
@@ -50,13 +49,16 @@ class Attributes(MutableMapping[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         if key not in self:
-            raise NotFound(f"no attribute {key!r}; there are: {', '.join(self) or 'none'}")
+            raise self._missing(key)
         self._change(lambda old: {k: v for k, v in old.items() if k != key})
 
     def update(self, *others: Any, **more: Any) -> None:
         """Store several attributes in one step."""
         new = dict(*others, **more)
         self._change(lambda old: {**old, **new})
+
+    def _missing(self, key: str) -> NotFound:
+        return NotFound(f"no attribute {key!r}; there are: {listed(self)}")
 
     def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         handle = self._handle

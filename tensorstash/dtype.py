@@ -12,6 +12,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ DEPTH_LIMIT: Final = 16
 """Most records within records."""
 
 _SHOWN: Final = 400
+_LISTED: Final = 20
 """Characters, or elements, that a message could show: more than it does."""
 
 _NUMPY: Final = {
@@ -326,6 +328,13 @@ def check_size(nbytes: int) -> None:
 
 def _named(name: str, **configuration: Any) -> dict[str, Any]:
     return {"name": name, "configuration": configuration}
+
+
+def listed(names: Iterable[str]) -> str:
+    """``names`` for a message: the first twenty, each cut to fit."""
+    first = [short(name) for name in islice(names, _LISTED + 1)]
+    more = ", ..." if len(first) > _LISTED else ""
+    return (", ".join(first[:_LISTED]) or "none") + more
 
 
 def short(value: Any) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from . import dtype as dtypes
 from .bitwise import is_fill
-from .dtype import short
+from .dtype import listed, short
 from .errors import Invalid
 
 __all__ = ["default", "from_json", "is_fill", "parse", "to_json"]
@@ -106,7 +106,8 @@ def _parse_record(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     fields = dtypes.parts(dtype)
     if isinstance(value, Mapping):
         if set(value) != {name for name, _ in fields}:
-            raise Invalid(f"fill_value must name every field of {dtype}, got {sorted(value)}")
+            names = listed(sorted(map(str, value)))
+            raise Invalid(f"fill_value must name every field of {short(dtype)}, got {names}")
         items = [value[name] for name, _ in fields]
     elif isinstance(value, tuple | list) and len(value) == len(fields):
         items = list(value)
@@ -214,7 +215,7 @@ def _record_from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 
     if isinstance(value, dict) and zarr_format == 3:
         made = np.zeros((), dtype)
         if set(value) != set(dtype.names or ()):
-            raise Invalid(f"fill_value must name exactly the fields {list(dtype.names or ())}")
+            raise Invalid(f"fill_value must name exactly the fields {listed(dtype.names or ())}")
         for name, part in dtypes.parts(dtype):
             made[name] = _from_json(value[name], part, 3)
         return _seal(made)

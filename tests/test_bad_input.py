@@ -239,7 +239,7 @@ HANDLES: dict[str, Row] = {
     ),
     "member, deleted": (lambda w: w.group.__delitem__("nope"), NotFound, "'nope'"),
     "not a group": (lambda w: w.group.require_group("raw/image"), Invalid, "not a group"),
-    "attribute": (lambda w: w.array.attrs["nope"], NotFound, "'nope'; there are: unit"),
+    "attribute": (lambda w: w.array.attrs["nope"], NotFound, "'nope'; there are: 'unit'"),
     "attribute, deleted": (lambda w: w.array.attrs.__delitem__("nope"), NotFound, "'nope'"),
     "attribute, a set": (lambda w: w.array.attrs.update(a={1}), Invalid, r"attributes\.a.*set"),
     "attribute, a number": (lambda w: w.array.attrs.__setitem__(5, 1), Invalid, "key 5"),

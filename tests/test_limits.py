@@ -17,7 +17,7 @@ from tensorstash.codec import BytesCodec, ChunkSpec, Pipeline
 from tensorstash.codecs.filters import Filters
 from tensorstash.driver import Driver
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.errors import Corrupt, Invalid, NoMemory, Unsupported
+from tensorstash.errors import Corrupt, Invalid, NoMemory, StashError, Unsupported
 from tensorstash.limited import Limited
 from tensorstash.registry import make_codec
 from tensorstash.testing.counting import CountingDriver
@@ -436,6 +436,28 @@ def test_filters_still_read_what_they_wrote(filters: Any) -> None:
     value = (np.arange(1000) % 3 == 0).astype(dtype)
     stash.open(store, "r+")[...] = value
     assert np.array_equal(stash.open(store)[...], value)
+
+
+@pytest.mark.parametrize("indent", [2**31 - 1, 10**30, " " * 2000], ids=["2 GB", "10^30", "text"])
+def test_no_line_begins_with_gigabytes(indent: Any) -> None:
+    store = v2(dtype="|O", filters=[{"id": "json2", "indent": indent}], fill_value=None)
+    with pytest.raises(Invalid, match="indent is at most 1024 characters"):
+        stash.open(store, "r+")[0] = "a"
+
+
+def test_a_message_does_not_list_what_has_no_end() -> None:
+    array = stash.create({}, (4,), "u1", attributes={f"name {i}": i for i in range(10_000)})
+    names = [{"name": f"{i}" * 5000, "data_type": "int32"} for i in range(3)]
+    struct = {"name": "struct", "configuration": {"fields": names}}
+    for use in (
+        lambda: array.attrs["x"],
+        lambda: array.attrs.__delitem__("x"),
+        lambda: stash.open(v3(data_type=struct, fill_value={"a": 0})),
+        lambda: stash.create({}, 3, [(name["name"], "i4") for name in names], fill_value={"a": 0}),
+    ):
+        with pytest.raises(StashError) as raised:
+            use()
+        assert len(str(raised.value)) < 1000
 
 
 ABSURD: list[tuple[str, dict[str, Any]]] = [

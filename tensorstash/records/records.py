@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..driver import Driver
-from ..dtype import short
+from ..dtype import listed, short
 from ..errors import Invalid, InvalidSelection, Unsupported
 from ..formats.document import GroupDocument
 from ..handle import Settings
@@ -194,10 +194,10 @@ class Records(RecordSource):
     def select(self, *names: Any) -> Records:
         """A view of some fields, by name or by the name of what they stand within; the others are
         never read."""
-        listed = [n for name in names for n in (name if isinstance(name, list) else [name])]
-        if not listed:
+        wanted = [n for name in names for n in (name if isinstance(name, list) else [name])]
+        if not wanted:
             raise Invalid("select takes the names of fields")
-        return self._view(_names=tuple(chosen(self.fields, listed)))
+        return self._view(_names=tuple(chosen(self.fields, wanted)))
 
     def where(self, rows: Any) -> Records:
         """A view of the rows that a mask, an index array or a slice chooses, in its order."""
@@ -331,9 +331,9 @@ class Records(RecordSource):
         missing = [name for name in names if name not in values]
         extra = [name for name in values if name not in names]
         if missing or extra:
-            what = f"no value for {', '.join(map(repr, missing))}" if missing else ""
-            more = f"no field {', '.join(map(repr, extra))}" if extra else ""
-            known = ", ".join(map(repr, names))
+            what = f"no value for {listed(missing)}" if missing else ""
+            more = f"no field {listed(extra)}" if extra else ""
+            known = listed(names)
             raise Invalid(f"{' and '.join(filter(None, (what, more)))}; the fields are {known}")
         columns = self.table.columns
         return {name: columns[name].checked(values[name], count, repeat) for name in names}
