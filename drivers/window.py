@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+from tensorstash.workers import Task, Workers
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -17,7 +20,7 @@ class Window(Generic[Asked, Answer]):
     def __init__(self, size: int) -> None:
         """At most ``size`` requests are under way."""
         self.size = size
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._pools: dict[int, Workers] = {}
 
     def each(
         self, work: Callable[[Asked], Answer], asked: Iterable[Asked]
@@ -28,32 +31,41 @@ class Window(Generic[Asked, Answer]):
             for i, one in enumerate(asked):
                 yield i, work(one)
             return
-        pool, under_way = self._pool(), dict[Future[Answer], int]()
+        pool, under_way = self._pool(), dict[int, Task[None] | None]()
         pairs = iter(enumerate(asked))
+        done: SimpleQueue[tuple[int, Callable[[], Answer]]] = SimpleQueue()
+
+        def ask(i: int, one: Asked) -> None:
+            task = Task(lambda: work(one))
+            task.do()
+            done.put((i, task.result))
+
         try:
             while True:
                 while len(under_way) < self.size:
                     pair = next(pairs, None)
                     if pair is None:
                         break
-                    under_way[pool.submit(work, pair[1])] = pair[0]
+                    under_way[pair[0]] = pool.submit(partial(ask, *pair))
+                    if under_way[pair[0]] is None:
+                        ask(*pair)
                 if not under_way:
                     return
-                for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    yield under_way.pop(done), done.result()
+                i, result = done.get()
+                del under_way[i]
+                yield i, result()
         finally:
-            for future in under_way:
-                future.cancel()
+            for task in under_way.values():
+                if task is not None:
+                    task.cancel()
 
-    def _pool(self) -> ThreadPoolExecutor:
+    def _pool(self) -> Workers:
         pid = os.getpid()
         # setdefault is atomic, and a pool without work has no threads: two first users agree.
         return self._pools.get(pid) or self._pools.setdefault(
-            pid, ThreadPoolExecutor(self.size, "tensorstash-window")
+            pid, Workers(self.size, "tensorstash-window")
         )
 
     def close(self) -> None:
         """Let the threads end; the next request starts new ones."""
-        pool = self._pools.pop(os.getpid(), None)
-        if pool is not None:
-            pool.shutdown(wait=False)
+        self._pools.pop(os.getpid(), None)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any
 
 from .grid import Grid
 from .index import Point, Stride, Transform
 from .threads import submit
+from .workers import Task
 
 Box = list[tuple[int, int]]
 
@@ -27,7 +26,7 @@ class ReadAhead:
         self._warm = warm
         self._limit = limit
         self._last: Box | None = None
-        self._running: tuple[int, Future[Any]] | None = None
+        self._running: tuple[int, Task[None]] | None = None
         self._done: Box | None = None
 
     def note(self, transform: Transform) -> None:
@@ -45,8 +44,8 @@ class ReadAhead:
         self._done = ahead
         maps = tuple(Stride(k, start, 1) for k, (start, _) in enumerate(ahead))
         wanted = Transform(tuple(stop - start for start, stop in ahead), maps)
-        future = submit(lambda: self._warm(wanted))
-        self._running = None if future is None else (os.getpid(), future)
+        task = submit(lambda: self._warm(wanted))
+        self._running = None if task is None else (os.getpid(), task)
 
     def wait(self, transform: Transform) -> None:
         """Called before a read that would otherwise ask again for what is on its way."""
@@ -55,8 +54,8 @@ class ReadAhead:
             return
         meets = all(a < d and c < b for (a, b), (c, d) in zip(box, ahead, strict=True))
         # One that has not begun may stand behind us in the queue: that is called off.
-        if meets and not self._running[1].cancel():
-            self._running[1].exception()
+        if meets:
+            self._running[1].end()
 
     def _next(self, box: Box, axis: int) -> Box | None:
         """The chunks that the next read of this size needs, and never less than one further."""
@@ -80,8 +79,8 @@ class ReadAhead:
     def _busy(self) -> bool:
         if self._running is None:
             return False
-        pid, future = self._running
-        return pid == os.getpid() and not future.done()
+        pid, task = self._running
+        return pid == os.getpid() and not task.ended
 
 
 def _box(transform: Transform) -> Box | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from .turn import turn, wait
+from .workers import Task, Workers
 
 _Block = TypeVar("_Block")
 
@@ -28,7 +29,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.pools: dict[bool, ThreadPoolExecutor] = {}
+        self.pools: dict[bool, Workers] = {}
         self.stripes = [threading.Lock() for _ in range(256)]
 
 
@@ -63,23 +64,20 @@ def key_lock(*names: str) -> threading.Lock:
     return stripes[hash(names) % len(stripes)]
 
 
-def submit(work: Callable[[], Any], waits: bool = False) -> Future[Any] | None:
+def submit(work: Callable[[], _Block], waits: bool = False) -> Task[_Block] | None:
     """Run ``work`` on the pool, in the background, as the caller would (``np.errstate`` is part
-    of that); ``None`` when the interpreter is going down and starts nothing more. ``waits``: it
-    mostly waits for round trips, and goes to the pool of many threads."""
-    try:
-        return _pool(waits).submit(copy_context().run, _marked, work)
-    except RuntimeError:
-        return None
+    of that); ``None`` where no thread can be started. ``waits``: it mostly waits for round trips,
+    and goes to the pool of many threads."""
+    return _pool(waits).submit(partial(copy_context().run, _marked, work))
 
 
 def begin(work: Callable[[], _Block]) -> Callable[[], _Block]:
-    """Have ``work``, which mostly waits, done in the background; answers a function that waits
-    for what it answers, and does it itself where no thread has begun to."""
-    future = submit(work, waits=True)
-    if future is None:
+    """Have ``work``, which mostly waits, done in the background; returns a function that waits
+    for what it returns, and does it itself where no thread has begun to."""
+    task = submit(work, waits=True)
+    if task is None:
         return work
-    return lambda: work() if future.cancel() else future.result()
+    return lambda: work() if task.cancel() else task.result()
 
 
 def once(change: Callable[[], None]) -> None:
@@ -108,7 +106,7 @@ def spread(
     todo = iter(blocks)
     lock = threading.Lock()
     stopped = False
-    asked: list[Future[Any] | None] = []
+    asked: list[Task[None] | None] = []
     begun: list[threading.Lock] = []
     errors: list[BaseException] = []
 
@@ -186,16 +184,16 @@ class Shared(Iterator[_Block]):
         self._items = iter(())
 
 
-def _pool(waits: bool) -> ThreadPoolExecutor:
+def _pool(waits: bool) -> Workers:
     state = _state()
     if waits not in state.pools:
         with turn(state.lock):
             if waits not in state.pools:
                 count = IO_THREADS if waits else max(2, cores())
-                state.pools[waits] = ThreadPoolExecutor(count, "tensorstash")
+                state.pools[waits] = Workers(count, "tensorstash")
     return state.pools[waits]
 
 
-def _marked(work: Callable[[], Any]) -> Any:
+def _marked(work: Callable[[], _Block]) -> _Block:
     _local.worker = True
     return work()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from ..threads import alone, submit
 from ..turn import wait
+from ..workers import Task
 
 Answer = TypeVar("Answer")
 
@@ -60,7 +60,7 @@ class Readers:
         self.threads = threads
         self._waits = waits
         self._line: deque[Job[Any]] = deque()
-        self._at_work: list[Future[Any]] = []
+        self._at_work: list[Task[None]] = []
 
     def add(self, *jobs: Job[Any]) -> None:
         """Have them done after those that were added before."""
@@ -68,11 +68,11 @@ class Readers:
 
     def go(self) -> None:
         """Have threads come, where there are jobs for more."""
-        self._at_work = [future for future in self._at_work if not future.done()]
+        self._at_work = [task for task in self._at_work if not task.ended]
         for _ in range(min(self.threads - len(self._at_work), len(self._line))):
-            future = submit(self._drain, self._waits)
-            if future is not None:
-                self._at_work.append(future)
+            task = submit(self._drain, self._waits)
+            if task is not None:
+                self._at_work.append(task)
 
     def finish(self, job: Job[Answer]) -> Answer:
         """Have it done now; what it answered or raised."""
@@ -92,9 +92,8 @@ class Readers:
                 held.append(self._line.popleft())
         except IndexError:
             pass
-        for future in self._at_work:
-            if not future.cancel():
-                future.exception()
+        for task in self._at_work:
+            task.end()
         self._at_work.clear()
         return held
 
