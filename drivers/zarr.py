@@ -318,6 +318,8 @@ class ZarrDriver(Driver):
         except Exception as error:
             if is_absence(error) and (verb != "put" or not last):
                 return None
+            if verb == "put" and not last and isinstance(error, FileExistsError):
+                return None  # so `Path.mkdir` calls a folder that went just then
             raise failure(verb, f"{self.url}/{key}", key, self.scheme, error) from error
 
     def _fixed(self) -> Tag | None:
