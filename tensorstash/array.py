@@ -397,8 +397,9 @@ class Array:
         fields: Fields | None = None,
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
-        how = self.settings
-        chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
+        how, chunks = self.settings, self._read.chunks
+        if chunks.spec is not spec:
+            chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
         return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:

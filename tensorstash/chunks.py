@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ class Chunks:
 
     def chunk_spec(self, shape: tuple[int, ...]) -> ChunkSpec:
         """A stored object of ``shape``, with the handle's limit."""
-        return replace(self.spec.chunk_spec(shape), most=self._most)
+        return self.spec.chunk_spec(shape, self._most)
 
     def most(self, index: Sequence[int]) -> int:
         """The bytes that a stored object can have, by its grid index: a shard's, or a chunk's."""

@@ -87,9 +87,10 @@ class ArraySpec:
         """Number of elements."""
         return math.prod(self.shape)
 
-    def chunk_spec(self, shape: tuple[int, ...]) -> ChunkSpec:
-        """A chunk of ``shape`` of this array."""
-        return ChunkSpec(shape, self.dtype, self.fill)
+    def chunk_spec(self, shape: tuple[int, ...], most: int | None = None) -> ChunkSpec:
+        """A chunk of ``shape`` of this array; ``most``: bytes to which one of text or bytes may
+        decode, where the handle says."""
+        return ChunkSpec(shape, self.dtype, self.fill, most)
 
 
 _FREE = ("shape", "attributes", "dimension_names", "fill_value")
