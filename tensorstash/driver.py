@@ -361,8 +361,8 @@ def check_prefix(prefix: str) -> str:
 
 
 def check_size(key: str, nbytes: int, most: int | None) -> None:
-    """:class:`~tensorstash.errors.Corrupt` where a value has more bytes than it can have; called
-    before they are read."""
+    """:class:`~tensorstash.errors.Corrupt` where a value has more bytes than it can have. To be
+    called before they are read, where the driver can tell."""
     if most is not None and nbytes > most:
         raise Corrupt(
             f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have; "
@@ -374,7 +374,7 @@ def check_size(key: str, nbytes: int, most: int | None) -> None:
 def get_at_most(driver: Driver, key: str, most: int) -> tuple[Buffer, Tag] | None:
     """A value and its tag, or ``None``; :class:`~tensorstash.errors.Corrupt` where it has more
     than ``most`` bytes, which are not read then."""
-    [(_, found)] = driver.get_many_tagged([Request(key, most=most)])
+    [(_, found)] = driver.get_many_tagged([Request(key, None, None, most)])
     return found
 
 
