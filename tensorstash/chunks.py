@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from .cached import Cached
 from .codec import ChunkSpec, Pipeline
-from .driver import Driver
+from .driver import REPAIR, Driver
 from .errors import Corrupt, NoMemory, NotFound
 from .grid import Grid
 from .shard import BoundSharding, Sharding
 from .spec import ArraySpec
 
 _SCRATCH_KEPT = 32 << 20
-_MEND = "; restore it, or overwrite it whole"
 _local = threading.local()
 
 
@@ -117,7 +116,7 @@ class Chunks:
             return error
         located = Corrupt(
             f"{what} {index} at key {key!r} in {self.driver.url} is damaged: "
-            f"{str(error).removesuffix(_MEND)}{_MEND}",
+            f"{str(error).removesuffix(REPAIR)}{REPAIR}",
             key=key,
             chunk=index,
             codec=error.codec or self.spec.codecs[-1].name,  # the outermost: drivers name none

@@ -17,6 +17,9 @@ from .limits import METADATA
 from .turn import take as take
 from .turn import turn as turn
 
+REPAIR = "; restore it, or overwrite it whole"
+"""How a message about a damaged value ends."""
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes a driver or codec hands over. Treat as read-only."""
 
@@ -365,8 +368,8 @@ def check_size(key: str, nbytes: int, most: int | None) -> None:
     called before they are read, where the driver can tell."""
     if most is not None and nbytes > most:
         raise Corrupt(
-            f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have; "
-            "restore it, or overwrite it whole",
+            f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have"
+            + REPAIR,
             key=key,
         )
 
