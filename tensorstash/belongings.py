@@ -43,8 +43,6 @@ class Belongings:
     more: bool = False
     """Whether there are more chunks than ``chunks`` names."""
     is_group: bool = False
-    what: str | None = None
-    """What was under way, where the node is marked as unfinished."""
     _nodes: dict[str, tuple[Layout, ...] | None] = field(default_factory=dict)
 
     @property
@@ -161,7 +159,6 @@ class Belongings:
             return None
         if not path:
             self.is_group = mark.is_group(v3) or (not v3 and found[2] is not None)
-            self.what = None if marked is None else marked.what
         explained = [*self.known.get(path, ())]
         if marked is None and is_zarr[0]:
             explained += mark.layouts_of(v3) if v3 else mark.usual_layouts()

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from operator import add, ge, gt, lt
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
 from .driver import Check, Driver, Put, Tag, get_at_most
 from .errors import Conflict, Corrupt, Invalid, Unsupported
-from .fence import Fence, Moved
+from .fence import Fence, until_alone
 from .formats.document import MAX_LENGTH
 from .index import Stride, Transform
 from .node import lock_key, reread
@@ -20,8 +20,6 @@ from .spec import ArraySpec
 from .write import Writer
 
 MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
-
-_Result = TypeVar("_Result")
 
 _logger = logging.getLogger("tensorstash")
 
@@ -42,7 +40,9 @@ def append(
     the array as it was.
     """
     with driver.lock(lock_key(path, spec), lock_timeout) as check:
-        return _again(check, lambda: _append(driver, path, spec, rows, axis, make_writer, check))
+        return until_alone(
+            check, lambda: _append(driver, path, spec, rows, axis, make_writer, check)
+        )
 
 
 def _append(
@@ -69,15 +69,6 @@ def _append(
     after = write_beyond(before, rows, axis, make_writer, fence)
     check()
     return _publish(fence, before, after), start
-
-
-def _again(check: Check, work: Callable[[], _Result]) -> _Result:
-    """``work`` until no other holder of the lock, who had not ended, published in between."""
-    while True:
-        try:
-            return work()
-        except Moved:
-            check()
 
 
 def write_beyond(
@@ -109,7 +100,7 @@ def resize(
     outside is cleared after.
     """
     with driver.lock(lock_key(path, spec), lock_timeout) as check:
-        return _again(check, lambda: _resize(driver, path, spec, shape, make_writer, check))
+        return until_alone(check, lambda: _resize(driver, path, spec, shape, make_writer, check))
 
 
 def _resize(
