@@ -51,10 +51,11 @@ class Array:
         path: str,
         settings: Settings,
         spec: ArraySpec | None = None,
-        created: Tag | None = None,
+        created: bool = False,
+        tag: Tag | None = None,
     ) -> None:
         """Made by ``tensorstash.open`` and ``create``. Without ``spec`` it is read on first use;
-        ``created``: the tag of its document, stored just now, so that there is no chunk yet."""
+        ``created``: just now, so that there is no chunk yet; ``tag``: of its document, if known."""
         self.driver = driver
         self.path = path
         self.settings = settings
@@ -62,8 +63,8 @@ class Array:
         self._reader: Reader | None = None
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
         self._meter = Meter()
-        self._guess = Guess(absent=created is not None)
-        self._tag = created  # of the document, where it is known to be this array's
+        self._guess = Guess(absent=created)
+        self._tag = tag  # of the document, where it is known to be this array's
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -397,8 +398,9 @@ class Array:
         fields: Fields | None = None,
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
-        how = self.settings
-        chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
+        how, chunks = self.settings, self._read.chunks
+        if chunks.spec is not spec:
+            chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
         return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from .driver import Buffer, Driver, Request, Tag, located
+from .driver import Buffer, Driver, Request, Span, Tag, located
 from .dtype import short
 from .errors import AlreadyExists
 from .formats import mark, zarr2, zarr3
@@ -43,8 +43,6 @@ class Belongings:
     more: bool = False
     """Whether there are more chunks than ``chunks`` names."""
     is_group: bool = False
-    what: str | None = None
-    """What was under way, where the node is marked as unfinished."""
     _nodes: dict[str, tuple[Layout, ...] | None] = field(default_factory=dict)
 
     @property
@@ -131,7 +129,8 @@ class Belongings:
                 return at
 
     def _load(self, paths: list[str]) -> None:
-        asked = [Request(f"{self.path}{path}{name}") for path in paths for name in _NODES]
+        most = Span(0, self.driver.metadata_limit)
+        asked = [Request(f"{self.path}{path}{name}", most) for path in paths for name in _NODES]
         found: dict[int, tuple[Buffer, Tag]] = {}
         for i, pair in self.driver.get_many_tagged(asked):
             if pair is not None:
@@ -143,8 +142,12 @@ class Belongings:
                 self.tag = here[0][1]
 
     def _read(self, path: str, found: list[tuple[Buffer, Tag] | None]) -> tuple[Layout, ...] | None:
-        v3_data, v2_data = (pair and pair[0] for pair in found[:2])
-        v3 = mark.loaded(v3_data)
+        read = [{} if pair is None else mark.loaded(pair[0]) for pair in found]
+        is_zarr = [
+            pair is not None and mark.is_zarr(pair[0], document)
+            for pair, document in zip(found, read, strict=True)
+        ]
+        v3, v2, _ = read
         marked = mark.mark_in(v3)
         if marked is not None:
             for below, layouts in marked.layouts.items():
@@ -152,14 +155,16 @@ class Belongings:
         for below, layouts in mark.consolidated_in(v3).items():
             self._know(path + below, layouts)
         # What stands in a document of Zarr's name but is none, is not ours to delete either.
-        if not any(pair and mark.is_zarr(pair[0]) for pair in found) and path not in self.known:
+        if not any(is_zarr) and path not in self.known:
             return None
         if not path:
             self.is_group = mark.is_group(v3) or (not v3 and found[2] is not None)
-            self.what = None if marked is None else marked.what
-        own = () if marked is not None else mark.layouts_in(v3_data)
-        both = (*own, *mark.layouts_in(v2_data, v2=True), *self.known.get(path, ()))
-        return tuple(dict.fromkeys(both))
+        explained = [*self.known.get(path, ())]
+        if marked is None and is_zarr[0]:
+            explained += mark.layouts_of(v3) if v3 else mark.usual_layouts()
+        if is_zarr[1]:
+            explained += mark.layouts_of(v2, v2=True) if v2 else mark.usual_layouts(v2=True)
+        return tuple(dict.fromkeys(explained))
 
     def _know(self, path: str, layouts: Iterable[Layout]) -> None:
         self.known[path] = tuple(dict.fromkeys((*self.known.get(path, ()), *layouts)))

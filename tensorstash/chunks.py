@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 
 from .cached import Cached
 from .codec import ChunkSpec, Pipeline
-from .driver import Driver
+from .driver import REPAIR, Driver
 from .errors import Corrupt, NoMemory, NotFound
 from .grid import Grid
 from .shard import BoundSharding, Sharding
 from .spec import ArraySpec
 
 _SCRATCH_KEPT = 32 << 20
-_MEND = "; restore it, or overwrite it whole"
 _local = threading.local()
 
 
@@ -85,7 +83,7 @@ class Chunks:
 
     def chunk_spec(self, shape: tuple[int, ...]) -> ChunkSpec:
         """A stored object of ``shape``, with the handle's limit."""
-        return replace(self.spec.chunk_spec(shape), most=self._most)
+        return self.spec.chunk_spec(shape, self._most)
 
     def most(self, index: Sequence[int]) -> int:
         """The bytes that a stored object can have, by its grid index: a shard's, or a chunk's."""
@@ -118,7 +116,7 @@ class Chunks:
             return error
         located = Corrupt(
             f"{what} {index} at key {key!r} in {self.driver.url} is damaged: "
-            f"{str(error).removesuffix(_MEND)}{_MEND}",
+            f"{str(error).removesuffix(REPAIR)}{REPAIR}",
             key=key,
             chunk=index,
             codec=error.codec or self.spec.codecs[-1].name,  # the outermost: drivers name none

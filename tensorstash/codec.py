@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from .limits import values_in as values_in
 
 UNSIZED_LIMIT = CHUNK
 """Bytes a decoder may produce where the chain does not fix the size (strings, say)."""
+
+_Result = TypeVar("_Result")
 
 OBJECT_BYTES = NODE_BYTES
 """Memory that one Python object of a decoded chunk takes, beside its bytes."""
@@ -199,16 +201,16 @@ class Pipeline:
         self.spec = spec
         self._arrays: list[tuple[ArrayCodec, ChunkSpec]] = []
         for codec in arrays:
-            bound, after = _bound(codec, spec)
+            bound = _asked(codec, codec.bind, spec)
             assert isinstance(bound, ArrayCodec)
             self._arrays.append((bound, spec))
-            spec = replace(after, most=spec.most)
+            spec = replace(_asked(bound, bound.encoded, spec), most=spec.most)
         self.stored = spec
         self.ordered = not self._arrays
-        ready, _ = _bound(serializer, spec)
+        ready = _asked(serializer, serializer.bind, spec)
         assert isinstance(ready, Serializer)
         self.serializer = ready
-        size = self.nbytes = ready.encoded_nbytes(spec)
+        size = ready.encoded_nbytes(spec)
         most = ready.encoded_limit(spec)
         self.direct = ready.is_memory(spec)
         self.sized = most is not None
@@ -216,7 +218,7 @@ class Pipeline:
             most = UNSIZED_LIMIT if spec.most is None else spec.most
         self._tail: list[tuple[BytesCodec, int]] = []  # with what each may decode to
         for step in tail:
-            bound_step, _ = _bound(step, spec)
+            bound_step = _asked(step, step.bind, spec)
             assert isinstance(bound_step, BytesCodec)
             self._tail.append((bound_step, most))
             size = None if size is None else bound_step.encoded_nbytes(size)
@@ -373,12 +375,10 @@ class Pipeline:
         return replace(self.stored, most=room), steps[::-1]
 
 
-def _bound(codec: Codec, spec: ChunkSpec) -> tuple[Codec, ChunkSpec]:
-    """``codec`` bound to chunks like ``spec``, and what these are behind an array -> array
-    codec."""
+def _asked(codec: Codec, method: Callable[[ChunkSpec], _Result], spec: ChunkSpec) -> _Result:
+    """What a ``method`` of ``codec`` returns for chunks like ``spec``, or one of our errors."""
     try:
-        bound = codec.bind(spec)
-        return bound, bound.encoded(spec) if isinstance(bound, ArrayCodec) else spec
+        return method(spec)
     except (StashError, MemoryError):
         raise
     except RecursionError as error:

@@ -74,7 +74,7 @@ def create_at(
 ) -> Array:
     """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
     tag = node.create(driver, path, spec, overwrite=overwrite)
-    return Array(driver, path, settings, spec, created=tag)
+    return Array(driver, path, settings, spec, created=True, tag=tag)
 
 
 def open(

@@ -17,6 +17,9 @@ from .limits import METADATA
 from .turn import take as take
 from .turn import turn as turn
 
+REPAIR = "; restore it, or overwrite it whole"
+"""How a message about a damaged value ends."""
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes a driver or codec hands over. Treat as read-only."""
 
@@ -361,12 +364,12 @@ def check_prefix(prefix: str) -> str:
 
 
 def check_size(key: str, nbytes: int, most: int | None) -> None:
-    """:class:`~tensorstash.errors.Corrupt` where a value has more bytes than it can have; called
-    before they are read."""
+    """:class:`~tensorstash.errors.Corrupt` where a value has more bytes than it can have. To be
+    called before they are read, where the driver can tell."""
     if most is not None and nbytes > most:
         raise Corrupt(
-            f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have; "
-            "restore it, or overwrite it whole",
+            f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have"
+            + REPAIR,
             key=key,
         )
 
@@ -374,7 +377,7 @@ def check_size(key: str, nbytes: int, most: int | None) -> None:
 def get_at_most(driver: Driver, key: str, most: int) -> tuple[Buffer, Tag] | None:
     """A value and its tag, or ``None``; :class:`~tensorstash.errors.Corrupt` where it has more
     than ``most`` bytes, which are not read then."""
-    [(_, found)] = driver.get_many_tagged([Request(key, most=most)])
+    [(_, found)] = driver.get_many_tagged([Request(key, None, None, most)])
     return found
 
 

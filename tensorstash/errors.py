@@ -119,7 +119,8 @@ class Corrupt(StashError):
 
 
 class NoMemory(StashError, MemoryError):
-    """This machine's memory does not hold what the call needs at once; nothing was changed."""
+    """This machine's memory does not hold what the call needs at once. An append or a resize has
+    changed nothing; a write may have stored some of its chunks."""
 
 
 class DriverError(StashError, OSError):

@@ -20,18 +20,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from .driver import Buffer, Check, Driver, Tag
 from .errors import Conflict, StashError
 from .node import Content, Node, lock_key, put, reread, update
 from .unfinished import pause
 
+_Result = TypeVar("_Result")
+
 _TRIES = 200
 
 
 class Moved(Exception):
     """Another holder changed the document before ours changed anything. Internal: begin again."""
+
+
+def until_alone(check: Check, work: Callable[[], _Result]) -> _Result:
+    """``work`` until no other holder of the lock, who had not ended, published in between."""
+    while True:
+        try:
+            return work()
+        except Moved:
+            check()
 
 
 class Fence:

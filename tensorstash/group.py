@@ -123,7 +123,7 @@ class Group:
 
     def keys(self) -> list[str]:
         """Names of the direct members, sorted; of those too that cannot be opened."""
-        return list(self)
+        return list(iter(self))  # of the group itself list() asks the length first, which looks too
 
     def items(self) -> Iterator[tuple[str, Array | Group]]:
         """Names and handles of the direct members, sorted. One that cannot be opened raises when

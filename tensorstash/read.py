@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -256,13 +256,11 @@ class Sink:
         self._chunks = chunks
 
     def prepare(self) -> None:
-        """Find memory to decode into, for :meth:`target`."""
+        """Find out what :meth:`target` may give."""
         todo, pipeline = self._plan, self._chunks.pipeline
         if pipeline is None or not pipeline.direct:
             return
         self._memory = pipeline.stored
-        with suppress(MemoryError):  # raised again by target(), if a chunk that is there needs it
-            self._scratch = (*scratch(pipeline.stored), None)
         if _partial(pipeline) and not todo.joint:
             self._spec = pipeline.spec
         if pipeline.ordered:
@@ -275,7 +273,7 @@ class Sink:
             if place.shape == self._whole:
                 self._placed = place
                 return place, place.reshape(-1).view(np.uint8).data, None
-        if self._memory is not None and self._scratch[0] is None:
+        if self._scratch[0] is None and self._memory is not None:
             self._scratch = (*scratch(self._memory), None)
         if self._spec is not None:
             return self._scratch[0], self._scratch[1], hull(part.inside, self._spec)

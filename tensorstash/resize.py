@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from operator import add, ge, gt, lt
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
 from .driver import Check, Driver, Put, Tag, get_at_most
 from .errors import Conflict, Corrupt, Invalid, Unsupported
-from .fence import Fence, Moved
+from .fence import Fence, until_alone
 from .formats.document import MAX_LENGTH
 from .index import Stride, Transform
 from .node import lock_key, reread
@@ -21,8 +20,6 @@ from .spec import ArraySpec
 from .write import Writer
 
 MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
-
-_Result = TypeVar("_Result")
 
 _logger = logging.getLogger("tensorstash")
 
@@ -43,7 +40,9 @@ def append(
     the array as it was.
     """
     with driver.lock(lock_key(path, spec), lock_timeout) as check:
-        return _again(check, lambda: _append(driver, path, spec, rows, axis, make_writer, check))
+        return until_alone(
+            check, lambda: _append(driver, path, spec, rows, axis, make_writer, check)
+        )
 
 
 def _append(
@@ -70,15 +69,6 @@ def _append(
     after = write_beyond(before, rows, axis, make_writer, fence)
     check()
     return _publish(fence, before, after), start
-
-
-def _again(check: Check, work: Callable[[], _Result]) -> _Result:
-    """``work`` until no other holder of the lock, who had not ended, published in between."""
-    while True:
-        try:
-            return work()
-        except Moved:
-            check()
 
 
 def write_beyond(
@@ -110,7 +100,7 @@ def resize(
     outside is cleared after.
     """
     with driver.lock(lock_key(path, spec), lock_timeout) as check:
-        return _again(check, lambda: _resize(driver, path, spec, shape, make_writer, check))
+        return until_alone(check, lambda: _resize(driver, path, spec, shape, make_writer, check))
 
 
 def _resize(
@@ -207,13 +197,13 @@ def _resize_fenced(
     held = make_writer(before, before.shape, fence)
     if grows:
         # An append that is not finished may yet store these, where fill is to be seen.
-        open_ = {*_within(fence.node.trailer.reach, before, after)}
+        open_ = _Within(fence.node.trailer.reach, before, after)
         doomed = [(k, t) for i, k, t in found if old.is_outside(i) and i not in open_]
-        if open_ or doomed or crossing:
+        if open_.any() or doomed or crossing:
             fence()
         _drop(held, doomed)
         held.clear([i for i in crossing if i not in open_], always=False)
-        held.clear(sorted(open_), always=True)
+        held.clear(open_, always=True)
         gone = {key for key, _ in doomed}
         found = [each for each in found if each[1] not in gone]
     published = _publish(fence, before, after)
@@ -244,23 +234,48 @@ def _drop(writer: Writer, doomed: list[tuple[str, Tag]]) -> None:
             pass
 
 
-def _within(reach: Sequence[int], before: ArraySpec, after: ArraySpec) -> Iterator[tuple[int, ...]]:
-    """The chunks up to ``reach`` that show more of themselves in ``after`` than in ``before``."""
-    if len(reach) != before.ndim:
-        return
-    counts = before.grid.counts(tuple(map(min, reach, after.shape)))
-    # Chunks of which all lies in ``before`` stand first along each axis.
-    whole = [
-        min(count, length // axis.size(0))
-        for count, length, axis in zip(counts, before.shape, before.grid.axes, strict=True)
-    ]
-    for axis in range(before.ndim):
-        ranges = [
-            *map(range, whole[:axis]),
-            range(whole[axis], counts[axis]),
-            *map(range, counts[axis + 1 :]),
+class _Within:
+    """The chunks up to ``reach`` that show more of themselves in ``after`` than in ``before``. Not
+    listed: a document may claim to reach any number of them."""
+
+    def __init__(self, reach: Sequence[int], before: ArraySpec, after: ArraySpec) -> None:
+        if len(reach) != before.ndim:
+            reach = (0,) * before.ndim
+        self._counts = before.grid.counts(tuple(map(min, reach, after.shape)))
+        # Chunks of which all lies in ``before`` stand first along each axis.
+        self._whole = [
+            min(count, length // axis.size(0))
+            for count, length, axis in zip(
+                self._counts, before.shape, before.grid.axes, strict=True
+            )
         ]
-        yield from product(*ranges)
+
+    def __contains__(self, index: tuple[int, ...]) -> bool:
+        return all(map(lt, index, self._counts)) and not all(map(lt, index, self._whole))
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        for axis, (whole, count) in enumerate(zip(self._whole, self._counts, strict=True)):
+            ranges = [
+                *map(range, self._whole[:axis]),
+                range(whole, count),
+                *map(range, self._counts[axis + 1 :]),
+            ]
+            if all(ranges):
+                yield from _product(ranges)
+
+    def any(self) -> bool:
+        """Whether there is one."""
+        return next(iter(self), None) is not None
+
+
+def _product(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    """As :func:`itertools.product`, which lists each range first."""
+    if not ranges:
+        yield ()
+        return
+    for first in ranges[0]:
+        for rest in _product(ranges[1:]):
+            yield (first, *rest)
 
 
 class _Beyond:

@@ -21,7 +21,7 @@ from .fetch import RETRIES, runs
 from .plan import Part, Plan
 from .shard import BoundSharding
 from .stats import Meter
-from .stream import Arrival, Stream, located
+from .stream import Arrival, Stream, with_place
 from .threads import begin
 
 _LEAST = 16  # shards whose indices are asked for together, at least
@@ -203,7 +203,7 @@ class ShardStream(Stream):
         for shard in shards:
             if shard.confirmed:
                 yield from self._ready(shard)
-        for i, found in located(self.chunks, self.chunks.driver.get_many_tagged(requests())):
+        for i, found in with_place(self.chunks, self.chunks.driver.get_many_tagged(requests())):
             shard, span, inside = asked.pop(i)
             if span is None:
                 yield from self._split(shard, found)

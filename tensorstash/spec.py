@@ -87,9 +87,10 @@ class ArraySpec:
         """Number of elements."""
         return math.prod(self.shape)
 
-    def chunk_spec(self, shape: tuple[int, ...]) -> ChunkSpec:
-        """A chunk of ``shape`` of this array."""
-        return ChunkSpec(shape, self.dtype, self.fill)
+    def chunk_spec(self, shape: tuple[int, ...], most: int | None = None) -> ChunkSpec:
+        """A chunk of ``shape`` of this array; ``most``: bytes to which one of text or bytes may
+        decode, where the handle says."""
+        return ChunkSpec(shape, self.dtype, self.fill, most)
 
 
 _FREE = ("shape", "attributes", "dimension_names", "fill_value")
@@ -131,7 +132,8 @@ def _is_same_fill(known: NDArray[Any], now: NDArray[Any]) -> bool:
     if known.dtype.kind != "O":
         return is_fill(known, now)
     one, other = known[()], now[()]
-    return type(one) is type(other) and bool(one == other)
+    # By their text too: NaN, which JSON can hold at any depth, is equal to no other.
+    return type(one) is type(other) and (bool(one == other) or repr(one) == repr(other))
 
 
 def _is_same_chain(known: ArraySpec, now: ArraySpec) -> bool:

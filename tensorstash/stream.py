@@ -94,7 +94,7 @@ class Stream(ABC):
         return part, chunk
 
 
-def located(chunks: Chunks, answers: Iterator[Item]) -> Iterator[Item]:
+def with_place(chunks: Chunks, answers: Iterator[Item]) -> Iterator[Item]:
     """``answers`` of the driver, with the place of a chunk or shard that has too many bytes."""
     try:
         yield from answers
@@ -145,7 +145,7 @@ class ChunkStream(Stream):
                 most = one.most if one is not None else chunks.most(part.chunk)
                 yield Request(key, None if span is None else Span(*span), tag, most)
 
-        for i, found in located(chunks, chunks.driver.get_many_tagged(requests())):
+        for i, found in with_place(chunks, chunks.driver.get_many_tagged(requests())):
             while ready:
                 yield ready.popleft()
             part, key, held, old, span = asked.pop(i)

@@ -154,8 +154,8 @@ def spread(
     except BaseException:
         finish()  # again, where that was interrupted: nothing goes on behind the caller's back
         raise
-    for error in errors:
-        raise error
+    if errors:
+        raise errors[0]
 
 
 def alone(work: Callable[[], _Block]) -> _Block:

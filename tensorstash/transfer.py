@@ -17,6 +17,7 @@ from .create import make_spec, open
 from .driver import Driver, located
 from .errors import Invalid
 from .handle import Settings
+from .limited import limited
 from .location import Location, resolve
 from .shard import Sharding
 from .spec import ArraySpec
@@ -48,12 +49,12 @@ def copy(
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
     spec = _changed(origin.spec, changes)
-    driver = resolve(target, options)
+    limits = origin.settings.limits
+    driver = limited(resolve(target, options), limits)
     if overwrite:
         _refuse_inside(origin, driver)
     # Nothing of it is stored yet, its document neither.
-    settings = Settings(mode="r+", limits=origin.settings.limits)
-    made = Array(driver, "", settings, spec, created=True)
+    made = Array(driver, "", Settings(mode="r+", limits=limits), spec, created=True)
     blocks: Iterator[Any] = _places(made)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from .belongings import Belongings
-from .driver import Check, Driver, Tag, located
+from .driver import Buffer, Check, Driver, Span, Tag, located
 from .errors import Conflict
 from .formats import mark, zarr3
 from .formats.mark import Layouts, Mark
@@ -143,7 +143,7 @@ def remove(made: Claim) -> None:
 def still_ours(made: Claim) -> tuple[Mapping[str, Any], Tag]:
     """The document without the mark, and its tag; :class:`~tensorstash.errors.Conflict` where
     another has replaced it."""
-    found = made.driver.get_tagged(made.key)
+    found = _stored(made.driver, made.key)
     document = mark.loaded(found and found[0])
     there = mark.mark_in(document)
     if found is None or there is None or there.token != made.mark.token:
@@ -158,8 +158,14 @@ def still_ours(made: Claim) -> tuple[Mapping[str, Any], Tag]:
 def what_is_unfinished(driver: Driver, path: str) -> str | None:
     """What was under way at ``path`` (``"copy"``, ``"delete"``, ``"replace"``, ``"field"``), where
     the node is marked."""
-    found = mark.mark_in(mark.loaded(driver.get(path + zarr3.KEY)))
+    stored = _stored(driver, path + zarr3.KEY)
+    found = mark.mark_in(mark.loaded(stored and stored[0]))
     return None if found is None else found.what
+
+
+def _stored(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
+    """A document and its tag; of one that is too large to be read, what shows that it is."""
+    return driver.get_tagged(key, Span(0, driver.metadata_limit))
 
 
 def put_over(driver: Driver, key: str, data: bytes, tag: Tag | None) -> Tag:

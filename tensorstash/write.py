@@ -448,7 +448,7 @@ class Writer:
             if not covers:
                 raise
             return blank(pipeline.spec)
-        if self._holds_more(chunk, origin):
+        if self.fence is not None and self._holds_more(chunk, origin):
             self._close_late()  # it is another holder's, who may be about to publish it
         for beyond in self._beyond(chunk, origin):
             beyond[...] = self.chunks.spec.fill

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
+from tensorstash.create import make_spec
 from tensorstash.drivers.redis import RedisDriver
 from tensorstash.errors import Conflict, StashError, Unsupported
 from tensorstash.formats import trailer
 from tensorstash.formats.trailer import Trailer
 from tensorstash.location import resolve
 from tensorstash.records import evolve
+from tensorstash.resize import _Within
 from tests.fencing import (
     FIELDS,
     LAYOUTS,
@@ -243,6 +246,33 @@ def test_marks_are_blanks_that_say_what_was_put_in() -> None:
     for other in (b"", b"\n", b"\r\n\r\n", b" " * 44, b"\t" * 36):
         assert trailer.decode(b"{}" + other) == trailer.NONE
     assert Trailer(b"12345678", reach=(3, 9)).next(open=True, reach=(5, 5)).reach == (5, 9)
+
+
+SHAPES = [((9, 7), (12, 7)), ((8, 6), (8, 9)), ((5, 5), (11, 9)), ((9, 7, 3), (9, 8, 5))]
+
+
+@pytest.mark.parametrize("reach", [(), (10, 8), (4, 4), (12, 9), (10, 7, 4), (1 << 64,) * 2])
+@pytest.mark.parametrize(("before", "after"), SHAPES)
+def test_the_chunks_that_a_mark_reaches(before: Any, after: Any, reach: Any) -> None:
+    edges = (4, 2, 3)[: len(before)]
+    spec = make_spec(before, "u1", chunks=edges)
+    found = _Within(reach, spec, replace(spec, shape=after))
+    near = map(min, reach, after) if len(reach) == len(before) else (0,) * len(before)
+    wanted = {
+        index
+        for index in np.ndindex(*spec.grid.counts(tuple(near)))
+        if any((i + 1) * edge > n for i, edge, n in zip(index, edges, before, strict=True))
+    }
+    assert sorted(found) == sorted(wanted) and found.any() == bool(wanted)
+    assert {index for index in np.ndindex(*spec.grid.counts(after)) if index in found} == wanted
+
+
+def test_chunks_that_a_hostile_mark_reaches_are_not_listed() -> None:
+    spec = make_spec((0, 4), "u1", chunks=(1, 1))
+    grown = replace(spec, shape=(1 << 60, 5))
+    found = _Within((1 << 64,) * 2, spec, grown)
+    assert (1 << 59, 3) in found and next(iter(found)) == (0, 0)
+    assert not _Within((1 << 64, 0), spec, grown).any()
 
 
 def test_documents_stay_json_and_zarrs(request: Any) -> None:

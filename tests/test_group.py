@@ -348,3 +348,13 @@ def test_unknown_keys_of_a_group_are_kept(tmp_path: Path) -> None:
     again.consolidate()
     assert json.loads(path.read_text())["extra"] == {"must_understand": False, "x": 1}
     assert group.refresh().attrs["a"] == 1
+
+
+def test_names_cost_one_look_at_each_member() -> None:
+    driver = CountingDriver(MemoryDriver())
+    made = stash.create_group(driver)
+    for name in "abc":
+        made.create(name, (1,), "u1")
+    driver.reset()
+    assert made.keys() == ["a", "b", "c"]
+    assert driver.reads.keys == 3 and driver.counts["list_dir"].calls == 1

@@ -455,3 +455,15 @@ def test_records_that_became_an_array_are_a_conflict(driver: Driver) -> None:
         "refresh": lambda r: r.refresh(),
     }
     refused(driver, records, "group is now an array", operations)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fill", [float("nan"), [float("nan"), 1], {"a": 1}, "x", 0])
+def test_a_fill_value_that_is_an_object_stays_the_same(fill: Any) -> None:
+    zarray = {"zarr_format": 2, "shape": [3], "chunks": [3], "dtype": "|O", "fill_value": fill}
+    zarray |= {"order": "C", "filters": [{"id": "json2"}], "compressor": None}
+    array = stash.open({".zarray": json.dumps(zarray).encode()}, "r+")
+    array[...] = [1, 2, 3]
+    assert array.append([4]) == 3 and array.refresh()[3] == 4
+    put(array.driver, ".zarray", {"fill_value": [fill]})
+    with pytest.raises(Conflict, match="fill value"):
+        array.append([5])

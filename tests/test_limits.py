@@ -342,6 +342,9 @@ def test_a_raised_limit_reaches_every_reader_of_metadata(monkeypatch: pytest.Mon
             handle.attrs["a"] = 1
             handle.refresh()
     assert stash.open(inner, **large).shape == (4,)
+    copied = stash.copy(array, {})
+    copied.append(np.ones(2, "u1"))
+    assert copied.refresh().shape == (6,)
     store: dict[str, Any] = {}
     schema = {f"field{k}": "float32" for k in range(9)}
     rows = stash.create_records(store, schema, **large)

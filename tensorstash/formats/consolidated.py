@@ -140,22 +140,24 @@ class Members(Mapping[str, Mapping[str, Any]]):
 def read(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
     """The v3 document of a group, in which :class:`Members` stand in the place of
     ``consolidated_metadata.metadata`` where that is an object."""
+    if len(data) < _LARGE:
+        document = decode(data, name)
+        value = document.get("consolidated_metadata")
+        if isinstance(value, dict) and isinstance(value.get("metadata"), dict):
+            value["metadata"] = Members.of(value["metadata"])
+        return document
     places: dict[str, int] = {}  # where it stands, and in the last bit whether it is a group
 
     def note(path: str, document: Any, start: int) -> None:
         places[path] = start << 1 | _is_group(document)
 
     parts = ("consolidated_metadata", "metadata")
-    document, text = _read(data, name, parts, places.clear, note)
+    document, text = _read_large(data, name, parts, places.clear, note)
     value = document.get(parts[0])
     if isinstance(value, dict) and isinstance(value.get(parts[1]), dict):
-        if text is None:
-            value[parts[1]] = Members.of(value[parts[1]])
-        else:
-            whole = text
-            value[parts[1]] = Members.among(
-                places, lambda place: whole.value(place >> 1), lambda place: bool(place & 1)
-            )
+        value[parts[1]] = Members.among(
+            places, lambda place: text.value(place >> 1), lambda place: bool(place & 1)
+        )
     return document
 
 
@@ -163,11 +165,21 @@ def read2(data: bytes | bytearray | memoryview, name: str, files: Sequence[str])
     """The ``.zmetadata`` of a root, in which :class:`Members` stand in the place of ``metadata``
     where that is an object. ``files`` are the names of a member's documents: array, group,
     attributes."""
+    if len(data) < _LARGE:
+        document = decode(data, name)
+        value = document.get("metadata")
+        if isinstance(value, dict):
+            members: dict[str, dict[str, Any]] = {}
+            for key, found in value.items():
+                path, _, file = key.rpartition("/")
+                if path and file in files:
+                    members.setdefault(path, {})[file] = found
+            document["metadata"] = Members.of(members)
+        return document
     # Where each of its documents stands, counted from 1, in as many bits of one number: a tuple
     # of three would take more memory than a small member does in the document.
     places: dict[str, int] = {}
     bits, mask = 48, (1 << 48) - 1
-    parts = ("metadata",)
 
     def note(key: str, document: Any, start: int) -> None:
         path, _, file = key.rpartition("/")
@@ -175,29 +187,17 @@ def read2(data: bytes | bytearray | memoryview, name: str, files: Sequence[str])
             at = bits * files.index(file)
             places[path] = places.get(path, 0) & ~(mask << at) | (start + 1) << at
 
-    document, text = _read(data, name, parts, places.clear, note)
-    value = document.get(parts[0])
-    if not isinstance(value, dict):
-        return document
-    if text is None:
-        members: dict[str, dict[str, Any]] = {}
-        for key, found in value.items():
-            path, _, file = key.rpartition("/")
-            if path and file in files:
-                members.setdefault(path, {})[file] = found
-        document[parts[0]] = Members.of(members)
-    else:
-        whole = text
+    def load(place: int) -> dict[str, Any]:
+        starts = (place >> bits * k & mask for k in range(len(files)))
+        found = zip(files, starts, strict=True)
+        return {file: text.value(start - 1) for file, start in found if start}
 
-        def load(place: int) -> dict[str, Any]:
-            starts = (place >> bits * k & mask for k in range(len(files)))
-            found = zip(files, starts, strict=True)
-            return {file: whole.value(start - 1) for file, start in found if start}
+    def is_group(place: int) -> bool:
+        return not place & mask and bool(place >> bits & mask)
 
-        def is_group(place: int) -> bool:
-            return not place & mask and bool(place >> bits & mask)
-
-        document[parts[0]] = Members.among(places, load, is_group)
+    document, text = _read_large(data, name, ("metadata",), places.clear, note)
+    if isinstance(document.get("metadata"), dict):
+        document["metadata"] = Members.among(places, load, is_group)
     return document
 
 
@@ -271,17 +271,15 @@ class _Text:
             at = space(text, at + 1).end()  # type: ignore[union-attr]
 
 
-def _read(
+def _read_large(
     data: bytes | bytearray | memoryview,
     name: str,
     parts: Sequence[str],
     begin: Callable[[], None],
     note: Callable[[str, Any, int], None],
-) -> tuple[dict[str, Any], _Text | None]:
-    """The document; of a large one also its text, with what is at ``parts`` not in it but
-    ``note``d, key by key."""
-    if len(data) < _LARGE:
-        return decode(data, name), None
+) -> tuple[dict[str, Any], _Text]:
+    """The document and its text, with what is at ``parts`` not in it but ``note``d, key by key:
+    after ``begin``, for the last of several objects there counts."""
     data = bytes(data)
     check_document(data, name)
     check_depth(data, name)
@@ -299,10 +297,9 @@ def _read(
         def visit(into: dict[str, Any], depth: int, key: str, at: int) -> int:
             if depth < len(parts) and key == parts[depth] and text.text[at] == "{":
                 inner = into[key] = {}
-                if depth + 1 < len(parts):
-                    begin()
-                    return text.entries(at, lambda k, a: visit(inner, depth + 1, k, a))
                 begin()
+                if depth + 1 < len(parts):
+                    return text.entries(at, lambda k, a: visit(inner, depth + 1, k, a))
                 return text.entries(at, member)
             into[key], end = text.take(at)
             return end

@@ -66,6 +66,8 @@ def decode(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
 def check_depth(data: bytes, name: str) -> None:
     """:class:`~tensorstash.errors.Corrupt` where the JSON in ``data`` nests deeper than
     :data:`MAX_DEPTH`; found out without reading it."""
+    if len(data) <= 2 * MAX_DEPTH:  # most documents: no room for brackets that open and close
+        return
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise Corrupt(
             f"{name} ({len(data)} bytes) nests deeper than {MAX_DEPTH} levels, the most that is "
@@ -77,10 +79,11 @@ def check_depth(data: bytes, name: str) -> None:
 def _depth(data: bytes) -> int:
     deepest = level = inside = start = 0
     while start < len(data):
-        stop = start + _BLOCK
-        while stop < len(data) and data[stop - 1] == 0x5C:  # cut no escape in two
-            stop += 1
-        block = data[start:stop].replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+        block = data[start : start + _BLOCK]
+        if (len(block) - len(block.rstrip(b"\\"))) % 2:  # cut no escape in two
+            block = data[start : start + _BLOCK + 1]
+        stop = start + len(block)
+        block = block.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
         codes = np.frombuffer(block, np.uint8)
         text = (np.cumsum(codes == 0x22, dtype=np.int32) + inside) & 1
         folded = codes | 0x20  # the two kinds of bracket differ in this bit

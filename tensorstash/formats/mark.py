@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import Corrupt
+from ..limits import check_document
 from ..spec import ArraySpec, KeyEncoding
 from .document import MAX_NDIM
 
@@ -132,39 +133,37 @@ def refuse(document: Mapping[str, Any], name: str) -> None:
 
 
 def loaded(data: bytes | bytearray | memoryview | None) -> dict[str, Any]:
-    """The JSON object in ``data``, empty where there is none: whoever deletes must be able to
-    look at what nobody can open."""
+    """The JSON object in ``data``, empty where there is none that a reader would take: whoever
+    deletes must be able to look at what nobody can open."""
+    if data is None:
+        return {}
+    data = bytes(data)
     try:
-        found = None if data is None else json.loads(bytes(data))
-    except (ValueError, RecursionError):
+        check_document(data, "")
+        found = json.loads(data)
+    except (Corrupt, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def layouts_in(
-    data: bytes | bytearray | memoryview | None, *, v2: bool = False
-) -> tuple[Layout, ...]:
-    """The layout of the array that the document ``data`` describes, if it does: as much of it must
-    be right as says how keys are made. One that is no JSON was the document of something: it
-    explains the keys that its format uses unless told otherwise, of any number of axes."""
-    document = loaded(data)
-    if not document and data is not None and is_zarr(data):
-        return _USUAL_V2 if v2 else _USUAL
-    return layouts_of(document, v2=v2)
-
-
-def is_zarr(data: bytes | bytearray | memoryview) -> bool:
-    """Whether ``data`` is the document of a node, or was before it was damaged: other programs'
-    files may have its name."""
-    document = loaded(data)
+def is_zarr(data: bytes | bytearray | memoryview, document: Mapping[str, Any]) -> bool:
+    """Whether ``data``, which was :func:`loaded` as ``document``, is the document of a node, or was
+    before it was damaged: other programs' files may have its name."""
     if document:
         return "zarr_format" in document
     text = bytes(data[:4096]).lstrip()
     return text.startswith(b"{") and any(word in text for word in _WORDS)
 
 
+def usual_layouts(*, v2: bool = False) -> tuple[Layout, ...]:
+    """What a document that is no JSON explains, for it was that of something: the keys that its
+    format uses unless told otherwise, of any number of axes."""
+    return _USUAL_V2 if v2 else _USUAL
+
+
 def layouts_of(document: Mapping[str, Any], *, v2: bool = False) -> tuple[Layout, ...]:
-    """:func:`layouts_in` of a document that was read."""
+    """The layout of the array that ``document`` describes, if it does: as much of it must be right
+    as says how keys are made."""
     shape = document.get("shape")
     if not isinstance(shape, list) or len(shape) > MAX_NDIM:
         return ()

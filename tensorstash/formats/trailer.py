@@ -12,11 +12,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .document import MAX_NDIM
+
 _BLANKS = b" \t\n\r"
 _MAGIC, _OPEN, _KEPT = 0xB4, 1, 2
 _SALT = 8
 _LENGTH = 8
 _MOST = (1 << 64) - 1
+_LONGEST = 4 * (1 + _SALT + _LENGTH * MAX_NDIM)  # whoever stores more blanks, it is no trailer
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ def encode(trailer: Trailer) -> bytes:
 
 def decode(document: bytes | bytearray | memoryview) -> Trailer:
     """The trailer behind a document; :data:`NONE` where there is none that we wrote."""
-    data = bytes(document)
+    data = bytes(document[-_LONGEST - 1 :])
     tail = data[len(data.rstrip(_BLANKS)) :]
-    if len(tail) % 4:
+    if not tail or len(tail) % 4 or len(tail) > _LONGEST:
         return NONE
     digits = [_BLANKS.index(byte) for byte in tail]
     found = bytes(
@@ -61,14 +64,11 @@ def decode(document: bytes | bytearray | memoryview) -> Trailer:
         for a, b, c, d in zip(digits[::4], digits[1::4], digits[2::4], digits[3::4], strict=True)
     )
     lengths = found[1 + _SALT :]
-    if (
-        not found
-        or found[0] & ~(_OPEN | _KEPT) != _MAGIC
-        or len(found) <= _SALT
-        or len(lengths) % _LENGTH
-    ):
+    if found[0] & ~(_OPEN | _KEPT) != _MAGIC or len(found) <= _SALT or len(lengths) % _LENGTH:
         return NONE
-    reach = [int.from_bytes(lengths[i : i + 8], "big") for i in range(0, len(lengths), 8)]
+    reach = [
+        int.from_bytes(lengths[i : i + _LENGTH], "big") for i in range(0, len(lengths), _LENGTH)
+    ]
     return Trailer(
         found[1 : 1 + _SALT], bool(found[0] & _OPEN), bool(found[0] & _KEPT), tuple(reach)
     )

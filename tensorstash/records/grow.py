@@ -17,7 +17,7 @@ from typing import Any
 from ..array import Array
 from ..driver import Check, Driver, Put, Request, held, located
 from ..errors import Conflict, Invalid, NotFound, StashError
-from ..fence import Fence, Moved
+from ..fence import Fence, until_alone
 from ..formats import trailer, zarr3
 from ..formats.document import GroupDocument, decode
 from ..formats.mark import is_marked
@@ -149,11 +149,7 @@ def change(
     """Replace the records' document by what ``make`` answers, while no other writer changes rows
     or fields; then bring the fields' own documents after it."""
     with driver.lock(path + zarr3.KEY, lock_timeout) as check:
-        while True:
-            try:
-                return _change(driver, path, make, check)
-            except Moved:  # another holder, who had not ended, published in between
-                check()
+        return until_alone(check, lambda: _change(driver, path, make, check))
 
 
 def _change(
