@@ -46,6 +46,8 @@ class Belongings:
     what: str | None = None
     """What was under way, where the node is marked as unfinished."""
     _nodes: dict[str, tuple[Layout, ...] | None] = field(default_factory=dict)
+    _not_zarrs: set[str] = field(default_factory=set)
+    """Documents by name only: other programs' files, beside a node."""
 
     @property
     def layouts(self) -> Layouts:
@@ -121,7 +123,9 @@ class Belongings:
             layouts = self._nodes[at]
             if layouts is None:
                 return False
-            if rest in DOCUMENTS or any(layout.explains(rest) for layout in layouts):
+            if rest in DOCUMENTS:
+                return f"{at}{rest}" not in self._not_zarrs
+            if any(layout.explains(rest) for layout in layouts):
                 return True
             name, slash, rest = rest.partition("/")
             at = f"{at}{name}/"
@@ -152,8 +156,13 @@ class Belongings:
         for below, layouts in mark.consolidated_in(v3).items():
             self._know(path + below, layouts)
         # What stands in a document of Zarr's name but is none, is not ours to delete either.
-        if not any(pair and mark.is_zarr(pair[0]) for pair in found) and path not in self.known:
+        zarrs = [pair and mark.is_zarr(pair[0]) for pair in found]
+        if not any(zarrs) and path not in self.known:
             return None
+        alien = [name for name, zarr in zip(_NODES, zarrs, strict=True) if zarr is False]
+        if not any(zarrs[1:]) and marked is None:
+            alien += [zarr2.ATTRS, zarr2.CONSOLIDATED]  # they describe a node of v2
+        self._not_zarrs.update(path + name for name in alien)
         if not path:
             self.is_group = mark.is_group(v3) or (not v3 and found[2] is not None)
             self.what = None if marked is None else marked.what
