@@ -82,8 +82,8 @@ class ZipDriver(Driver):
         name = os.fspath(path)
         if not name or "\0" in name:
             raise Invalid(f"{name!r} names no file; give a path like zip:///data/x.zip")
-        # Where the user's path is a link, the archive is what it leads to: one lock, one file beside
-        # which it is written anew, whichever way it was named.
+        # A link stands for what it leads to: one archive has one lock, and is written anew in its
+        # own place, whichever way it was named.
         self.path = os.path.realpath(name) if os.path.islink(name) else os.path.abspath(name)
         self._prefix = inner.strip("/") and check_key(inner.strip("/")) + "/"
         self._known: tuple[tuple[int, ...], Directory] | None = None
