@@ -272,6 +272,13 @@ class FileDriver(Driver):
         except (OSError, UnicodeError) as error:
             raise self._unwritten("write", key, error) from error
 
+    def clear_for(self, key: str) -> None:
+        """For who writes ``key`` by other means: what is there for a link goes, and where the way
+        there leads through one, :class:`~tensorstash.errors.Denied`."""
+        self._refuse_linked(key, key.rpartition("/")[0])
+        if os.path.islink(self._base + key):
+            self.delete(key)
+
     def delete(self, key: str) -> None:
         """Remove the file, or the link. Its directory stays: removing that races with other
         writers."""

@@ -37,6 +37,7 @@ from tensorstash.driver import (
     check_size,
     pick,
 )
+from tensorstash.drivers import folder
 from tensorstash.drivers.failures import failure, is_absence
 from tensorstash.drivers.thread_lock import ThreadLocks
 from tensorstash.drivers.window import Window
@@ -93,6 +94,7 @@ class ZarrDriver(Driver):
         self._unsafe = unsafe
         self._locks = ThreadLocks()
         given: Any = self._another() if store is None else store
+        self._folder = folder.of_store(given, prefix)
         self._stores: dict[int, Store] = {self._pid: given}
         self._opened: set[int] = set()
         here = type(given).__name__ in _HERE
@@ -228,6 +230,8 @@ class ZarrDriver(Driver):
                 f"{self.url} cannot store {key!r} on a condition; use file, s3 or redis for that"
             )
         self._writable("put", key)
+        if self._folder is not None:
+            self._folder.clear_for(key)
         data = bytes(value)
         for attempt in range(_TRIES):
             # A folder may go between its making and its use, when others delete it.
@@ -239,15 +243,28 @@ class ZarrDriver(Driver):
         """Remove the value; no error when absent."""
         check_key(key)
         self._writable("delete", key)
-        self._ask("delete", key, self._delete(key))
+        if self._folder is not None:
+            self._folder.delete(key)
+        else:
+            self._ask("delete", key, self._delete(key))
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every key below ``prefix``, and the folders that held them."""
         self._writable("delete", check_prefix(prefix))
-        if keys := [*self.list(prefix)]:
+        if self._folder is not None:
+            self._folder.delete_prefix(prefix)
+        elif keys := [*self.list(prefix)]:
             self.delete_many(keys)
             with suppress(DriverError):  # where folders are left, unless someone stores again
                 self._ask("delete", prefix, self.store.delete_dir(self._prefix + prefix))
+
+    def remove_link(self, prefix: str) -> bool:
+        """Where the store is a folder, remove the symbolic link that ``prefix`` is."""
+        return self._folder is not None and self._folder.remove_link(prefix)
+
+    def linked(self, prefix: str) -> str | None:
+        """Where the store is a folder, the first symbolic link on the way to ``prefix``."""
+        return None if self._folder is None else self._folder.linked(prefix)
 
     # -- listing ------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 A key belongs to a node that explains it: a document where a node is; of an array the chunks of its
 own number of axes under its own encoding; of a group its members, and so on. Names alone prove
-nothing: ``photos/2023/1.png`` is no chunk.
+nothing: ``photos/2023/1.png`` is no chunk. Nor is ``2023`` beside the chunks ``0`` and ``1``,
+unless it decodes as one: chunks beyond the shape are left by who was killed while the array grew
+or shrank.
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import ge
 
-from .driver import Buffer, Driver, Request, Span, Tag, located
+from .codec import Pipeline
+from .driver import Buffer, Driver, Request, Span, Tag, get_at_most, located
 from .dtype import short
-from .errors import AlreadyExists
+from .errors import AlreadyExists, Corrupt, StashError
 from .formats import mark, zarr2, zarr3
 from .formats.mark import Layout, Layouts
+from .spec import ArraySpec
 
 DOCUMENTS = (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED)
 """Keys of documents, below the node that they describe."""
@@ -44,6 +49,12 @@ class Belongings:
     """Whether there are more chunks than ``chunks`` names."""
     is_group: bool = False
     _nodes: dict[str, tuple[Layout, ...] | None] = field(default_factory=dict)
+    _specs: dict[str, tuple[ArraySpec, tuple[int, ...]]] = field(default_factory=dict)
+    """Arrays whose documents can be read, with the number of their chunks, by path."""
+    _beyond: dict[str, tuple[ArraySpec, tuple[int, ...]]] = field(default_factory=dict)
+    """Keys of one batch that are chunks beyond their array's shape, if they are chunks."""
+    _not_zarrs: set[str] = field(default_factory=set)
+    """Documents by name only: other programs' files, beside a node."""
 
     @property
     def layouts(self) -> Layouts:
@@ -109,8 +120,24 @@ class Belongings:
                 at for key in batch if isinstance(at := self._judged(key), str)
             ):
                 self._load(list(wanted))
-            for key in batch:
-                yield key, self._judged(key) is True
+            self._beyond = {}
+            ours = {key: self._judged(key) is True for key in batch}
+            for key, (spec, index) in self._beyond.items():
+                ours[key] = self._decodes(key, spec, index)
+            yield from ours.items()
+
+    def _decodes(self, key: str, spec: ArraySpec, index: tuple[int, ...]) -> bool:
+        """Whether a chunk is at ``key``, as far as anybody can tell."""
+        try:
+            chunk = Pipeline(spec.codecs, spec.chunk_spec(spec.grid.chunk_shape(index)))
+            found = get_at_most(self.driver, key, chunk.most)
+            if found is not None:
+                chunk.decode(found[0])
+        except Corrupt:
+            return False
+        except StashError:  # as with pickles, which nobody may decode here
+            return True
+        return True
 
     def _judged(self, key: str) -> bool | str:
         """Whether ``key`` belongs here; or the path of the node to look at, to tell."""
@@ -119,7 +146,10 @@ class Belongings:
             layouts = self._nodes[at]
             if layouts is None:
                 return False
-            if rest in DOCUMENTS or any(layout.explains(rest) for layout in layouts):
+            if rest in DOCUMENTS:
+                return f"{at}{rest}" not in self._not_zarrs
+            if any(layout.explains(rest) for layout in layouts):
+                self._compare(key, at, rest)
                 return True
             name, slash, rest = rest.partition("/")
             at = f"{at}{name}/"
@@ -127,6 +157,14 @@ class Belongings:
                 return False  # nothing lies below an array
             if at not in self._nodes:
                 return at
+
+    def _compare(self, key: str, at: str, rest: str) -> None:
+        """Note a chunk that lies beyond the shape."""
+        if at in self._specs:
+            spec, counts = self._specs[at]
+            index = spec.keys.index(rest, spec.ndim)
+            if index is not None and any(map(ge, index, counts)):
+                self._beyond[key] = spec, index
 
     def _load(self, paths: list[str]) -> None:
         most = Span(0, self.driver.metadata_limit)
@@ -144,7 +182,7 @@ class Belongings:
     def _read(self, path: str, found: list[tuple[Buffer, Tag] | None]) -> tuple[Layout, ...] | None:
         read = [{} if pair is None else mark.loaded(pair[0]) for pair in found]
         is_zarr = [
-            pair is not None and mark.is_zarr(pair[0], document)
+            None if pair is None else mark.is_zarr(pair[0], document)
             for pair, document in zip(found, read, strict=True)
         ]
         v3, v2, _ = read
@@ -157,8 +195,14 @@ class Belongings:
         # What stands in a document of Zarr's name but is none, is not ours to delete either.
         if not any(is_zarr) and path not in self.known:
             return None
+        alien = [name for name, zarr in zip(_NODES, is_zarr, strict=True) if zarr is False]
+        if not any(is_zarr[1:]) and marked is None:
+            alien += [zarr2.ATTRS, zarr2.CONSOLIDATED]  # they describe a node of v2
+        self._not_zarrs.update(path + name for name in alien)
         if not path:
             self.is_group = mark.is_group(v3) or (not v3 and found[2] is not None)
+        if marked is None and (spec := _spec(*found[:2])) is not None:
+            self._specs[path] = spec, spec.grid.counts(spec.shape)
         explained = [*self.known.get(path, ())]
         if marked is None and is_zarr[0]:
             explained += mark.layouts_of(v3) if v3 else mark.usual_layouts()
@@ -175,6 +219,21 @@ def look(driver: Driver, path: str, known: Layouts | None = None) -> Belongings:
     :class:`~tensorstash.errors.AlreadyExists` where something is stored there that no node
     explains."""
     return Belongings(driver, path, dict(known or {})).look()
+
+
+def _spec(v3: tuple[Buffer, Tag] | None, v2: tuple[Buffer, Tag] | None) -> ArraySpec | None:
+    """The one array that there is, if its document can be read."""
+    if (v3 is None) == (v2 is None):
+        return None
+    try:
+        if v3 is not None:
+            found = zarr3.parse(v3[0])[1]
+        else:
+            assert v2 is not None
+            found = zarr2.parse_array(v2[0], None, allow_pickle=None)
+    except StashError:
+        return None
+    return found if isinstance(found, ArraySpec) else None
 
 
 def _is_document(key: str) -> bool:

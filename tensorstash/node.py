@@ -150,8 +150,6 @@ def reread(driver: Driver, path: str, known: Content) -> Node:
     try:
         node = require(driver, path, allow_pickle=None)
     except (Invalid, Unsupported) as error:
-        if not isinstance(known, ArraySpec):
-            raise
         raise _changed(driver, path, f"it can be read no longer ({error})") from error
     now = node.content
     if isinstance(known, ArraySpec):

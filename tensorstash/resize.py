@@ -127,29 +127,36 @@ def _resize(
     if fence.leased:
         return _resize_fenced(fence, before, after, make_writer, grows, shrinks)
     if grows:
-        _clear(driver, path, before, make_writer, check)
+        _clear(driver, path, before, after, make_writer, check)
     check()
     after = _publish(fence, before, after)
     if shrinks:
-        _clear(driver, path, after, make_writer, check)
+        _clear(driver, path, after, before, make_writer, check)
     return after
 
 
 def _clear(
-    driver: Driver, path: str, spec: ArraySpec, make_writer: MakeWriter, check: Check
+    driver: Driver,
+    path: str,
+    spec: ArraySpec,
+    other: ArraySpec,
+    make_writer: MakeWriter,
+    check: Check,
 ) -> None:
-    """Nothing but fill beyond the edge of ``spec.shape``, nor any chunk outside it. Looks at
-    what is stored only: of a sparse array that is little."""
+    """Nothing but fill beyond the edge of ``spec.shape``, nor any chunk outside it that is within
+    ``other``: what lies beyond both is seen by nobody, and may be anybody's. Looks at what is
+    stored only: of a sparse array that is little."""
     writer = make_writer(spec, spec.shape, check)
     chunks = writer.chunks
-    beyond = _Beyond(path, spec)
+    beyond, seen = _Beyond(path, spec), _Beyond(path, other)
     outside: list[str] = []
     across: list[tuple[int, ...]] = []
     for key in driver.list(beyond.prefix):
         index = beyond.index(key)
         if index is not None:
             if beyond.is_outside(index):
-                outside.append(key)
+                if not seen.is_outside(index):
+                    outside.append(key)
             else:
                 across.append(index)
     check()
@@ -198,7 +205,11 @@ def _resize_fenced(
     if grows:
         # An append that is not finished may yet store these, where fill is to be seen.
         open_ = _Within(fence.node.trailer.reach, before, after)
-        doomed = [(k, t) for i, k, t in found if old.is_outside(i) and i not in open_]
+        doomed = [
+            (k, t)
+            for i, k, t in found
+            if old.is_outside(i) and i not in open_ and not new.is_outside(i)
+        ]
         if open_.any() or doomed or crossing:
             fence()
         _drop(held, doomed)
@@ -210,7 +221,8 @@ def _resize_fenced(
     if shrinks:
         writer = make_writer(published, published.shape, fence)
         try:
-            _drop(writer, [(key, tag) for i, key, tag in found if new.is_outside(i)])
+            cut_off = [(k, t) for i, k, t in found if new.is_outside(i) and not old.is_outside(i)]
+            _drop(writer, cut_off)
             writer.clear(cut, always=False)
         except Conflict as error:  # the shape is published; whoever grows it clears the rest
             _logger.debug("what was cut off was not cleared: %s", error)

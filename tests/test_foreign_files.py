@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,57 @@ def test_what_an_array_does_not_explain_is_not_replaced(driver: Driver, kind: st
     assert np.array_equal(stash.load(driver), DATA)
 
 
+@pytest.mark.parametrize("codecs", [None, "auto"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_number_is_no_chunk_of_an_array_that_has_not_so_many(
+    driver: Driver, zarr_format: Any, codecs: Any
+) -> None:
+    how: dict[str, Any] = {"zarr_format": zarr_format, "codecs": codecs}
+    array = stash.create(driver, 6, "i4", chunks=2, key_encoding="v2", **how)
+    array[...] = 1
+    before = stored(driver)
+    for key in ("3", "2023"):
+        driver.put(key, b"precious!")
+        for verb in ("save", "create_group", "copy", "save_records"):
+            with pytest.raises(AlreadyExists, match=key):
+                REPLACING[verb](driver)
+            assert stored(driver) == {**before, key: b"precious!"}
+        driver.delete(key)
+    if driver.capabilities.locks:
+        driver.put("2023", b"precious!")
+        for shape in (4, 1, 9, 0, 6):
+            array.resize((shape,))
+        assert array[...].tolist() == [0] * 6
+        assert stored(driver)["2023"] == b"precious!"
+        driver.delete("2023")
+    driver.put("7", before["0"])  # left by somebody who was killed while the array was longer
+    REPLACING["save"](driver)
+    assert set(stored(driver)) == {"zarr.json", "c/0/0"}
+
+
+@pytest.mark.parametrize("kind", [*NODES, "group", "v2 group"])
+def test_files_of_others_that_bear_names_of_documents(driver: Driver, kind: str) -> None:
+    if "group" in kind:
+        stash.create_group(driver, zarr_format=2 if "v2" in kind else 3)
+    else:
+        NODES[kind](driver)[...] = DATA
+    before = stored(driver)
+    theirs = ["zarr.json", ".zarray", ".zgroup"]
+    theirs += [".zmetadata", ".zattrs"] if "v2" not in kind else []
+    for key in theirs:
+        if key in before:
+            continue
+        for value in (b"precious", b'{"precious": 1}', b""):
+            driver.put(key, value)
+            for verb in ("save", "create_group", "copy", "save_records"):
+                with pytest.raises(AlreadyExists, match=re.escape(key)):
+                    REPLACING[verb](driver)
+                assert stored(driver) == {**before, key: value}
+        driver.delete(key)
+    REPLACING["save"](driver)
+    assert set(stored(driver)) == {"zarr.json", "c/0/0"}
+
+
 MEMBERS = ["notes.txt", "raw/notes.txt", "photos/2023/1.jpg", "raw/image/c/0/0.txt", "session:1"]
 MEMBERS += ["raw/image/c/0", "empty/c/0/0", "other/x/zarr.json", "c/0/0", "0.0", "raw/0"]
 
@@ -236,15 +288,14 @@ def explained(driver: Driver, key: str, kind: str | None) -> bool:
     if kind in ("group", "records"):
         member = "a" if kind == "group" else "x"
         if not folders or folders.pop(0) != member:
-            return key == ".zarray"  # a document's name, beside a document
+            return False
         kind = "array"
-    if not folders and last == ".zarray":
-        return kind is not None
     if kind == "array":
-        return folders[:1] == ["c"] and len(folders) == depth(key) and canonical(*folders[1:], last)
+        inside = canonical(*folders[1:], last) and (depth(key) == 2 or last == "0")
+        return folders[:1] == ["c"] and len(folders) == depth(key) and inside
     if kind == "v2 folders":
         return len(folders) == 1 and canonical(folders[0], last)
-    return (kind, key) in (("v2", "zarr.json"), ("v2", "0.1"))
+    return (kind, key) == ("v2", "0.1")
 
 
 def depth(key: str) -> int:
@@ -252,7 +303,7 @@ def depth(key: str) -> int:
 
 
 def canonical(*names: str) -> bool:
-    return all(name in ("0", "1", "2023") for name in names)
+    return all(name in ("0", "1") for name in names)  # 2023 is beyond the shape
 
 
 # -- what comes meanwhile, and how much it costs -----------------------------------------------

@@ -441,6 +441,59 @@ def test_values_put_in_the_place_of_others_are_not_appended_to() -> None:
     assert stored(driver)["t/values/zarr.json"] == before["t/values/zarr.json"]
 
 
+BY_ANOTHER: dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
+    "a codec that runs pickles": lambda doc, m: m["n"].update(
+        codecs=[{"name": "numcodecs.pickle"}]
+    ),
+    "a codec that nobody has": lambda doc, m: m["n"].update(codecs=["bytes", "nobody-has-it"]),
+    "an unknown dtype": lambda doc, m: m["t/values"].update(data_type="zzz"),
+    "an array of v2": lambda doc, m: m["n"].update(zarr_format=2, dtype="|O"),
+    "an unknown kind": lambda doc, m: doc["attributes"]["tensorstash"]["fields"].update(n="zzz"),
+    "another version": lambda doc, m: doc["attributes"]["tensorstash"].update(records=9),
+    "a group without records": lambda doc, m: doc.update(attributes={}),
+    "an array that nobody can read": lambda doc, m: doc.update(node_type="array", codecs=["odd"]),
+}
+
+
+@pytest.mark.parametrize("what", BY_ANOTHER)
+def test_records_that_can_be_read_no_longer_are_a_conflict(what: str, canary: bytes) -> None:
+    driver = MemoryDriver({})
+    stash.create_records(driver, FIELDS).extend([ROW] * 3)
+    records = stash.open_records(driver, "r+")
+    writer = records.writer()
+    writer.append(ROW)
+    document = json.loads(bytes(driver.get("zarr.json") or b""))
+    BY_ANOTHER[what](document, document["consolidated_metadata"]["metadata"])
+    driver.put("zarr.json", json.dumps(document).encode())
+    driver.put("n/c/0", canary)
+    operations: dict[str, Any] = {
+        "append": lambda r: r.append(ROW),
+        "extend": lambda r: r.extend([ROW]),
+        "flush": lambda r: writer.flush(),
+        "add": lambda r: r.add_field("m", "i4"),
+        "drop": lambda r: r.drop_field("n"),
+        "rename": lambda r: r.rename_field("n", "m"),
+        "attrs": lambda r: r.attrs.update(a=1),
+        "refresh": lambda r: r.refresh(),
+    }
+    for name, operation in operations.items():
+        with pytest.raises(Conflict, match="open it again") as caught:
+            operation(records)
+        assert "can be read no longer" in str(caught.value), name
+    assert json.loads(bytes(driver.get("zarr.json") or b"")) == document
+
+
+def test_a_group_that_can_be_read_no_longer_is_a_conflict() -> None:
+    driver = MemoryDriver({})
+    group = stash.create_group(driver)
+    made(driver := MemoryDriver({}), 3)
+    group.driver.put("zarr.json", bytes(driver.get("zarr.json") or b""))
+    put(group.driver, "zarr.json", {"codecs": ["bytes", "nobody-has-it"]})
+    for call in (lambda: group.refresh(), lambda: group.attrs.update(a=1), group.consolidate):
+        with pytest.raises(Conflict, match="can be read no longer"):
+            call()
+
+
 def test_records_that_became_an_array_are_a_conflict(driver: Driver) -> None:
     records = stash.create_records(driver, {"n": "f8"})
     records.append({"n": 1.0})

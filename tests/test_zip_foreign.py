@@ -19,7 +19,15 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.drivers.zip import ZipDriver, compact
-from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, StashError, Unsupported
+from tensorstash.errors import (
+    Conflict,
+    Corrupt,
+    DriverError,
+    Invalid,
+    StashError,
+    TimedOut,
+    Unsupported,
+)
 from tensorstash.registry import connect
 from tests import zips
 from tests.zips import MAKES, VALUES, content, files, read
@@ -88,6 +96,26 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, use: str) -> None:
         path = tmp_path / name
         with pytest.raises((Invalid, DriverError), match=name):
             USES[use](f"zip://{path}", ZipDriver(path))
+
+
+def test_a_link_to_an_archive_is_the_archive(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.zip", tmp_path / "link.zip"
+    os.symlink("real.zip", link)
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink("../link.zip", tmp_path / "elsewhere/other.zip")
+    stash.save(f"zip://{link}", np.arange(200_000), codecs=None, chunks=100_000)
+    for i, path in enumerate((link, real, tmp_path / "elsewhere/other.zip")):
+        a = stash.open(f"zip://{path}", "r+")
+        for value in range(6):  # more than once written anew
+            a[...] = value + i
+        a.append(np.arange(3))
+        with a.driver.lock("zarr.json"), pytest.raises(TimedOut):
+            stash.open(f"zip://{real}", "r+", lock_timeout=0.05).append([1])
+        assert stash.open(f"zip://{real}")[0] == 5 + i
+    assert link.is_symlink()
+    assert files(tmp_path) == ["elsewhere", "link.zip", "real.zip"]
+    assert files(tmp_path / "elsewhere") == ["other.zip"]
+    assert len(stash.open(f"zip://{link}")) == 200_009
 
 
 def test_an_empty_file_is_taken(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tensorstash.driver import (
     check_prefix,
 )
 from tensorstash.drivers.failures import is_absence
+from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.fsspec.reader import TEMPORARY, FsspecReader, digest
 from tensorstash.drivers.fsspec.recipe import Connection, Recipe, of_filesystem, of_url
 from tensorstash.drivers.window import Window
@@ -112,6 +113,9 @@ class FsspecDriver(FsspecReader):
         """Remove the value; no error when absent."""
         check_key(key)
         self._writable("delete", key)
+        if self._local is not None:
+            self._local.delete(key)
+            return
 
         def remove() -> None:
             # Of a folder some filesystems make a not-found, some an error of their own.
@@ -128,17 +132,31 @@ class FsspecDriver(FsspecReader):
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every key below ``prefix``, then the folders that are left empty."""
+        if self._local is not None:
+            self._writable("delete", prefix)
+            self._local.delete_prefix(prefix)
+            return
         folders: list[str] = []
         self.delete_many([key for key, _ in self._walk(check_prefix(prefix), folders)])
         self._remove(prefix, folders)
 
     def prune(self, prefix: str) -> None:
         """Remove the folders below ``prefix`` that are empty, where the filesystem has folders."""
-        if self.traits.folders:
+        if self._local is not None:
+            self._local.prune(prefix)
+        elif self.traits.folders:
             folders: list[str] = []
             for _ in self._walk(check_prefix(prefix), folders):
                 pass
             self._remove(prefix, folders)
+
+    def remove_link(self, prefix: str) -> bool:
+        """Of a filesystem of this machine, remove the symbolic link that ``prefix`` is."""
+        return self._local is not None and self._local.remove_link(prefix)
+
+    def linked(self, prefix: str) -> str | None:
+        """Of a filesystem of this machine, the first symbolic link on the way to ``prefix``."""
+        return None if self._local is None else self._local.linked(prefix)
 
     def kept(self, key: str) -> str | None:
         """Names of puts in progress."""
@@ -172,6 +190,8 @@ class FsspecDriver(FsspecReader):
 
     def _store(self, key: str, data: bytes) -> None:
         self._writable("put", key)
+        if self._local is not None:
+            self._local.clear_for(key)
         process, path = self._process, self._path(key)
 
         def store() -> bool:
@@ -197,6 +217,11 @@ class FsspecDriver(FsspecReader):
                 driver=self.scheme,
             )
         process.sent(len(data))
+
+    @property
+    def _local(self) -> FileDriver | None:
+        """The folder that this is, where it is one of this machine."""
+        return self._process.folder
 
     def _writable(self, verb: str, key: str) -> None:
         if self.traits.put == "none":

@@ -18,7 +18,8 @@ from fsspec.asyn import sync
 from fsspec.implementations.dirfs import DirFileSystem
 
 from tensorstash.driver import Traffic, turn
-from tensorstash.drivers import failures, loop
+from tensorstash.drivers import failures, folder, loop
+from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.fsspec.recipe import Recipe
 from tensorstash.errors import Invalid, StashError, TimedOut, Unavailable, Unsupported
 
@@ -26,6 +27,7 @@ T = TypeVar("T")
 _log = logging.getLogger("tensorstash")
 _FIRST_PAUSE = 0.1
 _CLOSING_SECONDS = 2.0
+_UNKNOWN: Any = object()
 
 
 class Process:
@@ -38,6 +40,7 @@ class Process:
         self._serial = serial
         self._turn = threading.RLock()
         self._opened: tuple[Any, str] | None = None
+        self._folder: Any = _UNKNOWN
         self.traffic = Traffic()
 
     def open(self) -> tuple[Any, str]:
@@ -67,6 +70,14 @@ class Process:
                     loop.current().at_exit(partial(_leave, weakref.ref(self)))
                 self._opened = fs, fs._strip_protocol(path).rstrip("/")
             return self._opened
+
+    @property
+    def folder(self) -> FileDriver | None:
+        """The folder of this machine that this is, if it is one."""
+        fs, path = self.open()
+        if self._folder is _UNKNOWN:
+            self._folder = folder.of_filesystem(fs, path)
+        return self._folder  # type: ignore[no-any-return]
 
     def forget(self) -> None:
         """Drop the filesystem; its own finalizers close what it had open."""

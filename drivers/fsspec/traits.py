@@ -42,7 +42,9 @@ _KNOWN: Mapping[str, Traits] = {
     "github": Traits("none", ("sha",), 8, serial=False, folders=False),
     **dict.fromkeys(("http", "https"), Traits("none", ("etag",), 16, serial=False, folders=False)),
     "git": Traits("none", ("hex",)),
-    **dict.fromkeys(("ftp", "sftp", "ssh", "smb", "hdfs", "arrow_hdfs", "webhdfs"), _FILES),
+    **dict.fromkeys(
+        ("file", "local", "ftp", "sftp", "ssh", "smb", "hdfs", "arrow_hdfs", "webhdfs"), _FILES
+    ),
     **dict.fromkeys(("tar", "libarchive", "reference", "data"), _ARCHIVE),
     "zip": Traits("none", ("CRC",)),
     # They answer from a copy of their own, which may be older than what is stored.

@@ -82,7 +82,9 @@ class ZipDriver(Driver):
         name = os.fspath(path)
         if not name or "\0" in name:
             raise Invalid(f"{name!r} names no file; give a path like zip:///data/x.zip")
-        self.path = os.path.abspath(name)
+        # A link stands for what it leads to: one archive has one lock, and is written anew in its
+        # own place, whichever way it was named.
+        self.path = os.path.realpath(name) if os.path.islink(name) else os.path.abspath(name)
         self._prefix = inner.strip("/") and check_key(inner.strip("/")) + "/"
         self._known: tuple[tuple[int, ...], Directory] | None = None
         self._swept = 0

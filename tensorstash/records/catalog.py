@@ -171,6 +171,8 @@ class RecordAttributes(Attributes):
                 raise reserved()
             return new
 
+        self._handle._open(write=True)
+        self._handle.refresh()  # attributes of what is no records by now are not ours to change
         super()._change(changed)
 
 

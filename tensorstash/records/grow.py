@@ -16,7 +16,7 @@ from typing import Any
 
 from ..array import Array
 from ..driver import Check, Driver, Put, Request, held, located
-from ..errors import Conflict, Invalid, NotFound, StashError
+from ..errors import Conflict, Invalid, NotFound, StashError, Unsupported
 from ..fence import Fence, until_alone
 from ..formats import trailer, zarr3
 from ..formats.document import GroupDocument, decode
@@ -49,14 +49,24 @@ _GROUP = GroupDocument()
 def load(driver: Driver, path: str, known: Catalog | None = None) -> Catalog:
     """The records at ``path``: one small read. ``known``: those of a handle, in whose place
     nothing else may have been put."""
-    content = (require(driver, path) if known is None else reread(driver, path, _GROUP)).content
-    return _catalog(content, located(driver, path))
-
-
-def _catalog(content: Any, where: str) -> Catalog:
+    where = located(driver, path)
+    if known is not None:
+        return _catalog(reread(driver, path, _GROUP).content, where)
+    content = require(driver, path).content
     if not isinstance(content, GroupDocument):
         raise Invalid(f"{where} is an array; open it with open()")
     return from_document(content, where)
+
+
+def _catalog(content: Any, where: str) -> Catalog:
+    """The records of a group's document that was read again, for a handle that had read them."""
+    try:
+        return from_document(content, where)
+    except (Invalid, Unsupported) as error:
+        raise Conflict(
+            f"{where} was replaced since this handle was opened: it can be read no longer "
+            f"({error}); open it again"
+        ) from error
 
 
 def extend(
