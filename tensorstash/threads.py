@@ -79,7 +79,16 @@ def begin(work: Callable[[], _Block]) -> Callable[[], _Block]:
     future = submit(work, waits=True)
     if future is None:
         return work
-    return lambda: work() if future.cancel() else future.result()
+    futures = [future]
+
+    def end() -> _Block:
+        future = futures.pop()
+        try:
+            return work() if future.cancel() else future.result()
+        finally:
+            del future  # it keeps its error, whose traceback keeps this frame
+
+    return end
 
 
 def once(change: Callable[[], None]) -> None:
@@ -153,11 +162,12 @@ def spread(
             asked.append(submit(help_drain, waits))
         drain()
         finish()
+        if errors:
+            raise errors[0]
     except BaseException:
         finish()  # again, where that was interrupted: nothing goes on behind the caller's back
+        errors.clear()  # the frames that their tracebacks keep, this one too, keep the list
         raise
-    for error in errors:
-        raise error
 
 
 def alone(work: Callable[[], _Block]) -> _Block:
