@@ -64,7 +64,7 @@ class Reader:
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
             limit = cache.limit // (2 * max(1, chunks.spec.dtype.itemsize))
-            self._ahead = ReadAhead(chunks.grid, chunks.spec.shape, self.warm, limit)
+            self._ahead = ReadAhead(chunks.grid, chunks.spec.shape, limit)
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
@@ -95,7 +95,7 @@ class Reader:
         elif self._fetcher is not None:
             self._read_single(self._fetcher, one, out, fields)
         if self._ahead is not None:
-            self._ahead.note(transform)
+            self._ahead.note(transform, self.warm)
 
     def warm(self, transform: Transform) -> None:
         """Bring the chunks of a transform into the cache."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 from .grid import Grid
 from .index import Point, Stride, Transform
@@ -14,23 +16,21 @@ Box = list[tuple[int, int]]
 
 
 class ReadAhead:
-    """Notices reads that follow each other along one axis, and has ``warm`` fetch what comes
-    next into the cache, in the background, one step at a time."""
+    """Notices reads that follow each other along one axis, and has what comes next fetched into
+    the cache, in the background, one step at a time."""
 
-    def __init__(
-        self, grid: Grid, shape: Sequence[int], warm: Callable[[Transform], None], limit: int
-    ) -> None:
+    def __init__(self, grid: Grid, shape: Sequence[int], limit: int) -> None:
         """``limit``: the most elements worth fetching ahead."""
         self._grid = grid
         self._shape = tuple(shape)
-        self._warm = warm
         self._limit = limit
         self._last: Box | None = None
         self._running: tuple[int, Task[None]] | None = None
         self._done: Box | None = None
 
-    def note(self, transform: Transform) -> None:
-        """Called with every read, after it."""
+    def note(self, transform: Transform, warm: Callable[[Transform], None]) -> None:
+        """Called with every read, after it. ``warm`` brings chunks into the cache; it is the
+        reader's, and not kept: each would keep the other, and the driver, alive."""
         box = _box(transform)
         last, self._last = self._last, box
         if box is None or last is None:
@@ -44,7 +44,7 @@ class ReadAhead:
         self._done = ahead
         maps = tuple(Stride(k, start, 1) for k, (start, _) in enumerate(ahead))
         wanted = Transform(tuple(stop - start for start, stop in ahead), maps)
-        task = submit(lambda: self._warm(wanted))
+        task = submit(partial(_try, warm, wanted))
         self._running = None if task is None else (os.getpid(), task)
 
     def wait(self, transform: Transform) -> None:
@@ -81,6 +81,12 @@ class ReadAhead:
             return False
         pid, task = self._running
         return pid == os.getpid() and not task.ended
+
+
+def _try(warm: Callable[[Transform], None], wanted: Transform) -> None:
+    # Whoever reads there meets the error again; this one would keep the reader, whose it is.
+    with suppress(Exception):
+        warm(wanted)
 
 
 def _box(transform: Transform) -> Box | None:

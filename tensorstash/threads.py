@@ -151,11 +151,12 @@ def spread(
             asked.append(submit(help_drain, waits))
         drain()
         finish()
+        if errors:
+            raise errors[0]
     except BaseException:
         finish()  # again, where that was interrupted: nothing goes on behind the caller's back
+        errors.clear()  # the frames that their tracebacks keep, this one too, keep the list
         raise
-    if errors:
-        raise errors[0]
 
 
 def alone(work: Callable[[], _Block]) -> _Block:

@@ -53,13 +53,15 @@ class Task(Generic[Result]):
             wait(self._done)
 
     def result(self) -> Result:
-        """What it returned or raised, once it is done; never for one that was called off."""
+        """What it returned or raised, once it is done; never for one that was called off. An error
+        is handed over, once: it would keep this task, and the frames that wait for it."""
         wait(self._done)
-        if self._error is not None:
+        error, self._error = self._error, None
+        if error is not None:
             try:
-                raise self._error
+                raise error
             finally:
-                del self  # the error's frames would keep it, and it the error
+                del error
         return self._value
 
     def do(self) -> None:

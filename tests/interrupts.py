@@ -8,6 +8,7 @@ as ``os.open`` or ``Lock.acquire``. :func:`interrupted` runs it again and raises
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -118,6 +119,19 @@ def _quiet(told: Any) -> None:
     """Python drops what a finalizer raises, and says so; an interrupt there is what we want."""
     if not isinstance(told.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(told)
+
+
+@contextmanager
+def uncollected(now: bool = True) -> Iterator[None]:
+    """Without the garbage collector, and with what it found before (``now``) gone: what is let go
+    of here is gone at once, or a cycle keeps it."""
+    if now:
+        gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def descriptors() -> list[str]:

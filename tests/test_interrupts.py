@@ -4,12 +4,14 @@ in the old state or the new one, and the handle as good as before."""
 from __future__ import annotations
 
 import fcntl
+import gc
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +36,7 @@ from tests.interrupts import (
     leftovers,
     own_threads,
     places,
+    uncollected,
     until,
 )
 from tests.servers.cluster import Cluster
@@ -329,10 +332,15 @@ def campaign(
     found = places(case.run)
     assert case.state(case.connect()) == new
     assert len(found) > 20
+    del case
     for number, at in enumerate(found if most is None else found[:: -(-len(found) // most)]):
         signal.alarm(120)
         try:
-            _interrupt(kind, fresh, at, old, new, neighbour if number % 5 == 0 else None)
+            with uncollected(now=number % 50 == 0):
+                opened = descriptors()
+                driver = _interrupt(kind, fresh, at, old, new, None if number % 5 else neighbour)
+                assert until(lambda: driver() is None), gc.get_referrers(driver())  # noqa: B023
+                assert until(lambda: descriptors() == opened), descriptors()  # noqa: B023
         except BaseException as error:
             error.add_note(f"after an interrupt at {at}")
             raise
@@ -340,7 +348,8 @@ def campaign(
 
 def _interrupt(
     kind: type[Case], fresh: Fresh, at: Place, old: Any, new: Any, neighbour: Any
-) -> None:
+) -> weakref.ref[Driver]:
+    """A reference to the driver that was interrupted, of which nothing is left by now."""
     url, options, folder = fresh()
     case = kind(url, options)
     opened, threads = descriptors(), own_threads()
@@ -356,6 +365,7 @@ def _interrupt(
     if folder is not None:
         [*case.driver.list()]
         assert leftovers(folder) == []
+    return weakref.ref(case.driver)
 
 
 def _looked(case: Case) -> Any:
@@ -415,7 +425,7 @@ def test_shared_memory(kind: type[Case]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", CASES if WHOLE else CASES[:14], ids=_ids)
-@pytest.mark.parametrize("scheme", ["file", "zip", "memory"])
+@pytest.mark.parametrize("scheme", ["file", "zip", "memory", "shm"])
 def test_every_place(scheme: str, kind: type[Case], tmp_path: Path) -> None:
     if scheme in ("file", "zip"):
         fresh = _folders(scheme, "/a.zip" if scheme == "zip" else "", tmp_path)

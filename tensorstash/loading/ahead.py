@@ -77,7 +77,10 @@ class Ahead(Iterator[Item], Generic[Item]):
         self._ready.put((False, None))  # whoever asks once more
         if item is None:
             raise StopIteration
-        raise item
+        try:
+            raise item
+        finally:
+            del item  # its traceback keeps this frame
 
     def close(self) -> None:
         """End the thread, and wait until it has; there are no more items then."""

@@ -132,6 +132,7 @@ class Pool:
         """Begin nothing more, and wait for what has begun."""
         self._coming.clear()
         self._readers.hold()
+        self._bunches.clear()  # their jobs keep this pool
         self._memory.give(self._fixed, self._count, self._most, self._slots)
 
     # -- reading ------------------------------------------------------------------------------

@@ -44,9 +44,14 @@ class Job(Generic[Answer]):
         wait(self._done)
 
     def result(self) -> Answer:
-        """What it answered or raised; it is done."""
-        if self._error is not None:
-            raise self._error
+        """What it answered or raised; it is done. An error is handed over: it would keep this, and
+        its traceback the frames that wait for it, which keep the source."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         return self._answer
 
 
