@@ -85,12 +85,12 @@ def _parse(
     """The node whose ``zarr.json`` is ``found``; where there is none, what v2's documents say."""
     try:
         if found is not None:
-            return Node(zarr3.parse(found[0])[1], found[1], trailer.decode(found[0]))
+            return _node(zarr3.parse(found[0])[1], found)
         found = _document(driver, path + zarr2.ARRAY)
         if found is not None:
             attributes = _bytes(_document(driver, path + zarr2.ATTRS))
             spec = zarr2.parse_array(found[0], attributes, allow_pickle=allow_pickle)
-            return Node(spec, found[1], trailer.decode(found[0]))
+            return _node(spec, found)
         found = _document(driver, path + zarr2.GROUP)
         if found is not None:
             attributes = _bytes(_document(driver, path + zarr2.ATTRS))
@@ -108,6 +108,14 @@ def _parse(
         key = error.key if error.key.startswith(path) else path + error.key
         raise Corrupt(f"in {located(driver, path)}: {error}", key=key) from error
     return None
+
+
+def _node(content: Content, found: tuple[Buffer, Tag]) -> Node:
+    """A node with what stands behind its document."""
+    behind = trailer.decode(found[0])
+    if behind.reach and isinstance(content, ArraySpec):
+        content = replace(content, reach=behind.reach)
+    return Node(content, found[1], behind)
 
 
 def _document(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:

@@ -25,7 +25,8 @@ from tests.remote import Remote
 
 Op = tuple[Any, ...]
 """``("append", rows, first number)`` (0: all fill), ``("resize", rows)``, ``("edge", number)`` (the
-last row is written, without the lock), ``("extend", rows, first number)`` of records."""
+last row is written, without the lock), ``("blank",)`` (all is set to fill, without it),
+``("extend", rows, first number)`` of records."""
 
 WIDTH = 3
 _PATIENCE = 120.0  # guards against hanging only
@@ -63,6 +64,8 @@ def after(model: np.ndarray, op: Op) -> np.ndarray:
     if op[0] == "resize":
         kept = model[: op[1]]
         return np.concatenate([kept, np.zeros((op[1] - len(kept), WIDTH), "i4")])
+    if op[0] == "blank":
+        return np.zeros_like(model)
     model = model.copy()
     model[-1:] = op[1]
     return model
@@ -74,6 +77,8 @@ def do(array: stash.Array, op: Op) -> int | None:
         return array.append(rows_of(op[1], op[2]))
     if op[0] == "resize":
         array.resize((op[1], WIDTH))
+    elif op[0] == "blank":
+        array[...] = 0
     elif len(array):
         array[-1] = op[1]
     return None
@@ -347,6 +352,20 @@ def wanted_rows(count: int, first: int) -> list[Any]:
     ]
 
 
+def change(records: stash.Records, op: Op) -> None:
+    """What another does to records."""
+    if op[0] == "extend":
+        records.extend(told(op[1], op[2]))
+    elif len(records):
+        for name, values in told(len(records), 0).items():
+            records[name][:] = values
+
+
+def changed(rows: list[Any], op: Op) -> list[Any]:
+    """What that makes of them."""
+    return rows + wanted_rows(op[1], op[2]) if op[0] == "extend" else wanted_rows(len(rows), 0)
+
+
 def record_stops(
     holder: Holder, place: Remote, before: int, op: Op, others: Sequence[Op], **how: Any
 ) -> int:
@@ -362,21 +381,21 @@ def record_stops(
             try:
                 if stopped:
                     end_leases(driver)
-                    for _, count, first in others:
-                        stash.open_records(driver, "r+").extend(told(count, first))
+                    for other in others:
+                        change(stash.open_records(driver, "r+"), other)
             finally:
                 kind, value = holder.end(stopped)
-            theirs = [row for _, count, first in others for row in wanted_rows(count, first)]
-            mine = wanted_rows(op[1], op[2])
+            before_all, after_all = model, [*model, *(mine := wanted_rows(op[1], op[2]))]
+            for other in others:
+                before_all, after_all = changed(before_all, other), changed(after_all, other)
             found = listed(stash.open_records(driver))
             if not stopped:
                 assert found == model + mine
                 return stop
-            allowed = [model + theirs]
+            allowed = [before_all]
             if kind == "done":
-                allowed = [model + mine + theirs, model + theirs + mine]
-                assert found[value : value + op[1]] == mine
-            assert found in allowed, (stop, op, others, kind)
+                allowed = [after_all if value == before else before_all + mine]
+            assert found in allowed, (stop, op, others, kind, value, found)
             stash.open_records(driver, "r+").extend(told(3, 500))
             assert listed(stash.open_records(driver)) == found + wanted_rows(3, 500)
     raise AssertionError

@@ -141,6 +141,9 @@ class Table:
         settings = self.settings
         if layout.narrow(self.catalog, name):
             settings = replace(settings, cache_bytes=max(settings.cache_bytes, _NARROW_CACHE))
+        if driver.capabilities.leases:
+            # Where a chunk is absent, one who added rows, was stopped and wakes late stores his.
+            settings = replace(settings, write_fill=True)
         return kind(driver, f"{path}{name}/", settings, spec)
 
     # -- rows -----------------------------------------------------------------------------
