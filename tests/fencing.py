@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import tensorstash as stash
+from tensorstash import node
 from tensorstash.driver import Driver
 from tensorstash.errors import Conflict
 from tensorstash.location import resolve
@@ -26,7 +27,8 @@ from tests.remote import Remote
 Op = tuple[Any, ...]
 """``("append", rows, first number)`` (0: all fill), ``("resize", rows)``, ``("edge", number)`` (the
 last row is written, without the lock), ``("blank",)`` (all is set to fill, without it),
-``("extend", rows, first number)`` of records."""
+``("replace", rows)`` (by a new array of fill), ``("remove",)``, ``("extend", rows, first
+number)`` of records."""
 
 WIDTH = 3
 _PATIENCE = 120.0  # guards against hanging only
@@ -77,6 +79,11 @@ def do(array: stash.Array, op: Op) -> int | None:
         return array.append(rows_of(op[1], op[2]))
     if op[0] == "resize":
         array.resize((op[1], WIDTH))
+    elif op[0] == "replace":
+        how = {"chunks": (4, WIDTH), "zarr_format": array.spec.zarr_format}
+        stash.create(array.driver, (op[1], WIDTH), "i4", overwrite=True, **how)
+    elif op[0] == "remove":
+        node.delete(array.driver, "")
     elif op[0] == "blank":
         array[...] = 0
     elif len(array):
@@ -320,6 +327,42 @@ def _others(driver: Driver, others: Sequence[Op], model: np.ndarray, op: Op) -> 
         do(stash.open(driver, "r+"), other)
         found = stash.load(driver)
         assert any(np.array_equal(found, before) for before in befores), (op, others, found)
+
+
+def replaced(
+    holder: Holder, place: Remote, layout: Layout, op: Op, rows: int, points: Sequence[int] | None
+) -> int:
+    """``op``, which replaces, removes or grows the array, of a holder that is stopped before each of
+    its requests in turn, while another replaces it by one of ``rows`` rows that are no fill."""
+    for stop in itertools.count() if points is None else points:
+        url = place.fresh()
+        with driver_at(place, url) as driver:
+            made = stash.create(driver, (layout.rows, WIDTH), "i4", **layout.how)
+            made[...] = rows_of(layout.rows, 1000)
+            theirs = rows_of(rows, 5000)
+            stopped = holder.begin(place, url, op, stop)
+            try:
+                if stopped:
+                    end_leases(driver)
+                    stash.save(driver, theirs, **layout.how)
+            finally:
+                kind, _ = holder.end(stopped)
+            there = node.load(driver, "")
+            found = None if there is None else stash.load(driver)
+            mine = None if op[0] == "remove" else np.zeros((op[1], WIDTH), "i4")
+            if op[0] == "append":
+                mine = after(theirs if stopped else rows_of(layout.rows, 1000), op)
+            allowed = [theirs] if stopped else []
+            allowed += [mine] if kind == "done" else []
+            assert any(
+                one is found or (one is not None and np.array_equal(one, found)) for one in allowed
+            ), (stop, op, kind, found)
+            if not stopped:
+                assert kind == "done"
+                return stop
+            stash.save(driver, rows_of(5, 9000), **layout.how)  # nothing is in the way of the next
+            same(stash.load(driver), rows_of(5, 9000))
+    return -1
 
 
 # -- records -------------------------------------------------------------------------------------

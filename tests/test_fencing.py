@@ -18,6 +18,7 @@ from tensorstash.formats import trailer
 from tensorstash.formats.trailer import Trailer
 from tensorstash.location import resolve
 from tensorstash.records import evolve
+from tensorstash.records.table import Table
 from tests.fencing import (
     FIELDS,
     LAYOUTS,
@@ -27,6 +28,7 @@ from tests.fencing import (
     driver_at,
     patient,
     record_stops,
+    replaced,
     rows_of,
     stops,
     told,
@@ -119,6 +121,35 @@ def test_a_process_that_the_system_stops(holder: Holder, request: Any, kind: str
     place = at(kind, request).having(lease=1.0)
     points = [5, 6] if kind == "redis" else [7]  # a put of a chunk, the put that publishes
     assert stops(holder, place, LAYOUTS["part"], PART, [WHOLE], leases=True, points=points) == -1
+
+
+@pytest.mark.parametrize("layout", ["whole", "v2"])
+@pytest.mark.parametrize("op", [("replace", 12), ("remove",), WHOLE], ids=lambda op: op[0])
+@pytest.mark.parametrize("kind", ["redis", "rgw-obstore"])
+def test_one_that_replaces_or_deletes(
+    holder: Holder, request: Any, kind: str, op: Op, layout: str
+) -> None:
+    assert replaced(holder, patient(at(kind, request)), LAYOUTS[layout], op, 10, None) > 5
+
+
+def test_a_field_that_another_made_anew_is_not_deleted(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On every driver: no lock is held between the document and the deletes.
+    url = str(tmp_path / "r")
+    mine = stash.save_records(url, {"x": np.arange(40), "id": np.arange(40)}, rows_per_chunk=8)
+    delete = Table.delete
+
+    def late(self: Any, name: str, stored: Any) -> None:
+        monkeypatch.undo()
+        del stash.open_group(url, "r+")[name]
+        with stash.open_records(url, "r+") as theirs:
+            theirs.add_field(name, "int64", np.arange(40) + 1000)
+        delete(self, name, stored)
+
+    monkeypatch.setattr(Table, "delete", late)
+    mine.drop_field("x")
+    assert stash.open_records(url)["x"][:].tolist() == [*range(1000, 1040)]
 
 
 HOLDERS = {"whole": WHOLE, "part": PART, "one": ONE, "fill": FILL, "grow": GROW, "shrink": SHRINK}
