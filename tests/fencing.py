@@ -332,8 +332,8 @@ def _others(driver: Driver, others: Sequence[Op], model: np.ndarray, op: Op) -> 
 def replaced(
     holder: Holder, place: Remote, layout: Layout, op: Op, rows: int, points: Sequence[int] | None
 ) -> int:
-    """``op``, which replaces, removes or grows the array, of a holder that is stopped before each of
-    its requests in turn, while another replaces it by one of ``rows`` rows that are no fill."""
+    """``op``, which replaces, removes or grows the array, of a holder that is stopped before each
+    of its requests in turn, while another replaces it by one of ``rows`` rows that are no fill."""
     for stop in itertools.count() if points is None else points:
         url = place.fresh()
         with driver_at(place, url) as driver:
