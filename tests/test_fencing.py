@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
+from tensorstash import node
+from tensorstash.driver import held
 from tensorstash.drivers.redis import RedisDriver
 from tensorstash.errors import Conflict, StashError, Unsupported
+from tensorstash.fence import Fence, Moved
 from tensorstash.formats import trailer
 from tensorstash.formats.trailer import Trailer
 from tensorstash.location import resolve
@@ -405,3 +408,20 @@ def test_so_does_one_that_changes_fields(
         changed(mine, 5)
     assert not late
     assert stash.open_records(url)["y"][:].tolist() == [*range(1000, 1040)]
+
+
+def test_what_lands_after_the_fence_fell_is_taken_back(redis_url: str) -> None:
+    # Fields are stored by threads; one learns of a newer holder while another's put is on its way.
+    with driver_at(Remote("redis", redis_url, {}), redis_url) as driver:
+        stash.create(driver, (4,), "i4", chunks=4)
+        tag = driver.put("c/0", b"before")
+        mine, theirs = (
+            Fence(driver, "", node.require(driver, ""), held, eager=False) for _ in range(2)
+        )
+        theirs.close()
+        with pytest.raises(Moved):
+            mine.close()
+        mine.landed("c/0", (b"before", tag), driver.put("c/0", b"late", if_tag=tag))
+        assert bytes(driver.get("c/0") or b"") == b"before"
+        with pytest.raises(Moved):
+            mine()
