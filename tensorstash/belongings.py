@@ -47,7 +47,11 @@ class Belongings:
     """Keys of chunks, up to a number."""
     more: bool = False
     """Whether there are more chunks than ``chunks`` names."""
+    tags: dict[str, Tag] = field(default_factory=dict)
+    """Of which version each of these keys is, where a lock can be lost."""
     is_group: bool = False
+    what: str | None = None
+    """What was under way, where the node is marked as unfinished."""
     _nodes: dict[str, tuple[Layout, ...] | None] = field(default_factory=dict)
     _specs: dict[str, tuple[ArraySpec, tuple[int, ...]]] = field(default_factory=dict)
     """Arrays whose documents can be read, with the number of their chunks, by path."""
@@ -63,16 +67,23 @@ class Belongings:
 
     def chunk_keys(self) -> Iterator[str]:
         """Keys of all chunks, as of now."""
-        for key, ours in self._each(self.driver.list(self.path)):
-            if ours and not _is_document(key):
+        return (key for key in self.now() if not _is_document(key))
+
+    def now(self) -> Iterator[str]:
+        """Keys of all documents and chunks, as of now, with their :attr:`tags`."""
+        self.tags.clear()
+        for key, ours in self._each(self._listed()):
+            if ours:
                 yield key
+            else:
+                self.tags.pop(key, None)
 
     def look(self) -> Belongings:
         """Look at everything; :class:`~tensorstash.errors.AlreadyExists` where something else is
         stored here too."""
         self._load([""])
         foreign: list[str] = []
-        for key, ours in self._each(self.driver.list(self.path)):
+        for key, ours in self._each(self._listed()):
             if not ours and self._is_behind_member(key):
                 continue
             if not ours:
@@ -85,9 +96,25 @@ class Belongings:
                 self.chunks.append(key)
             else:
                 self.more = True
+                self.tags.pop(key, None)
         if foreign:
             raise self._foreign(foreign)
         return self
+
+    def _listed(self) -> Iterator[str]:
+        if not self.driver.capabilities.leases:
+            yield from self.driver.list(self.path)
+            return
+        for key, tag in self.driver.tags(self.path, lambda key: True):
+            self.tags[key] = tag
+            yield key
+
+    def look_again(self) -> Belongings:
+        """Look at everything once more."""
+        self.documents, self.chunks, self.more, self.tags = [], [], False, {}
+        for known in (self._nodes, self._specs, self._beyond, self._not_zarrs):
+            known.clear()
+        return self.look()
 
     def _is_behind_member(self, key: str) -> bool:
         """Whether ``key`` lies behind a link that is a member: the link goes, and what it leads to
@@ -201,6 +228,7 @@ class Belongings:
         self._not_zarrs.update(path + name for name in alien)
         if not path:
             self.is_group = mark.is_group(v3) or (not v3 and found[2] is not None)
+            self.what = None if marked is None else marked.what
         if marked is None and (spec := _spec(*found[:2])) is not None:
             self._specs[path] = spec, spec.grid.counts(spec.shape)
         explained = [*self.known.get(path, ())]

@@ -73,6 +73,7 @@ class Fence:
         self.reach: Sequence[int] = ()
         self._landed: list[tuple[str, Tag, Buffer]] = []
         self._kept = False
+        self._newer: Node | None = None  # the document of another, once it was seen
         self._check = check
         self._before = node.trailer
         self._like = node.content
@@ -80,6 +81,8 @@ class Fence:
 
     def __call__(self) -> None:
         """Before a put: :class:`~tensorstash.errors.Conflict` when the lock was lost."""
+        if self._newer is not None:
+            raise self.lost() if self.closed else Moved()
         if self.leased and not self.closed and (self.eager or self.node.trailer.open):
             self.close()
         else:
@@ -141,7 +144,10 @@ class Fence:
         be another's. Only where that may be: tags follow from the bytes, or :meth:`close` was not
         called and the lock's own clock stood still."""
         if tag != before[1] and (self.driver.capabilities.content_tags or not self.eager):
-            self._landed.append((key, tag, before[0]))
+            with self._guard:
+                self._landed.append((key, tag, before[0]))
+                if self._newer is not None:  # another thread has learned of it meanwhile
+                    self._take_back(self._newer)
 
     def adopted(self) -> None:
         """What is stored beyond the edge, by another holder, is byte for byte what we store: it is
@@ -168,6 +174,7 @@ class Fence:
             now.trailer == self.node.trailer and _shape(now) == _shape(self.node)
         )
         if not same:
+            self._newer = now
             self._take_back(now)
             raise otherwise
         self.node = now

@@ -76,6 +76,8 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                     driver.put(key, data, if_tag=found[1])
                 return
             except Conflict:
+                if isinstance(check, Fence):
+                    check.close()  # it may be a newer holder's, even where it looks like nobody's
                 contradictions = contradictions + 1 if found is None else 0
                 if contradictions == _CONTRADICTIONS:
                     raise Conflict(
@@ -127,6 +129,8 @@ def _put_absent(driver: Driver, merge: Merge, check: Check, guess: Guess) -> boo
         driver.put(merge.key, data, if_absent=True)
     except Conflict:
         guess.absent = False
+        if isinstance(check, Fence):
+            check.close()
         return False
     return True
 
@@ -188,6 +192,8 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
             check.landed(sent[i].key, before[i], tag)
     if any(merge in lost for merge in likely):
         guess.absent = False
+    if lost and isinstance(check, Fence):
+        check.close()
     return lost
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .belongings import look
+from .belongings import Belongings, look
 from .driver import Buffer, Check, Driver, Request, Span, Tag, get_at_most, held, located
 from .dtype import short
 from .errors import (
@@ -28,7 +28,17 @@ from .formats.document import GroupDocument
 from .formats.mark import Layout
 from .formats.trailer import Trailer
 from .spec import ArraySpec, difference
-from .unfinished import Alone, Claim, claim, finish, pause, put_over, remove, still_ours
+from .unfinished import (
+    Alone,
+    Claim,
+    claim,
+    finish,
+    pause,
+    put_instead,
+    put_over,
+    remove,
+    still_ours,
+)
 
 Content = ArraySpec | GroupDocument
 
@@ -85,12 +95,12 @@ def _parse(
     """The node whose ``zarr.json`` is ``found``; where there is none, what v2's documents say."""
     try:
         if found is not None:
-            return Node(zarr3.parse(found[0])[1], found[1], trailer.decode(found[0]))
+            return _node(zarr3.parse(found[0])[1], found)
         found = _document(driver, path + zarr2.ARRAY)
         if found is not None:
             attributes = _bytes(_document(driver, path + zarr2.ATTRS))
             spec = zarr2.parse_array(found[0], attributes, allow_pickle=allow_pickle)
-            return Node(spec, found[1], trailer.decode(found[0]))
+            return _node(spec, found)
         found = _document(driver, path + zarr2.GROUP)
         if found is not None:
             attributes = _bytes(_document(driver, path + zarr2.ATTRS))
@@ -108,6 +118,14 @@ def _parse(
         key = error.key if error.key.startswith(path) else path + error.key
         raise Corrupt(f"in {located(driver, path)}: {error}", key=key) from error
     return None
+
+
+def _node(content: Content, found: tuple[Buffer, Tag]) -> Node:
+    """A node with what stands behind its document."""
+    behind = trailer.decode(found[0])
+    if behind.reach and isinstance(content, ArraySpec):
+        content = replace(content, reach=behind.reach)
+    return Node(content, found[1], behind)
 
 
 def _document(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
@@ -235,19 +253,27 @@ def making(
         raise _exists(driver, path) from None
 
 
-def delete(driver: Driver, path: str, known: Mapping[str, ArraySpec] | None = None) -> None:
+def delete(
+    driver: Driver,
+    path: str,
+    known: Mapping[str, ArraySpec] | None = None,
+    spare: Callable[[Belongings], bool] | None = None,
+) -> None:
     """Remove a node and what belongs to it; of a link to a node, the link.
     :class:`~tensorstash.errors.AlreadyExists` where something else is stored there, which stays, as
     does all the rest. ``known``: arrays there by their path from ``path``, whose documents may be
-    missing. What a kill leaves is marked: no array that reads as fill, and deleted by the next that
-    is asked to."""
+    missing. ``spare``: whether what is there shall stay. What a kill leaves is marked: no array
+    that reads as fill, and deleted by the next that is asked to."""
     if driver.remove_link(path):
         return
     below = layouts(known or {})
     if not _present(driver, path) and not look(driver, path, below).chunks:
         return
     with Alone(driver, _locked(driver, path)) as check:
-        remove(claim(driver, path, "delete", check, known=below))
+        made = claim(driver, path, "delete", check, known=below, spare=spare)
+        if made is None:
+            return
+        remove(made)
     driver.prune(path)  # the lock is no more
 
 
@@ -427,6 +453,7 @@ def _making(
             if fresh:
                 raise _Taken from None
             raise
+        assert made is not None
         yield made
 
 
@@ -442,11 +469,12 @@ def _finish(made: Claim, content: Content) -> Tag:
     if content.zarr_format == 3:
         return finish(made)
     document, attributes = _documents(content)
+    if attributes is None and made.driver.capabilities.leases:
+        attributes = {}  # where there are none, an older holder's could yet be stored
     still_ours(made)
-    made.check()
     if attributes is not None:
-        made.driver.put(made.path + zarr2.ATTRS, zarr3.encode(attributes))
-    tag = made.driver.put(made.path + _key(content), zarr3.encode(document))
+        put_instead(made, made.path + zarr2.ATTRS, zarr3.encode(attributes))
+    tag = put_instead(made, made.path + _key(content), zarr3.encode(document))
     remove(made)
     return tag
 

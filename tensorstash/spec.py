@@ -62,7 +62,8 @@ class ArraySpec:
 
     ``fill`` is a 0-d array of ``dtype``; ``fill_defined`` is ``False`` for Zarr v2's
     ``null``, whose absent chunks read as zeros. ``document`` is the document as stored, so
-    that rewriting it keeps what we do not interpret.
+    that rewriting it keeps what we do not interpret. ``reach``: how far appends that did not end
+    may yet store chunks (:mod:`.formats.trailer`).
     """
 
     shape: tuple[int, ...]
@@ -76,6 +77,7 @@ class ArraySpec:
     zarr_format: Literal[2, 3] = 3
     fill_defined: bool = True
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    reach: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def ndim(self) -> int:

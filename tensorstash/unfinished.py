@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from .belongings import Belongings
 from .driver import Buffer, Check, Driver, Span, Tag, located
-from .errors import Conflict
+from .errors import AlreadyExists, Conflict, Unsupported
 from .formats import mark, zarr3
 from .formats.mark import Layouts, Mark
 
@@ -89,16 +89,20 @@ def claim(
     coming: Layouts | None = None,
     known: Layouts | None = None,
     fresh: bool = False,
-) -> Claim:
+    spare: Callable[[Belongings], bool] | None = None,
+) -> Claim | None:
     """Mark the node at ``path``, with ``document`` for what it will be (``None``: nothing, or
     nothing of Zarr v3) and the layouts ``coming`` with it, and delete whatever is there: ``known``
     are nodes there that have no document. :class:`~tensorstash.errors.AlreadyExists` where it is
     not all a node's. ``fresh``: there is no node, and nothing to delete;
-    :class:`~tensorstash.errors.Conflict` where there is one."""
+    :class:`~tensorstash.errors.Conflict` where there is one. ``spare``: asked of what is there
+    before it is marked: whether it shall stay; then the answer is ``None``."""
     for attempt in range(_TRIES):
         found = Belongings(driver, path, dict(known or {}))
         if not fresh:
             found.look()
+        if spare is not None and spare(found):
+            return None
         marker = Mark.new(what, _both(found.layouts, coming or {}))
         body = mark.stub(found.is_group) if document is None else document
         check()
@@ -111,6 +115,13 @@ def claim(
             pause(attempt)  # someone has changed the document since it was looked at
             continue
         made = Claim(driver, path, marker, body, tag, check)
+        if found.tag is None and found.documents and driver.capabilities.leases:
+            try:
+                found.look_again()  # documents that no condition was about, as they are now
+            except AlreadyExists:
+                remove(made)
+                raise
+            still_ours(made)  # so none of it is a newer holder's
         _clear(made, found)
         return made
     raise Conflict(
@@ -136,8 +147,18 @@ def finish(made: Claim) -> Tag:
 def remove(made: Claim) -> None:
     """Delete the marked document, the last that is left of a node or that stands before one of
     Zarr v2."""
-    made.check()
-    made.driver.delete(made.key)
+    driver, tag = made.driver, made.tag
+    if not driver.capabilities.leases:
+        made.check()
+        driver.delete(made.key)
+        return
+    for attempt in range(_TRIES):
+        made.check()
+        if not _drop(driver, {made.key: tag}):
+            return
+        _, tag = still_ours(made)
+        pause(attempt)
+    raise Conflict(f"the metadata at key {made.key!r} is changed by others without a break")
 
 
 def still_ours(made: Claim) -> tuple[Mapping[str, Any], Tag]:
@@ -177,6 +198,20 @@ def put_over(driver: Driver, key: str, data: bytes, tag: Tag | None) -> Tag:
     return driver.put(key, data, if_tag=tag)
 
 
+def put_instead(made: Claim, key: str, data: bytes) -> Tag:
+    """Store a document beside the mark, in place of whatever came there while the mark stands."""
+    tag = None
+    for attempt in range(_TRIES):
+        made.check()
+        try:
+            return put_over(made.driver, key, data, tag)
+        except Conflict:
+            tag = made.driver.tag(key)
+            still_ours(made)
+            pause(attempt)
+    raise Conflict(f"the metadata at key {key!r} is changed by others without a break", key=key)
+
+
 def pause(attempt: int) -> None:
     """Wait for a moment that is longer with every attempt and the same for no two writers."""
     time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
@@ -185,13 +220,13 @@ def pause(attempt: int) -> None:
 def _clear(made: Claim, found: Belongings) -> None:
     """Delete all that was found but the marked document: the other documents first, so that no
     reader finds an array of which chunks are gone."""
-    _delete(made, (key for key in found.documents if key != made.key))
-    if not found.more:
-        _delete(made, iter(found.chunks))
-    else:
+    left = _delete(made, found, (key for key in found.documents if key != made.key))
+    left += _delete(made, found, iter(found.chunks))
+    if left or found.more:
         # Until a listing shows no more: some skip names while others go.
         for _ in range(_PASSES):
-            if not _delete(made, found.chunk_keys()):
+            rest = (key for key in found.now() if key != made.key)
+            if not _delete(made, found, rest, again=True):
                 break
         else:
             raise Conflict(
@@ -202,16 +237,34 @@ def _clear(made: Claim, found: Belongings) -> None:
         made.driver.prune(made.path)
 
 
-def _delete(made: Claim, keys: Iterator[str]) -> int:
-    """Delete ``keys``, in batches; answers how many there were. A link to a folder goes itself,
-    and nothing that it leads to."""
+def _delete(made: Claim, found: Belongings, keys: Iterator[str], again: bool = False) -> int:
+    """Delete ``keys``, in batches. A link to a folder goes itself, and nothing that it leads to.
+    Where the lock can be lost, only what is still of the version that was found before the mark
+    was put; or, found ``again`` after that, while the mark stands. Answers how many there were, or
+    how many stay."""
     driver, count = made.driver, 0
     while batch := [*islice(keys, _AT_ONCE)]:
         made.check()
+        if driver.capabilities.leases:
+            if again:
+                still_ours(made)  # so no newer holder's: the versions were learned before
+            kept = _drop(driver, {key: found.tags.pop(key) for key in batch if key in found.tags})
+            count += len(batch) if again else kept
+            continue
         links = tuple(folder for folder in _folders(made.path, batch) if driver.remove_link(folder))
         driver.delete_many(key for key in batch if not (links and key.startswith(links)))
-        count += len(batch)
+        count += len(batch) if again else 0
     return count
+
+
+def _drop(driver: Driver, tags: Mapping[str, Tag]) -> int:
+    """Delete what is still of these versions, where the lock can be lost and the server can do
+    that; how many stay."""
+    if driver.capabilities.leases and tags:
+        with suppress(Unsupported):
+            return sum(1 for _ in driver.delete_each(tags.items()))
+    driver.delete_many(tags)
+    return 0
 
 
 def _folders(path: str, keys: Iterable[str]) -> list[str]:

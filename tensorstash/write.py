@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from math import prod
-from operator import add, ge, gt, mul
+from operator import add, ge, gt, lt, mul
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -115,6 +115,8 @@ class Writer:
         sharding = self.chunks.sharding
         if sharding is not None:
             data = sharding.join(self._encode_all(sharding, list(sharding.pieces(chunk))))
+            if data is None and self._stays(index):
+                data = sharding.empty()
         else:
             data = self._encode(index, chunk)
         self._put(self.chunks.key(index), data)
@@ -339,7 +341,7 @@ class Writer:
         encoded = self._encode_all(sharding, chunks)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         data = sharding.join([encoded[k] for k in order])
-        if data is None and self.fence is not None:
+        if data is None and self._stays(shard):
             data = sharding.empty()
         return self.chunks.key(shard), data
 
@@ -523,9 +525,18 @@ class Writer:
         if self.fence is not None and not self.fence.eager:
             self.fence.close()
 
+    def _stays(self, index: tuple[int, ...]) -> bool:
+        """Whether a chunk of the array's own grid is stored though it is all fill: also where an
+        append that did not end, and whose holder may only sleep, would store its own in its
+        absence."""
+        if self.write_fill or self.fence is not None:
+            return True
+        reach = self.chunks.spec.reach
+        return bool(reach) and all(map(lt, self.chunks.spec.grid.origin(index), reach))
+
     def _encode(self, index: tuple[int, ...], chunk: NDArray[Any]) -> Buffer | None:
         """The stored form of a whole chunk; ``None`` when it need not be stored."""
-        if not self.write_fill and self.fence is None and is_fill(chunk, self.chunks.spec.fill):
+        if not self._stays(index) and is_fill(chunk, self.chunks.spec.fill):
             return None
         pipeline = self.chunks.pipeline_of(index)
         if pipeline.direct and not chunk.flags.c_contiguous:

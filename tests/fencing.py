@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import tensorstash as stash
+from tensorstash import node
 from tensorstash.driver import Driver
 from tensorstash.errors import Conflict
 from tensorstash.location import resolve
@@ -25,7 +26,9 @@ from tests.remote import Remote
 
 Op = tuple[Any, ...]
 """``("append", rows, first number)`` (0: all fill), ``("resize", rows)``, ``("edge", number)`` (the
-last row is written, without the lock), ``("extend", rows, first number)`` of records."""
+last row is written, without the lock), ``("blank",)`` (all is set to fill, without it),
+``("replace", rows)`` (by a new array of fill), ``("remove",)``, ``("extend", rows, first
+number)`` of records."""
 
 WIDTH = 3
 _PATIENCE = 120.0  # guards against hanging only
@@ -63,6 +66,8 @@ def after(model: np.ndarray, op: Op) -> np.ndarray:
     if op[0] == "resize":
         kept = model[: op[1]]
         return np.concatenate([kept, np.zeros((op[1] - len(kept), WIDTH), "i4")])
+    if op[0] == "blank":
+        return np.zeros_like(model)
     model = model.copy()
     model[-1:] = op[1]
     return model
@@ -74,6 +79,13 @@ def do(array: stash.Array, op: Op) -> int | None:
         return array.append(rows_of(op[1], op[2]))
     if op[0] == "resize":
         array.resize((op[1], WIDTH))
+    elif op[0] == "replace":
+        how = {"chunks": (4, WIDTH), "zarr_format": array.spec.zarr_format}
+        stash.create(array.driver, (op[1], WIDTH), "i4", overwrite=True, **how)
+    elif op[0] == "remove":
+        node.delete(array.driver, "")
+    elif op[0] == "blank":
+        array[...] = 0
     elif len(array):
         array[-1] = op[1]
     return None
@@ -317,6 +329,42 @@ def _others(driver: Driver, others: Sequence[Op], model: np.ndarray, op: Op) -> 
         assert any(np.array_equal(found, before) for before in befores), (op, others, found)
 
 
+def replaced(
+    holder: Holder, place: Remote, layout: Layout, op: Op, rows: int, points: Sequence[int] | None
+) -> int:
+    """``op``, which replaces, removes or grows the array, of a holder that is stopped before each
+    of its requests in turn, while another replaces it by one of ``rows`` rows that are no fill."""
+    for stop in itertools.count() if points is None else points:
+        url = place.fresh()
+        with driver_at(place, url) as driver:
+            made = stash.create(driver, (layout.rows, WIDTH), "i4", **layout.how)
+            made[...] = rows_of(layout.rows, 1000)
+            theirs = rows_of(rows, 5000)
+            stopped = holder.begin(place, url, op, stop)
+            try:
+                if stopped:
+                    end_leases(driver)
+                    stash.save(driver, theirs, **layout.how)
+            finally:
+                kind, _ = holder.end(stopped)
+            there = node.load(driver, "")
+            found = None if there is None else stash.load(driver)
+            mine = None if op[0] == "remove" else np.zeros((op[1], WIDTH), "i4")
+            if op[0] == "append":
+                mine = after(theirs if stopped else rows_of(layout.rows, 1000), op)
+            allowed = [theirs] if stopped else []
+            allowed += [mine] if kind == "done" else []
+            assert any(
+                one is found or (one is not None and np.array_equal(one, found)) for one in allowed
+            ), (stop, op, kind, found)
+            if not stopped:
+                assert kind == "done"
+                return stop
+            stash.save(driver, rows_of(5, 9000), **layout.how)  # nothing is in the way of the next
+            same(stash.load(driver), rows_of(5, 9000))
+    return -1
+
+
 # -- records -------------------------------------------------------------------------------------
 
 FIELDS: dict[str, Any] = {"id": "int64", "x": ((2,), "int32"), "t": stash.ragged("int32"), "s": str}
@@ -347,6 +395,20 @@ def wanted_rows(count: int, first: int) -> list[Any]:
     ]
 
 
+def change(records: stash.Records, op: Op) -> None:
+    """What another does to records."""
+    if op[0] == "extend":
+        records.extend(told(op[1], op[2]))
+    elif len(records):
+        for name, values in told(len(records), 0).items():
+            records[name][:] = values
+
+
+def changed(rows: list[Any], op: Op) -> list[Any]:
+    """What that makes of them."""
+    return rows + wanted_rows(op[1], op[2]) if op[0] == "extend" else wanted_rows(len(rows), 0)
+
+
 def record_stops(
     holder: Holder, place: Remote, before: int, op: Op, others: Sequence[Op], **how: Any
 ) -> int:
@@ -362,21 +424,21 @@ def record_stops(
             try:
                 if stopped:
                     end_leases(driver)
-                    for _, count, first in others:
-                        stash.open_records(driver, "r+").extend(told(count, first))
+                    for other in others:
+                        change(stash.open_records(driver, "r+"), other)
             finally:
                 kind, value = holder.end(stopped)
-            theirs = [row for _, count, first in others for row in wanted_rows(count, first)]
-            mine = wanted_rows(op[1], op[2])
+            before_all, after_all = model, [*model, *(mine := wanted_rows(op[1], op[2]))]
+            for other in others:
+                before_all, after_all = changed(before_all, other), changed(after_all, other)
             found = listed(stash.open_records(driver))
             if not stopped:
                 assert found == model + mine
                 return stop
-            allowed = [model + theirs]
+            allowed = [before_all]
             if kind == "done":
-                allowed = [model + mine + theirs, model + theirs + mine]
-                assert found[value : value + op[1]] == mine
-            assert found in allowed, (stop, op, others, kind)
+                allowed = [after_all if value == before else before_all + mine]
+            assert found in allowed, (stop, op, others, kind, value, found)
             stash.open_records(driver, "r+").extend(told(3, 500))
             assert listed(stash.open_records(driver)) == found + wanted_rows(3, 500)
     raise AssertionError

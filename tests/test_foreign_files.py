@@ -314,11 +314,18 @@ def test_what_comes_between_the_look_and_the_delete_stays(driver: Driver) -> Non
     group.create("x", (4, 6), "i4", chunks=2)[...] = DATA
 
     class Late(CountingDriver):
-        def delete_many(self, keys: Any) -> None:
+        def come(self) -> None:
             if self.driver.get("x/c/notes.txt") is None:
                 self.driver.put("x/c/notes.txt", b"precious")
                 self.driver.put("x/notes.txt", b"precious")
+
+        def delete_many(self, keys: Any) -> None:
+            self.come()
             super().delete_many(keys)
+
+        def delete_each(self, pairs: Any) -> Any:
+            self.come()
+            return super().delete_each(pairs)
 
     late = Late(driver)
     del stash.open_group(late, "r+")["x"]

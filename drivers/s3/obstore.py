@@ -108,7 +108,9 @@ class ObstoreClient(Client):
         except body.Surplus as error:
             raise Failed("other", str(error)) from error
         except NotModifiedError:
-            return Found(b"", unless or "", 0)
+            if unless is None:
+                raise Failed("other", "304, which was not asked for") from None
+            return Found(b"", unless, 0)
         except Exception as error:
             answer = answer_of(error)
             if answer.absent:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ from tensorstash.drivers.s3.s3fs_session import Elsewhere, file_system
 from tensorstash.drivers.s3.settings import Settings
 
 _MARK = "tensorstash-mark"
+_NOTHING: Mapping[str, Any] = {}
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 _TIMED_OUT = (TimeoutError, boto.ConnectTimeoutError, boto.ReadTimeoutError)
@@ -118,7 +119,7 @@ class S3fsClient(Client):
             answer = await self._call("head_object", Key=key)
         except _Absent:
             return None
-        return Head(_bare(answer["ETag"]), int(answer["ContentLength"]), _mark(answer))
+        return Head(_etag(answer), int(_told(answer, "ContentLength")), _mark(answer))
 
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
         """See :meth:`Client.page`."""
@@ -126,8 +127,8 @@ class S3fsClient(Client):
         if folders:
             more["Delimiter"] = "/"
         answer = await self._call("list_objects_v2", Prefix=prefix, **more)
-        keys = [(one["Key"], int(one.get("Size", 0))) for one in answer.get("Contents", ())]
-        below = [one["Prefix"] for one in answer.get("CommonPrefixes", ())]
+        keys = [(_told(one, "Key"), int(one.get("Size", 0))) for one in answer.get("Contents", ())]
+        below = [_told(one, "Prefix") for one in answer.get("CommonPrefixes", ())]
         etags = [_bare(one.get("ETag", "")) for one in answer.get("Contents", ())]
         following = answer.get("NextContinuationToken")
         if answer.get("IsTruncated") and not following:
@@ -146,14 +147,9 @@ class S3fsClient(Client):
         mark: str | None = None,
     ) -> str:
         """See :meth:`Client.put`."""
-        more = self._conditions(if_absent, if_etag)
-        if mark is not None:
-            more["Metadata"] = {_MARK: mark}
-        try:
-            answer = await self._call("put_object", Key=key, Body=_body(value), **more)
-        except _Absent:  # what a server may say to If-Match where nothing is stored
-            raise Failed("precondition", "404 NoSuchKey") from None
-        return _bare(answer["ETag"])
+        more = {} if mark is None else {"Metadata": {_MARK: mark}}
+        conditions = self._conditions(if_absent, if_etag)
+        return await self._store("put_object", conditions, Key=key, Body=_body(value), **more)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See :meth:`Client.delete`."""
@@ -208,14 +204,14 @@ class S3fsClient(Client):
         """See :meth:`Client.begin_parts`."""
         more = {} if mark is None else {"Metadata": {_MARK: mark}}
         answer = await self._call("create_multipart_upload", Key=key, **more)
-        return cast(str, answer["UploadId"])
+        return cast(str, _told(answer, "UploadId"))
 
     async def put_part(self, key: str, upload: str, number: int, value: Buffer) -> str:
         """See :meth:`Client.put_part`."""
         answer = await self._call(
             "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=_body(value)
         )
-        return _bare(answer["ETag"])
+        return _etag(answer)
 
     async def end_parts(
         self,
@@ -228,14 +224,13 @@ class S3fsClient(Client):
     ) -> str:
         """See :meth:`Client.end_parts`."""
         parts = [{"PartNumber": n, "ETag": f'"{etag}"'} for n, etag in enumerate(etags, 1)]
-        answer = await self._call(
+        return await self._store(
             "complete_multipart_upload",
+            self._conditions(if_absent, if_etag),
             Key=key,
             UploadId=upload,
             MultipartUpload={"Parts": parts},
-            **self._conditions(if_absent, if_etag),
         )
-        return _bare(answer["ETag"])
 
     async def abort_parts(self, key: str, upload: str) -> None:
         """See :meth:`Client.abort_parts`."""
@@ -260,8 +255,16 @@ class S3fsClient(Client):
         self.amazon = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
         self._connected = True
 
+    async def _store(self, method: str, conditions: dict[str, Any], **arguments: Any) -> str:
+        """The ETag of what a request stored."""
+        try:
+            return _etag(await self._call(method, **arguments, **conditions))
+        except _Absent:  # what a server may say to If-Match where nothing is stored
+            raise Failed("precondition" if conditions else "other", "404 NoSuchKey") from None
+
     async def _call(self, method: str, **arguments: Any) -> Any:
-        """The answer; :class:`Failed`, or one of the three outcomes that are no failure."""
+        """The answer; :class:`Failed`, or one of the three outcomes that are no failure: each only
+        of a request that can have it, whatever the server says."""
         try:
             if not self._connected:
                 await self._connect()
@@ -269,7 +272,7 @@ class S3fsClient(Client):
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            outcome = self._outcome(error, _NOT_FOUND.get(method, ("NoSuchKey",)))
+            outcome = self._outcome(error, method, arguments)
             # In words about a signature a server may repeat what was signed, a token with it.
             secret = isinstance(outcome, Failed) and outcome.kind in ("denied", "redirected")
             raise outcome from (None if secret else error)
@@ -279,8 +282,7 @@ class S3fsClient(Client):
         stream, announced = answer["Body"], answer.get("ContentLength")
         try:
             async with stream:
-                if "ETag" not in answer:
-                    raise Failed("lost", "the answer has no ETag")
+                etag = _etag(answer)
                 part = _part(answer.get("ContentRange"), announced, span)
                 length = body.limit(part.nbytes, most)
                 await body.skip(stream.read, part.skip)
@@ -294,7 +296,7 @@ class S3fsClient(Client):
         if part.nbytes is not None and len(data) != part.nbytes:
             raise Failed("lost", f"{len(data)} bytes came of {part.nbytes}")
         size = len(data) if part.size is None else part.size
-        return Found(data, _bare(answer["ETag"]), size, requests)
+        return Found(data, etag, size, requests)
 
     def _conditions(self, if_absent: bool, if_etag: str | None) -> dict[str, Any]:
         if if_absent:
@@ -303,7 +305,9 @@ class S3fsClient(Client):
             return {"IfMatch": f'"{if_etag}"' if self.quoted else if_etag}
         return {}
 
-    def _outcome(self, error: Exception, absent: Sequence[str] = ()) -> Exception:
+    def _outcome(
+        self, error: Exception, method: str = "", arguments: Mapping[str, Any] = _NOTHING
+    ) -> Exception:
         for each in (error, error.__cause__, getattr(error, "kwargs", {}).get("error")):
             if isinstance(each, body.Surplus):
                 return Failed("other", "its answer does not end")
@@ -318,7 +322,17 @@ class S3fsClient(Client):
             if status in (301, 302, 303, 307, 308):
                 headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
                 return self._redirected(headers.get("location") or found.get("Endpoint") or "")
-            return _Absent() if code in absent else self._failure(code, message, status)
+            if code in _NOT_FOUND.get(method, ()):
+                return _Absent()
+            if (
+                "IfNoneMatch" in arguments
+                and method == "get_object"
+                and "304" in (code, str(status))
+            ):
+                return _NotModified()
+            if "Range" in arguments and (status == 416 or code == "InvalidRange"):
+                return _Beyond()
+            return self._failure(code, message, status)
         if isinstance(error, _NO_KEYS):
             return Failed(
                 "denied", "no usable credentials in the options, the environment or ~/.aws"
@@ -345,11 +359,7 @@ class S3fsClient(Client):
             target = "no address" if not location else self._host
         return Failed("redirected", f"{self._host} redirects to {target[:100]}")
 
-    def _failure(self, code: str, message: str, status: int) -> Exception:
-        if status == 304 or code == "304":
-            return _NotModified()
-        if status == 416 or code == "InvalidRange":
-            return _Beyond()
+    def _failure(self, code: str, message: str, status: int) -> Failed:
         shown = " ".join(dict.fromkeys(str(s) for s in (status, code) if s))
         kind = kind_of(code, status)
         if kind in ("refused", "other") and message and message != code:
@@ -364,10 +374,15 @@ class S3fsClient(Client):
 
 
 _NOT_FOUND = {
+    "get_object": ("NoSuchKey",),
+    "put_object": ("NoSuchKey",),
+    "complete_multipart_upload": ("NoSuchKey",),
+    "delete_object": ("NoSuchKey",),
     "head_object": ("NoSuchKey", "404", "NotFound"),  # its answer has no body to name a code
     "abort_multipart_upload": ("NoSuchKey", "NoSuchUpload"),
 }
-"""Codes that say for certain that nothing is there: a 404 alone may be a proxy's."""
+"""Codes that say for certain that nothing is there, of the requests that can find so: a 404 alone
+may be a proxy's."""
 
 
 class _Absent(Exception):
@@ -388,6 +403,18 @@ def _body(value: Buffer) -> bytes:
 
 def _mark(answer: Any) -> str | None:
     return cast("str | None", answer.get("Metadata", {}).get(_MARK))
+
+
+def _told(answer: Any, name: str) -> Any:
+    """What an answer has to say; a server may leave it out."""
+    try:
+        return answer[name]
+    except KeyError:
+        raise Failed("lost", f"the answer has no {name}") from None
+
+
+def _etag(answer: Any) -> str:
+    return _bare(_told(answer, "ETag"))
 
 
 def _bare(etag: str) -> str:

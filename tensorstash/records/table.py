@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from .. import node
 from ..array import Array, renewed
+from ..belongings import Belongings
 from ..driver import Check, Driver, located
-from ..errors import Closed, Invalid, NotFound, ReadOnly
+from ..errors import Closed, Conflict, Invalid, NotFound, ReadOnly
 from ..formats import zarr3
 from ..handle import Settings
 from ..loading.source import Columns
@@ -141,6 +142,9 @@ class Table:
         settings = self.settings
         if layout.narrow(self.catalog, name):
             settings = replace(settings, cache_bytes=max(settings.cache_bytes, _NARROW_CACHE))
+        if driver.capabilities.leases:
+            # Where a chunk is absent, one who added rows, was stopped and wakes late stores his.
+            settings = replace(settings, write_fill=True)
         return kind(driver, f"{path}{name}/", settings, spec)
 
     # -- rows -----------------------------------------------------------------------------
@@ -208,9 +212,19 @@ class Table:
 
     def delete(self, name: str, stored: Mapping[str, ArraySpec]) -> None:
         """Delete the arrays ``stored`` below ``name``, which no document names any more, and the
-        groups above that hold nothing else."""
+        groups above that hold nothing else. What another adds there meanwhile stays."""
         driver, path = self.place
-        node.delete(driver, f"{path}{name}/", stored)
+
+        def is_made_anew(found: Belongings) -> bool:
+            if found.what == "field":  # by one who is about to name it
+                return True
+            try:
+                now = grow.load(driver, path, self.catalog).fields
+            except (Conflict, Invalid, NotFound):  # the records are no more, or others
+                return True
+            return any(f"{field}/".startswith(f"{name}/") for field in now)
+
+        node.delete(driver, f"{path}{name}/", stored, spare=is_made_anew)
         *above, _ = name.split("/")
         while above:
             group = "/".join(above) + "/"

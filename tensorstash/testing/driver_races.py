@@ -311,6 +311,11 @@ class DriverRaces(DriverValues):
         with pytest.raises(Conflict):
             driver.put_anew("d/1", b"newer", tags["d/1"])
         assert driver.tag("d/1") == again
+        driver.delete("d/1")
+        for tag in (again, tags["d/1"]):
+            with pytest.raises(Conflict):
+                driver.put_anew("d/1", b"newer", tag)
+        assert driver.get("d/1") is None
 
     def test_lock_timeout(self, driver: Driver) -> None:
         needs(driver.capabilities.locks)
