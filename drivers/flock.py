@@ -81,16 +81,18 @@ def take_file(path: str, *, wait: bool, create: bool = True) -> Descriptor | Non
         try:
             if not take(file, exclusive=True, wait=wait):
                 raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), path)
-        except BlockingIOError:
-            file.close()
-            return None
-        if _is_at(file, path):
-            return file
-        # Else its holder has unlinked it since we opened it: lock the one there now.
+            if _is_at(file, path):
+                return file
+            # Else its holder has unlinked it since we opened it: lock the one there now.
+        except BaseException as error:
+            file.close()  # now, for a notebook keeps what it shows of an error, and so the file
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
 
 
 def drop_file(file: Descriptor, path: str) -> None:
-    """Unlink the locked file, so that nothing stays behind, then unlock and close it."""
+    """Unlink the locked file, so that nothing stays behind, then unlock it."""
     try:
         with suppress(OSError):
             # Unless someone removed it by hand and another lock file stands there now, or it was
@@ -98,10 +100,7 @@ def drop_file(file: Descriptor, path: str) -> None:
             if _is_at(file, path) and not os.fstat(file.fileno()).st_size:
                 os.unlink(path)
     finally:
-        try:
-            drop(file)
-        finally:
-            file.close()
+        drop(file)
 
 
 class LockFile:
@@ -128,19 +127,24 @@ class LockFile:
     def __enter__(self) -> Check:
         waiting: Waiting | None = None
         self._pid = os.getpid()
-        while True:
-            self._file = self._take()
-            if self._file is not None:
-                with suppress(OSError):
-                    os.utime(self._file.fileno())  # since when, for those who wait
-                return held
-            waiting = waiting or self._waiting()
-            time.sleep(waiting.pause())
+        try:
+            while True:
+                self._file = self._take()
+                if self._file is not None:
+                    with suppress(OSError):
+                        os.utime(self._file.fileno())  # since when, for those who wait
+                    return held
+                waiting = waiting or self._waiting()
+                time.sleep(waiting.pause())
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc: object) -> None:
-        if self._file is not None and os.getpid() == self._pid:  # no forked child holds it
-            drop_file(self._file, self._path)
-        self._file = None
+        if self._file is not None:
+            with self._file:
+                if os.getpid() == self._pid:  # no forked child holds it
+                    drop_file(self._file, self._path)
 
     def _waiting(self) -> Waiting:
         return Waiting(self._key, self._url, self._timeout, self._holder, _PAUSES)
