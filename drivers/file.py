@@ -564,7 +564,7 @@ class FileDriver(Driver):
                         continue  # no key may hold it
                     if entry.is_symlink() and loops(entry.path):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         yield name, True
                     elif name[0] == "." and partial.is_ours(name):
                         left.append(name)
@@ -584,3 +584,10 @@ class FileDriver(Driver):
         if isinstance(error, UnicodeError):
             return Invalid(f"key {key!r} cannot be a file name; it has half a surrogate pair")
         return os_errors.failure(verb, self._base + key, key, error, self.scheme, self._advice)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link, to where one may not look: whoever opens it is told why
+        return True
