@@ -158,7 +158,7 @@ class ZipDriver(Driver):
             tag = None if current is None else _tag(os.fstat(fd).st_ino, current)
             if (if_absent and tag is not None) or (if_tag is not None and tag != if_tag):
                 raise Conflict(f"{key!r} was written by someone else first; read it again", key=key)
-            inode, known = self._write(fd, known, [(place, value)], ())
+            inode, known = self._write(fd, known, [(place, _flat(value))], ())
             return _tag(inode, known.members[place])
 
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
@@ -166,8 +166,9 @@ class ZipDriver(Driver):
         batch: list[tuple[str, Buffer]] = []
         nbytes = 0
         for key, value in items:
-            batch.append((key, bytes(value)))
-            nbytes += len(value)
+            data = bytes(value)
+            batch.append((key, data))
+            nbytes += len(data)
             if nbytes >= _BATCH:
                 self._put_batch(batch)
                 batch, nbytes = [], 0
@@ -368,6 +369,10 @@ class ZipDriver(Driver):
             known, stamp = compact.compact(fd, self.path, known) or (known, stamp)
         self._known = stamp, known
         return stamp[0], known
+
+
+def _flat(value: Buffer) -> Buffer:
+    return value if type(value) is bytes else memoryview(value).cast("B")
 
 
 def _tag(inode: int, member: Member) -> Tag:

@@ -25,6 +25,10 @@ def as_value(value: Buffer | None) -> bytes | None:
     return None if value is None else bytes(value)
 
 
+def _shorts(value: bytearray) -> memoryview:
+    return memoryview(value).cast("H")
+
+
 class DriverValues:
     """Part of :class:`~tensorstash.testing.DriverContract`."""
 
@@ -55,7 +59,7 @@ class DriverValues:
         again = self.reconnect(driver).get("c/0/1")
         assert again is not None and bytes(again) == value
 
-    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, _shorts])
     def test_put_takes_any_buffer_and_keeps_its_own_copy(self, driver: Driver, kind: Any) -> None:
         source = bytearray(b"0123456789")
         driver.put("k", kind(source))
