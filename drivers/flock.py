@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from tensorstash.driver import Check, held
 from tensorstash.drivers.descriptor import Descriptor
-from tensorstash.drivers.waiting import Waiting, late, of_file
+from tensorstash.drivers.waiting import Waiting, of_file
 from tensorstash.errors import TimedOut
 
 _UNAVAILABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -151,7 +151,8 @@ class LockFile:
 
     def _holder(self) -> str:
         with suppress(OSError):
-            return of_file(os.stat(self._path, follow_symlinks=False))
+            status = os.stat(self._path, follow_symlinks=False)
+            return of_file(status, since=status.st_mtime)
         return "another writer, which has just let it go"
 
 
@@ -159,7 +160,13 @@ def _late(file: Descriptor) -> TimedOut:
     path = f"/proc/self/fd/{file.fileno()}"
     with suppress(OSError):
         path = os.readlink(path)
-    return late(path, "file://", _PATIENCE, of_file(os.fstat(file.fileno())))
+    holder = of_file(os.fstat(file.fileno()))
+    return TimedOut(
+        f"{path!r} was still locked by {holder} after {_PATIENCE:g} s, where a put takes "
+        "milliseconds; see whether that one still runs",
+        key=path,
+        driver="file",
+    )
 
 
 def _is_at(file: Descriptor, path: str) -> bool:

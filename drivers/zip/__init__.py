@@ -82,7 +82,8 @@ class ZipDriver(Driver):
         name = os.fspath(path)
         if not name or "\0" in name:
             raise Invalid(f"{name!r} names no file; give a path like zip:///data/x.zip")
-        self.path = os.path.abspath(name)
+        # The file itself, where a link was named: it is what is locked, and written anew.
+        self.path = os.path.realpath(name)
         self._prefix = inner.strip("/") and check_key(inner.strip("/")) + "/"
         self._known: tuple[tuple[int, ...], Directory] | None = None
         self._swept = 0
