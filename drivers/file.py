@@ -38,6 +38,7 @@ from tensorstash.driver import (
     check_key,
     check_prefix,
     check_size,
+    flat,
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, removal, replace
 from tensorstash.drivers.descriptor import Descriptor, opened
@@ -259,7 +260,7 @@ class FileDriver(Driver):
         above = folder.rpartition("/")[0]
         if above:  # the folder itself is opened without following it
             self._refuse_linked(key, above)
-        data = value if type(value) is bytes else memoryview(value).cast("B")
+        data = flat(value)
         try:
             top = "/" not in key
             tag = replace.put(

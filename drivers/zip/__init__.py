@@ -35,6 +35,7 @@ from tensorstash.driver import (
     check_key,
     check_prefix,
     check_size,
+    flat,
 )
 from tensorstash.drivers import flock
 from tensorstash.drivers.descriptor import Descriptor
@@ -161,7 +162,7 @@ class ZipDriver(Driver):
             tag = None if current is None else _tag(os.fstat(fd).st_ino, current)
             if (if_absent and tag is not None) or (if_tag is not None and tag != if_tag):
                 raise Conflict(f"{key!r} was written by someone else first; read it again", key=key)
-            inode, known = self._write(fd, known, [(place, _flat(value))], ())
+            inode, known = self._write(fd, known, [(place, flat(value))], ())
             return _tag(inode, known.members[place])
 
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
@@ -376,10 +377,6 @@ class ZipDriver(Driver):
             known = replace(known, live=known.end)
         self._known = stamp, known
         return stamp[0], known
-
-
-def _flat(value: Buffer) -> Buffer:
-    return value if type(value) is bytes else memoryview(value).cast("B")
 
 
 def _tag(inode: int, member: Member) -> Tag:
