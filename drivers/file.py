@@ -38,6 +38,7 @@ from tensorstash.driver import (
     check_key,
     check_prefix,
     check_size,
+    flat,
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, removal, replace
 from tensorstash.drivers.descriptor import Descriptor, opened
@@ -259,7 +260,7 @@ class FileDriver(Driver):
         above = folder.rpartition("/")[0]
         if above:  # the folder itself is opened without following it
             self._refuse_linked(key, above)
-        data = value if type(value) is bytes else memoryview(value).cast("B")
+        data = flat(value)
         try:
             top = "/" not in key
             tag = replace.put(
@@ -571,7 +572,7 @@ class FileDriver(Driver):
                         continue  # no key may hold it
                     if entry.is_symlink() and loops(entry.path):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         yield name, True
                     elif name[0] == "." and partial.is_ours(name):
                         left.append(name)
@@ -591,3 +592,10 @@ class FileDriver(Driver):
         if isinstance(error, UnicodeError):
             return Invalid(f"key {key!r} cannot be a file name; it has half a surrogate pair")
         return os_errors.failure(verb, self._base + key, key, error, self.scheme, self._advice)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link, to where one may not look: whoever opens it is told why
+        return True

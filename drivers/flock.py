@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from tensorstash.driver import Check, held
 from tensorstash.drivers.descriptor import Descriptor
-from tensorstash.drivers.waiting import Waiting, late, of_file
+from tensorstash.drivers.waiting import Waiting, of_file
 from tensorstash.errors import TimedOut
 
 _UNAVAILABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -81,16 +81,18 @@ def take_file(path: str, *, wait: bool, create: bool = True) -> Descriptor | Non
         try:
             if not take(file, exclusive=True, wait=wait):
                 raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), path)
-        except BlockingIOError:
-            file.close()
-            return None
-        if _is_at(file, path):
-            return file
-        # Else its holder has unlinked it since we opened it: lock the one there now.
+            if _is_at(file, path):
+                return file
+            # Else its holder has unlinked it since we opened it: lock the one there now.
+        except BaseException as error:
+            file.close()  # now, for a notebook keeps what it shows of an error, and so the file
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
 
 
 def drop_file(file: Descriptor, path: str) -> None:
-    """Unlink the locked file, so that nothing stays behind, then unlock and close it."""
+    """Unlink the locked file, so that nothing stays behind, then unlock it."""
     try:
         with suppress(OSError):
             # Unless someone removed it by hand and another lock file stands there now, or it was
@@ -98,10 +100,7 @@ def drop_file(file: Descriptor, path: str) -> None:
             if _is_at(file, path) and not os.fstat(file.fileno()).st_size:
                 os.unlink(path)
     finally:
-        try:
-            drop(file)
-        finally:
-            file.close()
+        drop(file)
 
 
 class LockFile:
@@ -128,26 +127,32 @@ class LockFile:
     def __enter__(self) -> Check:
         waiting: Waiting | None = None
         self._pid = os.getpid()
-        while True:
-            self._file = self._take()
-            if self._file is not None:
-                with suppress(OSError):
-                    os.utime(self._file.fileno())  # since when, for those who wait
-                return held
-            waiting = waiting or self._waiting()
-            time.sleep(waiting.pause())
+        try:
+            while True:
+                self._file = self._take()
+                if self._file is not None:
+                    with suppress(OSError):
+                        os.utime(self._file.fileno())  # since when, for those who wait
+                    return held
+                waiting = waiting or self._waiting()
+                time.sleep(waiting.pause())
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc: object) -> None:
-        if self._file is not None and os.getpid() == self._pid:  # no forked child holds it
-            drop_file(self._file, self._path)
-        self._file = None
+        if self._file is not None:
+            with self._file:
+                if os.getpid() == self._pid:  # no forked child holds it
+                    drop_file(self._file, self._path)
 
     def _waiting(self) -> Waiting:
         return Waiting(self._key, self._url, self._timeout, self._holder, _PAUSES)
 
     def _holder(self) -> str:
         with suppress(OSError):
-            return of_file(os.stat(self._path, follow_symlinks=False))
+            status = os.stat(self._path, follow_symlinks=False)
+            return of_file(status, since=status.st_mtime)
         return "another writer, which has just let it go"
 
 
@@ -155,7 +160,13 @@ def _late(file: Descriptor) -> TimedOut:
     path = f"/proc/self/fd/{file.fileno()}"
     with suppress(OSError):
         path = os.readlink(path)
-    return late(path, "file://", _PATIENCE, of_file(os.fstat(file.fileno())))
+    holder = of_file(os.fstat(file.fileno()))
+    return TimedOut(
+        f"{path!r} was still locked by {holder} after {_PATIENCE:g} s, where a put takes "
+        "milliseconds; see whether that one still runs",
+        key=path,
+        driver="file",
+    )
 
 
 def _is_at(file: Descriptor, path: str) -> bool:

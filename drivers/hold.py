@@ -82,18 +82,29 @@ def _open_held(folder: str) -> Descriptor:
             file = Descriptor(folder, _DIRECTORY)
         except FileNotFoundError:
             continue  # removed since
-        fd = file.fileno()
-        if os.fstat(fd).st_uid != os.geteuid():
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM), folder)
-        if _lock(fd, fcntl.LOCK_EX) and os.listdir(fd):
-            if not _remove(fd, folder):  # left by holders that were killed
-                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
-        # The folder may have been removed between its opening and its locking.
-        elif _lock(fd, fcntl.LOCK_SH) and _is_at(fd, folder):
-            return file
-        file.close()
+        held = False
+        try:
+            held = _share(file.fileno(), folder)
+            if held:
+                return file
+        finally:
+            if not held:
+                file.close()  # now, for a notebook keeps what it shows of an error
         time.sleep(_PAUSE)
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), folder)
+
+
+def _share(fd: int, folder: str) -> bool:
+    """Lock the open folder, empty or held by others, with them; ``False``: it has to be opened
+    again."""
+    if os.fstat(fd).st_uid != os.geteuid():
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), folder)
+    if _lock(fd, fcntl.LOCK_EX) and os.listdir(fd):
+        if not _remove(fd, folder):  # left by holders that were killed
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
+        return False
+    # The folder may have been removed between its opening and its locking.
+    return _lock(fd, fcntl.LOCK_SH) and _is_at(fd, folder)
 
 
 def _release(file: Descriptor, folder: str) -> None:

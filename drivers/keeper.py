@@ -18,6 +18,7 @@ from typing import Any
 
 from tensorstash.driver import Check
 from tensorstash.drivers.waiting import Waiting
+from tensorstash.errors import DriverError
 
 _GRACE = 1.0  # seconds that who is interrupted waits for the lease to be let go
 
@@ -75,10 +76,18 @@ class Kept:
         try:
             self._thread.start()
             error = self._came.get()
-        except BaseException:
+        except BaseException as error:
             self._over.put(None)
-            with suppress(RuntimeError):  # it was not started yet
-                self._thread.join(_GRACE)
+            try:
+                with suppress(RuntimeError):  # it was not started yet
+                    self._thread.join(_GRACE)
+            finally:
+                self._turn.__exit__(None, None, None)
+            if isinstance(error, RuntimeError):
+                raise DriverError(
+                    "no thread can be started to keep a lock; end some, or raise the limit "
+                    "(ulimit -u)"
+                ) from error
             raise
         if error is not None:
             self._leave()

@@ -185,16 +185,13 @@ class MemoryDriver(Driver):
         """Remove the value; no error when absent."""
         place = self._prefix + check_key(key)
         with turn(_process().guard):
-            try:
-                self._mapping.pop(place, None)
-            except Exception as error:
-                raise self._failed("delete", key, error) from error
+            self._drop(place, key)
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every key that starts with ``prefix``."""
         with turn(_process().guard):
             for place in self._places(prefix):
-                self._mapping.pop(place, None)
+                self._drop(place, prefix)
 
     # -- listing ------------------------------------------------------------------
 
@@ -237,6 +234,12 @@ class MemoryDriver(Driver):
                 return [place for place in [*self._mapping] if place.startswith(start)]
             except Exception as error:
                 raise self._failed("list", prefix, error) from error
+
+    def _drop(self, place: str, key: str) -> None:
+        try:
+            self._mapping.pop(place, None)
+        except Exception as error:
+            raise self._failed("delete", key, error) from error
 
     def _value(self, key: str) -> Any:
         try:

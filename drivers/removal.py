@@ -59,16 +59,17 @@ def clear(root: str, top: str, fsync: bool, *, everything: bool) -> None:
 def _clear_one(root: str, folder: str, fsync: bool, everything: bool) -> list[str]:
     """As :func:`clear`, of one folder; the folders in it."""
     with open_folder(root, folder) as home:
+        folders, names, left = [], [], []
         with os.scandir(home.fileno()) as found:
-            entries = [*found]  # some file systems skip names when others go
-        folders, names = [], []
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(f"{folder}/{entry.name}" if folder else entry.name)
-            elif partial.is_ours(entry.name):
-                partial.sweep(home.fileno(), entry.name)
-            elif everything:
-                names.append(entry.name)
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}/{entry.name}" if folder else entry.name)
+                elif partial.is_ours(entry.name):
+                    left.append(entry.name)
+                elif everything:
+                    names.append(entry.name)
+        for name in left:  # only now: some file systems skip names when others go
+            partial.sweep(home.fileno(), name)
         if names:
             _unlink(home, names, fsync)
         return folders

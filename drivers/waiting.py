@@ -28,8 +28,9 @@ def said(words: bytes | str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST]) or "another writer"
 
 
-def of_file(status: os.stat_result) -> str:
-    """Who holds the ``flock`` on this file or folder, as far as this system knows."""
+def of_file(status: os.stat_result, since: float | None = None) -> str:
+    """Who holds the ``flock`` on this file or folder, as far as this system knows; ``since``
+    when, where that is known."""
     with suppress(OSError, ValueError):
         place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         with open("/proc/locks") as file:
@@ -40,12 +41,13 @@ def of_file(status: os.stat_result) -> str:
         # Some file systems tell stat another device than the lock table.
         loose = [row[4] for row in flocks if row[5].endswith(f":{status.st_ino}")]
         for pid in (exact or loose)[:1]:
-            return _told(int(pid), os.uname().nodename, status.st_mtime)
+            return _told(int(pid), os.uname().nodename, since)
     return "another writer, in another container or on another host"
 
 
-def _told(pid: int, host: str, since: float) -> str:
-    return f"process {pid} on {host}, since {time.strftime('%FT%TZ', time.gmtime(since))}"
+def _told(pid: int, host: str, since: float | None) -> str:
+    begun = "" if since is None else time.strftime(", since %FT%TZ", time.gmtime(since))
+    return f"process {pid} on {host}{begun}"
 
 
 class Waiting:

@@ -393,6 +393,15 @@ def pick(value: Buffer, span: Span | None) -> Buffer:
     return memoryview(value)[start:stop]
 
 
+def flat(value: Buffer) -> bytes | memoryview:
+    """The bytes of a value, whatever its items are, one behind the other; copied only where they
+    lie apart."""
+    if type(value) is bytes:
+        return value
+    view = memoryview(value)
+    return view.cast("B") if view.nbytes and view.c_contiguous else view.tobytes()
+
+
 def as_bytes(value: Any, key: str) -> bytes:
     """The value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` when it is no
     buffer."""

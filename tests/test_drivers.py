@@ -293,3 +293,15 @@ def test_file_by_url(tmp_path: Path) -> None:
     assert driver.url == f"file://{tmp_path}/x"
     with pytest.raises(Invalid, match="colour"):
         connect(f"file://{tmp_path}", {"colour": 1})
+
+
+@pytest.mark.parametrize("deleting", ["delete", "delete_prefix"])
+def test_what_a_mapping_raises_stays_the_cause(deleting: str) -> None:
+    class Failing(dict[str, bytes]):
+        def pop(self, *_: object) -> bytes:
+            raise RuntimeError("theirs")
+
+    driver = MemoryDriver(Failing({"a/b": b"1"}))
+    with pytest.raises(DriverError, match="raised RuntimeError") as caught:
+        getattr(driver, deleting)("a/b" if deleting == "delete" else "a/")
+    assert isinstance(caught.value.__cause__, RuntimeError)

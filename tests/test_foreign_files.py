@@ -544,8 +544,11 @@ def test_a_folder_of_shared_memory_that_is_no_store_stays(name: str) -> None:
     (folder / "thesis.tex").write_text("precious")
     try:
         ShmDriver(f"{name}").close()  # sweeps what dead processes left
-        with pytest.raises(AlreadyExists, match="no store's"):
-            ShmDriver(f"{name}-notes")
+        kept = []  # as a notebook keeps what it shows
+        for _ in range(2):
+            with pytest.raises(AlreadyExists, match="no store's") as caught:
+                ShmDriver(f"{name}-notes")
+            kept.append(caught.value)
         assert (folder / "thesis.tex").read_text() == "precious"
     finally:
         (folder / "thesis.tex").unlink()

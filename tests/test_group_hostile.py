@@ -394,7 +394,7 @@ print(walked)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which only root can")
-@pytest.mark.parametrize("how", ["folder", "document", "listing"])
+@pytest.mark.parametrize("how", ["folder", "document", "listing", "link"])
 def test_a_member_without_the_right_to_read_hides_no_other(tmp_path: Path, how: str) -> None:
     with for_everybody() as folder:
         group = stash.create_group(folder / "g")
@@ -403,7 +403,12 @@ def test_a_member_without_the_right_to_read_hides_no_other(tmp_path: Path, how: 
         group.create("c", (2,), "i4")[...] = 3
         target, mode = {
             "folder": ("b", 0o000), "document": ("b/zarr.json", 0o000), "listing": ("b", 0o711),
+            "link": ("../far", 0o000),
         }[how]  # fmt: skip
+        if how == "link":
+            (folder / "far").mkdir()
+            os.rename(folder / "g/b", folder / "far/b")
+            os.symlink("../far/b", folder / "g/b")
         os.chmod(folder / "g" / target, mode)
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, str(folder / "g")],

@@ -24,6 +24,9 @@ import tensorstash as stash
 from tensorstash.driver import Driver
 from tensorstash.drivers import flock
 from tensorstash.drivers.descriptor import Descriptor
+from tensorstash.drivers.keeper import Kept, Lease
+from tensorstash.drivers.thread_lock import ThreadTurn
+from tensorstash.drivers.waiting import Waiting
 from tensorstash.registry import connect
 from tensorstash.testing.driver_races import run_in_processes
 from tensorstash.torch import Loader
@@ -516,6 +519,71 @@ def test_the_start_of_the_thread_that_keeps_a_lease(
             case.run()
     assert until(lambda: own_threads() == [])
     neighbour(case.url, _OPTIONS, case.key)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("where", ["flock.flock", "flock._is_at", "utime", "unlink"])
+@pytest.mark.parametrize("scheme", ["file", "zip"])
+def test_a_notebook_that_keeps_the_interrupt_keeps_no_lock(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, after: bool
+) -> None:
+    case = Append(f"{scheme}://{tmp_path}/a", {})
+    name = where.rpartition(".")[2]
+    owner: Any = {"flock.flock": fcntl, "flock._is_at": flock}.get(where, os)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, _interrupting(getattr(owner, name), after))
+        with pytest.raises(KeyboardInterrupt) as kept:
+            case.run()
+    with case.connect().lock(case.key, 0):
+        pass
+    assert kept.tb is not None
+
+
+class Free(Lease):
+    """A lease that is free."""
+
+    period = 60.0
+
+    def take(self) -> bool:
+        return True
+
+    def prolong(self) -> bool:
+        return True
+
+    def release(self) -> None: ...
+
+    def check(self) -> None: ...
+
+
+def _kept() -> tuple[Kept, threading.Lock]:
+    lock = threading.Lock()
+    waiting = Waiting("k", "u://", None, lambda: "", (0.01, 0.01))
+    return Kept(Free(), waiting, ThreadTurn(lock, "k", "u://", None)), lock
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_notebook_that_keeps_the_interrupt_keeps_no_turn(
+    monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    lease, lock = _kept()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _interrupting(threading.Thread.start, after))
+        with pytest.raises(KeyboardInterrupt) as kept, lease:
+            pass
+    assert not lock.locked()
+    assert kept.tb is not None
+
+
+def test_where_no_thread_can_be_started_there_is_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    lease, lock = _kept()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(stash.errors.DriverError, match="thread") as caught, lease:
+        pass
+    assert not lock.locked()
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 def _pipes(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

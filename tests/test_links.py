@@ -207,6 +207,16 @@ def test_the_place_that_was_named_may_be_a_link(tmp_path: Path, target: Path) ->
     assert (target / "notes.txt").read_text() == "precious"
 
 
+def test_the_zip_that_was_named_may_be_a_link(tmp_path: Path) -> None:
+    there, link = tmp_path / "there.zip", tmp_path / "link.zip"
+    link.symlink_to(there)
+    a = stash.create(f"zip://{link}", (3,), "i4")
+    a.append([1])
+    assert link.is_symlink()
+    assert stash.open(f"zip://{there}")[:].tolist() == [0, 0, 0, 1]
+    assert sorted(os.listdir(tmp_path)) == ["link.zip", "there.zip"]
+
+
 def test_links_that_lead_nowhere_are_no_absence(group: stash.Group, tmp_path: Path) -> None:
     own = group["own"]
     chunk = next(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.drivers import waiting
+from tensorstash.drivers import flock, waiting
 from tensorstash.registry import connect
 from tests.servers.redis import Redis
 
@@ -68,6 +69,22 @@ def test_whoever_waits_for_a_stopped_holder_is_told_who_that_is(
     assert (len(array), len(records)) == (3, 0)
     if scheme != "redis":  # there it lapses with the lease
         assert array.append([1]) == 3
+
+
+def test_of_a_stopped_put_nobody_knows_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zip"
+    driver = connect(f"zip://{path}", {})
+    driver.put("k", b"1")
+    monkeypatch.setattr(flock, "_PATIENCE", 0.05)
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(stash.errors.TimedOut) as caught:
+            driver.put("k", b"2")
+    told = str(caught.value)
+    assert f"{str(path)!r} was still locked by process {os.getpid()} on" in told
+    assert "since" not in told and "lock_timeout" not in told
 
 
 @pytest.mark.parametrize("wrong", [-1, True, "1", float("nan"), float("inf")])

@@ -267,7 +267,20 @@ def test_a_lock_is_renewed_for_as_long_as_it_is_held(s3: S3, client: str) -> Non
     other.close()
 
 
+@pytest.mark.parametrize("client", ["s3fs", "obstore"])
+def test_what_lies_in_the_place_of_a_lock_is_not_read_whole(s3: S3, client: str) -> None:
+    driver = s3_driver.connect(f"{s3.make_bucket()}/root", **(s3.options | {"client": client}))
+    for value in (b"x" * (4 << 20), b""):
+        driver._swap(lock_place("k"), value, None)
+        before = driver.traffic.bytes_read
+        with driver.lock("k", timeout=5) as check:
+            check()
+        assert driver.traffic.bytes_read - before < 1 << 20
+        driver.prune("")
+    driver.close()
+
+
 def _unshared(driver: S3Driver, key: str, timeout: float) -> Any:
     """The lock as another process would ask for it, without the turns of our threads."""
-    store = lease.Store(driver._read, driver._swap)
+    store = lease.Store(driver._read_lock, driver._swap)
     return lease.lease(store, lock_place(key), key, driver.url + "#other", LEASE, timeout)

@@ -22,8 +22,9 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Request, Span
-from tensorstash.drivers.zip import ZipDriver
-from tensorstash.errors import Corrupt, StashError
+from tensorstash.drivers.descriptor import Descriptor
+from tensorstash.drivers.zip import ZipDriver, recover
+from tensorstash.errors import Corrupt, Invalid, StashError
 from tests import zips
 from tests.zips import MAKES, VALUES, content, read
 
@@ -382,6 +383,37 @@ def test_recovery_unpacks_piece_by_piece(tmp_path: Path) -> None:
     path.write_bytes(data[: data.rindex(b"PK\1\2")])
     in_little_memory(lambda: driver.get("zarr.json"))
     in_little_memory(lambda: driver.get("other"))
+
+
+def test_a_file_that_gets_shorter_while_it_is_walked(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    piped(path, "9")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"PK\7\x08") - 2])
+    with Descriptor(str(path), os.O_RDONLY) as file:
+        assert recover.walk(file.fileno(), path.stat().st_size + 100).cut == {
+            "c/0": "was cut, or is not whole"
+        }
+
+
+def test_a_terabyte_of_nothing_takes_little_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.zip"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    nbytes = 0
+
+    def pread(fd: int, count: int, at: int) -> bytes:
+        nonlocal nbytes
+        nbytes += count
+        return true(fd, count, at)
+
+    true = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(Invalid, match="is no zip"):
+        ZipDriver(path).get("k")
+    assert nbytes < 10 * MIB
 
 
 def test_a_directory_that_claims_to_be_huge(tmp_path: Path) -> None:

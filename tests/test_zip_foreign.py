@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -233,6 +234,32 @@ def test_a_hard_link_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for i in range(20):
         ZipDriver(path).put("k", bytes([i]) * 1000)
     assert read(tmp_path / "other.zip")["k"] == bytes([19]) * 1000
+
+
+def test_where_there_is_no_room_for_two_it_is_not_tried_at_each_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.zip"
+    zips.ours(path)
+    tries = 0
+
+    def copied(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(compact, "_WASTE", 1000)
+    monkeypatch.setattr(compact, "_copied", copied)
+    driver = ZipDriver(path)
+    for i in range(100):
+        driver.put("k", bytes([i]) * 1000)
+    assert 0 < tries < 12
+    assert read(path)["k"] == bytes([99]) * 1000
+    monkeypatch.undo()
+    monkeypatch.setattr(compact, "_WASTE", 1000)
+    for _ in range(120):
+        driver.put("k", b"1" * 1000)
+    assert path.stat().st_size < 100_000
 
 
 def test_members_of_others_twice(tmp_path: Path) -> None:

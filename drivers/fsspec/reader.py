@@ -257,12 +257,10 @@ class FsspecReader(Driver):
         # Where fsspec opens a file and reads from it, it can read to a limit at no cost. Others
         # send requests of their own, for which a limit would be another request, or a range,
         # which many refuse of an empty value.
-        limited = most is not None and self._process.opens_files()
-        data: bytes = (
-            self._process.call("cat_file", path, end=most + 1)
-            if limited and most is not None
-            else self._process.call("cat_file", path)
-        )
+        limit = {}
+        if most is not None and self._process.opens_files():
+            limit["end"] = most + 1
+        data: bytes = self._process.call("cat_file", path, **limit)
         check_size(key, len(data), most)
         return data
 

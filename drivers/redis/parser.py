@@ -139,10 +139,7 @@ class BoundedParser(BaseParser):
     # -- within -------------------------------------------------------------------
 
     def _quick(self) -> Any:
-        reader = self._reader
-        if (reply := reader.gets()) is not _MORE:
-            return reply
-        window = self._window
+        reader, window = self._reader, self._window
         while (reply := reader.gets()) is _MORE:
             size = self._receive_into(memoryview(window)[_TAIL:])
             self._left -= size

@@ -248,7 +248,7 @@ class S3Driver(Driver):
     def prune(self, prefix: str) -> None:
         """Delete the locks below ``prefix`` that nobody holds."""
         check_prefix(prefix)
-        store = lease.Store(self._read, self._swap)
+        store = lease.Store(self._read_lock, self._swap)
         for page in self._pages(prefix):
             for key, _ in page.keys:
                 if is_lock(key) and lease.retire(store, key):
@@ -295,7 +295,7 @@ class S3Driver(Driver):
         place, url = lock_place(key), self.url
         if self._unsafe:
             return lease.turns((url, place), key, url, timeout)
-        store = lease.Store(self._read, self._swap)
+        store = lease.Store(self._read_lock, self._swap)
         return lease.lease(store, place, key, url, self._limits.lease, timeout)
 
     # -- handles ------------------------------------------------------------------
@@ -345,6 +345,10 @@ class S3Driver(Driver):
     def _read(self, place: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
         found = self._run(self._here().get(place, span, None))
         return None if found is None else (found.data, found.etag)
+
+    def _read_lock(self, place: str) -> tuple[Buffer, Tag] | None:
+        # Whatever else may lie there, no more of it than a lock has.
+        return self._read(place, Span(0, lease.LARGEST))
 
     def _swap(self, place: str, data: bytes, tag: Tag | None) -> str:
         """Put where the object is absent (``None``) or still ``tag``."""

@@ -27,6 +27,8 @@ from tensorstash.drivers.thread_lock import ThreadTurn
 from tensorstash.drivers.waiting import Waiting, me, said
 from tensorstash.errors import Conflict, DriverError
 
+LARGEST = 4096
+"""Bytes of a lock, at most."""
 _PAUSES = (0.02, 1.0)
 
 _logger = logging.getLogger("tensorstash")

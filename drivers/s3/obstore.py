@@ -31,7 +31,7 @@ import obstore
 from obstore.exceptions import NotModifiedError
 from obstore.store import S3Store
 
-from tensorstash.driver import Buffer, Span
+from tensorstash.driver import Buffer, Span, flat
 from tensorstash.drivers import body
 from tensorstash.drivers.s3 import obstore_store, retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
@@ -174,7 +174,7 @@ class ObstoreClient(Client):
         if store is None:
             spare = self._spare()
             return await spare.put(key, value, if_absent=if_absent, if_etag=if_etag, mark=mark)
-        data = value if isinstance(value, bytes) else _flat(value)
+        data = flat(value)
         try:
             async with self._limit(len(data)):
                 answered = await held(
@@ -346,11 +346,6 @@ def _range(span: Span) -> tuple[int, int] | OffsetRange | SuffixRange | None:
     if span.stop is None:
         return {"offset": span.start} if span.start else None
     return span.start, span.stop
-
-
-def _flat(value: Buffer) -> bytes | memoryview:
-    view = memoryview(value)
-    return view.cast("B") if view.nbytes and view.c_contiguous else view.tobytes()
 
 
 def _etag(etag: str | None) -> str:

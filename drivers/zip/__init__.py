@@ -4,7 +4,8 @@ After every put and delete the file is a whole zip for any program, and it is ne
 else: a change is written where it replaces nothing that counts, and takes effect in one step
 (``writer.py``, decision 19). The directory costs about 90 bytes a key, twice, at every put:
 beyond some 10,000 keys, use shards. What was replaced or deleted stays as dead bytes until it is
-more than half of the file, which is then written anew beside its place and renamed.
+more than half of the file, which is then written anew beside its place and renamed, if there is
+room for both.
 
 Archives of others are read, and written to with all that is theirs kept: bytes before the
 archive, comments, extra fields, modes, folders. What is no zip, or is damaged such that a put
@@ -18,7 +19,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -33,6 +35,7 @@ from tensorstash.driver import (
     check_key,
     check_prefix,
     check_size,
+    flat,
 )
 from tensorstash.drivers import flock
 from tensorstash.drivers.descriptor import Descriptor
@@ -160,7 +163,7 @@ class ZipDriver(Driver):
             tag = None if current is None else _tag(os.fstat(fd).st_ino, current)
             if (if_absent and tag is not None) or (if_tag is not None and tag != if_tag):
                 raise Conflict(f"{key!r} was written by someone else first; read it again", key=key)
-            inode, known = self._write(fd, known, [(place, value)], ())
+            inode, known = self._write(fd, known, [(place, flat(value))], ())
             return _tag(inode, known.members[place])
 
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:
@@ -168,8 +171,9 @@ class ZipDriver(Driver):
         batch: list[tuple[str, Buffer]] = []
         nbytes = 0
         for key, value in items:
-            batch.append((key, bytes(value)))
-            nbytes += len(value)
+            data = bytes(value)
+            batch.append((key, data))
+            nbytes += len(data)
             if nbytes >= _BATCH:
                 self._put_batch(batch)
                 batch, nbytes = [], 0
@@ -366,8 +370,12 @@ class ZipDriver(Driver):
             compact.sweep(self.path)
         known = writer.change(fd, known, items, gone)
         stamp = writer.stamp(fd)
-        with suppress(OSError):  # no room for two: the one that is there is whole
+        try:
             known, stamp = compact.compact(fd, self.path, known) or (known, stamp)
+        except OSError:
+            # No room for two: the one that is there is whole. Until as much again is dead, it is
+            # not tried at each put, for each time it may write as much as there is room.
+            known = replace(known, live=known.end)
         self._known = stamp, known
         return stamp[0], known
 

@@ -25,6 +25,7 @@ from tensorstash.drivers.zip.records import (
     Directory,
     Entry,
     Member,
+    data_from,
     free,
     is_remnant,
     read_bytes,
@@ -90,13 +91,28 @@ def _last_end(fd: int, path: str, size: int) -> tuple[int, bool]:
     # A copy of a directory that was not finished, behind a gap as large as a value? Else the
     # file has no end record that any program would find.
     least = max(0, size - _MOST - LARGEST - _REACH)
-    while origin > least and (MARKED[:4] in data or b"PK\1\2" in data or not data.strip(b"\0")):
+    while origin > least:
+        if data == bytes(len(data)):
+            origin = _before_hole(fd, least, origin)
+        elif MARKED[:4] not in data and b"PK\1\2" not in data:
+            break
         reach = min(origin - least, _PIECE)
         data = read_bytes(fd, reach + _REACH, origin - reach)
         origin -= reach
         if stops := _stops(data):
             return origin + max(stops), False
     return 0, False
+
+
+def _before_hole(fd: int, least: int, stop: int) -> int:
+    """About where the hole begins that ends at ``stop``; not before ``least``."""
+    while stop - least > _PIECE:
+        middle = (least + stop) // 2
+        if data_from(fd, middle, stop) < stop:
+            least = middle
+        else:
+            stop = middle
+    return stop
 
 
 def _stops(data: bytes) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -164,9 +165,9 @@ def is_remnant(fd: int, known: Directory, size: int) -> bool:
     """Whether what follows the directory to the end of the file is but a gap and the beginning
     of a copy of that directory: what a writer leaves that was killed before it wrote more."""
     assert known.start is not None
-    at, rest = known.stop, b""
+    at, rest = data_from(fd, known.stop, size), b""
     while at < size and not (rest := os.pread(fd, _PIECE, at).lstrip(b"\0")):
-        at += _PIECE
+        at = data_from(fd, at + _PIECE, size)
     left = min(size, at + _PIECE) - len(rest)
     whole = b"".join((MARKED, struct.pack("<Q", known.end)))
     copy = ahead(known, left)
@@ -211,6 +212,15 @@ def read_bytes(fd: int, nbytes: int, at: int) -> bytes:
         parts.append(part)
         nbytes, at = nbytes - len(part), at + len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def data_from(fd: int, at: int, stop: int) -> int:
+    """Where bytes are stored, at ``at`` or behind the hole there; at most ``stop``. Where the
+    system does not tell holes from zeros, ``at``."""
+    try:
+        return min(os.lseek(fd, at, os.SEEK_DATA), stop)
+    except OSError as error:
+        return stop if error.errno == errno.ENXIO else at
 
 
 def sizes64(extra: bytes, numbers: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tensorstash.drivers.zip import names
+from tensorstash.drivers.zip.inflate import Inflated
 from tensorstash.drivers.zip.records import (
     CENTRAL,
     LOCAL,
@@ -23,7 +24,6 @@ from tensorstash.drivers.zip.records import (
 )
 
 _PIECE = 1 << 20
-_FEED = 1 << 16
 _MOST = 256 << 20
 """Bytes that are unpacked to find where members end, beside those of the file."""
 _LARGEST_ENTRY = CENTRAL.size + 3 * 0xFFFF + 1
@@ -192,22 +192,14 @@ def _streamed(
 
 def _inflated(fd: int, begin: int, size: int, budget: _Budget) -> tuple[int, int, int] | None:
     """Bytes that a deflated member takes and makes, and their checksum."""
-    unpacker = zlib.decompressobj(-15)
-    at, full, crc, feed = begin, 0, 0, b""
+    pieces, full, crc = Inflated(fd, begin, size), 0, 0
     try:
-        while not unpacker.eof:
-            if not feed:
-                feed = os.pread(fd, min(_FEED, size - at), at) if at < size else b""
-                at += len(feed)
-            data = unpacker.decompress(feed, _PIECE)
-            if not data and not feed and at >= size:
-                return None
-            feed = unpacker.unconsumed_tail
+        for data in pieces:
             full, crc = full + len(data), zlib.crc32(data, crc)
             budget.spend(len(data))
     except zlib.error:
         return None
-    return at - len(unpacker.unused_data) - begin, full, crc
+    return None if pieces.end is None else (pieces.end - begin, full, crc)
 
 
 def _ends(fd: int, begin: int, size: int) -> Iterator[int]:

@@ -7,12 +7,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from tensorstash.driver import Buffer, Span
+from tensorstash.drivers.zip.inflate import Inflated
 from tensorstash.drivers.zip.records import Member, read_bytes
 from tensorstash.errors import Corrupt, Unsupported
 
 _STORED, _DEFLATED = 0, 8
-_PIECE = 1 << 20
-_FEED = 1 << 16
 _EXPANDS = 1040
 """No deflated byte makes more."""
 _LARGE = 256 << 20
@@ -76,27 +75,17 @@ def _check(member: Member, path: str, most: int | None) -> None:
 
 def _inflated(fd: int, member: Member, path: str) -> Iterator[tuple[int, bytes]]:
     """``(offset, bytes)`` of the value, piece by piece; its checksum is compared at the end."""
-    unpacker = zlib.decompressobj(-15)
-    at, stop, feed = member.begin, member.begin + member.stored, b""
-    size, crc = 0, 0
+    stop = member.begin + member.stored
+    pieces, size, crc = Inflated(fd, member.begin, stop), 0, 0
     try:
-        while not unpacker.eof:
-            if not feed:
-                feed = os.pread(fd, min(_FEED, stop - at), at) if at < stop else b""
-                at += len(feed)
-            piece = unpacker.decompress(feed, _PIECE)
-            if not piece and not feed:
-                break
-            feed = unpacker.unconsumed_tail
+        for piece in pieces:
             if size + len(piece) > member.size:
                 raise _damaged(member, path)
             yield size, piece
             size, crc = size + len(piece), zlib.crc32(piece, crc)
     except zlib.error as error:
         raise _damaged(member, path) from error
-    if not unpacker.eof or at != stop or unpacker.unused_data:
-        raise _damaged(member, path)
-    if size != member.size or crc != member.crc:
+    if (pieces.end, size, crc) != (stop, member.size, member.crc):
         raise _damaged(member, path)
 
 

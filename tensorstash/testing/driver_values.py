@@ -25,6 +25,14 @@ def as_value(value: Buffer | None) -> bytes | None:
     return None if value is None else bytes(value)
 
 
+def _shorts(value: bytearray) -> memoryview:
+    return memoryview(value).cast("H")
+
+
+def _spread(value: bytearray) -> memoryview:
+    return memoryview(bytearray(b"".join(bytes((byte, 0)) for byte in value)))[::2]
+
+
 class DriverValues:
     """Part of :class:`~tensorstash.testing.DriverContract`."""
 
@@ -55,12 +63,14 @@ class DriverValues:
         again = self.reconnect(driver).get("c/0/1")
         assert again is not None and bytes(again) == value
 
-    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, _shorts, _spread])
     def test_put_takes_any_buffer_and_keeps_its_own_copy(self, driver: Driver, kind: Any) -> None:
         source = bytearray(b"0123456789")
         driver.put("k", kind(source))
         source[:] = b"overwritten"[:10]
         assert as_value(driver.get("k")) == b"0123456789"
+        driver.put("empty", kind(bytearray()))
+        assert as_value(driver.get("empty")) == b""
 
     def test_absent_is_none(self, driver: Driver) -> None:
         driver.put("there/x", b"1")
