@@ -95,6 +95,34 @@ def test_what_is_too_large_for_this_machine_says_so() -> None:
     assert in_little_memory(code, 500) == "done\n"
 
 
+@linux
+def test_chunks_of_any_number_are_gone_through_one_by_one() -> None:
+    code = """
+        from itertools import islice
+        def empty(*shape, chunk=1):
+            grid = {"name": "regular", "configuration": {"chunk_shape": [chunk] * len(shape)}}
+            return v3(shape=[*shape], chunk_grid=grid)
+        small(200)
+        for shape in ((2**62,), (2**63 - 1,) * 64, (2, 2**62), (2**62, 2), (2,) * 64):
+            array = stash.open(empty(*shape))
+            places = [tuple(s.start for s in where) for where, _ in islice(array.iter_blocks(), 3)]
+            assert len({*places}) == 3 and places == sorted(places), places
+        for shape in ((2**62, 0), (0, 2**62)):
+            assert [*stash.open(empty(*shape)).iter_blocks()] == []
+            stash.copy(empty(*shape), {})
+        for shape, key in (((2**62,), "c/3"), ((2**62, 2), "c/1/1"), ((2**63 - 1, 2**62), "c/0/3")):
+            for progress in (False, True):
+                try:
+                    stash.copy({**empty(*shape), key: b"damaged"}, {}, progress=progress)
+                except stash.Corrupt as error:
+                    assert error.key == key
+                else:
+                    raise SystemExit("it was not come by")
+        print("done")
+    """
+    assert in_little_memory(code, 200) == "done\n"
+
+
 # -- what a chain may take ----------------------------------------------------------------------
 
 
