@@ -45,12 +45,19 @@ __all__ = [
 ]
 
 
+_SHOWN = 400
+"""Characters that are shown of either end of a message: what it quotes may have any length."""
+
+
 class StashError(Exception):
     """Base of every error raised by tensorstash."""
 
     def __str__(self) -> str:
         # KeyError and OSError format their arguments in ways that hide a plain sentence.
-        return str(self.args[0]) if self.args else self.__class__.__name__
+        text = str(self.args[0]) if self.args else self.__class__.__name__
+        if len(text) > 2 * _SHOWN:
+            text = f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
+        return " ".join(text.splitlines())
 
 
 class NotFound(StashError, KeyError, FileNotFoundError):
