@@ -46,7 +46,11 @@ __all__ = [
 
 
 _SHOWN = 400
-"""Characters that are shown of either end of a message: what it quotes may have any length."""
+"""Characters that are shown of either end of a line: what a message quotes may have any length."""
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]} ... {line[-_SHOWN:]}"
 
 
 class StashError(Exception):
@@ -55,9 +59,10 @@ class StashError(Exception):
     def __str__(self) -> str:
         # KeyError and OSError format their arguments in ways that hide a plain sentence.
         text = str(self.args[0]) if self.args else self.__class__.__name__
-        if len(text) > 2 * _SHOWN:
-            text = f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
-        return " ".join(text.splitlines())
+        if len(text) <= 2 * _SHOWN:
+            return text
+        # One line, but for those of a worker's traceback, which torch adds.
+        return "\n".join(map(_cut, text.split("\n")))
 
 
 class NotFound(StashError, KeyError, FileNotFoundError):

@@ -131,7 +131,9 @@ def cut(axis: AxisGrid, start: int, stop: int) -> Iterator[slice]:
         start = end
 
 
-def cuts(axes: Sequence[AxisGrid], bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, ...]]:
+def cuts(
+    axes: Sequence[AxisGrid], bounds: Sequence[tuple[int, int]]
+) -> Iterator[tuple[slice, ...]]:
     """The parts into which a box falls where chunks meet, in order. Made one by one: metadata of a
     few bytes names any number of chunks."""
     if any(start >= stop for start, stop in bounds):

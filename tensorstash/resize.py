@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -21,6 +22,9 @@ from .spec import ArraySpec
 from .write import Writer
 
 MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
+
+_OPEN = 1 << 22
+"""Chunks of an append that did not end, at most: its trailer names any number in a few bytes."""
 
 _Result = TypeVar("_Result")
 
@@ -254,6 +258,13 @@ def _within(reach: Sequence[int], before: ArraySpec, after: ArraySpec) -> Iterat
         min(count, length // axis.size(0))
         for count, length, axis in zip(counts, before.shape, before.grid.axes, strict=True)
     ]
+    shown = math.prod(counts) - math.prod(whole)
+    if shown > _OPEN:
+        raise Corrupt(
+            f"an append that did not end may have stored {shown} chunks, more than can be put "
+            "right; delete what follows the last '}' of the array's metadata, if you trust the "
+            "rest"
+        )
     for axis in range(before.ndim):
         ranges = [
             *map(range, whole[:axis]),

@@ -17,6 +17,8 @@ _MAGIC, _OPEN, _KEPT = 0xB4, 1, 2
 _SALT = 8
 _LENGTH = 8
 _MOST = (1 << 64) - 1
+_LONGEST = 4 * (1 + _SALT + 64 * _LENGTH)
+"""Blanks of a trailer, at most: of an array of 64 axes."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ def encode(trailer: Trailer) -> bytes:
 
 def decode(document: bytes | bytearray | memoryview) -> Trailer:
     """The trailer behind a document; :data:`NONE` where there is none that we wrote."""
-    data = bytes(document)
+    data = memoryview(document)[-_LONGEST - 1 :].tobytes()
     tail = data[len(data.rstrip(_BLANKS)) :]
-    if len(tail) % 4:
+    if len(tail) % 4 or len(tail) > _LONGEST:
         return NONE
     digits = [_BLANKS.index(byte) for byte in tail]
     found = bytes(
