@@ -22,7 +22,7 @@ from botocore.parsers import ResponseParserError
 from tensorstash.driver import Buffer, Span
 from tensorstash.drivers import body
 from tensorstash.drivers.s3 import retry
-from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
+from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Kind, Page
 from tensorstash.drivers.s3.kinds import kind_of
 from tensorstash.drivers.s3.s3fs_session import Elsewhere, file_system
 from tensorstash.drivers.s3.settings import Settings
@@ -118,7 +118,8 @@ class S3fsClient(Client):
             answer = await self._call("head_object", Key=key)
         except _Absent:
             return None
-        return Head(_bare(answer["ETag"]), int(answer["ContentLength"]), _mark(answer))
+        etag, size = _etag(answer), int(_told(answer, "ContentLength", "lost"))
+        return Head(etag, size, _mark(answer))
 
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
         """See :meth:`Client.page`."""
@@ -126,8 +127,8 @@ class S3fsClient(Client):
         if folders:
             more["Delimiter"] = "/"
         answer = await self._call("list_objects_v2", Prefix=prefix, **more)
-        keys = [(one["Key"], int(one.get("Size", 0))) for one in answer.get("Contents", ())]
-        below = [one["Prefix"] for one in answer.get("CommonPrefixes", ())]
+        keys = [(_told(one, "Key"), int(one.get("Size", 0))) for one in answer.get("Contents", ())]
+        below = [_told(one, "Prefix") for one in answer.get("CommonPrefixes", ())]
         etags = [_bare(one.get("ETag", "")) for one in answer.get("Contents", ())]
         following = answer.get("NextContinuationToken")
         if answer.get("IsTruncated") and not following:
@@ -153,7 +154,7 @@ class S3fsClient(Client):
             answer = await self._call("put_object", Key=key, Body=_body(value), **more)
         except _Absent:  # what a server may say to If-Match where nothing is stored
             raise Failed("precondition", "404 NoSuchKey") from None
-        return _bare(answer["ETag"])
+        return _etag(answer)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See :meth:`Client.delete`."""
@@ -208,14 +209,14 @@ class S3fsClient(Client):
         """See :meth:`Client.begin_parts`."""
         more = {} if mark is None else {"Metadata": {_MARK: mark}}
         answer = await self._call("create_multipart_upload", Key=key, **more)
-        return cast(str, answer["UploadId"])
+        return cast(str, _told(answer, "UploadId", "lost"))
 
     async def put_part(self, key: str, upload: str, number: int, value: Buffer) -> str:
         """See :meth:`Client.put_part`."""
         answer = await self._call(
             "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=_body(value)
         )
-        return _bare(answer["ETag"])
+        return _etag(answer)
 
     async def end_parts(
         self,
@@ -235,7 +236,7 @@ class S3fsClient(Client):
             MultipartUpload={"Parts": parts},
             **self._conditions(if_absent, if_etag),
         )
-        return _bare(answer["ETag"])
+        return _etag(answer)
 
     async def abort_parts(self, key: str, upload: str) -> None:
         """See :meth:`Client.abort_parts`."""
@@ -388,6 +389,17 @@ def _body(value: Buffer) -> bytes:
 
 def _mark(answer: Any) -> str | None:
     return cast("str | None", answer.get("Metadata", {}).get(_MARK))
+
+
+def _told(answer: Any, name: str, kind: Kind = "other") -> Any:
+    """What an answer has to say; :class:`Failed` where it does not."""
+    if name not in answer:
+        raise Failed(kind, f"the answer has no {name}")
+    return answer[name]
+
+
+def _etag(answer: Any) -> str:
+    return _bare(_told(answer, "ETag", "lost"))
 
 
 def _bare(etag: str) -> str:
