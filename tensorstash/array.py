@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from .codec import Codec
 from .driver import Check, Driver, Tag, held, located
 from .errors import Closed, Invalid, InvalidSelection, NoMemory, ReadOnly
 from .explain import Explanation, explain
-from .grid import cut
+from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
@@ -217,8 +216,7 @@ class Array:
         """``(where, block)`` for every stored chunk that a basic, forward selection touches,
         clipped to it: ``a[where]`` equals ``block``. One block is in memory at a time."""
         bounds = spans(select(selection, self.shape))
-        cuts = [list(cut(axis, *b)) for axis, b in zip(self.spec.grid.axes, bounds, strict=True)]
-        for where in product(*cuts):
+        for where in cuts(self.spec.grid.axes, bounds):
             yield where, self.read(where)
 
     def explain(self, selection: Any = ...) -> Explanation:

@@ -161,7 +161,7 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
 def _empty(spec: ChunkSpec) -> NDArray[Any]:
     try:
         return np.empty(spec.shape, spec.dtype)
-    except MemoryError as error:
+    except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
         raise NoMemory(
             f"no memory for one chunk of {spec.nbytes} bytes, of shape {spec.shape}; "
             "store smaller chunks, or use a larger machine"

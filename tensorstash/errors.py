@@ -45,12 +45,24 @@ __all__ = [
 ]
 
 
+_SHOWN = 400
+"""Characters that are shown of either end of a line: what a message quotes may have any length."""
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]} ... {line[-_SHOWN:]}"
+
+
 class StashError(Exception):
     """Base of every error raised by tensorstash."""
 
     def __str__(self) -> str:
         # KeyError and OSError format their arguments in ways that hide a plain sentence.
-        return str(self.args[0]) if self.args else self.__class__.__name__
+        text = str(self.args[0]) if self.args else self.__class__.__name__
+        if len(text) <= 2 * _SHOWN:
+            return text
+        # One line, but for those of a worker's traceback, which torch adds.
+        return "\n".join(map(_cut, text.split("\n")))
 
 
 class NotFound(StashError, KeyError, FileNotFoundError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .chunks import Chunks
 from .index import Transform
+from .limits import HUGE
 from .plan import plan
 
 
@@ -64,7 +65,7 @@ def explain(chunks: Chunks, transform: Transform) -> Explanation:
 
 def readable(nbytes: int) -> str:
     """A number of bytes for people."""
-    value = float(nbytes)
+    value = float(min(nbytes, HUGE**2))  # 64 axes multiply to more than a float can be
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -131,6 +131,21 @@ def cut(axis: AxisGrid, start: int, stop: int) -> Iterator[slice]:
         start = end
 
 
+def cuts(
+    axes: Sequence[AxisGrid], bounds: Sequence[tuple[int, int]]
+) -> Iterator[tuple[slice, ...]]:
+    """The parts into which a box falls where chunks meet, in order. Made one by one: metadata of a
+    few bytes names any number of chunks."""
+    if any(start >= stop for start, stop in bounds):
+        return
+    if not bounds:
+        yield ()
+        return
+    for first in cut(axes[0], *bounds[0]):
+        for rest in cuts(axes[1:], bounds[1:]):
+            yield first, *rest
+
+
 @dataclass(frozen=True)
 class Grid:
     """How an array is cut: one :class:`RegularAxis` or :class:`RectilinearAxis` per axis."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from operator import add, ge, gt, lt
@@ -20,6 +21,9 @@ from .spec import ArraySpec
 from .write import Writer
 
 MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
+
+_OPEN = 1 << 22
+"""Chunks of an append that did not end, at most: its trailer names any number in a few bytes."""
 
 _logger = logging.getLogger("tensorstash")
 
@@ -205,12 +209,13 @@ def _resize_fenced(
     if grows:
         # An append that is not finished may yet store these, where fill is to be seen.
         open_ = _Within(fence.node.trailer.reach, before, after)
+        _check_few(open_)
         doomed = [
             (k, t)
             for i, k, t in found
             if old.is_outside(i) and i not in open_ and not new.is_outside(i)
         ]
-        if open_.any() or doomed or crossing:
+        if open_.count or doomed or crossing:
             fence()
         _drop(held, doomed)
         held.clear([i for i in crossing if i not in open_], always=False)
@@ -275,9 +280,19 @@ class _Within:
             if all(ranges):
                 yield from _product(ranges)
 
-    def any(self) -> bool:
-        """Whether there is one."""
-        return next(iter(self), None) is not None
+    @property
+    def count(self) -> int:
+        """How many they are: more than ``len`` can tell, perhaps."""
+        return math.prod(self._counts) - math.prod(self._whole)
+
+
+def _check_few(reached: _Within) -> None:
+    if reached.count > _OPEN:
+        raise Corrupt(
+            f"an append that did not end may have stored {reached.count} chunks, more than can be "
+            "put right; delete what follows the last '}' of the array's metadata, if you trust the "
+            "rest"
+        )
 
 
 def _product(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:

@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from . import dtype as dtypes
 from . import fill as fills
 from . import node
@@ -16,6 +14,7 @@ from .array import Array
 from .create import make_spec, open
 from .driver import Driver, located
 from .errors import Invalid
+from .grid import cuts
 from .handle import Settings
 from .limited import limited
 from .location import Location, resolve
@@ -55,9 +54,10 @@ def copy(
         _refuse_inside(origin, driver)
     # Nothing of it is stored yet, its document neither.
     made = Array(driver, "", Settings(mode="r+", limits=limits), spec, created=True)
-    blocks: Iterator[Any] = _places(made)
+    blocks: Iterator[Any] = cuts(spec.grid.axes, [(0, n) for n in spec.shape])
     if progress:
-        blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize)
+        count = math.prod(spec.grid.counts(spec.shape))
+        blocks = _with_bar(blocks, count, spec.size * spec.dtype.itemsize)
     with node.making(driver, "", spec, "copy", overwrite=overwrite) as check:
 
         def move(where: tuple[slice, ...]) -> None:
@@ -119,14 +119,6 @@ def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
     return make_spec(**{**known, **changes})
 
 
-def _places(array: Array) -> Iterator[tuple[slice, ...]]:
-    grid, counts = array.spec.grid, array.spec.grid.counts(array.shape)
-    for index in np.ndindex(*counts):
-        starts = grid.origin(index)
-        stops = (a + n for a, n in zip(starts, grid.chunk_shape(index), strict=True))
-        yield tuple(slice(a, min(b, n)) for a, b, n in zip(starts, stops, array.shape, strict=True))
-
-
 def _need_tqdm() -> None:
     try:
         importlib.import_module("tqdm.auto")
@@ -134,11 +126,10 @@ def _need_tqdm() -> None:
         raise Invalid("progress=True needs tqdm: pip install tqdm") from error
 
 
-def _with_bar(blocks: Iterator[Any], nbytes: int) -> Iterator[Any]:
+def _with_bar(blocks: Iterator[Any], count: int, nbytes: int) -> Iterator[Any]:
     from tqdm.auto import tqdm
 
-    places = list(blocks)
     with tqdm(total=nbytes, unit="B", unit_scale=True, desc="copy") as bar:
-        for where in places:
+        for where in blocks:
             yield where
-            bar.update(nbytes / max(1, len(places)))
+            bar.update(nbytes / count)

@@ -38,6 +38,7 @@ from tensorstash.errors import (
     Unsupported,
 )
 from tensorstash.testing.counting import FailingDriver
+from tests import hostile
 
 BUILTINS: dict[type[StashError], tuple[type[Exception], ...]] = {
     NotFound: (KeyError, FileNotFoundError, LookupError, OSError),
@@ -84,6 +85,46 @@ def test_the_message_is_the_text_as_it_is(error: StashError) -> None:
     assert str(error) == TEXT
     printed = "".join(traceback.format_exception_only(error))
     assert printed == f"tensorstash.errors.{type(error).__name__}: {TEXT}\n"
+
+
+@pytest.mark.parametrize("kind", BUILTINS, ids=lambda kind: kind.__name__)
+def test_a_line_of_a_message_has_a_bounded_length_whatever_is_stored(
+    kind: type[StashError],
+) -> None:
+    error = kind(f"in file:///data: field {'x' * 10**6} is none of ours; restore a copy")
+    for found in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert len(str(found)) < 1000 and "\n" not in str(found)
+        assert str(found).startswith("in file:///data: field xxx")
+        assert str(found).endswith("xxx is none of ours; restore a copy")
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "fields": {
+        "data_type": {
+            "name": "struct",
+            "configuration": {
+                "fields": [{"name": f"f{i}", "data_type": "uint8"} for i in range(3000)]
+            },
+        },
+        "fill_value": "",
+    },
+    "codecs": {
+        "codecs": hostile.sharded([hostile.BYTES] + [{"name": "gzip"}] * 3000),
+    },
+    "axes": {
+        "codecs": [
+            {"name": "transpose", "configuration": {"order": [*range(9000)]}},
+            {"name": "bytes"},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("changes", LONG.values(), ids=LONG)
+def test_a_document_of_much_makes_no_long_message(changes: Any) -> None:
+    with pytest.raises(StashError) as caught:
+        stash.open(hostile.v3(bytes(9), **changes))[0]
+    assert len(str(caught.value)) < 1000
 
 
 def same(one: StashError, other: StashError) -> bool:

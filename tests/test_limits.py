@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash import limits
+from tensorstash import limits, resize
 from tensorstash.codec import BytesCodec, ChunkSpec, Pipeline
 from tensorstash.codecs.filters import Filters
 from tensorstash.driver import Driver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Corrupt, Invalid, NoMemory, StashError, Unsupported
+from tensorstash.formats import trailer
 from tensorstash.limited import Limited
 from tensorstash.registry import make_codec
 from tensorstash.testing.counting import CountingDriver
@@ -93,6 +95,92 @@ def test_what_is_too_large_for_this_machine_says_so() -> None:
         print("done")
     """
     assert in_little_memory(code, 500) == "done\n"
+
+
+@linux
+def test_chunks_of_any_number_are_gone_through_one_by_one() -> None:
+    code = """
+        from itertools import islice
+        def empty(*shape, chunk=1):
+            grid = {"name": "regular", "configuration": {"chunk_shape": [chunk] * len(shape)}}
+            return v3(shape=[*shape], chunk_grid=grid)
+        small(200)
+        for shape in ((2**62,), (2**63 - 1,) * 64, (2, 2**62), (2**62, 2), (2,) * 64):
+            array = stash.open(empty(*shape))
+            places = [tuple(s.start for s in where) for where, _ in islice(array.iter_blocks(), 3)]
+            assert len({*places}) == 3 and places == sorted(places), places
+        for shape in ((2**62, 0), (0, 2**62)):
+            assert [*stash.open(empty(*shape)).iter_blocks()] == []
+            stash.copy(empty(*shape), {})
+        for shape, key in (((2**62,), "c/3"), ((2**62, 2), "c/1/1"), ((2**63 - 1, 2**62), "c/0/3")):
+            for progress in (False, True):
+                try:
+                    stash.copy({**empty(*shape), key: b"damaged"}, {}, progress=progress)
+                except stash.Corrupt as error:
+                    assert error.key == key
+                else:
+                    raise SystemExit("it was not come by")
+        print("done")
+    """
+    assert in_little_memory(code, 200) == "done\n"
+
+
+@linux
+def test_what_no_memory_can_hold_is_said_by_every_use() -> None:
+    code = """
+        from tensorstash.torch import Loader
+        def empty(*shape, chunks=None, **more):
+            chunks = chunks or [1] * len(shape)
+            grid = {"name": "regular", "configuration": {"chunk_shape": [*chunks]}}
+            return stash.open(v3(shape=[*shape], chunk_grid=grid, **more), "r+")
+        small(300)
+        most = 2**63 - 1
+        assert "TiB" in str(empty(*[most] * 64).explain()) + str(empty(*[most] * 64).info())
+        text = {"data_type": "string", "fill_value": "", "codecs": [{"name": "vlen-utf8"}]}
+        wide = [2**20, 2**34]
+        for array in (
+            empty(most, most), empty(most, 3), empty(most), empty(2**62), empty(*wide),
+            empty(*wide, chunks=[1, 2**34]), empty(2**62, chunks=[2**40]),
+            empty(2**62, chunks=[2**62], **text), empty(2, 2**40, chunks=[2, 2**40]),
+        ):
+            for shuffle in (True, False):
+                for pool in ({}, {"pool_bytes": "1MiB"}, {"prefetch": 0}):
+                    try:
+                        next(iter(Loader(array, batch_size=64, shuffle=shuffle, **pool)))
+                    except stash.StashError as error:
+                        assert "\\n" not in str(error) and len(str(error)) < 900
+                    else:
+                        raise SystemExit(f"{array} was loaded")
+            try:
+                with array.writer() as writer:
+                    writer[(0,) * array.ndim] = 1
+            except stash.StashError:
+                pass
+        try:
+            next(iter(Loader(empty(*[2] * 64), batch_size=2)))
+        except stash.StashError:
+            print("done")
+    """
+    assert in_little_memory(code, 300) == "done\n"
+
+
+def test_blanks_behind_a_document_are_not_gone_through() -> None:
+    for blanks in (b" \t\r\n" * (4 << 20), b" " * (16 << 20), b"\n"):
+        data = b"{}" + blanks
+        tracemalloc.start()
+        try:
+            assert trailer.decode(data) == trailer.NONE
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_an_append_that_did_not_end_names_no_more_chunks_than_can_be() -> None:
+    grown = stash.create({}, (2**40,), "u1", chunks=(1,)).spec
+    before = stash.create({}, (5,), "u1", chunks=(1,)).spec
+    assert [*resize._Within((9,), before, grown)] == [(5,), (6,), (7,), (8,)]
+    with pytest.raises(Corrupt, match="an append that did not end"):
+        resize._check_few(resize._Within((2**40,), before, grown))
 
 
 # -- what a chain may take ----------------------------------------------------------------------

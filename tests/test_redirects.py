@@ -60,6 +60,9 @@ with warnings.catch_warnings():  # of aiohttp's own name for it
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "headers": {"headers": {"X-Api-Key": "api-secret", "Authorization": "login-secret"}},
+    "headers that aiohttp sets": {
+        "headers": {"User-Agent": "api-secret", "Accept": "*/cookie-secret"}
+    },
     "cookie": {"headers": {"Cookie": "a=cookie-secret"}},
     "session headers": {"client_kwargs": {"headers": {"X-Api-Key": "api-secret"}}},
     "session cookies": {"client_kwargs": {"cookies": {"a": "cookie-secret"}}},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.servers import link
 from tests.servers.fault import Fault
 from tests.servers.faults import FaultProxy, Proxies
 from tests.servers.http import Http
@@ -78,6 +81,19 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.monotonic() - begin
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which proxies chose to sleep: a slow machine makes them no more."""
+    found: list[float] = []
+
+    async def sleep(delay: float) -> None:
+        found.append(delay)
+        await asyncio.sleep(delay)
+
+    monkeypatch.setattr(link, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    return found
+
+
 def test_without_a_fault_everything_passes_and_is_counted(web: FaultProxy) -> None:
     assert body(get(web)) == FILE
     counts = web.counts
@@ -116,40 +132,60 @@ def test_a_pipeline_is_one_round_trip(line: FaultProxy) -> None:
     assert line.counts.requests == 2
 
 
-def test_latency_delays_each_request_once(web: FaultProxy, line: FaultProxy) -> None:
+def test_latency_delays_each_request_once(
+    web: FaultProxy, line: FaultProxy, asked: list[float]
+) -> None:
     for through in (web, line):
         through.fault = Fault(latency=0.5)
-    assert 0.5 <= seconds(lambda: get(web)) < 1
+    assert seconds(lambda: get(web)) >= 0.5
+    assert sum(asked) < 0.9
+    asked.clear()
     with dialled(line) as connection:
-        assert 0.5 <= seconds(lambda: ask(connection, "PING", "PING")) < 1
+        assert seconds(lambda: ask(connection, "PING", "PING")) >= 0.5
+    assert sum(asked) < 0.9
 
 
 def test_latency_is_not_doubled_by_a_client_that_asks_whether_to_continue(
-    s3: S3, proxy: Proxies
+    s3: S3, proxy: Proxies, asked: list[float]
 ) -> None:
     through = proxy(s3.address, http=True)
     bucket = s3.make_bucket()
     with closing(s3.through(through.endpoint).client()) as client:
         client.put_object(Bucket=bucket, Key="k", Body=FILE)
+        asked.clear()
         with through.broken(latency=0.6):
             spent = seconds(lambda: client.put_object(Bucket=bucket, Key="k", Body=FILE))
-    assert 0.6 <= spent < 1.2
+    assert spent >= 0.6
+    assert sum(asked) < 1.1
     assert through.counts.requests == 2
 
 
-def test_latency_lets_requests_overlap(web: FaultProxy) -> None:
-    web.fault = Fault(latency=0.4)
+def test_latency_lets_requests_overlap(web: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = asyncio.Event()
+    count = iter(range(1, 1000))
+
+    async def sleep(delay: float) -> None:  # nobody's is over before all eight have begun
+        if delay > 1:
+            if next(count) == 8:
+                together.set()
+            await together.wait()
+
+    monkeypatch.setattr(link, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    web.fault = Fault(latency=600)
     with ThreadPoolExecutor(8) as pool:
-        assert seconds(lambda: list(pool.map(lambda _: get(web), range(8)))) < 8 * 0.4
+        assert [body(answer) for answer in pool.map(lambda _: get(web), range(8))] == [FILE] * 8
 
 
-def test_bandwidth_holds_for_each_connection_or_for_all(web: FaultProxy) -> None:
+def test_bandwidth_holds_for_each_connection_or_for_all(
+    web: FaultProxy, asked: list[float]
+) -> None:
     def two() -> None:
         with ThreadPoolExecutor(2) as pool:
             assert [body(answer) for answer in pool.map(get, [web, web])] == [FILE, FILE]
 
     web.fault = Fault(bandwidth=len(FILE) / 0.5)
-    assert 0.5 <= seconds(two) < 1
+    assert seconds(two) >= 0.5
+    assert sum(asked) < 1.2  # half a second for each
     web.fault = Fault(shared_bandwidth=len(FILE) / 0.5)
     assert seconds(two) >= 1
 

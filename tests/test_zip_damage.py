@@ -214,6 +214,30 @@ def test_each_bit_of_a_directory(tmp_path: Path) -> None:
             damaged(tmp_path / "x.zip", bytes(data))
 
 
+def test_each_bit_of_another_spelling_of_a_name(tmp_path: Path) -> None:
+    zips.spelled(tmp_path / "whole.zip")
+    whole = (tmp_path / "whole.zip").read_bytes()
+    assert read(tmp_path / "whole.zip") == VALUES
+    start = whole.index(b"PK\1\2")
+    entry = whole.index(b"PK\1\2", start + 4) - start
+    for at in range(start, start + 2 * entry):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            damaged(tmp_path / "x.zip", bytes(data))
+
+
+def test_another_spelling_of_a_name_is_found_without_a_directory(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    zips.spelled(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"PK\1\2") + 4])
+    driver = ZipDriver(path)
+    assert {key: driver.get(key) for key in VALUES} == VALUES
+    driver.put("new", b"1")
+    assert read(path) == {**VALUES, "new": b"1"}
+
+
 @pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("seed", range(4))
 def test_damage_of_any_kind(tmp_path: Path, make: str, seed: int) -> None:

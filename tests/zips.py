@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -77,6 +79,17 @@ def extracting(path: Path) -> None:
     """Bytes before it that are of no zip, as programs that unpack themselves have."""
     plain(path)
     path.write_bytes(b"#!/bin/sh\nexit 1\n" * 50 + path.read_bytes())
+
+
+def spelled(path: Path) -> None:
+    """Every member with the extra field that holds another spelling of its name, which counts;
+    the plain one has lost what code page 437 cannot say."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, value in VALUES.items():
+            info = zipfile.ZipInfo(key.replace("c", "?"))
+            content = b"\1" + struct.pack("<L", zlib.crc32(info.filename.encode())) + key.encode()
+            info.extra = struct.pack("<2H", 0x7075, len(content)) + content
+            archive.writestr(info, value)
 
 
 def info_zip(path: Path) -> None:

@@ -15,7 +15,8 @@ from yarl import URL
 
 from tensorstash.errors import Denied, DriverError
 
-_OURS = {"accept", "accept-encoding", "if-none-match", "range", "user-agent"}
+_OURS = {"accept-encoding", "if-none-match", "range"}
+"""Headers that every request sets itself; aiohttp adds its own to those that are left."""
 
 
 def guarded(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from botocore.parsers import ResponseParserError
 from tensorstash.driver import Buffer, Span
 from tensorstash.drivers import body
 from tensorstash.drivers.s3 import retry
-from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
+from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Kind, Page
 from tensorstash.drivers.s3.kinds import kind_of
 from tensorstash.drivers.s3.s3fs_session import Elsewhere, file_system
 from tensorstash.drivers.s3.settings import Settings
@@ -119,7 +119,8 @@ class S3fsClient(Client):
             answer = await self._call("head_object", Key=key)
         except _Absent:
             return None
-        return Head(_etag(answer), int(_told(answer, "ContentLength")), _mark(answer))
+        etag, size = _etag(answer), int(_told(answer, "ContentLength", "lost"))
+        return Head(etag, size, _mark(answer))
 
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
         """See :meth:`Client.page`."""
@@ -204,7 +205,7 @@ class S3fsClient(Client):
         """See :meth:`Client.begin_parts`."""
         more = {} if mark is None else {"Metadata": {_MARK: mark}}
         answer = await self._call("create_multipart_upload", Key=key, **more)
-        return cast(str, _told(answer, "UploadId"))
+        return cast(str, _told(answer, "UploadId", "lost"))
 
     async def put_part(self, key: str, upload: str, number: int, value: Buffer) -> str:
         """See :meth:`Client.put_part`."""
@@ -405,16 +406,15 @@ def _mark(answer: Any) -> str | None:
     return cast("str | None", answer.get("Metadata", {}).get(_MARK))
 
 
-def _told(answer: Any, name: str) -> Any:
-    """What an answer has to say; a server may leave it out."""
-    try:
-        return answer[name]
-    except KeyError:
-        raise Failed("lost", f"the answer has no {name}") from None
+def _told(answer: Any, name: str, kind: Kind = "other") -> Any:
+    """What an answer has to say; :class:`Failed` where it does not."""
+    if name not in answer:
+        raise Failed(kind, f"the answer has no {name}")
+    return answer[name]
 
 
 def _etag(answer: Any) -> str:
-    return _bare(_told(answer, "ETag"))
+    return _bare(_told(answer, "ETag", "lost"))
 
 
 def _bare(etag: str) -> str:

@@ -294,17 +294,26 @@ def _local(fd: int, entry: Entry) -> tuple[int, str, str]:
     that it bears there."""
     # An offset of 2^62 and more is no place in a file.
     inside = 0 <= entry.offset < 1 << 62
-    head = os.pread(fd, LOCAL.size + len(entry.name), entry.offset) if inside else b""
+    names_end = LOCAL.size + len(entry.name)
+    head = os.pread(fd, names_end + len(entry.extra), entry.offset) if inside else b""
     if len(head) < LOCAL.size or head[:4] != b"PK\3\4":
         return entry.offset, "is not where the directory says", ""
     _, _, flags, method, _, _, crc, stored, size, length, more = LOCAL.unpack_from(head)
     begin = entry.offset + LOCAL.size + length + more
-    if head[LOCAL.size :] != entry.name or length != len(entry.name):
-        raw = os.pread(fd, length, entry.offset + LOCAL.size)
-        other = names.key_of(raw, flags, b"")[0].rstrip("/")
-        return begin, f"is {other[:200]!r} at the member, and not so in the directory", other
+    raw, extra = head[LOCAL.size : names_end], head[names_end:][:more]
+    if raw != entry.name or length != len(entry.name):
+        head = read_bytes(fd, length + more, entry.offset + LOCAL.size)
+        other = names.key_of(head[:length], flags, head[length:])[0].rstrip("/")
+        return begin, _renamed(other), other
+    if len(extra) < more:
+        extra = read_bytes(fd, more, begin - more)
+    if (extra or entry.extra) and not flags & entry.flags & names.UTF8:
+        # An extra field may hold another spelling of the name, which counts.
+        other = names.key_of(raw, flags, extra)[0]
+        if other != names.key_of(entry.name, entry.flags, entry.extra)[0]:
+            return begin, _renamed(other), other.rstrip("/")
     if more and BIG in (size, stored):
-        size, stored = sizes64(read_bytes(fd, more, begin - more), (size, stored))
+        size, stored = sizes64(extra, (size, stored))
     here, there = (crc, stored, size), (entry.crc, entry.stored, entry.size)
     if here != there:
         # The sizes of a streamed member stand behind it, and not in its header.
@@ -315,6 +324,10 @@ def _local(fd: int, entry: Entry) -> tuple[int, str, str]:
     if method != entry.method or (flags ^ entry.flags) & 1:
         return begin, "has another method at the member", ""
     return begin, "", ""
+
+
+def _renamed(other: str) -> str:
+    return f"is {other[:200]!r} at the member, and not so in the directory"
 
 
 def _recovered(fd: int, path: str, size: int, before: Directory | None) -> Directory:

@@ -6,7 +6,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-_UTF8 = 0x800
+UTF8 = 0x800
+"""The flag of a member whose name is UTF-8."""
 _UNICODE_PATH = 0x7075
 
 
@@ -36,18 +37,27 @@ def fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
         at += 4 + size
 
 
+def spelling(extra: bytes) -> bytes:
+    """Of extra fields the one that holds another spelling of the name, as it stands there."""
+    found = (content for kind, content in fields(extra) if kind == _UNICODE_PATH)
+    content = next(found, None)
+    if content is None:
+        return b""
+    return struct.pack("<2H", _UNICODE_PATH, len(content)) + content
+
+
 def _text(raw: bytes, flags: int, extra: bytes) -> tuple[str, str]:
-    if extra and not flags & _UTF8:
+    if extra and not flags & UTF8:
         for kind, content in fields(extra):
             if kind == _UNICODE_PATH and content[:1] == b"\1" and len(content) > 5:
                 # The checksum tells whether the plain name was changed without this one.
                 if content[1:5] == struct.pack("<L", zlib.crc32(raw)):
-                    raw, flags = content[5:], _UTF8
+                    raw, flags = content[5:], UTF8
                 break
     try:
         # Unix programs write UTF-8 without saying so; as code page 437 it would be nonsense.
         return raw.decode(), ""
     except UnicodeDecodeError:
-        if flags & _UTF8:
+        if flags & UTF8:
             return raw.decode(errors="replace"), "has a name that is not UTF-8"
         return raw.decode("cp437"), ""

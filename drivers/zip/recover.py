@@ -83,7 +83,9 @@ def walk(fd: int, size: int) -> Walk:
             cut[key.rstrip("/")] = "was cut, or is not whole"
             break
         # What the directory says of a folder is lost; that its name ends in "/" is enough.
-        found[at] = key, central(raw, flags, method, (time, date), crc, stored, full, at)
+        spelled = names.spelling(extra)
+        entry = central(raw, flags, method, (time, date), crc, stored, full, at, spelled)
+        found[at] = key, entry
         at = stop
     return _explained(fd, found, cut, at, size)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Generic, TypeVar
 
+from ..errors import NoMemory
 from ..threads import cores
 from .ahead import Stop
 from .batches import Batches, Epoch, Reads
@@ -114,5 +115,13 @@ class Feed(Course, Generic[Batch]):
             reads,
             self._memory,
         )
-        with closing(epoch.batches(stop)) as batches:
-            yield from batches
+        try:
+            with closing(epoch.batches(stop)) as batches:
+                yield from batches
+        except NoMemory:
+            raise
+        except MemoryError as error:
+            raise NoMemory(
+                f"no memory for the batches of {len(source)} rows: {str(error)[:200]}; use smaller "
+                "batches, smaller chunks, or fewer fields"
+            ) from error

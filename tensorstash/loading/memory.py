@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import NoMemory, Unsupported
+
 Fields = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+_AXES = 62
+"""Of a row; NumPy holds 64, and a block and its rows are two."""
 
 
 class Memory:
@@ -27,9 +33,17 @@ class Memory:
             kept = None
         if kept == key:
             return arrays
-        return {
-            name: np.empty((count, rows, *shape), dtype) for name, (shape, dtype) in fields.items()
-        }
+        if any(len(shape) > _AXES for shape, _ in fields.values()):
+            raise Unsupported(f"rows of more than {_AXES} axes cannot be loaded in batches")
+        try:
+            return {
+                name: np.empty((count, rows, *shape), dtype)
+                for name, (shape, dtype) in fields.items()
+            }
+        except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
+            raise NoMemory(
+                f"no memory for {count} blocks of {rows} rows: {error}; use smaller chunks"
+            ) from error
 
     def give(self, fields: Fields, count: int, rows: int, arrays: dict[str, NDArray[Any]]) -> None:
         """Nobody reads or writes ``arrays`` any more."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NoMemory
+from ..limits import HUGE
 
 Columns: TypeAlias = dict[str, Any]
 """Values of several rows by field: arrays whose first axis is the rows, ``Ragged`` values, or
@@ -49,6 +50,8 @@ class Blocks:
     def regular(cls, rows: int, size: int) -> Blocks:
         """Runs of ``size`` rows, the last one shorter."""
         try:
+            if rows + size > HUGE:  # which NumPy would take for few
+                raise MemoryError
             bounds = np.arange(0, rows + size, max(1, size), dtype=np.int64)
         except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
             raise NoMemory(

@@ -20,6 +20,7 @@ from ..grid import AxisGrid, RegularAxis
 from ..handle import Handle
 from ..index import AxisMap, Stride, Take, Transform, dims_of, identity
 from ..lazy import View
+from ..limits import HUGE
 from ..threads import IO_THREADS, THREAD_BYTES, count_for
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
@@ -74,6 +75,8 @@ class Edges:
             return np.zeros(1, np.int64)
         first, last = self.axis.of(self.start), self.axis.of(self.start + self.length - 1)
         try:
+            if last + 2 - first > HUGE:  # which NumPy would take for few
+                raise MemoryError
             found = self.starts(np.arange(first, last + 2))
         except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
             raise NoMemory(
