@@ -42,7 +42,7 @@ from tensorstash.driver import (
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, removal, replace
 from tensorstash.drivers.descriptor import Descriptor, opened
-from tensorstash.drivers.links import Links, loops
+from tensorstash.drivers.links import Links, leads_to_folder, loops
 from tensorstash.errors import Denied, DriverError, Invalid, StashError, Unsupported
 
 # Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader. Links
@@ -572,7 +572,7 @@ class FileDriver(Driver):
                         continue  # no key may hold it
                     if entry.is_symlink() and loops(entry.path):
                         continue
-                    if _is_folder(entry):
+                    if leads_to_folder(entry):
                         yield name, True
                     elif name[0] == "." and partial.is_ours(name):
                         left.append(name)
@@ -592,10 +592,3 @@ class FileDriver(Driver):
         if isinstance(error, UnicodeError):
             return Invalid(f"key {key!r} cannot be a file name; it has half a surrogate pair")
         return os_errors.failure(verb, self._base + key, key, error, self.scheme, self._advice)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # of a link, to where one may not look: whoever opens it is told why
-        return True

@@ -105,6 +105,14 @@ def open_folder(root: str, folder: str) -> Descriptor:
     return file
 
 
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link, to where one may not look: whoever opens it is told why
+        return True
+
+
 def loops(path: str) -> bool:
     """Whether the link at ``path`` leads to itself or to a directory it lies in."""
     try:

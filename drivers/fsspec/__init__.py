@@ -221,7 +221,8 @@ class FsspecDriver(FsspecReader):
     @property
     def _local(self) -> FileDriver | None:
         """The folder that this is, where it is one of this machine."""
-        return self._process.folder
+        process = self._process
+        return process.ask("open", "", lambda: process.folder)
 
     def _writable(self, verb: str, key: str) -> None:
         if self.traits.put == "none":
