@@ -60,7 +60,7 @@ class Kept:
         self._turn = turn or nullcontext()
         self._pid = os.getpid()
         self._over: SimpleQueue[Any] = SimpleQueue()
-        self._came: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._came: SimpleQueue[list[BaseException]] = SimpleQueue()
         # Called by C when this object goes, should an interrupt keep it from __exit__.
         gone = weakref.ref(self, self._over.put)
         self._thread = threading.Thread(
@@ -75,7 +75,7 @@ class Kept:
         self._turn.__enter__()
         try:
             self._thread.start()
-            error = self._came.get()
+            refused = self._came.get()
         except BaseException as error:
             self._over.put(None)
             try:
@@ -89,9 +89,9 @@ class Kept:
                     "(ulimit -u)"
                 ) from error
             raise
-        if error is not None:
+        if refused:
             self._leave()
-            raise error
+            raise refused.pop()  # in no variable: its traceback keeps this frame
         return self._lease.check
 
     def __exit__(self, *exc: object) -> None:
@@ -110,11 +110,11 @@ def _keep(
     lease: Lease,
     waiting: Waiting,
     over: SimpleQueue[Any],
-    came: SimpleQueue[BaseException | None],
+    came: SimpleQueue[list[BaseException]],
     gone: object,
 ) -> None:
     ours = False
-    failed: BaseException | None = None
+    failed: list[BaseException] = []
     try:
         ours = True  # perhaps: the reply to the first request may be lost
         while not lease.take():
@@ -122,7 +122,7 @@ def _keep(
             if _within(over, waiting.pause()):
                 return
             ours = True
-        came.put(None)
+        came.put([])
         while not _within(over, lease.period):
             try:
                 if not lease.prolong():
@@ -130,11 +130,12 @@ def _keep(
             except Exception as error:  # it is tried again while the lease lasts
                 _log.debug("a lease was not prolonged: %s", error)
     except BaseException as error:
-        failed = error
+        failed.append(error)
     finally:
         if ours:
             lease.release()
         came.put(failed)
+        del failed  # else this frame keeps it, if nobody takes the error, and is kept by it
 
 
 def _within(over: SimpleQueue[Any], seconds: float) -> bool:

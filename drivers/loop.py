@@ -77,7 +77,10 @@ class Loop:
             if isinstance(error, Empty):
                 raise TimeoutError(f"not done after {timeout} s") from None
             raise
-        return task.result()
+        try:
+            return task.result()
+        finally:
+            del task  # it keeps its error, whose traceback keeps this frame
 
     def soon(self, coro: Coroutine[Any, Any, None]) -> None:
         """Have ``coro`` awaited in the loop and do not wait for it."""
@@ -164,7 +167,10 @@ def window(
             i, result, error = work.done.get()
             under_way -= 1
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback keeps this frame
             if weigh is not None:
                 weighed(result)
             yield i, result

@@ -27,12 +27,12 @@ Result = TypeVar("Result")
 class Task(Generic[Result]):
     """Work that a worker does once, unless it is called off before."""
 
-    __slots__ = ("_claim", "_done", "_error", "_value", "_work")
+    __slots__ = ("_claim", "_done", "_errors", "_value", "_work")
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work: Callable[[], Result] | None = work
         self._value: Result
-        self._error: BaseException | None = None
+        self._errors: list[BaseException] = []
         self._claim: dict[str, bool] = {}  # setdefault is one step: who comes first has it
         self._done = threading.Lock()
         self._done.acquire()
@@ -56,12 +56,8 @@ class Task(Generic[Result]):
         """What it returned or raised, once it is done; never for one that was called off. An error
         is handed over, once: it would keep this task, and the frames that wait for it."""
         wait(self._done)
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
+        if self._errors:
+            raise self._errors.pop()
         return self._value
 
     def do(self) -> None:
@@ -72,7 +68,7 @@ class Task(Generic[Result]):
         try:
             self._value = work()
         except BaseException as error:
-            self._error = error
+            self._errors.append(error)
         finally:
             self._done.release()
             del self, work

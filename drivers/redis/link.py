@@ -137,6 +137,7 @@ class RedisLink:
             if time.monotonic() + wait >= min(deadline, start + patience):
                 with turn(self._guard):
                     self.traffic.retries -= 1
+                attempt.error = None  # which keeps the frames that keep the attempt
                 raise failed(
                     error,
                     str(errand),
@@ -274,7 +275,10 @@ class RedisLink:
                     connection.disconnect()
                 last = error
         assert last is not None
-        raise last
+        try:
+            raise last
+        finally:
+            del last  # its traceback keeps this frame
 
     def _wire(self, address: Address) -> RedisWire:
         wire = self._wires.get(address)
