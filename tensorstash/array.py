@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,22 +18,47 @@ from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
 from .driver import Check, Driver, Tag, held, located
-from .errors import Closed, Invalid, InvalidSelection, NoMemory, ReadOnly
+from .errors import (
+    Closed,
+    Conflict,
+    Corrupt,
+    Invalid,
+    InvalidSelection,
+    NoMemory,
+    NotFound,
+    ReadOnly,
+    StashError,
+    Unsupported,
+)
 from .explain import Explanation, explain
 from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
 from .lazy import Indexer, Lazy
+from .look import Found, Look
 from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
-from .node import lock_key, require, reread
+from .node import Node, lock_key, require, reread
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
 from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
+
+
+class Guard(Protocol):
+    """Who tells whether an array is still the one of ``spec``, where that is not told by its own
+    document."""
+
+    def check(self, spec: ArraySpec) -> None:
+        """Raise where it is not."""
+        ...
+
+    def look(self, spec: ArraySpec) -> Look:
+        """The same, to be asked for together with what a call reads, far away."""
+        ...
 
 
 class Array:
@@ -64,6 +90,8 @@ class Array:
         self._meter = Meter()
         self._guess = Guess(absent=created)
         self._tag = tag  # of the document, where it is known to be this array's
+        self._watched = not settings.immutable
+        self._guard: Guard | None = None
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -210,7 +238,10 @@ class Array:
         """As ``a[selection]`` of one uncompressed chunk, without reading it: a read-only view of
         where it is stored, as it is now. Others raise :class:`~tensorstash.errors.Unsupported`."""
         self._open()
-        return mapped(self._read.chunks, select(selection, self.spec.shape))
+        found = mapped(self._read.chunks, select(selection, self.spec.shape))
+        if self._watched:
+            self._check_same()
+        return found
 
     def iter_blocks(self, selection: Any = ...) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
         """``(where, block)`` for every stored chunk that a basic, forward selection touches,
@@ -229,6 +260,29 @@ class Array:
         self, transform: Transform, out: Any, fields: Fields | None = None
     ) -> NDArray[Any]:
         """Read a prepared transform, of records only ``fields``; for views and adapters."""
+        if not self._watched:
+            return self.read_unwatched(transform, out, fields)
+        look = None if self.driver.capabilities.local else self._look()
+        try:
+            result = self.read_unwatched(transform, out, fields, look)
+        except (Corrupt, Invalid, NotFound, Unsupported) as error:
+            self._open()
+            if not isinstance(error, InvalidSelection):
+                self._blame(error)
+            raise
+        if look is None and result.size:
+            self._check_same()  # so what was read before was this array's
+        return result
+
+    def read_unwatched(
+        self,
+        transform: Transform,
+        out: Any,
+        fields: Fields | None = None,
+        look: Look | None = None,
+    ) -> NDArray[Any]:
+        """As :meth:`read_transform`, without seeing to it that the array is still this one but by
+        ``look``, far away; for who looks once for several arrays."""
         self._open()
         dtype = self.spec.dtype if fields is None else fields.dtype
         try:
@@ -242,9 +296,10 @@ class Array:
             else:
                 result = as_out(out, transform.shape + dtype.shape, dtype.base)
             if fields is None:
-                self._read.read(transform, result)
+                self._read.read(transform, result, look=look)
             else:
-                self._read.read(transform, fields.records(result, transform.shape), fields)
+                records = fields.records(result, transform.shape)
+                self._read.read(transform, records, fields, look)
         except MemoryError as error:
             raise self._no_memory("read", transform.shape, error) from error
         return result
@@ -275,12 +330,28 @@ class Array:
         """Store ``value`` at a prepared transform, of records only ``fields``; for views and
         adapters."""
         self._open(write=True)
-        if fields is not None:  # what is stored will be decoded, to keep its other fields
-            self.check_stored()
+        look = None
+        if self._watched and 0 not in transform.shape:
+            if self.driver.capabilities.local:
+                self._check_same()
+            else:
+                look = self._look()
+        self.write_unwatched(transform, value, fields, look)
+
+    def write_unwatched(
+        self,
+        transform: Transform,
+        value: Any,
+        fields: Fields | None = None,
+        look: Look | None = None,
+    ) -> None:
+        """As :meth:`write_transform`, without seeing to it that the array is still this one but by
+        ``look``, far away; for who looks once for several arrays."""
+        self._open(write=True)
         value_of = self.as_value if fields is None else fields.source
         try:
             source = value_of(value, transform.shape)
-            self.make_writer(self.spec, fields=fields).write(transform, source)
+            self.make_writer(self.spec, fields=fields).write(transform, source, look)
         except MemoryError as error:
             raise self._no_memory("write", transform.shape, error) from error
 
@@ -294,7 +365,7 @@ class Array:
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
         try:
-            self._spec, start = sizes.append(
+            node, start = sizes.append(
                 self.driver,
                 self.path,
                 self.spec,
@@ -305,7 +376,7 @@ class Array:
             )
         except MemoryError as error:
             raise self._no_memory("append", value.shape, error) from error
-        self._reader = None
+        self._adopt(node)
         return start
 
     def resize(self, shape: Sequence[int] | int) -> None:
@@ -314,7 +385,7 @@ class Array:
         self._open(write=True)
         wanted = parse_lengths(shape, "shape")
         try:
-            self._spec = sizes.resize(
+            node = sizes.resize(
                 self.driver,
                 self.path,
                 self.spec,
@@ -324,7 +395,7 @@ class Array:
             )
         except MemoryError as error:
             raise self._no_memory("resize to", wanted, error) from error
-        self._reader = None
+        self._adopt(node)
 
     def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
         """A context manager that gathers small writes into whole chunks, holding at most
@@ -346,8 +417,7 @@ class Array:
         if not isinstance(node.content, ArraySpec):
             where = located(self.driver, self.path)
             raise Invalid(f"{where} is a group; open it with open_group()")
-        self._spec, self._tag = node.content, node.tag
-        self._reader = None
+        self._adopt(node)
         return self
 
     def check_stored(self) -> None:
@@ -359,6 +429,51 @@ class Array:
             tag = self.driver.tag(lock_key(self.path, self.spec))
         if tag is None or tag != self._tag:
             self._tag = reread(self.driver, self.path, self.spec).tag
+
+    def _check_same(self) -> None:
+        """:class:`~tensorstash.errors.Conflict` or :class:`~tensorstash.errors.NotFound` where
+        this array is no more, or another is in its place. One request that moves no bytes, while
+        the document is the one that was read."""
+        if self._guard is not None:
+            self._guard.check(self.spec)
+            return
+        tag = self._tag
+        if tag is None or self.driver.tag(lock_key(self.path, self.spec)) != tag:
+            self._verify()
+
+    def _look(self) -> Look:
+        """As :meth:`_check_same`, to be asked for together with what a call reads."""
+        if self._guard is not None:
+            return self._guard.look(self.spec)
+        return Look(self.driver, lock_key(self.path, self.spec), self._tag, self._verify)
+
+    def _verify(self, found: Found = None) -> None:
+        """The document is not of the version that is known: whether it is this array's still."""
+        known = self.spec
+        node = reread(self.driver, self.path, known, found)
+        if known.identity is None and isinstance(node.content, ArraySpec):
+            self._spec = replace(known, identity=node.content.identity)
+            self._reader = None
+        self._tag = node.tag
+
+    def _blame(self, error: Exception) -> None:
+        """What was read makes no sense: raise where that is as the array is another by now."""
+        try:
+            self._check_same()
+        except (Conflict, NotFound) as changed:
+            raise changed from error
+        except StashError:
+            return
+
+    def _adopt(self, node: Node) -> None:
+        """``node`` is what is stored now."""
+        assert isinstance(node.content, ArraySpec)
+        self._spec, self._tag = node.content, node.tag
+        self._reader = None
+
+    def watch(self, watched: bool) -> None:
+        """Whether calls see to it that the array is still this one; for who is making it."""
+        self._watched = watched
 
     def close(self) -> None:
         """Refuse further use. Nothing else needs closing."""
@@ -455,4 +570,5 @@ def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
     made = type(array)(array.driver, array.path, array.settings, spec)
     made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
+    made._tag, made._watched, made._guard = array._tag, array._watched, array._guard
     return made

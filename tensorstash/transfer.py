@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from . import dtype as dtypes
@@ -14,6 +15,7 @@ from .array import Array
 from .create import make_spec, open
 from .driver import Driver, located
 from .errors import Invalid
+from .formats.trailer import new_identity
 from .grid import cuts
 from .handle import Settings
 from .limited import limited
@@ -47,13 +49,14 @@ def copy(
     origin = source if isinstance(source, Array) else open(source)
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
-    spec = _changed(origin.spec, changes)
+    spec = replace(_changed(origin.spec, changes), identity=new_identity())
     limits = origin.settings.limits
     driver = limited(resolve(target, options), limits)
     if overwrite:
         _refuse_inside(origin, driver)
     # Nothing of it is stored yet, its document neither.
     made = Array(driver, "", Settings(mode="r+", limits=limits), spec, created=True)
+    made.watch(False)
     blocks: Iterator[Any] = cuts(spec.grid.axes, [(0, n) for n in spec.shape])
     if progress:
         count = math.prod(spec.grid.counts(spec.shape))
@@ -66,6 +69,7 @@ def copy(
             made[where] = values
 
         spread(blocks, lambda: move, _at_once(origin, made), waits=True)
+    made.watch(True)
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 from operator import add, ge, gt, lt, mul
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -19,6 +19,7 @@ from .errors import Corrupt
 from .fence import Fence
 from .fill import is_fill
 from .index import Transform
+from .look import Look
 from .merge import Guess, Merge, merge_many, merge_one
 from .named import Fields
 from .place import core, gather, joint_first, scatter
@@ -83,8 +84,9 @@ class Writer:
         self.guess = guess or Guess()
         self.fields = fields
 
-    def write(self, transform: Transform, value: NDArray[Any]) -> None:
-        """``value`` (of the transform's shape, any dtype NumPy can assign) is stored."""
+    def write(self, transform: Transform, value: NDArray[Any], look: Look | None = None) -> None:
+        """``value`` (of the transform's shape, any dtype NumPy can assign) is stored. ``look`` has
+        ended before the first put, and travels with what is read before, far away."""
         if 0 in transform.shape:
             return
         chunks = self.chunks
@@ -98,7 +100,7 @@ class Writer:
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
-            self._store(part_job, todo.parts(), self._threads(todo), _BATCH)
+            self._store(part_job, todo.parts(), self._threads(todo), _BATCH, look)
             return
         shard_job = _Job(
             partial(self._whole_shard, sharding, todo, source),
@@ -108,7 +110,7 @@ class Writer:
         )
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
-        self._store(shard_job, shards, 1, batch)  # threads encode within a shard
+        self._store(shard_job, shards, 1, batch, look)  # threads encode within a shard
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
@@ -156,12 +158,27 @@ class Writer:
 
     # -- every object of a write ------------------------------------------------------------
 
-    def _store(self, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int) -> None:
+    def _store(
+        self,
+        job: _Job[_Item],
+        items: Iterator[_Item],
+        threads: int,
+        batch: int,
+        look: Look | None,
+    ) -> None:
         capabilities = self.chunks.driver.capabilities
         if self.fence is not None:
             self._store_fenced(self.fence, job, items, threads, batch)
             return
         if not capabilities.local:
+            first = [*islice(items, batch + 1)]
+            if len(first) <= batch and not any(map(job.covers, first)):
+                merges = map(job.merge, first)
+                self._merge_all(merges, batch, capabilities.concurrency, look)
+                return
+            if look is not None:
+                look.done()
+            items = chain(first, items)
             self._store_far(job, items, threads, batch, capabilities.concurrency)
             return
 
@@ -292,11 +309,13 @@ class Writer:
         pipeline = Pipeline(spec.codecs, spec.chunk_spec(spec.grid.chunk_shape(index)))
         return pipeline.encode(blank(pipeline.spec))
 
-    def _merge_all(self, merges: Iterator[Merge], batch: int, concurrency: int) -> None:
+    def _merge_all(
+        self, merges: Iterator[Merge], batch: int, concurrency: int, look: Look | None = None
+    ) -> None:
         while some := [*islice(merges, batch)]:
             lost = some
-            if len(some) > 1:
-                lost = merge_many(self.chunks.driver, some, self.check, self.guess)
+            if len(some) > 1 or look is not None:
+                lost = merge_many(self.chunks.driver, some, self.check, self.guess, look)
             spread(lost, lambda: self._merge_one, concurrency, waits=True)
 
     def _merge_one(self, merge: Merge) -> None:
