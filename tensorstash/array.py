@@ -91,7 +91,7 @@ class Array:
         self._guess = Guess(absent=created)
         self._tag = tag  # of the document, where it is known to be this array's
         self._watched = not settings.immutable
-        self._guard: Guard | None = None
+        self.guard: Guard | None = None
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -434,8 +434,8 @@ class Array:
         """:class:`~tensorstash.errors.Conflict` or :class:`~tensorstash.errors.NotFound` where
         this array is no more, or another is in its place. One request that moves no bytes, while
         the document is the one that was read."""
-        if self._guard is not None:
-            self._guard.check(self.spec)
+        if self.guard is not None:
+            self.guard.check(self.spec)
             return
         tag = self._tag
         if tag is None or self.driver.tag(lock_key(self.path, self.spec)) != tag:
@@ -443,8 +443,8 @@ class Array:
 
     def _look(self) -> Look:
         """As :meth:`_check_same`, to be asked for together with what a call reads."""
-        if self._guard is not None:
-            return self._guard.look(self.spec)
+        if self.guard is not None:
+            return self.guard.look(self.spec)
         return Look(self.driver, lock_key(self.path, self.spec), self._tag, self._verify)
 
     def _verify(self, found: Found = None) -> None:
@@ -570,5 +570,5 @@ def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
     made = type(array)(array.driver, array.path, array.settings, spec)
     made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
-    made._tag, made._watched, made._guard = array._tag, array._watched, array._guard
+    made._tag, made._watched, made.guard = array._tag, array._watched, array.guard
     return made

@@ -15,7 +15,7 @@ from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..sources.windows import Windows
 from . import formats, layout
-from .catalog import values_of
+from .catalog import replaced, values_of
 from .column import Rows
 from .rowset import All, RowSet, Run, as_numbers, plain
 from .table import Table
@@ -41,12 +41,12 @@ class RecordSource:
 
     def _view(self: _Self, **changes: Any) -> _Self:
         made = object.__new__(type(self))
-        made.__dict__ |= {k: v for k, v in self.__dict__.items() if k not in ("_layout",)}
+        made.__dict__ |= self.__getstate__()
         made.__dict__ |= changes
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_layout",)}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_layout", "_pinned")}
 
     # -- a source ---------------------------------------------------------------------------
 
@@ -103,7 +103,33 @@ class RecordSource:
         if _in_worker():
             self.table.use_one_thread()
         stored = self.rows.at(rows, self.table.catalog.rows)
-        return self.table.take(plain(stored), self.names, out)
+        names = self._same_names()
+        for name in out or ():
+            if name not in names:  # its memory would stay as it is
+                raise self.table.gone(name)
+        return self.table.take(plain(stored), names, out)
+
+    def at_epoch(self: _Self, epoch: int) -> _Self:
+        """The same fields, which must not become others while an epoch runs."""
+        known = self.__dict__.get("_layout")
+        made = self._view(_pinned=(self.names, self.table.catalog))
+        if known is not None:
+            made.__dict__["_layout"] = known
+        return made
+
+    def _same_names(self) -> tuple[str, ...]:
+        """The names of fields to be read, which are still those that an epoch began with."""
+        pinned, now = self.__dict__.get("_pinned"), self.table.catalog
+        if pinned is None:
+            return self.names
+        names, known = pinned
+        if now is not known:
+            changes = replaced(known, now)
+            for name in names:
+                if name in changes:
+                    raise self.table.changed(name, changes[name], now)
+            self.__dict__["_pinned"] = names, now
+        return names  # type: ignore[no-any-return]
 
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
