@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain, islice
 from math import prod
 from operator import add, ge, gt, lt, mul
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from .errors import Corrupt
 from .fence import Fence
 from .fill import is_fill
 from .index import Transform
+from .job import Item, Job, Stored
 from .look import Look
 from .merge import Guess, Merge, merge_many, merge_one
 from .named import Fields
@@ -32,22 +33,6 @@ _BATCH = 128  # objects that are merged at once
 
 Change = Callable[[NDArray[Any]], None]
 """Brings new values into a chunk of the array's grid, in place."""
-
-
-Stored: TypeAlias = tuple[str, Buffer | None]
-"""A key and what shall be stored there; ``None``: nothing, for it would be all fill."""
-
-_Item = TypeVar("_Item")
-
-
-class _Job(NamedTuple, Generic[_Item]):
-    """How an item of a write becomes one object: ``whole``, where nothing is wanted of what is
-    stored, else by ``merge``. ``place``: the object's index, for messages."""
-
-    whole: Callable[[_Item], Stored | None]
-    merge: Callable[[_Item], Merge]
-    covers: Callable[[_Item], bool]
-    place: Callable[[_Item], tuple[int, ...]]
 
 
 class Writer:
@@ -94,7 +79,7 @@ class Writer:
         source = core(todo, value, -1)  # of values for one element, the last one stays
         sharding = chunks.sharding
         if sharding is None:
-            part_job = _Job(
+            part_job = Job(
                 partial(self._whole_chunk, todo, source),
                 partial(self._chunk_merge, todo, source),
                 partial(self._covers, todo),
@@ -102,7 +87,7 @@ class Writer:
             )
             self._store(part_job, todo.parts(), self._threads(todo), _BATCH, look)
             return
-        shard_job = _Job(
+        shard_job = Job(
             partial(self._whole_shard, sharding, todo, source),
             partial(self._shard_merge, sharding, todo, source),
             partial(self._covers_whole_shard, sharding, todo),
@@ -160,8 +145,8 @@ class Writer:
 
     def _store(
         self,
-        job: _Job[_Item],
-        items: Iterator[_Item],
+        job: Job[Item],
+        items: Iterator[Item],
         threads: int,
         batch: int,
         look: Look | None,
@@ -182,7 +167,7 @@ class Writer:
             self._store_far(job, items, threads, batch, capabilities.concurrency)
             return
 
-        def store(item: _Item) -> None:
+        def store(item: Item) -> None:
             found = job.whole(item)
             if found is None:
                 self._merge_one(job.merge(item))
@@ -192,12 +177,12 @@ class Writer:
         spread(items, lambda: store, threads)
 
     def _store_far(
-        self, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int, concurrency: int
+        self, job: Job[Item], items: Iterator[Item], threads: int, batch: int, concurrency: int
     ) -> None:
         """Where every request is a round trip: objects that are covered go out in one window, and
         those to be merged come and go ``batch`` at a time."""
         driver = self.chunks.driver
-        touched: list[_Item] = []
+        touched: list[Item] = []
         absent: list[str] = []
         shared = Shared(items)
 
@@ -226,7 +211,7 @@ class Writer:
         self._merge_all(map(job.merge, touched), batch, concurrency)
 
     def _store_fenced(
-        self, fence: Fence, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int
+        self, fence: Fence, job: Job[Item], items: Iterator[Item], threads: int, batch: int
     ) -> None:
         """Under a lease: every put on a condition. What is to be merged comes first, as reading it
         before the fence closes saves looking at the document again. Whole chunks are put where
@@ -234,18 +219,18 @@ class Writer:
         that failed left, or an older holder's."""
         driver = self.chunks.driver
         concurrency = driver.capabilities.concurrency
-        parts: dict[bool, list[_Item]] = {True: [], False: []}
+        parts: dict[bool, list[Item]] = {True: [], False: []}
         for item in items:
             parts[job.covers(item)].append(item)
         self._merge_all(map(job.merge, parts[False]), batch, concurrency)
         if not parts[True]:
             return
         fence()
-        refused: list[_Item] = []
+        refused: list[Item] = []
         shared = Shared(parts[True])
 
         def put(_: int) -> None:
-            sent: list[_Item] = []
+            sent: list[Item] = []
 
             def puts() -> Iterator[Put]:
                 for item in shared:
@@ -268,7 +253,7 @@ class Writer:
             fence.strict = True  # what is there may be a newer holder's: ask the server
             self._merge_all(map(partial(self._instead, job), refused), batch, concurrency)
 
-    def _instead(self, job: _Job[_Item], item: _Item) -> Merge:
+    def _instead(self, job: Job[Item], item: Item) -> Merge:
         """A whole chunk in place of whatever is there."""
         found = job.whole(item)
         assert found is not None

@@ -44,7 +44,8 @@ def test_a_consolidated_group_is_one_read(zarr_format: Any) -> None:
         group["raw/nope"]
     assert driver.counts == {}
     assert (image[...] == 7).all()
-    assert driver.reads.keys == 4
+    # The chunks, and the array's own document: is it what the copy says, still?
+    assert driver.reads.keys == 4 + (1 if zarr_format == 3 else 3)
     assert driver.counts["list_dir"] == Count()
 
 
@@ -165,7 +166,8 @@ def every_use(place: dict[str, bytes], some: str) -> int:
         assert len(group) == len(names)
         assert all(name in group for name in names[::7])
         for name in names[::7]:
-            assert list(group[name]) is not None
+            member = group[name]
+            assert isinstance(member, stash.Array) or list(member) is not None
         assert group[some] is not None
         with pytest.raises(NotFound):
             group["nothing/of/that/name"]

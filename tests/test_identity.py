@@ -34,7 +34,9 @@ def stored(place: Any) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["memory", "file", "far"])
-@pytest.mark.parametrize("how", [{}, {"zarr_format": 2}, {"shards": (8,)}], ids=["3", "2", "shards"])
+@pytest.mark.parametrize(
+    "how", [{}, {"zarr_format": 2}, {"shards": (8,)}], ids=["3", "2", "shards"]
+)
 def test_an_array_that_was_overwritten_by_one_alike(tmp_path: Path, which: int, how: Any) -> None:
     place = places(tmp_path)[which]
     made: Any = {"shape": (10,), "dtype": "i4", "chunks": (4,), **how}
@@ -200,7 +202,7 @@ def test_fields_that_were_replaced(tmp_path: Path, which: int, what: str) -> Non
             records.rename_field("other", "lab")
         elif what != "drop":
             records.add_field("lab", "i4", np.full(64, 9, "i4"))
-    before = {n: v for n, v in stored_records(place).items()}
+    before = dict(stored_records(place).items())
     uses: list[Callable[[], Any]] = [
         lambda: old[5],
         lambda: old[:],
@@ -215,7 +217,7 @@ def test_fields_that_were_replaced(tmp_path: Path, which: int, what: str) -> Non
         lambda: writer.flush(),
     ]
     for use in uses:
-        with pytest.raises(STALE, match="replaced|any more|changed"):
+        with pytest.raises(STALE, match=r"replaced|any more|changed"):
             use()
     assert stored_records(place) == before
     with pytest.raises(STALE):
@@ -258,7 +260,7 @@ def test_a_loader_that_runs(own: bool, what: str) -> None:
                 if what != "drop":
                     records.add_field("lab", "i4", np.full(n, 9, "i4"))
     if what != "save":
-        records.append({name: 1 for name in records.names})
+        records.append(dict.fromkeys(records.names, 1))
         assert sum(1 for _ in records.iter_batches(1000)) == n // 1000 + 1
 
 

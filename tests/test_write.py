@@ -45,7 +45,7 @@ def test_whole_chunks_are_not_read() -> None:
     ):
         array[index] = 7
     assert driver.reads == Count()
-    assert driver.counts["tag"] == Count()
+    assert driver.counts["tag"].calls == 5  # once a call: is it this array still?
     assert driver.counts["lock"] == Count()
     assert driver.writes.calls == 9 + 3 + 3 + 3 + 9
 
