@@ -200,7 +200,7 @@ def test_members_take_little_more_memory_than_their_document(make: Any, zarr_for
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4.5 * nbytes, peak / nbytes
+    assert peak < 4 * nbytes, peak / nbytes
 
 
 @pytest.mark.parametrize("depth", [1_200, 3_000])
