@@ -15,9 +15,10 @@ from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..sources.windows import Windows
 from . import formats, layout
-from .catalog import values_of
 from .column import Rows
+from .layout import RAGGED_BYTES
 from .rowset import All, RowSet, Run, as_numbers, plain
+from .sizes import values_of_row
 from .table import Table
 from .unstack import rows_of, unstacked
 
@@ -65,15 +66,17 @@ class RecordSource:
 
     @property
     def row_bytes(self) -> int:
-        """About how many bytes a row has in memory: of rows of different sizes, their mean."""
+        """About how many bytes a row has in memory: of rows of different sizes, the mean that was
+        noted as they were added, which no later write changes."""
         catalog = self.table.catalog
-        values = values_of(catalog)
+        among = self.rows.among(catalog.rows)
         size = 0
         for name in self.names:
             field = catalog.fields[name]
             size += layout.row_bytes(field)
-            if name in values:
-                size += values[name] * field.dtype.itemsize // max(1, catalog.rows)
+            if field.kind == "ragged":
+                values = values_of_row(catalog.notes.get(name, ()), among)
+                size += RAGGED_BYTES if values is None else values * field.dtype.itemsize
         return size
 
     @property
@@ -84,8 +87,8 @@ class RecordSource:
 
     @property
     def fingerprint(self) -> str:
-        """Tells records of other fields, rows or chunks apart."""
-        fields = [(name, repr(field)) for name, field in self.table.fields.items()]
+        """Tells records of other fields, rows or chunks apart; of a view, its own fields."""
+        fields = [(name, repr(self.table.fields[name])) for name in self.names]
         told = [len(self), self.rows.told, fields, self._step]
         return fingerprint_of(told)
 
