@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.errors import Corrupt
+from tensorstash.errors import Corrupt, Invalid
 from tensorstash.loading.feed import Feed
 from tensorstash.loading.ordering import fingerprint
 from tensorstash.records import sizes
+from tensorstash.sources.beside import as_rows
+from tensorstash.sources.mix import mix
 
 VIEWS: dict[str, Any] = {
     "all": lambda r, n: r.where(slice(0, n)),
@@ -135,3 +137,109 @@ def test_notes_that_are_none_are_refused() -> None:
     store["zarr.json"] = store["zarr.json"].replace(b'"sizes"', b'"sizes":{"t":[[2]]},"old"')
     with pytest.raises(Corrupt, match="as sizes of rows"):
         r.refresh()
+
+
+# -- states after a change ---------------------------------------------------------------------
+
+
+def begun(source: Any, batch: int = 7) -> tuple[dict[str, Any], list[int]]:
+    """The state after three batches, and the rows that are left."""
+    feed: Feed[Any] = Feed(source, batch, shuffle=True)
+    batches = iter(feed)
+    for _ in range(3):
+        next(batches)
+    state = feed.state_dict()
+    return state, [id_ for one in batches for id_ in ids(one)]
+
+
+def ids(batch: Any) -> list[int]:
+    found = batch if isinstance(batch, np.ndarray) else batch["id"]
+    return np.asarray(found).reshape(len(found), -1)[:, 0].tolist()  # type: ignore[no-any-return]
+
+
+def rest(source: Any, state: Any, batch: int = 7) -> list[int]:
+    feed: Feed[Any] = Feed(source, batch, shuffle=True)
+    feed.load_state_dict(state)
+    assert len(feed) == -(-(state["rows"] - state["position"]) // batch)
+    found = [id_ for one in feed for id_ in ids(one)]
+    assert len(feed) == -(-len(source) // batch)
+    after = [id_ for one in feed for id_ in ids(one)]
+    assert len(after) == len(source)  # the next epoch has them all
+    return found
+
+
+def test_an_epoch_over_the_rows_that_its_state_counts() -> None:
+    store: dict[str, Any] = {}
+    r = stash.create_records(store, {"id": "int64", "t": stash.ragged("int32")}, rows_per_chunk=16)
+    r.extend({"id": np.arange(300), "t": [np.arange(2000)] * 300})
+    state, left = begun(stash.open_records(store))
+    known = [(state, left)]
+    for count in (1, 17, 700, 3):
+        r.extend({"id": np.arange(count), "t": [np.arange(5)] * count})
+        for state, left in known:
+            assert rest(stash.open_records(store), state) == left
+        known.append(begun(stash.open_records(store)))
+    # The handle learns of the rows in mid-epoch.
+    feed: Feed[Any] = Feed(r, 7, shuffle=True)
+    batches = iter(feed)
+    seen = ids(next(batches))
+    r.extend({"id": np.arange(50), "t": [np.arange(5)] * 50})
+    seen += [row for one in batches for row in ids(one)]
+    assert len(seen) == feed.state_dict()["rows"] == len(r) - 50
+    feed.set_epoch(5)
+    r.append({"id": 1, "t": [1]})
+    assert sum(len(ids(one)) for one in feed) == len(r)
+
+
+def test_arrays_that_have_grown() -> None:
+    a = stash.save({}, np.arange(200), chunks=(16,))
+    b = stash.save({}, np.arange(200)[:, None].repeat(3, 1), chunks=(9, 3), codecs=None)
+    cases: list[Any] = [lambda: a, lambda: {"id": a, "b": b}, lambda: b]
+    cases.append(lambda: {"id": a[...], "b": b})
+    known = [(make, *begun(as_rows(make()))) for make in cases]
+    a.append(np.arange(33))
+    b.append(np.ones((33, 3), "int64"))
+    for make, state, left in known:
+        assert rest(as_rows(make()), state) == left
+
+
+def test_fields_that_a_view_does_not_show_come_and_go() -> None:
+    store: dict[str, Any] = {}
+    r = stash.save_records(store, {"id": np.arange(300), "x": np.zeros(300)}, rows_per_chunk=16)
+
+    def views() -> list[Any]:
+        now = stash.open_records(store)
+        return [
+            now.select("id"),
+            now.select("id").split({"a": 0.5})["a"],
+            now.select("id").windows(4, stride=2),
+            now.windows(4, fields="id"),
+            mix([now.select("id"), now.select("id").where(slice(0, 100))]),
+        ]
+
+    known = [begun(view) for view in views()]
+    for change in (
+        lambda: r.add_field("note", str),
+        lambda: r.add_field("t", stash.ragged("int8"), [np.zeros(9, "int8")] * 300),
+        lambda: r.rename_field("x", "y"),
+        lambda: r.drop_field("y"),
+    ):
+        change()
+        for view, (state, left) in zip(views(), known, strict=True):
+            assert rest(view, state) == left
+    r.drop_field("id")
+    r.add_field("id", "int32")
+    for view, (state, _) in zip(views(), known, strict=True):
+        with pytest.raises(Invalid, match="the state is of other data"):
+            Feed(view, 7, shuffle=True).load_state_dict(state)
+
+
+def test_sources_that_cannot_tell_take_the_first_rows() -> None:
+    r = stash.save_records({}, {"id": np.arange(300)}, rows_per_chunk=16)
+    makes: list[Any] = [lambda s: s.windows(5, 3), lambda s: mix([s, s.where(slice(0, 40))])]
+    known = [(make, *begun(make(r))) for make in makes]
+    r.extend({"id": np.arange(100)})
+    for make, state, left in known:
+        with pytest.raises(Invalid, match=r"make it of the rows there were, as records"):
+            Feed(make(r), 7, shuffle=True).load_state_dict(state)
+        assert rest(make(r.where(slice(0, 300))), state) == left

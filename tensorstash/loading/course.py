@@ -56,11 +56,12 @@ class Course:
         )
         self._ordering = Ordering(_kind(shuffle), self._share, room)
         self._epochs = Epochs(source, self._ordering, parse_whole(seed, "seed is"))
-        self._warned = False
+        self._warned = 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, for this rank as for every other."""
-        return self._share.batches(len(self.source))
+        """Batches of the epoch that is next, for this rank as for every other: after
+        :meth:`load_state_dict` those that are left of it. While one is under way, of that one."""
+        return self._share.batches(self._epochs.rows(over=False))
 
     def __repr__(self) -> str:
         ranks = f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else ""
@@ -70,13 +71,15 @@ class Course:
 
     @property
     def dropped(self) -> int:
-        """Rows that an epoch leaves out: what is left at the end, with ``drop_last``."""
-        return self._share.dropped(len(self.source))
+        """Rows that the epoch leaves out: what is left at its end, with ``drop_last``. Of the
+        epoch begun last or, where one was loaded or named since, of what is left of that."""
+        return self._share.dropped(self._epochs.rows(over=True))
 
     @property
     def padded(self) -> int:
-        """Rows that come a second time at an epoch's end, that all ranks have as many."""
-        return self._share.padded(len(self.source))
+        """Rows that come a second time at the epoch's end, that all ranks have as many; of the
+        same epoch as :attr:`dropped`."""
+        return self._share.padded(self._epochs.rows(over=True))
 
     @property
     def epoch(self) -> int:
@@ -97,7 +100,9 @@ class Course:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Iterating next yields what is left of the epoch that ``state`` tells of, each row once,
         whatever the number of ranks, the batch size and the threads were and are. After the
-        state of an epoch's end it begins the next, unless :meth:`set_epoch` names that one.
+        state of an epoch's end it begins the next, unless :meth:`set_epoch` names that one. Rows
+        that were added since the epoch began come in the next one, where the source is records
+        (all of them) or arrays; of windows, patches and mixtures take those of the first rows.
 
         :class:`~tensorstash.errors.Invalid` for a state of other rows or another ``shuffle``.
         """
@@ -113,7 +118,7 @@ class Course:
         ``cut_by_budget`` where ``pool_bytes`` made it smaller than ``pool_wanted``.
         """
         state = self._epochs.state
-        source = self._epochs.at(state.epoch)
+        source = self._epochs.of(state)
         order = self._ordering.order(source, state)
         found: dict[str, Any] = {"order": state.order, "blocks": len(order.blocks)}
         if state.pool:
@@ -127,12 +132,14 @@ class Course:
 
     def _begin(self, level: int, rest: bool = False) -> Progress:
         """As :meth:`Epochs.next`; ``level``: how far up the stack the loop is."""
-        if self.padded and not self._warned:
-            self._warned = True
+        rows = self._epochs.coming_rows(rest)
+        padded = self._share.padded(rows)
+        if padded and padded != self._warned:
+            self._warned = padded
+            what = "an epoch" if rows == len(self.source) else "the rest of the epoch"
             warnings.warn(
-                f"{self.padded} of {len(self.source)} rows come twice in an epoch, that "
-                f"{self.world_size} ranks have as many; drop_last=True drops "
-                f"{len(self.source) % self._share.whole} instead",
+                f"{padded} of {rows} rows come twice in {what}, that {self.world_size} ranks have "
+                f"as many; drop_last=True drops {rows % self._share.whole} instead",
                 stacklevel=level + 1,
             )
         return self._epochs.next(rest)

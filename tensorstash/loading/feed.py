@@ -96,7 +96,7 @@ class Feed(Course, Generic[Batch]):
 
     def _batches(self, state: State, position: int, reads: Reads, stop: Stop) -> Batches:
         """A method, so that what makes batches holds the feed and not the iteration."""
-        source = self._epochs.at(state.epoch)
+        source = self._epochs.of(state)
         order = self._ordering.order(source, state)
         epoch = Epoch(
             source,

@@ -101,6 +101,11 @@ class RecordSource:
             known = self.__dict__["_layout"] = of, _blocks(self.rows, *of)
         return known[1]
 
+    def at_rows(self: _Self, rows: int) -> _Self:
+        """All rows as they were when there were so many; of a view, whose rows were chosen, what
+        it is."""
+        return self._view(rows=Run(0, 1, rows)) if isinstance(self.rows, All) else self
+
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
         if _in_worker():

@@ -70,6 +70,13 @@ class Arrays:
         made.columns = {name: self.columns[name] for name in names}
         return made
 
+    def at_rows(self, rows: int) -> Arrays:
+        """The arrays as they were when they had so many rows."""
+        made: Arrays = object.__new__(Arrays)
+        made._single, made._length = self._single, rows
+        made.columns = {name: column.first(rows) for name, column in self.columns.items()}
+        return made
+
     def __len__(self) -> int:
         return self._length
 

@@ -102,6 +102,10 @@ class Sliced:
         self.transform = view.transform
         self.shape = view.shape
 
+    def first(self, rows: int) -> Sliced:
+        """The same for the first so many positions along the first dimension."""
+        return Sliced(View(self.array, self.transform)[:rows], self.what)
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
