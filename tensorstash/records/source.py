@@ -80,6 +80,11 @@ class RecordSource:
         return size
 
     @property
+    def ragged_names(self) -> tuple[str, ...]:
+        """The paths of the fields whose rows differ in length."""
+        return tuple(name for name in self.names if self.table.fields[name].kind == "ragged")
+
+    @property
     def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Element shape and dtype of the fields that are plain arrays."""
         fields = {name: self.table.fields[name] for name in self.names}
@@ -156,10 +161,14 @@ class RecordSource:
         *,
         fields: Sequence[str] | str | None = None,
         boundaries: Any = None,
+        whole_rows: bool = False,
     ) -> Windows:
         """Every window of ``length`` rows, ``stride`` rows apart, none across the episode ends
-        ``boundaries``; see :class:`~tensorstash.sources.windows.Windows`."""
-        return Windows(self, length, stride, fields=fields, boundaries=boundaries)
+        ``boundaries``; of ragged fields only with ``whole_rows``, for a window is of rows, not of
+        their values. See :class:`~tensorstash.sources.windows.Windows`."""
+        return Windows(
+            self, length, stride, fields=fields, boundaries=boundaries, whole_rows=whole_rows
+        )
 
     # -- rows -------------------------------------------------------------------------------
 

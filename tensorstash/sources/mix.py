@@ -194,6 +194,11 @@ class Mix(MapStyle):
         return max(source.row_bytes for source in self.sources)
 
     @property
+    def ragged_names(self) -> tuple[str, ...]:
+        """The fields whose rows differ in length, where a source says so."""
+        return tuple(getattr(self.sources[0], "ragged_names", ()))
+
+    @property
     def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Element shape and dtype of the fields that are plain arrays."""
         own = {} if self.origin is None else {self.origin: ((), np.dtype(np.int64))}

@@ -38,6 +38,10 @@ class Windows(MapStyle):
     (:attr:`unused` says how many rows). Finding a window costs the same whatever the number of
     rows. A batch reads each chunk once, however its windows overlap; batches in order, each
     chunk once an epoch. The windows are those of the rows there were when this was made.
+
+    A window is of rows, also where these have values of their own in turn: 512 rows of ragged
+    tokens are 512 documents. As that is rarely what is meant, ragged fields are refused by
+    :class:`~tensorstash.errors.Invalid` unless ``whole_rows`` says that it is.
     """
 
     _next = -1
@@ -51,14 +55,18 @@ class Windows(MapStyle):
         *,
         fields: Sequence[str] | str | None = None,
         boundaries: Any = None,
+        whole_rows: bool = False,
     ) -> None:
         """``source``: an array or a lazy view of one, a dict of such, or records; ``fields``:
         the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
         their last rows. Given as a stored array they are read where they are needed; else
-        pickles carry them, in a byte or two an episode."""
+        pickles carry them, in a byte or two an episode. ``whole_rows``: take rows of ragged fields
+        too, each whole."""
         self.length = parse_whole(length, "length must be", 1)
         self.stride = parse_whole(stride, "stride must be", 1)
         self.source = selected(as_source(source), fields)
+        if not whole_rows:
+            _refuse_ragged(self.source, self.length)
         self._rows = len(self.source)
         stored = isinstance(boundaries, (Handle, View))
         self._boundaries: Any = boundaries
@@ -290,6 +298,15 @@ class Windows(MapStyle):
 
 def _consecutive(windows: Rows) -> bool:
     return len(windows) > 0 and bool((np.diff(windows) == 1).all())
+
+
+def _refuse_ragged(source: Source, length: int) -> None:
+    for name in getattr(source, "ragged_names", ())[:1]:
+        raise Invalid(
+            f"field {name!r} is ragged: a window would be {length} whole rows of it, not {length} "
+            "of its values. For windows of values store them end to end as an array (Windows in "
+            f"docs/torch.md); leave {name!r} out by fields=; or say whole_rows=True"
+        )
 
 
 def as_source(given: Any) -> Source:
