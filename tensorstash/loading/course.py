@@ -14,6 +14,7 @@ from .ordering import Kind, Ordering
 from .quality import amplification, evenness
 from .room import Room
 from .share import Share
+from .shared_out import check_shared_out
 from .source import Source
 from .state import MOST_LANES
 
@@ -132,6 +133,7 @@ class Course:
 
     def _begin(self, level: int, rest: bool = False) -> Progress:
         """As :meth:`Epochs.next`; ``level``: how far up the stack the loop is."""
+        check_shared_out(self.rank, self.world_size)
         rows = self._epochs.coming_rows(rest)
         padded = self._share.padded(rows)
         if padded and padded != self._warned:
