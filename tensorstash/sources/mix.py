@@ -23,6 +23,8 @@ from .recent import joined
 from .schedule import Schedule, parse_weights
 from .windows import as_source
 
+_MOST_ROWS = 1 << 62
+
 MakeOrder: TypeAlias = Callable[[Blocks, int, float], Order]
 """The order of one source of a mixture: of its blocks, its number, and its share of the rows."""
 
@@ -60,6 +62,11 @@ def mix(
     return Mix(names, [as_source(one) for one in given], weights, seed, stop, origin)
 
 
+def _exactly(number: int) -> NDArray[Any]:
+    """To be counted with beyond 64 bits: a long source of little weight lasts for ever."""
+    return np.array([number], object)
+
+
 class Mix(MapStyle):
     """Rows of several sources, interleaved; made by :func:`mix`. A
     :class:`~tensorstash.loading.source.Source` and a map-style dataset.
@@ -94,15 +101,20 @@ class Mix(MapStyle):
             if not length:
                 raise Invalid(f"source {name!r} has no rows; leave it out of the mixture")
         check_alike(self.names, self.sources, origin)
-        self._weights = parse_weights(lengths if weights is None else weights)
+        self._weights = (
+            parse_weights(lengths) if weights is None else parse_weights(weights, strict=True)
+        )
         self._length = self._stop(stop, lengths)
 
     def _stop(self, stop: int | str, lengths: list[int]) -> int:
         every = enumerate(lengths)
         if stop == "first":
-            return min(int(self._schedule.position(k, np.array([n]))[0]) for k, n in every)
+            return min(int(self._schedule.position(k, _exactly(n))[0]) for k, n in every)
         if stop == "all":
-            return max(int(self._schedule.position(k, np.array([n - 1]))[0]) for k, n in every) + 1
+            rows = max(int(self._schedule.position(k, _exactly(n - 1))[0]) for k, n in every) + 1
+            if rows > _MOST_ROWS:
+                raise Invalid(f"all sources have given every row after {rows} rows; stop earlier")
+            return rows
         if isinstance(stop, bool) or not isinstance(stop, (int, np.integer)) or stop < 1:
             raise Invalid(f'stop is "first", "all" or a number of rows, not {short(stop)}')
         return int(stop)
