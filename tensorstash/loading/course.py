@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from ..dtype import short
 from ..errors import Invalid
 from ..values import parse_bytes, parse_whole
+from .cuts import Numbers
 from .epochs import Epochs, Progress
+from .order import Order
 from .ordering import Kind, Ordering
+from .pool import together
 from .quality import amplification, evenness
 from .room import Room
 from .share import Share
 from .shared_out import check_shared_out
 from .source import Source
 from .state import MOST_LANES
+from .touched import repetition, scattered
 
 Shuffle: TypeAlias = bool | Literal["exact"]
 
@@ -115,8 +122,9 @@ class Course:
         ``inflation`` is the spread of batch means over that of a true shuffle where the rows of
         a block are all alike (1.0: as even); ``blocks_per_batch`` how many blocks a global batch
         has rows of, on average and at least, beside a true shuffle's; ``read_amplification`` how
-        many blocks this rank reads over its part of them all. ``pool`` is in blocks, and
-        ``cut_by_budget`` where ``pool_bytes`` made it smaller than ``pool_wanted``.
+        many chunks this rank decodes over its part of them all, estimated from how rows lie: of
+        ragged rows as if all had the mean length, end to end as they were added. ``pool`` is in
+        blocks, and ``cut_by_budget`` where ``pool_bytes`` made it smaller than ``pool_wanted``.
         """
         state = self._epochs.state
         source = self._epochs.of(state)
@@ -128,8 +136,37 @@ class Course:
             found["cut_by_budget"] = state.pool < wanted
         found |= evenness(order, self._share)
         held = self._ordering.slots(source, state, order) > 0
-        found["read_amplification"] = amplification(order, self._share, held)
+        found["read_amplification"] = round(self._amplification(source, order, held), 2)
         return found
+
+    def _amplification(self, source: Source, order: Order, held: bool) -> float:
+        """Chunks decoded over those there are. Where a block has but a part of some chunks, these
+        are decoded again for others, though every block is read once."""
+        share, blocks = self._share, order.blocks
+        by_blocks = amplification(order, share, held)
+        if not held:
+            window = next(share.windows(order, 0), None)
+            if window is None:
+                return by_blocks
+            rows = order.rows(window.positions)
+            batches = [rows[a:b] for a, b in pairwise(window.bounds)]
+            count = share.batches(order.count) * share.world
+            found = scattered(source, blocks, batches, count)
+            return by_blocks if found is None else found
+        in_order = self._ordering.kind == "in order"
+        if in_order and getattr(source, "goes_on", False):
+            return by_blocks
+
+        def wanted(rows: int) -> Numbers:
+            own: list[Numbers] = []
+            for window in share.windows(order, 0):
+                own.append(order.places(window.positions)[0])
+                if sum(map(len, own)) >= rows:
+                    break
+            return np.concatenate([np.empty(0, np.int64), *own])
+
+        size = together(source, blocks)
+        return by_blocks * repetition(source, blocks, wanted, size, in_order)
 
     def _begin(self, level: int, rest: bool = False) -> Progress:
         """As :meth:`Epochs.next`; ``level``: how far up the stack the loop is."""

@@ -28,6 +28,10 @@ RAGGED_BYTES = 1024
 _TEXT_BYTES = 256
 """What a row of text, bytes or JSON is taken to have when chunks are chosen."""
 
+NARROW_CACHE = 8 << 20
+"""Decoded chunks that are kept of a narrow field: each has the rows of several blocks, and would
+be decoded again for every one."""
+
 _MOST_ROWS = 1 << 16
 _WIDE_BYTES = 4 << 20
 """From this size on a row is itself cut in chunks."""

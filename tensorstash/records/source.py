@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidSelection
 from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
+from ..loading.touched import Touched
 from ..sources.windows import Windows
 from . import formats, layout
 from .column import Rows
@@ -20,6 +21,7 @@ from .layout import RAGGED_BYTES
 from .rowset import All, RowSet, Run, as_numbers, plain
 from .sizes import values_of_row
 from .table import Table
+from .touches import touches
 from .unstack import rows_of, unstacked
 
 _Self = TypeVar("_Self", bound="RecordSource")
@@ -118,6 +120,15 @@ class RecordSource:
         stored = self.rows.at(rows, self.table.catalog.rows)
         return self.table.take(plain(stored), self.names, out)
 
+    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
+        """The chunks that rows have a part in, or runs of ``length`` from them on, where the view's
+        rows follow each other as they are stored."""
+        table = self.table
+        stored = as_numbers(self.rows.at(rows, table.catalog.rows))
+        among = self.rows.among(table.catalog.rows)
+        cache = table.settings.cache_bytes
+        return touches(table.catalog, self.names, stored, length, among, cache)
+
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
         shown = formats.present(columns, self.form or "numpy", self.ragged, self.table.fields)
@@ -146,7 +157,7 @@ class RecordSource:
         **how: Any,
     ) -> Iterator[Any]:
         """One epoch in batches of ``batch_size`` rows, in the view's format: each row once, read
-        ahead by threads, each chunk decoded once. ``shuffle=True`` is chunk-aware, and depends on
+        ahead by threads, each block of rows once. ``shuffle=True`` is chunk-aware, and depends on
         ``seed`` and ``epoch`` alone; ``how`` as in :class:`~tensorstash.loading.feed.Feed`."""
         feed: Feed[Any] = Feed(
             self, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, **how

@@ -13,6 +13,7 @@ from ..dtype import short
 from ..errors import Invalid
 from ..loading.order import Order
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
+from ..loading.touched import Touched
 from ..values import parse_whole
 from .alike import check_alike
 from .arrays import ONE
@@ -222,6 +223,17 @@ class Mix(MapStyle):
         prints = [source.fingerprint for source in self.sources]
         told = (self.names, prints, self._weights, self._length, self.seed, self.origin)
         return fingerprint_of(told)
+
+    def touches(self, rows: NDArray[np.int64]) -> list[Touched]:
+        """The chunks of every source that rows have a part in."""
+        found = []
+        source, number = self._schedule.find(np.asarray(rows, np.int64))
+        for k, one in enumerate(self.sources):
+            touches = getattr(one, "touches", None)
+            mine = np.flatnonzero(source == k)
+            for owner, chunk, kept in touches(self._rows(k, number[mine])) if touches else ():
+                found.append(Touched(mine[owner], chunk, kept))
+        return found
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows, in this order, repeated ones included; each chunk is read once."""

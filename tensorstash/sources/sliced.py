@@ -145,6 +145,12 @@ class Sliced:
         sizes = [np.diff(self.edges(dim).bounds).max(initial=1) for dim in range(len(self.shape))]
         return math.prod(map(int, sizes)) * self.item_bytes
 
+    @property
+    def kept(self) -> float:
+        """The part of what is decoded that the array's cache holds."""
+        total = math.prod(self.shape) * self.item_bytes
+        return min(1.0, self.array.settings.cache_bytes / max(1, total))
+
     def edges(self, dim: int) -> Edges:
         """Where that which is decoded at once meets along a dimension."""
         return Edges(self._cuts[self._place(dim)[0]], self._place(dim)[1], self.shape[dim])

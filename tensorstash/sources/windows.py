@@ -15,6 +15,7 @@ from ..handle import Handle
 from ..lazy import View
 from ..loading.ragged import runs_of
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
+from ..loading.touched import Touched
 from ..threads import spread
 from ..values import parse_whole
 from .arrays import Arrays
@@ -163,6 +164,23 @@ class Windows(MapStyle):
         starts = self._starts
         told = (self.source.fingerprint, self.length, self.stride, len(starts), starts.unused)
         return fingerprint_of(told)
+
+    def touches(self, windows: NDArray[np.int64]) -> list[Touched]:
+        """The chunks that windows have a part in."""
+        touches = getattr(self.source, "touches", None)
+        if touches is None:
+            return []
+        starts = self._starts.at(windows)
+        if self.source.blocks.order is None:
+            found: list[Touched] = touches(starts, self.length)
+            return found
+        rows = (starts[:, None] + np.arange(self.length)).reshape(-1)
+        return [Touched(o // self.length, chunk, kept) for o, chunk, kept in touches(rows)]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether windows in order have each chunk decoded once."""
+        return bool(self._recent)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These windows, in this order, repeated ones included; each chunk is read once.
