@@ -79,8 +79,12 @@ class Source(Protocol):
     others (in order, none are held); ``form``, the format that its user chose (``None``: a
     torch loader makes tensors of what is presented); ``untouched``, in which layout ragged columns
     are shown, where nothing else is to be done (a torch loader makes tensors of the columns
-    themselves); ``at_epoch(epoch)``, the source as it is in an epoch; ``order(make)``, an order of
-    its own made of such orders of its parts.
+    themselves); ``ragged_names``, fields whose rows differ in length (windows refuse them);
+    ``at_epoch(epoch)``, the source as it is in an epoch; ``at_rows(rows)``, the source as it was
+    when there were fewer rows (an epoch that was begun then is resumed); ``touches(rows)``, which
+    chunks of which arrays rows have a part in (how often they are decoded is told by it), and
+    ``goes_on``, whether rows in order decode each once; ``order(make)``, an order of its own made
+    of such orders of its parts.
     """
 
     def __len__(self) -> int:

@@ -6,8 +6,9 @@ what changes several fields at once is published by one conditional put.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import field as field_of
 from typing import Any, cast, get_args
 
 from ..attributes import Attributes
@@ -17,8 +18,9 @@ from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..formats import zarr3
 from ..formats.document import GroupDocument
 from ..spec import ArraySpec
-from . import schema
+from . import schema, sizes
 from .schema import Field, Fields, Kind
+from .sizes import Notes
 
 MARK = "tensorstash"
 """The attribute of the group that says what no array's metadata can: the fields' kinds."""
@@ -31,7 +33,8 @@ _VERSION = 1
 @dataclass(frozen=True)
 class Catalog:
     """``fields`` by path, ``specs`` of all arrays by path (a ragged field has two, ``values``
-    and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``."""
+    and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``;
+    ``notes``: what rows of ragged fields are taken to have, noted as they were added."""
 
     fields: Fields
     specs: Mapping[str, ArraySpec]
@@ -39,6 +42,7 @@ class Catalog:
     attributes: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, Any]]
     document: Mapping[str, Any]
+    notes: Mapping[str, Notes] = field_of(default_factory=dict)
 
     def chunk_rows(self, path: str) -> int:
         """Rows of one chunk of a field."""
@@ -91,6 +95,8 @@ def to_document(catalog: Catalog) -> GroupDocument:
     odd = [path for path, spec in catalog.specs.items() if not _is_known_to_all(spec)]
     if odd:
         mark["members"] = {path: known.pop(path) for path in odd}
+    if catalog.notes:
+        mark["sizes"] = {path: [*map(list, notes)] for path, notes in catalog.notes.items()}
     return GroupDocument({**catalog.attributes, MARK: mark}, known, 3, catalog.document)
 
 
@@ -132,7 +138,10 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
                 f"{where} has {rows} rows, but its field {path!r} {specs[names[-1]].shape[0]}",
                 key=zarr3.KEY,
             )
-    return Catalog(fields, specs, rows, attributes, groups, document.document)
+    notes = sizes.parse(mark.get("sizes", {}))
+    if notes is None:
+        raise Corrupt(f"{where} has {short(mark['sizes'])} as sizes of rows", key=zarr3.KEY)
+    return Catalog(fields, specs, rows, attributes, groups, document.document, notes)
 
 
 def with_rows(catalog: Catalog, rows: int) -> Catalog:
@@ -153,6 +162,17 @@ def with_values(catalog: Catalog, lengths: Mapping[str, int]) -> Catalog:
         if specs[name].shape[0] < length:
             specs[name] = replace(specs[name], shape=(length,))
     return replace(catalog, specs=specs)
+
+
+def with_sizes(catalog: Catalog, before: int, paths: Iterable[str]) -> Catalog:
+    """The same rows, with what ragged rows of these fields have noted, where rows were added to
+    ``before`` and it is due."""
+    there = values_of(catalog)
+    notes = {
+        path: sizes.noted(catalog.notes.get(path, ()), before, catalog.rows, there[path])
+        for path in paths
+    }
+    return replace(catalog, notes={**catalog.notes, **{p: n for p, n in notes.items() if n}})
 
 
 def values_of(catalog: Catalog) -> dict[str, int]:

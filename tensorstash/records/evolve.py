@@ -19,7 +19,7 @@ from ..resize import write_beyond
 from ..spec import ArraySpec
 from ..unfinished import put_over, what_is_unfinished
 from . import grow, layout, schema
-from .catalog import Catalog, arrays_of, with_values
+from .catalog import Catalog, arrays_of, with_sizes, with_values
 from .rowset import All, Chosen, RowSet, Shuffled, as_numbers
 from .table import Table, column_of
 
@@ -82,7 +82,9 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         stored = column.reserve(checked)
         empty = replace(specs[rows], shape=(0, *specs[rows].shape[1:]))
         write_beyond(empty, stored, 0, arrays[rows].make_writer, check)
-        return with_values(after, {path: int(stored[:, 1].max(initial=0))} if apart else {})
+        if not apart:
+            return after
+        return with_sizes(with_values(after, {path: int(stored[:, 1].max(initial=0))}), 0, [path])
 
     table.change(change)
 
@@ -182,7 +184,8 @@ def rename(table: Table, old: str, new: str) -> None:
             )
             for source, target in arrays:
                 specs[target] = _as_stored(table, source, specs.pop(source))
-        return _without(replace(before, fields=fields, specs=specs))
+        notes = {names.get(path, path): known for path, known in before.notes.items()}
+        return _without(replace(before, fields=fields, specs=specs, notes=notes))
 
     table.change(change)
     for path in paths:
@@ -224,4 +227,5 @@ def _without(catalog: Catalog) -> Catalog:
         for name, document in catalog.groups.items()
         if any(array.startswith(name + "/") for array in wanted)
     }
-    return replace(catalog, specs=specs, groups=groups)
+    notes = {path: known for path, known in catalog.notes.items() if path in catalog.fields}
+    return replace(catalog, specs=specs, groups=groups, notes=notes)

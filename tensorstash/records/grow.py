@@ -36,6 +36,7 @@ from .catalog import (
     to_document,
     values_of,
     with_rows,
+    with_sizes,
     with_values,
 )
 from .column import Column
@@ -103,7 +104,8 @@ def extend(
 
         each(driver, list(rows), store)
         ends = {name: int(rows[name][:, 1].max(initial=0)) for name in values_of(before)}
-        return with_values(with_rows(before, before.rows + count), ends)
+        longer = with_values(with_rows(before, before.rows + count), ends)
+        return with_sizes(longer, before.rows, ends)
 
     after = change(driver, path, add, settings.lock_timeout)
     return after, after.rows - count

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cached import Cached
 from ..errors import DriverError, InvalidSelection, NotFound
 from ..index import Point, Stride, Take, select
 from ..loading.permutation import permuted
@@ -34,9 +35,14 @@ class RowSet(Protocol):
         """The stored numbers of checked positions."""
         ...
 
+    def among(self, stored: int) -> int:
+        """Of how many of the first rows they were chosen, as far as can be told: it stays, however
+        many are added later."""
+        ...
+
     @property
     def told(self) -> Hashable:
-        """What tells these rows from as many others."""
+        """What tells these rows from as many others; nothing where they are the first ones."""
         ...
 
 
@@ -50,6 +56,10 @@ class All:
     def at(self, positions: Rows, stored: int) -> Rows:
         """See :meth:`RowSet.at`."""
         return positions
+
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return stored
 
     @property
     def told(self) -> Hashable:
@@ -71,6 +81,10 @@ class Shuffled:
     def at(self, positions: Rows, stored: int) -> Rows:
         """See :meth:`RowSet.at`."""
         return permuted(self.seed, self.total, as_numbers(positions) + self.start)
+
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return self.total
 
     @property
     def told(self) -> Hashable:
@@ -94,6 +108,14 @@ class Chosen:
         """See :meth:`RowSet.at`."""
         found: NDArray[Any] = self.rows[positions]
         return found
+
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return self._among
+
+    @Cached
+    def _among(self) -> int:
+        return int(self.rows.max(initial=-1)) + 1
 
     @property
     def told(self) -> Hashable:
@@ -126,10 +148,14 @@ class Run:
             return slice(self.start + first * self.step, last, self.step * step)
         return as_numbers(positions) * self.step + self.start
 
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return self.start + (self.length - 1) * self.step + 1 if self.length else 0
+
     @property
     def told(self) -> Hashable:
         """See :meth:`RowSet.told`."""
-        return self.start, self.step
+        return (self.start, self.step) if (self.start, self.step) != (0, 1) else None
 
 
 class _Spill:

@@ -35,10 +35,6 @@ from .schema import Field, Fields
 
 Place = tuple[Driver, str]
 
-_NARROW_CACHE = 8 << 20
-"""Decoded chunks that are kept of a narrow field: each has the rows of several blocks, and would
-be decoded again for every one."""
-
 _KINDS: Mapping[str, type[Column]] = {
     "fixed": FixedColumn,
     "ragged": RaggedColumn,
@@ -141,7 +137,7 @@ class Table:
         kind = FieldArray if name in self.fields else Array
         settings = self.settings
         if layout.narrow(self.catalog, name):
-            settings = replace(settings, cache_bytes=max(settings.cache_bytes, _NARROW_CACHE))
+            settings = replace(settings, cache_bytes=max(settings.cache_bytes, layout.NARROW_CACHE))
         if driver.capabilities.leases:
             # Where a chunk is absent, one who added rows, was stopped and wakes late stores his.
             settings = replace(settings, write_fill=True)

@@ -105,6 +105,10 @@ class Sliced:
         self.transform = view.transform
         self.shape = view.shape
 
+    def first(self, rows: int) -> Sliced:
+        """The same for the first so many positions along the first dimension."""
+        return Sliced(View(self.array, self.transform)[:rows], self.what)
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
@@ -143,6 +147,12 @@ class Sliced:
         """About how many bytes a decoded chunk has."""
         sizes = [np.diff(self.edges(dim).bounds).max(initial=1) for dim in range(len(self.shape))]
         return math.prod(map(int, sizes)) * self.item_bytes
+
+    @property
+    def kept(self) -> float:
+        """The part of what is decoded that the array's cache holds."""
+        total = math.prod(self.shape) * self.item_bytes
+        return min(1.0, self.array.settings.cache_bytes / max(1, total))
 
     def edges(self, dim: int) -> Edges:
         """Where that which is decoded at once meets along a dimension."""
