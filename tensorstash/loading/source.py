@@ -29,6 +29,10 @@ def nested(flat: Mapping[str, Any], kind: type[dict[str, Any]] = dict) -> dict[s
     return out
 
 
+class KnownColumns(dict[str, Any]):
+    """Nested columns that know more of their fields than the arrays tell."""
+
+
 def fingerprint_of(told: Any) -> str:
     """A few characters of what a source tells of itself; see :attr:`Source.fingerprint`."""
     return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()

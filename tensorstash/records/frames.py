@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import OBJECT, STRING, short
+from ..dtype import OBJECT, STRING, listed, short
 from ..errors import Invalid, Unsupported
 from ..loading.ragged import Ragged
 from ..loading.source import Columns
@@ -29,7 +29,13 @@ def pandas_frame(columns: Columns) -> Any:
     """A ``pandas.DataFrame``."""
     pd = library("pandas")
     series = {path: _series(pd, path, column) for path, column in unfolded(columns).items()}
-    return pd.DataFrame(series, copy=False)
+    try:
+        return pd.DataFrame(series, copy=False)
+    except (ValueError, OverflowError) as error:  # times that are out of its bounds
+        odd = [p for p, s in series.items() if getattr(s, "dtype", OBJECT).kind in "mM"]
+        raise Unsupported(
+            f"pandas cannot hold times of the fields {listed(odd)}: {error}; deselect them"
+        ) from error
 
 
 def polars_frame(columns: Columns, fields: Mapping[str, Field]) -> Any:

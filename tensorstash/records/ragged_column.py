@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ..array import Array, renewed
 from ..errors import Corrupt, Invalid
 from ..loading.ragged import Ragged, offsets_of, runs_of
-from .column import Column, Rows, alone, numbers, read_rows
+from .column import Column, Rows, read_rows
+from .numbers import alone, numbers
 from .schema import Field
 
 

@@ -42,9 +42,9 @@ class Series:
             value = self._take(slice(positions, positions + 1, 1))[0]
             return str(value) if self._kind == "text" else value
         found = self._take(positions)
-        if self._kind == "ragged":
-            return formats.present({"": found}, "numpy", self._ragged)[""]
-        return found
+        # A list that knows its field.
+        fields = {"": self._column.field}
+        return formats.present({"": found}, "numpy", self._ragged, fields)[""]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         positions = normalize(key, self._count)
