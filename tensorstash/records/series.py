@@ -12,7 +12,7 @@ from ..errors import InvalidSelection, Unsupported
 from . import formats
 from .column import Rows
 from .ragged_column import RaggedColumn
-from .rowset import RowSet, normalize, start_of
+from .rowset import RowSet, count_of, normalize, start_of
 from .table import Table
 
 
@@ -54,7 +54,7 @@ class Series:
             values = self._column.one(value)
         else:
             rows, values = positions, value
-            count = len(np.arange(self._count)[rows])
+            count = count_of(rows, self._count)
         checked = self._column.checked(values, count, repeat=True)
         self._table.put(self._at(rows), {self._path: checked})
 
