@@ -135,6 +135,11 @@ def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, A
 def _column(path: str, column: Any) -> Any:
     """A column that we know how to store: those of other libraries as arrays."""
     library = type(column).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(column, "index") and not frames.is_counted(column):
+        raise Invalid(
+            f"field {path!r} is a Series with an index, which would be lost: give the values, by "
+            "series.reset_index(drop=True)"
+        )
     if library in _COLUMNS and hasattr(column, "__array__") and hasattr(column, "__len__"):
         found = _COLUMNS[library](path, column, ())
         whole = found if path in found else _COLUMNS[library](path, column, {path})

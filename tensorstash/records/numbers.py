@@ -134,6 +134,9 @@ def _is_same_time(leaf: Any, stored: Any) -> bool:
         return bool(np.isnat(stored))
     if isinstance(leaf, (np.datetime64, np.timedelta64)):
         return bool(np.isnat(leaf)) or bool(stored.astype(leaf.dtype) == leaf)
+    exact = getattr(leaf, "to_numpy", None)  # of pandas, which count nanoseconds
+    if exact is not None:
+        return _is_same_time(exact(), stored)
     unit = "s" if isinstance(leaf, date) and not hasattr(leaf, "hour") else "us"
     own = np.asarray(leaf, f"{stored.dtype.kind}8[{unit}]")
     return bool(stored.astype(own.dtype) == own)
