@@ -31,7 +31,7 @@ from .node import lock_key, require, reread
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
-from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
+from .values import as_array, as_objects, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
 
 
@@ -403,6 +403,8 @@ class Array:
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""
+        if self.dtype.kind == "O":
+            return as_objects(value, shape, isinstance(self.spec.fill[()], bytes))
         return broadcast(as_array(value, self.dtype), shape)
 
     def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:

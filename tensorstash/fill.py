@@ -21,7 +21,7 @@ from .bitwise import is_fill
 from .dtype import listed, short
 from .errors import Invalid
 
-__all__ = ["default", "from_json", "is_fill", "parse", "to_json"]
+__all__ = ["default", "from_json", "is_fill", "of_object", "parse", "to_json"]
 
 
 def default(dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -30,6 +30,13 @@ def default(dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind == "O":
         return _frozen(b"", dtype)
     return _frozen("", dtype) if dtype.kind == "T" else _seal(np.zeros((), dtype))
+
+
+def of_object(value: Any) -> NDArray[Any]:
+    """The fill value of an array of any objects: ``value`` whole, a list too."""
+    made = np.empty(1, object)
+    made[0] = value
+    return _seal(made.reshape(()))
 
 
 def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-import numpy as np
-
 from .. import dtype as dtypes
 from .. import fill as fills
 from ..codec import Pipeline
@@ -134,11 +132,12 @@ def _spec(
         raise Invalid(f"dimension_separator is {short(separator)}; it is '/' or '.'")
     value = document.get("fill_value")
     objects = dtype.kind == "O" and not any(f["id"] == "vlen-bytes" for f in filters)
-    if value is None:
+    if objects:
+        # zarr-python leaves what has no fill value None. Categories have a text for that.
+        text = value is None and any(f["id"] == "categorize" for f in filters)
+        fill = fills.of_object("" if text else value)
+    elif value is None:
         fill = fills.default(dtype)
-    elif objects:
-        fill = np.empty((), object)
-        fill[()] = value
     else:
         fill = fills.from_json(value, stored, 2).astype(dtype)
     fill.setflags(write=False)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from math import fsum
 from typing import Any
 
-import numpy as np
-
 from .. import node
 from ..belongings import look
 from ..driver import Check
@@ -20,7 +18,7 @@ from ..spec import ArraySpec
 from ..unfinished import put_over, what_is_unfinished
 from . import grow, layout, schema
 from .catalog import Catalog, arrays_of, with_sizes, with_values
-from .rowset import All, Chosen, RowSet, Shuffled, as_numbers
+from .rowset import RowSet, Shuffled, parted
 from .table import Table, column_of
 
 
@@ -42,12 +40,7 @@ def parts(rows: RowSet, count: int, fractions: Mapping[str, float], seed: int) -
     ends = [min(count, round(fsum(values[: k + 1]) * count)) for k in range(len(values))]
     found: dict[str, RowSet] = {}
     for name, start, end in zip(fractions, [0, *ends], ends, strict=False):
-        part = Shuffled(seed, count, start, end)
-        if isinstance(rows, All):
-            found[name] = part
-        else:  # of a view that is itself a choice: the numbers
-            positions = part.at(slice(0, end - start, 1), count)
-            found[name] = Chosen(np.array(as_numbers(rows.at(positions, count)), np.int64))
+        found[name] = parted(rows, Shuffled(seed, count, start, end), count)
     return found
 
 

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from ..array import Array, renewed
 from ..errors import Corrupt, Invalid
 from ..loading.ragged import Ragged, offsets_of, runs_of
-from .column import Column, Rows, alone, numbers, read_rows
+from .column import Column, Rows, read_rows
+from .numbers import alone, numbers
+from .rowset import as_numbers
 from .schema import Field
 
 
@@ -70,12 +72,12 @@ class RaggedColumn(Column):
     def put(self, rows: Rows, values: Ragged) -> int:
         """See :meth:`Column.put`: where the row lies if its shape stays, else at the end of the
         values. Either way one put of one chunk replaces a row: nobody sees half of it."""
-        numbers = np.arange(len(self.arrays[1]))[rows] if isinstance(rows, slice) else rows
-        _, first = np.unique(numbers[::-1], return_index=True)
-        keep = len(numbers) - 1 - first  # of values for one row, the last one stays
-        if len(keep) < len(numbers):
-            numbers, values = numbers[keep], values[keep]
-        places = read_rows(self.arrays[1], numbers)
+        wanted = as_numbers(rows)
+        _, first = np.unique(wanted[::-1], return_index=True)
+        keep = len(wanted) - 1 - first  # of values for one row, the last one stays
+        if len(keep) < len(wanted):
+            wanted, values = wanted[keep], values[keep]
+        places = read_rows(self.arrays[1], wanted)
         stays = self._stays(places, values)
         if stays.any():
             kept, starts = values[stays], places[stays, 0]
@@ -85,7 +87,7 @@ class RaggedColumn(Column):
         if stays.all():
             return 0
         moved = self.reserve(values[~stays])
-        self.arrays[1][numbers[~stays]] = moved
+        self.arrays[1][wanted[~stays]] = moved
         return int(moved[:, 1].max())
 
     def reserve(self, values: Ragged) -> NDArray[np.int64]:
