@@ -21,7 +21,7 @@ from .bitwise import is_fill
 from .dtype import listed, short
 from .errors import Invalid
 
-__all__ = ["default", "from_json", "is_fill", "parse", "to_json"]
+__all__ = ["default", "from_json", "is_fill", "parse", "to_json", "undefined"]
 
 
 def default(dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -30,6 +30,21 @@ def default(dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind == "O":
         return _frozen(b"", dtype)
     return _frozen("", dtype) if dtype.kind == "T" else _seal(np.zeros((), dtype))
+
+
+def undefined(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The fill value of a Zarr v2 array whose document says ``null``, which the specification
+    leaves open: what zarr-python takes it for, which stores no chunk of nothing else. That is NaT
+    where elements are times, in records NumPy's 0 as each field (as text, ``"0"``), and elsewhere
+    :func:`default`."""
+    if dtype.kind in "mM":
+        return _frozen("NaT", dtype)
+    if dtype.names is not None:
+        try:
+            return _frozen(np.array([0], dtype)[0], dtype)
+        except (TypeError, ValueError):  # raw bits, which zarr-python cannot have either
+            return default(dtype)
+    return default(dtype)
 
 
 def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -61,7 +61,7 @@ class ArraySpec:
     """Everything needed to read and write an array's chunks, and its metadata document.
 
     ``fill`` is a 0-d array of ``dtype``; ``fill_defined`` is ``False`` for Zarr v2's
-    ``null``, whose absent chunks read as zeros. ``document`` is the document as stored, so
+    ``null``, whose absent chunks read as zeros, or NaT. ``document`` is the document as stored, so
     that rewriting it keeps what we do not interpret. ``reach``: how far appends that did not end
     may yet store chunks (:mod:`.formats.trailer`).
     """

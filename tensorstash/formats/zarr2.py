@@ -135,7 +135,7 @@ def _spec(
     value = document.get("fill_value")
     objects = dtype.kind == "O" and not any(f["id"] == "vlen-bytes" for f in filters)
     if value is None:
-        fill = fills.default(dtype)
+        fill = fills.undefined(dtype)
     elif objects:
         fill = np.empty((), object)
         fill[()] = value
