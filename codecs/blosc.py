@@ -21,7 +21,7 @@ _NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 _HEADER = struct.Struct("<4B3I")  # version, versionlz, flags, typesize; nbytes, blocksize, cbytes
 _STORED = 2  # flag: the bytes are not compressed
-_MOST = 2**31 - 1 - blosc.MAX_OVERHEAD
+_MOST: int = 2**31 - 1 - blosc.MAX_OVERHEAD
 
 
 def make(name: str, configuration: Mapping[str, Any]) -> Codec:
@@ -86,8 +86,15 @@ class Blosc(BytesCodec):
         }
         return {key: value for key, value in options.items() if value is not None}
 
+    @property
+    def capacity(self) -> int:
+        """What Blosc's header can count."""
+        return _MOST
+
     def bind(self, spec: ChunkSpec) -> Blosc:
         """With ``typesize`` and ``shuffle`` filled in for elements of ``spec.dtype``."""
+        if spec.sized and (overfull := self.overfull(spec.nbytes)):
+            raise Invalid(overfull)
         if self.cname not in blosc.list_compressors():
             raise Unsupported(
                 f"codec 'blosc' cname {self.cname!r} is not in this build of numcodecs, which has "
@@ -102,8 +109,8 @@ class Blosc(BytesCodec):
 
     def encode(self, data: Buffer) -> Buffer:
         """One Blosc buffer."""
-        if len(data) > _MOST:
-            raise Invalid(f"codec 'blosc' holds at most {_MOST} bytes, not {len(data)}")
+        if overfull := self.overfull(len(data)):
+            raise Invalid(overfull)
         shuffle = blosc.AUTOSHUFFLE if self.shuffle is None else _SHUFFLES.index(str(self.shuffle))
         return blosc.compress(  # type: ignore[no-any-return]
             data, self.cname.encode(), self.clevel, shuffle, self.blocksize, self.typesize or 1

@@ -52,6 +52,8 @@ _CHECKSUMS = frozenset(("adler32", "crc32", "crc32c", "fletcher32", "jenkins_loo
 _XZ_MEMORY = 1 << 28
 """Bytes an xz decoder may use: a header can ask for a dictionary of 4 GiB."""
 _INDENT = 1024
+_LZ4_MOST = 0x7E000000
+"""LZ4_MAX_INPUT_SIZE."""
 _RANGES: dict[str, dict[str, tuple[int, int]]] = {
     "zlib": {"level": (-1, 9)},
     "bz2": {"level": (1, 9)},
@@ -199,8 +201,17 @@ class NumcodecBytes(Named, BytesCodec):
     options: Mapping[str, Any] = field(default_factory=dict)
     inner: BytesCodec | None = None
 
+    @property
+    def capacity(self) -> int | None:
+        """What the library behind it takes."""
+        if self.inner is not None:
+            return self.inner.capacity
+        return _LZ4_MOST if self.identifier == "lz4" else None
+
     def bind(self, spec: ChunkSpec) -> NumcodecBytes:
         """With ``elementsize`` filled in for ``shuffle``, as zarr-python does."""
+        if spec.sized and (overfull := self.overfull(spec.nbytes)):
+            raise Invalid(overfull)
         if self.inner is not None:
             inner = self.inner.bind(spec)
             assert isinstance(inner, BytesCodec)
@@ -212,6 +223,8 @@ class NumcodecBytes(Named, BytesCodec):
 
     def encode(self, data: Buffer) -> Buffer:
         """What numcodecs makes of ``data``."""
+        if overfull := self.overfull(len(data)):
+            raise Invalid(overfull)
         if self.inner is not None:
             return self.inner.encode(data)
         if self.identifier == "fletcher32" and not data:

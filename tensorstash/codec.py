@@ -145,6 +145,11 @@ class Serializer(Codec):
         decompressor may write them straight into an array."""
         return False
 
+    def overfull(self, spec: ChunkSpec) -> str | None:
+        """Why no chunk like ``spec`` can be encoded, where a part of it is too large for a codec
+        within this one; ``None`` where it can."""
+        return None
+
     def memory_dtype(self, spec: ChunkSpec) -> np.dtype[Any] | None:
         """The dtype of which the encoded bytes are the C-ordered memory, in whatever byte order;
         ``None`` where they are not."""
@@ -153,6 +158,18 @@ class Serializer(Codec):
 
 class BytesCodec(Codec):
     """bytes -> bytes."""
+
+    @property
+    def capacity(self) -> int | None:
+        """The most bytes that it can encode; ``None`` where memory alone decides."""
+        return None
+
+    def overfull(self, nbytes: int) -> str | None:
+        """Why ``nbytes`` cannot be encoded, where they are more than :attr:`capacity`."""
+        most = self.capacity
+        if most is None or nbytes <= most:
+            return None
+        return f"codec {self.name!r} holds at most {most} bytes, not {nbytes}; use smaller chunks"
 
     @abstractmethod
     def encode(self, data: Buffer) -> Buffer:
@@ -188,7 +205,8 @@ class Pipeline:
     fixed; ``sized`` says that ``most`` follows from the metadata, not from :mod:`.limits`;
     ``direct`` that :meth:`decode` can write into memory given to it; ``ordered`` that this
     memory is the chunk itself, for no array -> array codec rearranges it; ``spans`` that part of
-    a chunk is had for less than all of it.
+    a chunk is had for less than all of it. ``overfull``: why such chunks cannot be encoded, where
+    one is larger than a codec can hold; they are read all the same, for none is stored.
     """
 
     def __init__(self, codecs: Sequence[Codec], spec: ChunkSpec) -> None:
@@ -216,9 +234,14 @@ class Pipeline:
         self.sized = most is not None
         if most is None:
             most = UNSIZED_LIMIT if spec.most is None else spec.most
+        self.overfull = ready.overfull(spec)
         self._tail: list[tuple[BytesCodec, int]] = []  # with what each may decode to
         for step in tail:
-            bound_step = _asked(step, step.bind, spec)
+            if size is not None and (self.overfull or step.overfull(size)):
+                self.overfull = self.overfull or step.overfull(size)
+                bound_step: Codec = step  # it refuses to be bound, and none of these is encoded
+            else:
+                bound_step = _asked(step, step.bind, spec)
             assert isinstance(bound_step, BytesCodec)
             self._tail.append((bound_step, most))
             size = None if size is None else bound_step.encoded_nbytes(size)
@@ -257,10 +280,17 @@ class Pipeline:
             chunk = codec.decode(chunk, spec)
         return chunk
 
+    def check(self) -> None:
+        """:class:`~tensorstash.errors.Invalid` where chunks are too large to be encoded: for who
+        would allocate one first."""
+        if self.overfull is not None:
+            raise Invalid(self.overfull)
+
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``.
         :class:`~tensorstash.errors.Invalid` when a codec cannot encode it, or when no reader
         would take what it makes."""
+        self.check()
         name = ""
         try:
             for codec, _ in self._arrays:

@@ -223,7 +223,7 @@ def make_spec(
         attributes=dict(attributes or {}),
         zarr_format=zarr_format,
     )
-    Pipeline(spec.codecs, spec.chunk_spec(outer))  # refuses what does not fit together
+    Pipeline(spec.codecs, spec.chunk_spec(outer)).check()  # refuses what does not fit together
     return spec
 
 
