@@ -30,7 +30,7 @@ from tensorstash.codecs.numcodec import (
     attempt,
     flat,
     identify,
-    load,
+    load_to_read,
     number,
     wrap,
 )
@@ -122,10 +122,25 @@ class Filters(Serializer):
             if identifier in _VLEN:
                 steps.append((identifier, _VLEN[identifier]))
             elif identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:
-                steps.append((identifier, load(identifier, options)))
+                steps.append((identifier, load_to_read(identifier, options)[0]))
             else:
                 steps.append((identifier, wrap(config)))
         return steps
+
+    @property
+    def unfit(self) -> str | None:
+        """What the first filter that cannot encode says."""
+        for config in self.configs:
+            identifier, options = identify(config)
+            if identifier in _VLEN or identifier in ARRAY_TO_ARRAY:
+                continue
+            if identifier in ARRAY_TO_BYTES | OBJECTS:
+                said = load_to_read(identifier, options)[1]
+            else:
+                said = wrap(config).unfit
+            if said is not None:
+                return said
+        return None
 
     def overfull(self, spec: ChunkSpec) -> str | None:
         """What the first filter that cannot take as much says, as far as sizes are known."""

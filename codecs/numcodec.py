@@ -64,6 +64,35 @@ _RANGES: dict[str, dict[str, tuple[int, int]]] = {
 """Options of bytes -> bytes codecs that are numbers, from the least to the most."""
 
 
+_ENCODING: dict[str, frozenset[str]] = {
+    "zlib": frozenset(("level",)),
+    "bz2": frozenset(("level",)),
+    "lz4": frozenset(("acceleration",)),
+    "lzma": frozenset(("preset", "check")),
+    "json2": frozenset(("indent",)),
+    "pcodec": frozenset(
+        (
+            *("level", "mode_spec", "delta_spec", "paging_spec", "delta_encoding_order"),
+            "equal_pages_up_to",
+        )
+    ),
+    "zfpy": frozenset(("mode", "tolerance", "rate", "precision")),
+}
+"""Options that only encoding needs."""
+
+
+def load_to_read(identifier: str, options: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """The numcodecs object, and why it is not to encode, where that is all it is unfit for."""
+    try:
+        return load(identifier, options), None
+    except Invalid as error:
+        aside = _ENCODING.get(identifier, frozenset())
+        needed = {key: value for key, value in options.items() if key not in aside}
+        if len(needed) == len(options):
+            raise
+        return load(identifier, needed), str(error)
+
+
 def load(identifier: str, options: Mapping[str, Any]) -> Any:
     """The numcodecs object; :class:`~tensorstash.errors.Unsupported` when there is none."""
     _check_options(identifier, options)
@@ -140,17 +169,29 @@ def wrap(config: Mapping[str, Any]) -> BytesCodec:
     Blosc, gzip and zstd are our own, so a v2 array gains their speed and checks.
     """
     identifier, options = identify(config)
-    if identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:
+    if identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:  # those of v2 come as filters
         raise Unsupported(f"codec {identifier!r} takes arrays, not bytes; use it as a filter")
     inner = None
     if identifier in _OURS:
-        made = _OURS[identifier](identifier, {**_DEFAULTS[identifier], **options})
+        known = {**_DEFAULTS[identifier], **options}
+        made = _OURS[identifier](identifier, as_numcodecs(identifier, known))
         assert isinstance(made, BytesCodec)
         inner = made
     wrapped = NumcodecBytes(f"numcodecs.{identifier}", options, inner)
     if inner is None:
-        load(identifier, options)
+        load_to_read(identifier, options)
     return wrapped
+
+
+def as_numcodecs(identifier: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Levels beyond what the Zarr codecs know, as the libraries behind numcodecs take them."""
+    level = options.get("level")
+    if type(level) is int:
+        if identifier == "gzip" and level == -1:
+            return {**options, "level": 6}  # zlib's default
+        if identifier == "zstd":
+            return {**options, "level": min(max(level, -131072), 22)}
+    return dict(options)
 
 
 def identify(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -189,7 +230,15 @@ class Named(Codec):
     @Cached
     def codec(self) -> Any:
         """The numcodecs object."""
-        return load(self.identifier, self.options)
+        return load_to_read(self.identifier, self.options)[0]
+
+    @property
+    def unfit(self) -> str | None:
+        """What numcodecs, or we, say of its options."""
+        try:
+            return load_to_read(self.identifier, self.options)[1]
+        except StashError:  # said when it is bound, with the options that the chunk gives
+            return None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,6 +249,11 @@ class NumcodecBytes(Named, BytesCodec):
     name: str = ""  # type: ignore[misc]
     options: Mapping[str, Any] = field(default_factory=dict)
     inner: BytesCodec | None = None
+
+    @property
+    def unfit(self) -> str | None:
+        """As our own codec says, where we have one."""
+        return super().unfit if self.inner is None else self.inner.unfit
 
     @property
     def capacity(self) -> int | None:

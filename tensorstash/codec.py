@@ -80,9 +80,17 @@ class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the thre
         say). Raises :class:`~tensorstash.errors.Invalid` when it cannot encode them."""
         return self
 
+    @property
+    def unfit(self) -> str | None:
+        """Why it encodes nothing, where an option that only encoding needs is wrong; it decodes
+        all the same. ``None`` where it encodes."""
+        told = vars(self).get("_unfit")
+        return None if told is None else str(told[0])
+
     def document(self) -> dict[str, Any]:
         """The codec as an element of ``"codecs"`` in ``zarr.json``, in the v3.0 object form."""
-        configuration = self.configuration()
+        told = vars(self).get("_unfit")
+        configuration = self.configuration() if told is None else dict(told[1])
         named = {"name": self.name}
         return {**named, "configuration": configuration} if configuration else named
 
@@ -205,8 +213,8 @@ class Pipeline:
     fixed; ``sized`` says that ``most`` follows from the metadata, not from :mod:`.limits`;
     ``direct`` that :meth:`decode` can write into memory given to it; ``ordered`` that this
     memory is the chunk itself, for no array -> array codec rearranges it; ``spans`` that part of
-    a chunk is had for less than all of it. ``overfull``: why such chunks cannot be encoded, where
-    one is larger than a codec can hold; they are read all the same, for none is stored.
+    a chunk is had for less than all of it. ``unfit``: why such chunks cannot be encoded, where an
+    option that reading does not need is wrong, or a codec holds less; they are read all the same.
     """
 
     def __init__(self, codecs: Sequence[Codec], spec: ChunkSpec) -> None:
@@ -217,6 +225,7 @@ class Pipeline:
                 "use smaller chunks"
             )
         self.spec = spec
+        self.unfit = next((codec.unfit for codec in codecs if codec.unfit is not None), None)
         self._arrays: list[tuple[ArrayCodec, ChunkSpec]] = []
         for codec in arrays:
             bound = _asked(codec, codec.bind, spec)
@@ -234,12 +243,13 @@ class Pipeline:
         self.sized = most is not None
         if most is None:
             most = UNSIZED_LIMIT if spec.most is None else spec.most
-        self.overfull = ready.overfull(spec)
+        self.unfit = self.unfit or ready.overfull(spec)
         self._tail: list[tuple[BytesCodec, int]] = []  # with what each may decode to
         for step in tail:
-            if size is not None and (self.overfull or step.overfull(size)):
-                self.overfull = self.overfull or step.overfull(size)
-                bound_step: Codec = step  # it refuses to be bound, and none of these is encoded
+            if size is not None:
+                self.unfit = self.unfit or step.overfull(size)
+            if self.unfit is not None:
+                bound_step: Codec = step  # it may refuse to be bound, and encodes nothing
             else:
                 bound_step = _asked(step, step.bind, spec)
             assert isinstance(bound_step, BytesCodec)
@@ -281,10 +291,10 @@ class Pipeline:
         return chunk
 
     def check(self) -> None:
-        """:class:`~tensorstash.errors.Invalid` where chunks are too large to be encoded: for who
-        would allocate one first."""
-        if self.overfull is not None:
-            raise Invalid(self.overfull)
+        """:class:`~tensorstash.errors.Invalid` where no chunk can be encoded: for who would
+        allocate one first."""
+        if self.unfit is not None:
+            raise Invalid(self.unfit)
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``.
@@ -464,6 +474,21 @@ def take(
         if not right:
             raise Invalid(f"codec {name!r} option {key!r} cannot be {short(value)}")
     return dict(configuration)
+
+
+def lenient(kind: Callable[..., Codec], options: Mapping[str, Any]) -> Codec:
+    """``kind(**options)`` for a codec whose options serve encoding alone: where they are wrong, one
+    that decodes and is :attr:`~Codec.unfit` to encode, with its document as it was given."""
+    try:
+        return kind(**options)
+    except Invalid as error:
+        codec = kind()
+        object.__setattr__(codec, "_unfit", (str(error), dict(options)))
+        return codec
+
+
+ANY: tuple[type, ...] = (object, bool)
+"""For :func:`take`: whatever the value, for the codec looks at it when it encodes."""
 
 
 def reason(error: BaseException) -> str:

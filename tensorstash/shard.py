@@ -120,7 +120,7 @@ class BoundSharding(Sharding):
 
     def overfull(self, spec: ChunkSpec) -> str | None:
         """What the inner chunks' codecs say."""
-        return self.inner.overfull
+        return self.inner.unfit
 
     def positions(self, places: Iterable[Sequence[int]]) -> list[int]:
         """Where in the index the inner chunks at these places in a shard stand."""
