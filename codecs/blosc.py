@@ -137,10 +137,8 @@ class Blosc(BytesCodec):
             return b"" if out is None else out
         flags = data[2]
         if flags >> 5 == _SNAPPY and not flags & _STORED and "snappy" not in _compressors():
-            raise Unsupported(
-                "codec 'blosc': the chunk is compressed with snappy, which this build of "
-                "numcodecs has not"
-            )
+            told = "the chunk is compressed with snappy, which this build of numcodecs has not"
+            raise Unsupported(told) if self.cname == "snappy" else ValueError(told)
         target = np.empty(size, np.uint8).data if out is None else out
         try:
             blosc.decompress(data, target)

@@ -39,17 +39,9 @@ def default(dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def undefined(dtype: np.dtype[Any]) -> NDArray[Any]:
     """The fill value of a Zarr v2 array whose document says ``null``, which the specification
-    leaves open: what zarr-python takes it for, which stores no chunk of nothing else. That is NaT
-    where elements are times, in records NumPy's 0 as each field (as text, ``"0"``), and elsewhere
-    :func:`default`."""
-    if dtype.kind in "mM":
-        return _frozen("NaT", dtype)
-    if dtype.names is not None:
-        try:
-            return _frozen(np.array([0], dtype)[0], dtype)
-        except (TypeError, ValueError):  # raw bits, which zarr-python cannot have either
-            return default(dtype)
-    return default(dtype)
+    leaves open: as zarr-python, which takes it for NaT where elements are times (and stores no
+    chunk of nothing else), and for :func:`default` elsewhere, times within records included."""
+    return _frozen("NaT", dtype) if dtype.kind in "mM" else default(dtype)
 
 
 def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

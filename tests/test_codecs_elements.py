@@ -213,7 +213,9 @@ def test_what_this_build_lacks_is_named() -> None:
     chunk = bytearray(Blosc("zlib", 9).encode(bytes(10_000)))
     chunk[2] = chunk[2] & 0x1F | 2 << 5
     with pytest.raises(Unsupported, match="snappy"):
-        Blosc().decode(bytes(chunk), 10_000)
+        Blosc("snappy").decode(bytes(chunk), 10_000)
+    with pytest.raises(ValueError, match="snappy"):  # damage, that is
+        Blosc("zlib").decode(bytes(chunk), 10_000)
     with pytest.raises(Unsupported, match=r"no codec 'numcodecs\.nonsense'"):
         make_codec("numcodecs.nonsense")
     with pytest.raises(Unsupported, match="pickle"):

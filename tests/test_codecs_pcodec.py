@@ -21,7 +21,7 @@ DTYPES = ["<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8", "<M8[ns
 
 
 def config(identifier: str) -> dict[str, Any]:
-    return {"id": identifier, **({"mode": 4, "tolerance": 0.0} if identifier == "zfpy" else {})}
+    return {"id": identifier, **({"mode": 4, "tolerance": -1.0} if identifier == "zfpy" else {})}
 
 
 def values(dtype: str, count: int = 35) -> np.ndarray:
@@ -38,8 +38,8 @@ def test_a_compressor_of_v2_both_ways(
     identifier: str, dtype: str, order: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip(identifier)
-    if identifier == "zfpy" and dtype[1:] in ("i2", "u2", "u4", "u8", "f2"):
-        return
+    if identifier == "zfpy" and (order == "F" or dtype[1:] in ("i2", "u2", "u4", "u8", "f2")):
+        return  # zfp has none of these, and numcodecs no other order
     data = values(dtype)
     theirs = zarr.create_array(
         tmp_path / "z", shape=data.shape, chunks=(3, 4), dtype=dtype, zarr_format=2, order=order,
