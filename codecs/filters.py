@@ -49,8 +49,6 @@ _RETYPES = {
     "quantize": ("dtype", "astype"),
 }
 """Filters that give each element another dtype, with the names they call both by."""
-_OTHERS = {"vlen-utf8": "O", "vlen-bytes": "T"}
-"""Filters, with the kind that the other one of them holds."""
 _BYTE = np.dtype(np.uint8)
 _SLACK = 1 << 16
 
@@ -102,9 +100,6 @@ class Filters(Serializer):
             raise Invalid(
                 f"dtype {spec.dtype} needs an object codec such as 'vlen-utf8' as first filter"
             )
-        if first in _OTHERS and spec.dtype.kind == _OTHERS[first]:
-            kind = "text" if spec.dtype.kind == "T" else "bytes"
-            raise Invalid(f"filter {first!r} cannot hold {kind} of any length; another does")
         if not objects and first in OBJECTS - {"categorize", "json2", "msgpack2", "pickle"}:
             raise Invalid(f"filter {first!r} takes objects, not {spec.dtype}")
         if self.stored is not None and self.stored.itemsize != spec.dtype.itemsize:

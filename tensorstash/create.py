@@ -261,6 +261,10 @@ def _v2_chain(
     for config in (*(filters or ()),) if listed else (None,):
         if not isinstance(config, Mapping) or not isinstance(config.get("id"), str):
             raise Invalid(f"filters are a list of dicts with an 'id', not {short(filters)}")
+    wrong = {"T": "vlen-bytes", "O": "vlen-utf8"}.get(dtype.kind)
+    if any(config["id"] == wrong for config in filters or ()):
+        kind = "text" if dtype.kind == "T" else "bytes"
+        raise Invalid(f"filter {wrong!r} cannot hold {kind}; leave filters out for the right one")
     if dtype.kind in "TO" and filters is None:
         filters = [{"id": "vlen-utf8" if dtype.kind == "T" else "vlen-bytes"}]
     compressor: Mapping[str, Any] | None

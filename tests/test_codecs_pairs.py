@@ -13,8 +13,6 @@ from tensorstash.errors import Invalid
 PAIRS = [
     (bytes, "vlen-utf8"),
     (str, "vlen-bytes"),
-    (str, "bytes"),
-    (bytes, "bytes"),
     ("int32", "vlen-utf8"),
     ("float64", "vlen-bytes"),
     ("S3", "vlen-bytes"),
