@@ -20,7 +20,7 @@ from .driver import Driver
 from .dtype import short
 from .errors import AlreadyExists, Invalid, NotFound
 from .formats import zarr2
-from .formats.document import lengths
+from .formats.document import as_plain, lengths
 from .grid import Grid
 from .handle import Settings
 from .layout import CodecsLike
@@ -220,7 +220,7 @@ def make_spec(
         fill=fill,
         keys=KeyEncoding(encoding, separator or ("/" if encoding == "default" else ".")),
         dimension_names=names,
-        attributes=dict(attributes or {}),
+        attributes=as_plain(attributes or {}),
         zarr_format=zarr_format,
     )
     Pipeline(spec.codecs, spec.chunk_spec(outer)).check()  # refuses what does not fit together
