@@ -341,6 +341,8 @@ class Array:
         self._open()
         if self._spec is None:
             node = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle)
+            if isinstance(node.content, ArraySpec):
+                node.content.check_pair()
         else:
             node = reread(self.driver, self.path, self._spec)
         if not isinstance(node.content, ArraySpec):

@@ -28,7 +28,7 @@ from .errors import (
 )
 from .formats import zarr2, zarr3
 from .formats.consolidated import Members, is_member_path
-from .formats.document import GroupDocument
+from .formats.document import GroupDocument, as_plain
 from .handle import Settings
 from .limited import limited
 from .location import Location, resolve
@@ -197,7 +197,7 @@ class Group:
         path = self._below(name)
         node.check_place(self.driver, path)
         self._refuse_inside_array(name)
-        document = GroupDocument(dict(attributes or {}), zarr_format=self.zarr_format)
+        document = GroupDocument(as_plain(dict(attributes or {})), zarr_format=self.zarr_format)
         node.create(self.driver, path, document, overwrite=overwrite)
         return Group(self.driver, path, self.settings, document)
 
@@ -414,7 +414,7 @@ def create_group(
     :class:`~tensorstash.errors.AlreadyExists` when something is there, unless ``overwrite``."""
     settings = make_settings("r+", limits=limits)
     driver = limited(resolve(location, options), settings.limits)
-    document = GroupDocument(dict(attributes or {}), zarr_format=zarr_format)
+    document = GroupDocument(as_plain(dict(attributes or {})), zarr_format=zarr_format)
     node.create(driver, "", document, overwrite=overwrite)
     return Group(driver, "", settings, document)
 

@@ -88,6 +88,8 @@ class Writer:
         if 0 in transform.shape:
             return
         chunks = self.chunks
+        if chunks.pipeline is not None:
+            chunks.pipeline.check()
         todo = plan(transform, chunks.grid, chunks.spec.shape)
         source = core(todo, value, -1)  # of values for one element, the last one stays
         sharding = chunks.sharding
@@ -132,6 +134,7 @@ class Writer:
         chunks, spec = self.chunks, self.chunks.spec
         if chunks.sharding is None:
             pipeline = chunks.pipeline_of(index)
+            pipeline.check()
             most = pipeline.most
         else:
             pipeline = Pipeline(spec.codecs, chunks.chunk_spec(spec.grid.chunk_shape(index)))
