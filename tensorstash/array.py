@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from operator import lt
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
 from .driver import Check, Driver, Tag, held, located
-from .errors import Closed, Invalid, InvalidSelection, NoMemory, ReadOnly
+from .errors import Closed, Conflict, Invalid, InvalidSelection, NoMemory, NotFound, ReadOnly
 from .explain import Explanation, explain
 from .grid import cut, cuts
 from .handle import Settings
@@ -27,7 +28,7 @@ from .lazy import Indexer, Lazy
 from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
-from .node import lock_key, require, reread
+from .node import Node, lock_key, require, reread
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
@@ -64,6 +65,8 @@ class Array:
         self._meter = Meter()
         self._guess = Guess(absent=created)
         self._tag = tag  # of the document, where it is known to be this array's
+        self.copied = False
+        """``spec`` is from consolidated metadata, and the array's own was not looked at yet."""
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -144,6 +147,7 @@ class Array:
     def info(self) -> Info:
         """What it is and what is stored of it (lists the stored chunks)."""
         self._open()
+        self._settle()
         return info(self.driver, self.path, self.spec, self._read.chunks)
 
     @property
@@ -167,6 +171,7 @@ class Array:
 
     def __getitem__(self, selection: Any) -> Any:
         """``numpy_array[selection]``, read from storage into memory that is yours."""
+        self._settle()
         fields, selection = named(selection, self.spec.dtype)
         result = self.read_transform(select(selection, self.spec.shape), None, fields)
         if result.ndim == 0 and not has_ellipsis(selection):
@@ -177,45 +182,50 @@ class Array:
         """As ``a[selection]``, but always an array. With ``out`` (an array or a torch tensor,
         pinned too, of the result's shape and dtype) chunks are decoded straight into it, and
         its array is the answer."""
+        self._settle()
         fields, selection = named(selection, self.spec.dtype)
         return self.read_transform(select(selection, self.spec.shape), out, fields)
 
     @property
     def oindex(self) -> Indexer[Any]:
         """Orthogonal selection: every integer array or mask acts on its own axis."""
-        return Indexer(self._result, self.write_transform, outer, identity(self.shape))
+        shape = self._settle().shape
+        return Indexer(self._result, self.write_transform, outer, identity(shape))
 
     @property
     def vindex(self) -> Indexer[Any]:
         """Pointwise selection: index arrays broadcast together, their dimensions come first."""
-        return Indexer(self._result, self.write_transform, point, identity(self.shape))
+        shape = self._settle().shape
+        return Indexer(self._result, self.write_transform, point, identity(shape))
 
     @property
     def blocks(self) -> Indexer[Any]:
         """Selection in whole chunks (shards, where there are shards): ``a.blocks[0, 2:4]``."""
+        self._settle()
         rule = blocks(self.spec.grid)
         return Indexer(self._result, self.write_transform, rule, identity(self.shape))
 
     @property
     def lazy(self) -> Lazy:
         """Selections that compose and read nothing until asked: ``a.lazy[10:20][..., 3]``."""
-        return Lazy(self)
+        return Lazy(self._settle())
 
     @property
     def torch(self) -> Any:
         """The same selections as torch tensors: ``a.torch[10:20]``."""
-        return importlib.import_module("tensorstash.torch").Tensors(self)
+        return importlib.import_module("tensorstash.torch").Tensors(self._settle())
 
     def mmap(self, selection: Any = ...) -> NDArray[Any]:
         """As ``a[selection]`` of one uncompressed chunk, without reading it: a read-only view of
         where it is stored, as it is now. Others raise :class:`~tensorstash.errors.Unsupported`."""
         self._open()
+        self._settle()
         return mapped(self._read.chunks, select(selection, self.spec.shape))
 
     def iter_blocks(self, selection: Any = ...) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
         """``(where, block)`` for every stored chunk that a basic, forward selection touches,
         clipped to it: ``a[where]`` equals ``block``. One block is in memory at a time."""
-        bounds = spans(select(selection, self.shape))
+        bounds = spans(select(selection, self._settle().shape))
         for where in cuts(self.spec.grid.axes, bounds):
             yield where, self.read(where)
 
@@ -230,6 +240,7 @@ class Array:
     ) -> NDArray[Any]:
         """Read a prepared transform, of records only ``fields``; for views and adapters."""
         self._open()
+        self._settle()
         dtype = self.spec.dtype if fields is None else fields.dtype
         try:
             if out is None:
@@ -256,7 +267,7 @@ class Array:
 
     def __iter__(self) -> Iterator[Any]:
         """Rows along the first axis; each chunk is read once."""
-        if not self.shape:
+        if not self._settle().shape:
             raise TypeError("iteration over a 0-d array")
         runs = cut(self.spec.grid.axes[0], 0, self.shape[0])
         return (row for rows in runs for row in self[rows])
@@ -348,9 +359,7 @@ class Array:
         if not isinstance(node.content, ArraySpec):
             where = located(self.driver, self.path)
             raise Invalid(f"{where} is a group; open it with open_group()")
-        self._spec, self._tag = node.content, node.tag
-        self._reader = None
-        return self
+        return self._adopt(node)
 
     def check_stored(self) -> None:
         """:class:`~tensorstash.errors.Conflict` where another array was put in the place of this
@@ -439,6 +448,32 @@ class Array:
             "store smaller chunks"
         )
 
+    def _settle(self) -> Array:
+        """Have the array's own metadata, where what is known comes from a copy, of which the array
+        may have gone or changed since: what is absent then would read as fill."""
+        if not self.copied:
+            return self
+        known = self.spec
+        try:
+            node = reread(self.driver, self.path, known)
+            shape = node.content.shape if isinstance(node.content, ArraySpec) else ()
+            if any(map(lt, shape, known.shape)):
+                raise Conflict(f"its shape is {shape} by now, not {known.shape}")
+        except (Conflict, NotFound) as error:
+            raise type(error)(
+                f"{located(self.driver, self.path)} is not what the consolidated metadata of a "
+                'group above says; open the group with mode="r+", which looks past that, and '
+                f"consolidate() it again: {error}"
+            ) from error
+        return self._adopt(node)
+
+    def _adopt(self, node: Node) -> Array:
+        assert isinstance(node.content, ArraySpec)
+        self._spec, self._tag = node.content, node.tag
+        self._reader = None
+        self.copied = False
+        return self
+
     def _content(self) -> ArraySpec | None:
         return self._spec
 
@@ -459,4 +494,5 @@ def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
     made = type(array)(array.driver, array.path, array.settings, spec)
     made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
+    made.copied = array.copied
     return made

@@ -21,12 +21,16 @@ from ..errors import Corrupt, Invalid
 from ..limits import check_document
 from .document import check_depth, decode
 from .large import SPACE, Others, Placed, Some, Text, first_from
+from .mark import is_marked, is_records
 
 _LARGE: Final = 1 << 20
 """Bytes of a document from which on members are read one by one."""
 
 _BLOCK: Final = 1 << 20
 _FORBIDDEN: Final = re.compile(r"(?:^|/)(?:__|(?:\.*|zarr\.json)(?:/|\Z))|[\\\0\ud800-\udfff]")
+
+_FIRST: Final = re.compile(rb"\A([ \t\n\r]*\{)[ \t\n\r]*,")
+"""What is left where the first of several entries was taken out."""
 
 _Place: TypeAlias = Any
 """What a member's document is read from: where it stands in a text, or itself."""
@@ -200,6 +204,42 @@ def read2(data: bytes | bytearray | memoryview, name: str, files: Sequence[str])
             lambda kinds: group[0] in kinds and group[1] not in kinds,
         )
     return document
+
+
+def without_copy(data: bytes | bytearray | memoryview) -> bytes | None:
+    """The ``zarr.json`` of a group without its consolidated metadata, and otherwise byte for byte
+    as it is; ``None`` where there is nothing to take out: there is none, or it is what publishes
+    the fields of records, or nobody can read it, or another is replacing the group."""
+    data = bytes(data)
+    name = "consolidated_metadata"
+    if name.encode() not in data and b"\\u" not in data:
+        return None  # most documents
+    spans: list[tuple[int, int]] = []
+    document: dict[str, Any] = {}
+    try:
+        data.decode("utf-8")
+        text = Text(data)
+        start = SPACE.match(text.text).end()  # type: ignore[union-attr]
+        last = start + 1
+
+        def visit(key: str, _: int, at: int) -> int:
+            nonlocal last
+            document[key], end = text.take(at)
+            if key == name:
+                spans.append((last, end))
+            last = end
+            return end
+
+        end = text.entries(start, visit) if text.text[start : start + 1] == "{" else 0
+        if SPACE.match(text.text, end).end() != len(text.text):  # type: ignore[union-attr]
+            return None
+    except (ValueError, IndexError, RecursionError):
+        return None
+    if document.get(name) is None or is_marked(document) or is_records(document.get("attributes")):
+        return None
+    for start, end in reversed(spans):
+        data = data[:start] + data[end:]
+    return _FIRST.sub(rb"\1", data, count=1)
 
 
 def _is_group(document: Any) -> bool:

@@ -260,6 +260,8 @@ def _brought(
     """What shall be stored in place of a member's ``own`` document; ``None``: nothing."""
     if own is None or is_marked(own) or not isinstance(own.get("shape", []), list):
         return wanted
+    if spec is None and own.get("consolidated_metadata") is not None:  # of what has changed
+        return {key: value for key, value in own.items() if key != "consolidated_metadata"}
     if not all(own.get(key) == wanted.get(key) for key in _LAYOUT) and not _is_array(own, spec):
         return wanted  # left over from something else that was deleted halfway
     shape = wanted.get("shape")
