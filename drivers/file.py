@@ -61,9 +61,9 @@ def connect(
 ) -> FileDriver:
     """The files below the directory ``rest``, which the first put creates.
 
-    With ``fsync`` a put returns when its value is on the disk, and survives a power cut. With ``links="inside"`` a symbolic link that leads out of ``rest`` is refused with
-    :class:`~tensorstash.errors.Denied`, where ``"anywhere"`` reads through it. The URL is read by
-    RFC 8089: ``file:///a%20b`` is the folder ``/a b``, and there is no ``~``.
+    With ``fsync`` a put returns when its value is on the disk, and survives a power cut. With
+    ``links="inside"`` a symbolic link that leads out of ``rest`` is :class:`Denied`; ``"anywhere"``
+    reads through it. By RFC 8089, ``file:///a%20b`` is the folder ``/a b``; there is no ``~``.
     """
     return FileDriver(file_path(rest), fsync=fsync, links=links)
 

@@ -28,6 +28,7 @@ from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
 from .node import lock_key, require, reread
+from .operators import NoOperators
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
@@ -36,7 +37,7 @@ from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
 
 
-class Array:
+class Array(NoOperators):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
     Selections are NumPy's, and give what NumPy would give. A handle holds no connection that

@@ -16,6 +16,7 @@ from ..driver import located
 from ..dtype import STRING, is_float, parts, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..index import leading
+from ..operators import NoOperators
 from ..values import as_array, broadcast, is_tensor, natural
 from .schema import Field
 
@@ -47,7 +48,7 @@ def read_rows(array: Array, rows: Rows, out: NDArray[Any] | None = None) -> NDAr
     return array.read_transform(leading(rows, array.shape), out)
 
 
-class Column(ABC):
+class Column(NoOperators, ABC):
     """One field over its array. ``checked`` turns a user's values into what ``put`` and ``grow``
     store, or raises before anything is stored."""
 
