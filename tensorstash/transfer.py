@@ -52,7 +52,7 @@ def copy(
     """
     if progress:
         _need_tqdm()
-    origin = source if isinstance(source, Array) else open(source)
+    origin = _origin(source)
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
     spec = _changed(origin.spec, changes)
@@ -76,6 +76,23 @@ def copy(
 
         spread(blocks, lambda: move, _at_once(origin, made), waits=True)
     return made
+
+
+def _origin(source: Any) -> Array:
+    if isinstance(source, Array):
+        return source
+    is_group = hasattr(source, "walk") and hasattr(source, "tree")
+    if not is_group:
+        try:
+            return open(source)
+        except Invalid as error:
+            is_group = str(error).endswith("is a group; open it with open_group()")
+            if not is_group:
+                raise
+    raise Invalid(
+        "copy takes one array and this is a group; copy its arrays: for path, member in g.walk(): "
+        'if isinstance(member, stash.Array): stash.copy(member, f"{target}/{path}")'
+    )
 
 
 def _blocks(origin: Array, spec: ArraySpec) -> Iterator[Any]:
