@@ -29,14 +29,16 @@ from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
 from .node import Node, lock_key, require, reread
+from .operators import NoOperators
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
+from .stored import present_blocks
 from .values import as_array, as_objects, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
 
 
-class Array:
+class Array(NoOperators):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
     Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
@@ -222,11 +224,19 @@ class Array:
         self._settle()
         return mapped(self._read.chunks, select(selection, self.spec.shape))
 
-    def iter_blocks(self, selection: Any = ...) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-        """``(where, block)`` for every stored chunk that a basic, forward selection touches,
-        clipped to it: ``a[where]`` equals ``block``. One block is in memory at a time."""
+    def iter_blocks(
+        self, selection: Any = ..., *, absent: bool = False
+    ) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+        """``(where, block)`` for every stored chunk (shard) that a basic, forward selection
+        touches, clipped to it, in the order of the grid: ``a[where]`` equals ``block``. One block
+        is in memory at a time. Chunks that are not stored hold nothing but fill, and are left
+        out, so that it costs what is stored; ``absent=True`` yields them too."""
         bounds = spans(select(selection, self._settle().shape))
-        for where in cuts(self.spec.grid.axes, bounds):
+        blocks = cuts(self.spec.grid.axes, bounds)
+        if not absent and self.settings.missing == "fill":
+            self._open()
+            blocks = present_blocks(self.driver, self.path, self.spec, bounds)
+        for where in blocks:
             yield where, self.read(where)
 
     def explain(self, selection: Any = ...) -> Explanation:

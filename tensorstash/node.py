@@ -24,6 +24,7 @@ from .errors import (
     Unavailable,
     Unsupported,
 )
+from .file_kinds import told
 from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
 from .formats.mark import Layout
@@ -154,8 +155,12 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
     """:func:`load`, or :class:`~tensorstash.errors.NotFound`."""
     node = load(driver, path, allow_pickle=allow_pickle)
     if node is None:
+        where = located(driver, path)
+        file = told(where)
         raise NotFound(
-            f"no Zarr array or group at {located(driver, path)}: no zarr.json, .zarray or .zgroup; "
+            f"no Zarr array or group there: {file}"
+            if file
+            else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
             'check the path, or create it (mode="a" or "w", or create())'
         )
     return node

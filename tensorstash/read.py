@@ -44,7 +44,7 @@ class Reader:
     ):
         self.chunks = chunks
         self.cache = cache
-        self.threads = threads
+        self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
         self._fetcher: Fetcher | None = None
         self._stream: Stream | None = None

@@ -75,7 +75,7 @@ class Writer:
         fields: Fields | None = None,
     ):
         self.chunks = chunks
-        self.threads = threads
+        self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         self.write_fill = write_fill
         self.grown_from = grown_from
         self.check = check

@@ -16,6 +16,7 @@ from ..driver import located
 from ..dtype import STRING, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..index import leading
+from ..operators import NoOperators
 from ..values import broadcast
 from .numbers import alone, numbers
 from .schema import Field
@@ -48,7 +49,7 @@ def read_rows(array: Array, rows: Rows, out: NDArray[Any] | None = None) -> NDAr
     return array.read_transform(leading(rows, array.shape), out)
 
 
-class Column(ABC):
+class Column(NoOperators, ABC):
     """One field over its array. ``checked`` turns a user's values into what ``put`` and ``grow``
     store, or raises before anything is stored."""
 

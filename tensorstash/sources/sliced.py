@@ -234,6 +234,8 @@ class Sliced:
             return min(reads, IO_THREADS)
         if read_bytes < THREAD_BYTES or reads * read_bytes < _THREAD_TOTAL or not self.plain:
             return 1
+        if self.array.driver.capabilities.one_thread:
+            return 1
         return count_for(reads, read_bytes, self.array.settings.threads)
 
     def settle(self) -> None:
