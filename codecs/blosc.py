@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 from numcodecs import blosc
 
-from tensorstash.codec import Buffer, BytesCodec, ChunkSpec, Codec, short, take
+from tensorstash.codec import ANY, Buffer, BytesCodec, ChunkSpec, Codec, lenient, short, take
 from tensorstash.codecs.streams import check_claim
 from tensorstash.errors import Invalid, Unsupported
 
@@ -21,22 +22,20 @@ _NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 _HEADER = struct.Struct("<4B3I")  # version, versionlz, flags, typesize; nbytes, blocksize, cbytes
 _STORED = 2  # flag: the bytes are not compressed
-_MOST = 2**31 - 1 - blosc.MAX_OVERHEAD
+_SNAPPY = 2  # the format in a header's flags
+_MOST: int = 2**31 - 1 - blosc.MAX_OVERHEAD
+
+
+@cache
+def _compressors() -> tuple[str, ...]:
+    return tuple(blosc.list_compressors())
 
 
 def make(name: str, configuration: Mapping[str, Any]) -> Codec:
-    """The codec that a metadata document describes; v2's numbers for ``shuffle`` are read too."""
-    return Blosc(
-        **take(
-            name,
-            configuration,
-            cname=str,
-            clevel=int,
-            shuffle=(str, int, type(None)),
-            typesize=(int, type(None)),
-            blocksize=int,
-        )
-    )
+    """The codec that a metadata document describes; v2's numbers for ``shuffle`` are read too, and
+    whatever reading does not need, which is all."""
+    known = dict.fromkeys(("cname", "clevel", "shuffle", "typesize", "blocksize"), ANY)
+    return lenient(Blosc, take(name, configuration, **known))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,9 +64,11 @@ class Blosc(BytesCodec):
                 f"codec 'blosc' clevel is an integer from 0 to 9, not {short(self.clevel)}"
             )
         if type(self.blocksize) is not int or not 0 <= self.blocksize <= _MOST:
-            raise Invalid(f"codec 'blosc' blocksize cannot be {self.blocksize!r} bytes")
+            raise Invalid(f"codec 'blosc' blocksize cannot be {short(self.blocksize)} bytes")
         if self.typesize is not None and (type(self.typesize) is not int or self.typesize < 1):
-            raise Invalid(f"codec 'blosc' typesize is a positive integer, not {self.typesize!r}")
+            raise Invalid(
+                f"codec 'blosc' typesize is a positive integer, not {short(self.typesize)}"
+            )
         if type(self.shuffle) is int and -1 <= self.shuffle <= 2:
             object.__setattr__(self, "shuffle", (*_SHUFFLES, None)[self.shuffle])
         if self.shuffle is not None and self.shuffle not in _SHUFFLES:
@@ -86,13 +87,26 @@ class Blosc(BytesCodec):
         }
         return {key: value for key, value in options.items() if value is not None}
 
+    @property
+    def unfit(self) -> str | None:
+        """Also where this build of numcodecs has not the compressor; chunks name their own."""
+        known = _compressors()
+        if super().unfit is not None or self.cname in known:
+            return super().unfit
+        return (
+            f"codec 'blosc' cname {self.cname!r} is not in this build of numcodecs, which has "
+            f"{', '.join(known)}"
+        )
+
+    @property
+    def capacity(self) -> int:
+        """What Blosc's header can count."""
+        return _MOST
+
     def bind(self, spec: ChunkSpec) -> Blosc:
         """With ``typesize`` and ``shuffle`` filled in for elements of ``spec.dtype``."""
-        if self.cname not in blosc.list_compressors():
-            raise Unsupported(
-                f"codec 'blosc' cname {self.cname!r} is not in this build of numcodecs, which has "
-                f"{', '.join(blosc.list_compressors())}"
-            )
+        if spec.sized and (overfull := self.overfull(spec.nbytes)):
+            raise Invalid(overfull)
         sized = not spec.dtype.hasobject and spec.dtype.kind != "T"
         # Blosc's header has one byte for it, and Blosc treats larger elements as bytes.
         natural = spec.dtype.itemsize if sized and 1 <= spec.dtype.itemsize <= 255 else 1
@@ -102,8 +116,8 @@ class Blosc(BytesCodec):
 
     def encode(self, data: Buffer) -> Buffer:
         """One Blosc buffer."""
-        if len(data) > _MOST:
-            raise Invalid(f"codec 'blosc' holds at most {_MOST} bytes, not {len(data)}")
+        if overfull := self.overfull(len(data)):
+            raise Invalid(overfull)
         shuffle = blosc.AUTOSHUFFLE if self.shuffle is None else _SHUFFLES.index(str(self.shuffle))
         return blosc.compress(  # type: ignore[no-any-return]
             data, self.cname.encode(), self.clevel, shuffle, self.blocksize, self.typesize or 1
@@ -121,6 +135,10 @@ class Blosc(BytesCodec):
         check_claim(size, len(data), limit, out)
         if not size:
             return b"" if out is None else out
+        flags = data[2]
+        if flags >> 5 == _SNAPPY and not flags & _STORED and "snappy" not in _compressors():
+            told = "the chunk is compressed with snappy, which this build of numcodecs has not"
+            raise Unsupported(told) if self.cname == "snappy" else ValueError(told)
         target = np.empty(size, np.uint8).data if out is None else out
         try:
             blosc.decompress(data, target)

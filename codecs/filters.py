@@ -13,7 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tensorstash.codec import OBJECT_BYTES, Buffer, Cached, ChunkSpec, Serializer, reason, values_in
+from tensorstash.codec import (
+    OBJECT_BYTES,
+    Buffer,
+    BytesCodec,
+    Cached,
+    ChunkSpec,
+    Serializer,
+    reason,
+    values_in,
+)
 from tensorstash.codecs.numcodec import (
     ARRAY_TO_ARRAY,
     ARRAY_TO_BYTES,
@@ -21,7 +30,7 @@ from tensorstash.codecs.numcodec import (
     attempt,
     flat,
     identify,
-    load,
+    load_to_read,
     number,
     wrap,
 )
@@ -113,10 +122,37 @@ class Filters(Serializer):
             if identifier in _VLEN:
                 steps.append((identifier, _VLEN[identifier]))
             elif identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:
-                steps.append((identifier, load(identifier, options)))
+                steps.append((identifier, load_to_read(identifier, options)[0]))
             else:
                 steps.append((identifier, wrap(config)))
         return steps
+
+    @property
+    def unfit(self) -> str | None:
+        """What the first filter that cannot encode says."""
+        for config in self.configs:
+            identifier, options = identify(config)
+            if identifier in _VLEN or identifier in ARRAY_TO_ARRAY:
+                continue
+            if identifier in ARRAY_TO_BYTES | OBJECTS:
+                said = load_to_read(identifier, options)[1]
+            else:
+                said = wrap(config).unfit
+            if said is not None:
+                return said
+        return None
+
+    def overfull(self, spec: ChunkSpec) -> str | None:
+        """What the first filter that cannot take as much says, as far as sizes are known."""
+        if not spec.sized or self.allow_pickle is None:
+            return None
+        for (identifier, step), form in zip(self.steps, self._forms(spec, 0), strict=False):
+            if identifier in ARRAY_TO_ARRAY:
+                continue
+            made = step.overfull(form.most) if isinstance(step, BytesCodec) else None
+            if made or not isinstance(step, BytesCodec) or step.encoded_nbytes(0) is None:
+                return made  # beyond it sizes vary
+        return None
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """The bytes after the last filter."""

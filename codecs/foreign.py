@@ -19,12 +19,13 @@ from tensorstash.codecs.numcodec import (
     ARRAY_TO_BYTES,
     OBJECTS,
     NumcodecArray,
+    as_numcodecs,
     wrap,
 )
 from tensorstash.codecs.numcodec_arrays import NumcodecSerializer
 from tensorstash.errors import Unsupported
 
-__all__ = ["Filters", "find", "names", "wrap"]
+__all__ = ["Filters", "as_numcodecs", "find", "names", "wrap"]
 
 _PREFIX = "numcodecs."
 

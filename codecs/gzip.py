@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tensorstash.codec import Buffer, BytesCodec, Codec, short, take
+from tensorstash.codec import ANY, Buffer, BytesCodec, Codec, lenient, short, take
 from tensorstash.codecs.streams import GZIP, inflate, pour
 from tensorstash.errors import Invalid
 
 
 def make(name: str, configuration: Mapping[str, Any]) -> Codec:
-    """The codec that a metadata document describes."""
-    return Gzip(**take(name, configuration, level=int))
+    """The codec that a metadata document describes, whatever its level: reading needs none."""
+    return lenient(Gzip, take(name, configuration, level=ANY))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

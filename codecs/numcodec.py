@@ -52,6 +52,8 @@ _CHECKSUMS = frozenset(("adler32", "crc32", "crc32c", "fletcher32", "jenkins_loo
 _XZ_MEMORY = 1 << 28
 """Bytes an xz decoder may use: a header can ask for a dictionary of 4 GiB."""
 _INDENT = 1024
+_LZ4_MOST = 0x7E000000
+"""LZ4_MAX_INPUT_SIZE."""
 _RANGES: dict[str, dict[str, tuple[int, int]]] = {
     "zlib": {"level": (-1, 9)},
     "bz2": {"level": (1, 9)},
@@ -60,6 +62,35 @@ _RANGES: dict[str, dict[str, tuple[int, int]]] = {
     "shuffle": {"elementsize": (0, 1 << 24)},
 }
 """Options of bytes -> bytes codecs that are numbers, from the least to the most."""
+
+
+_ENCODING: dict[str, frozenset[str]] = {
+    "zlib": frozenset(("level",)),
+    "bz2": frozenset(("level",)),
+    "lz4": frozenset(("acceleration",)),
+    "lzma": frozenset(("preset", "check")),
+    "json2": frozenset(("indent",)),
+    "pcodec": frozenset(
+        (
+            *("level", "mode_spec", "delta_spec", "paging_spec", "delta_encoding_order"),
+            "equal_pages_up_to",
+        )
+    ),
+    "zfpy": frozenset(("mode", "tolerance", "rate", "precision")),
+}
+"""Options that only encoding needs."""
+
+
+def load_to_read(identifier: str, options: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """The numcodecs object, and why it is not to encode, where that is all it is unfit for."""
+    try:
+        return load(identifier, options), None
+    except Invalid as error:
+        aside = _ENCODING.get(identifier, frozenset())
+        needed = {key: value for key, value in options.items() if key not in aside}
+        if len(needed) == len(options):
+            raise
+        return load(identifier, needed), str(error)
 
 
 def load(identifier: str, options: Mapping[str, Any]) -> Any:
@@ -138,17 +169,29 @@ def wrap(config: Mapping[str, Any]) -> BytesCodec:
     Blosc, gzip and zstd are our own, so a v2 array gains their speed and checks.
     """
     identifier, options = identify(config)
-    if identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:
+    if identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:  # those of v2 come as filters
         raise Unsupported(f"codec {identifier!r} takes arrays, not bytes; use it as a filter")
     inner = None
     if identifier in _OURS:
-        made = _OURS[identifier](identifier, {**_DEFAULTS[identifier], **options})
+        known = {**_DEFAULTS[identifier], **options}
+        made = _OURS[identifier](identifier, as_numcodecs(identifier, known))
         assert isinstance(made, BytesCodec)
         inner = made
     wrapped = NumcodecBytes(f"numcodecs.{identifier}", options, inner)
     if inner is None:
-        load(identifier, options)
+        load_to_read(identifier, options)
     return wrapped
+
+
+def as_numcodecs(identifier: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Levels beyond what the Zarr codecs know, as the libraries behind numcodecs take them."""
+    level = options.get("level")
+    if type(level) is int:
+        if identifier == "gzip" and level == -1:
+            return {**options, "level": 6}  # zlib's default
+        if identifier == "zstd":
+            return {**options, "level": min(max(level, -131072), 22)}
+    return dict(options)
 
 
 def identify(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -187,7 +230,15 @@ class Named(Codec):
     @Cached
     def codec(self) -> Any:
         """The numcodecs object."""
-        return load(self.identifier, self.options)
+        return load_to_read(self.identifier, self.options)[0]
+
+    @property
+    def unfit(self) -> str | None:
+        """What numcodecs, or we, say of its options."""
+        try:
+            return load_to_read(self.identifier, self.options)[1]
+        except StashError:  # said when it is bound, with the options that the chunk gives
+            return None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -199,8 +250,22 @@ class NumcodecBytes(Named, BytesCodec):
     options: Mapping[str, Any] = field(default_factory=dict)
     inner: BytesCodec | None = None
 
+    @property
+    def unfit(self) -> str | None:
+        """As our own codec says, where we have one."""
+        return super().unfit if self.inner is None else self.inner.unfit
+
+    @property
+    def capacity(self) -> int | None:
+        """What the library behind it takes."""
+        if self.inner is not None:
+            return self.inner.capacity
+        return _LZ4_MOST if self.identifier == "lz4" else None
+
     def bind(self, spec: ChunkSpec) -> NumcodecBytes:
         """With ``elementsize`` filled in for ``shuffle``, as zarr-python does."""
+        if spec.sized and (overfull := self.overfull(spec.nbytes)):
+            raise Invalid(overfull)
         if self.inner is not None:
             inner = self.inner.bind(spec)
             assert isinstance(inner, BytesCodec)
@@ -212,6 +277,8 @@ class NumcodecBytes(Named, BytesCodec):
 
     def encode(self, data: Buffer) -> Buffer:
         """What numcodecs makes of ``data``."""
+        if overfull := self.overfull(len(data)):
+            raise Invalid(overfull)
         if self.inner is not None:
             return self.inner.encode(data)
         if self.identifier == "fletcher32" and not data:

@@ -35,7 +35,7 @@ class NumcodecSerializer(Named, Serializer):
     def bind(self, spec: ChunkSpec) -> NumcodecSerializer:
         """This codec, when it takes the elements and axes of ``spec``."""
         kinds = _KINDS[self.identifier]
-        if spec.dtype.name not in kinds:
+        if _numbers(spec.dtype).name not in kinds:
             raise Invalid(f"codec {self.name!r} takes {', '.join(kinds)}; not {spec.dtype}")
         if self.identifier == "zfpy" and (not 1 <= len(spec.shape) <= 4 or not spec.count):
             raise Invalid(f"codec {self.name!r} takes 1 to 4 axes, not shape {spec.shape}")
@@ -45,6 +45,7 @@ class NumcodecSerializer(Named, Serializer):
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """What numcodecs makes of the chunk, in C order and native byte order."""
         plain = np.asarray(chunk, chunk.dtype.newbyteorder("="), order="C")
+        plain = plain.view(_numbers(plain.dtype))
         return flat(attempt(self.name, self.codec.encode, plain))
 
     def encoded_limit(self, spec: ChunkSpec) -> int | None:
@@ -55,7 +56,7 @@ class NumcodecSerializer(Named, Serializer):
         """The inverse; the count in the header decides nothing."""
         decode = _unpco if self.identifier == "pcodec" else _unzfp
         try:
-            return decode(bytes(data), spec)
+            return decode(bytes(data), _plain(spec)).view(spec.dtype)
         except Exception as error:
             raise ValueError(reason(error)) from error
         except BaseException as error:
@@ -64,10 +65,20 @@ class NumcodecSerializer(Named, Serializer):
             raise ValueError(reason(error)) from error
 
 
+def _numbers(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What numcodecs makes of a dtype first: times are whole numbers."""
+    return np.dtype("i8") if dtype.kind in "mM" else dtype
+
+
+def _plain(spec: ChunkSpec) -> ChunkSpec:
+    dtype = _numbers(spec.dtype)
+    return spec if dtype is spec.dtype else ChunkSpec(spec.shape, dtype, np.zeros((), dtype))
+
+
 def decoded(identifier: str, data: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """The ``count`` elements that a filter of Zarr v2 made these bytes of, in one run;
     ``ValueError`` where they claim others."""
-    dtype = dtype.newbyteorder("=")
+    dtype = _numbers(dtype.newbyteorder("="))
     if identifier == "pcodec":
         return _unpco(data, ChunkSpec((count,), dtype, np.zeros((), dtype)))
     header = importlib.import_module("zfpy").header(data)

@@ -54,9 +54,17 @@ class Vlen(Serializer, Generic[T]):
             raise Invalid(
                 f"codec {self.name!r} holds {self.kind.__name__} of any length, not {spec.dtype}"
             )
+        if overfull := self.overfull(spec):
+            raise Invalid(overfull)
         fill: Any = spec.fill.item() if isinstance(spec.fill, np.ndarray) else spec.fill
         missing: Any = fill if isinstance(fill, self.kind) else None
         return replace(self, missing=missing)
+
+    def overfull(self, spec: ChunkSpec) -> str | None:
+        """Why not, where there are more elements than 32 bits count."""
+        if spec.count < 1 << 32:
+            return None
+        return f"codec {self.name!r} holds less than 2**32 elements a chunk; use smaller chunks"
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """The elements of ``chunk``; :class:`~tensorstash.errors.Invalid` for wrong ones."""

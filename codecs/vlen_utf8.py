@@ -9,8 +9,9 @@ import numpy as np
 from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
-from tensorstash.codec import Buffer, Codec, take
+from tensorstash.codec import Buffer, ChunkSpec, Codec, take
 from tensorstash.codecs.vlen import Vlen
+from tensorstash.errors import Invalid
 
 _PACKER = VLenUTF8()
 
@@ -30,6 +31,12 @@ class VlenUtf8(Vlen[str]):
     name: ClassVar[str] = "vlen-utf8"
     kind: ClassVar[type] = str
     kinds: ClassVar[str] = "TO"
+
+    def bind(self, spec: ChunkSpec) -> Vlen[str]:
+        """As all do. Bytes are no text: their fill value tells them from objects that are."""
+        if spec.dtype.kind == "O" and isinstance(np.asarray(spec.fill)[()], bytes):
+            raise Invalid("codec 'vlen-utf8' holds str of any length, not bytes; use 'vlen-bytes'")
+        return super().bind(spec)
 
     def _pack(self, values: NDArray[np.object_]) -> Buffer:
         return _PACKER.encode(values)  # type: ignore[no-any-return]

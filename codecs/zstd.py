@@ -12,7 +12,7 @@ import numpy as np
 import zstandard
 from numcodecs import zstd as numcodecs_zstd
 
-from tensorstash.codec import Buffer, BytesCodec, Codec, short, take
+from tensorstash.codec import ANY, Buffer, BytesCodec, Codec, lenient, short, take
 from tensorstash.codecs.streams import check_claim, pour
 from tensorstash.errors import Invalid
 
@@ -28,8 +28,8 @@ _STEP = 512
 
 
 def make(name: str, configuration: Mapping[str, Any]) -> Codec:
-    """The codec that a metadata document describes."""
-    return Zstd(**take(name, configuration, level=int, checksum=bool))
+    """The codec that a metadata document describes, whatever its level: reading needs none."""
+    return lenient(Zstd, take(name, configuration, level=ANY, checksum=ANY))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -44,6 +44,7 @@ from tensorstash.drivers import flock, os_errors, partial, posix, removal, repla
 from tensorstash.drivers.descriptor import Descriptor, opened
 from tensorstash.drivers.links import Links, leads_to_folder, loops
 from tensorstash.errors import Denied, DriverError, Invalid, StashError, Unsupported
+from tensorstash.urls import file_path, file_url
 
 # Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader. Links
 # are not followed, so that those there are can be looked at, at no cost to files that are none.
@@ -60,12 +61,11 @@ def connect(
 ) -> FileDriver:
     """The files below the directory ``rest``, which the first put creates.
 
-    With ``fsync`` a put returns only when its value is on the disk, so that it survives a
-    power cut. With ``links="inside"`` a symbolic link that leads out of ``rest`` is refused with
-    :class:`~tensorstash.errors.Denied`, where ``"anywhere"`` reads through it. The path is taken
-    literally: no ``~``, no ``%20``.
+    With ``fsync`` a put returns when its value is on the disk, and survives a power cut. With
+    ``links="inside"`` a symbolic link that leads out of ``rest`` is :class:`Denied`; ``"anywhere"``
+    reads through it. By RFC 8089, ``file:///a%20b`` is the folder ``/a b``; there is no ``~``.
     """
-    return FileDriver(rest, fsync=fsync, links=links)
+    return FileDriver(file_path(rest), fsync=fsync, links=links)
 
 
 class FileDriver(Driver):
@@ -101,8 +101,8 @@ class FileDriver(Driver):
 
     @property
     def url(self) -> str:
-        """``file:///abs/path``, the path as it is."""
-        return f"file://{self.root}"
+        """``file:///abs/path``; of the path, only ``%`` is encoded."""
+        return file_url(self.root)
 
     # -- reading ------------------------------------------------------------------
 
@@ -350,8 +350,12 @@ class FileDriver(Driver):
         """Every key below ``prefix``, in no order."""
         return self._walk(check_prefix(prefix))
 
+    def taken(self, prefix: str = "") -> Iterator[str]:
+        """Also links that lead nowhere, and what is no file."""
+        return self._walk(check_prefix(prefix), odd=True)
+
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """``(key, bytes stored)`` of every key below ``prefix``; reads no value."""
+        """``(key, bytes stored)`` of every key below ``prefix``."""
         for key in self.list(prefix):
             try:
                 yield key, os.stat(self._base + key).st_size
@@ -549,17 +553,17 @@ class FileDriver(Driver):
                 raise replace.no_lock(path) from error
             raise self._failed("lock", key, error) from error
 
-    def _walk(self, prefix: str) -> Iterator[str]:
+    def _walk(self, prefix: str, odd: bool = False) -> Iterator[str]:
         below = [prefix]
         while below:
             prefix = below.pop()
-            for name, is_folder in self._scan(prefix):
+            for name, is_folder in self._scan(prefix, odd):
                 if is_folder:
                     below.append(f"{prefix}{name}/")
                 else:
                     yield prefix + name
 
-    def _scan(self, prefix: str) -> Iterator[tuple[str, bool]]:
+    def _scan(self, prefix: str, odd: bool = False) -> Iterator[tuple[str, bool]]:
         """``(name, is a directory)`` of what lies directly below ``prefix``."""
         try:
             if prefix and self._links.inside:
@@ -571,12 +575,14 @@ class FileDriver(Driver):
                     if "\\" in name:
                         continue  # no key may hold it
                     if entry.is_symlink() and loops(entry.path):
+                        if odd:
+                            yield name, False
                         continue
                     if leads_to_folder(entry):
                         yield name, True
                     elif name[0] == "." and partial.is_ours(name):
                         left.append(name)
-                    elif entry.is_file():
+                    elif odd or entry.is_file():
                         yield name, False
             if left and self._writes:
                 removal.sweep(self.root, prefix[:-1], left)

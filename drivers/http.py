@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -102,6 +103,7 @@ class HttpDriver(FsspecDriver):
     ) -> None:
         """See :func:`connect`."""
         super().__init__(recipe, timeout=timeout, weak_tags=weak_tags)
+        self.capabilities = replace(self.capabilities, lists=False)  # a page may name some only
         self.whole = whole
         self.index_pages = index_pages
 

@@ -2,13 +2,20 @@
 
 Named stores live until the process ends or their keys are deleted, and nest like paths:
 ``memory://run/raw`` is the part of ``memory://run`` below ``raw/``.
+
+Other mappings of yours (``dbm``, ``shelve``, zict, one over SQLite or LMDB) may make new bytes at
+each read, may not be used by two threads at once, or only by the thread that opened them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -40,6 +47,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.guard = threading.RLock()  # a mapping of the user's may itself use this driver
+        self.guards: dict[int, Any] = {}  # of mappings that are no dict, by their id
         self.locks: WeakValueDictionary[tuple[int, str], threading.Lock] = WeakValueDictionary()
 
 
@@ -72,6 +80,17 @@ class _Version:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+
+class _Digest(bytes):
+    """A tag that follows from the bytes, where the mapping may make new ones at each read. It
+    keeps none of them alive, and notices what their owner changes in place."""
+
+    __slots__ = ()
+
+
+def _digest(value: Buffer) -> _Digest:
+    return _Digest(hashlib.blake2b(value, digest_size=16).digest())
 
 
 def connect(rest: str, *, mapping: MutableMapping[str, Any] | None = None) -> MemoryDriver:
@@ -109,6 +128,13 @@ class MemoryDriver(Driver):
         self._mapping: MutableMapping[str, Any] = {} if mapping is None else mapping
         self._name = name
         self._prefix = prefix
+        self._plain = type(self._mapping) is dict
+        if not self._plain:
+            self.capabilities = replace(
+                self.capabilities,
+                content_tags=True,
+                one_thread=_bound(self._mapping, self._guard()),
+            )
 
     @property
     def url(self) -> str:
@@ -119,10 +145,7 @@ class MemoryDriver(Driver):
 
     def get(self, key: str, span: Span | None = None) -> Buffer | None:
         """The stored object itself, or a view of bytes ``span`` of it."""
-        try:
-            value = self._mapping.get(self._prefix + check_key(key))
-        except Exception as error:
-            raise self._failed("read", key, error) from error
+        value = self._value(key)
         if type(value) is not bytes:
             if value is None:
                 return None
@@ -132,19 +155,20 @@ class MemoryDriver(Driver):
     def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
         """The value (or a view of bytes ``span`` of it) and its tag."""
         value = self._value(key)
-        return None if value is None else (pick(_buffer(value, key), span), _Version(value))
+        return None if value is None else (pick(_buffer(value, key), span), self._tag(value, key))
 
     def get_ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None = None
     ) -> tuple[Sequence[Buffer], Tag] | None:
         """Views of parts of one stored object."""
         value = self._value(key)
-        if tag is not None and (value is None or _Version(value) != tag):
+        found = None if value is None else self._tag(value, key)
+        if tag is not None and found != tag:
             raise Changed(key)
-        if value is None:
+        if found is None:
             return None
         whole = _buffer(value, key)
-        return [pick(whole, span) for span in spans], _Version(value)
+        return [pick(whole, span) for span in spans], found
 
     def map(self, key: str) -> memoryview | None:
         """The stored object's own memory."""
@@ -154,7 +178,7 @@ class MemoryDriver(Driver):
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored object."""
         value = self._value(key)
-        return None if value is None else _Version(value)
+        return None if value is None else self._tag(value, key)
 
     # -- writing ------------------------------------------------------------------
 
@@ -166,11 +190,15 @@ class MemoryDriver(Driver):
             raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
         place = self._prefix + check_key(key)
         # Copied even when it is bytes: the same object put again must be another version.
-        copy = bytes(memoryview(value)) if len(value) > 1 else _Short(value)
-        with turn(_process().guard):
+        copy = bytes(memoryview(value)) if len(value) > 1 or not self._plain else _Short(value)
+        tag = self._tag(copy, key)
+        with turn(self._guard()):
             if if_absent or if_tag is not None:
                 current = self._value(key)
-                holds = current is None if if_absent else _Version(current) == if_tag
+                if current is None:
+                    holds = if_absent
+                else:
+                    holds = not if_absent and self._tag(current, key) == if_tag
                 if not holds:
                     raise Conflict(
                         f"{key!r} was written by someone else first; read it again", key=key
@@ -179,17 +207,17 @@ class MemoryDriver(Driver):
                 self._mapping[place] = copy
             except Exception as error:
                 raise self._failed("store", key, error) from error
-        return _Version(copy)
+        return tag
 
     def delete(self, key: str) -> None:
         """Remove the value; no error when absent."""
         place = self._prefix + check_key(key)
-        with turn(_process().guard):
+        with turn(self._guard()):
             self._drop(place, key)
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every key that starts with ``prefix``."""
-        with turn(_process().guard):
+        with turn(self._guard()):
             for place in self._places(prefix):
                 self._drop(place, prefix)
 
@@ -229,31 +257,58 @@ class MemoryDriver(Driver):
     def _places(self, prefix: str) -> Sequence[str]:
         check_prefix(prefix)
         start = self._prefix + prefix
-        with turn(_process().guard):
+        with turn(self._guard()):
             try:
-                return [place for place in [*self._mapping] if place.startswith(start)]
+                places = [*self._mapping] if self._plain else _texts(self._mapping.keys())
+                return [place for place in places if place.startswith(start)]
             except Exception as error:
                 raise self._failed("list", prefix, error) from error
 
     def _drop(self, place: str, key: str) -> None:
         try:
-            self._mapping.pop(place, None)
+            if self._plain:
+                self._mapping.pop(place, None)
+            else:
+                with suppress(KeyError):
+                    del self._mapping[place]
         except Exception as error:
             raise self._failed("delete", key, error) from error
 
     def _value(self, key: str) -> Any:
+        place = self._prefix + check_key(key)
         try:
-            return self._mapping.get(self._prefix + check_key(key))
+            if self._plain:
+                return self._mapping.get(place)
+            with turn(self._guard()):
+                return self._mapping.get(place)
         except Exception as error:
             raise self._failed("read", key, error) from error
+
+    def _tag(self, value: Any, key: str) -> Tag:
+        return _Version(value) if self._plain else _digest(_buffer(value, key))
+
+    def _guard(self) -> Any:
+        """The lock of all steps that must not overlap; of a mapping that is no dict, also of
+        those that read: few can be used by two threads at once."""
+        process = _process()
+        if self._plain:
+            return process.guard
+        place = id(self._mapping)
+        return process.guards.get(place) or process.guards.setdefault(place, threading.RLock())
 
     def _failed(self, verb: str, key: str, error: Exception) -> Exception:
         """A mapping of the user's may raise anything; absence is a ``KeyError`` to it."""
         if isinstance(error, StashError):
             return error
+        advice = "see that exception"
+        if self.capabilities.one_thread:
+            advice = (
+                "only the thread that opened it may use it: use it there, without a Loader's "
+                "threads, or give one that every thread may use; " + advice
+            )
         return DriverError(
             f"cannot {verb} {key!r}: the {type(self._mapping).__name__} that holds it raised "
-            f"{type(error).__name__}; see that exception",
+            f"{type(error).__name__}; {advice}",
             key=key,
             driver=self.scheme,
         )
@@ -261,14 +316,18 @@ class MemoryDriver(Driver):
     def __reduce__(self) -> tuple[Callable[..., MemoryDriver], tuple[Any, ...]]:
         """The contents travel along; :class:`Unsupported` beyond 1 MiB."""
         places = self._places("")
-        contents = {place: as_bytes(self._mapping[place], place) for place in places}
+        contents = {}
+        for place in places:
+            value = self._value(place[len(self._prefix) :])
+            if value is not None:  # else deleted meanwhile
+                contents[place] = as_bytes(value, place)
         size = sum(map(len, contents.values()))
         if size > _PICKLE_LIMIT:
             raise Unsupported(
                 f"{self.url} holds {size} bytes, too many to copy into another process; "
                 "save it to a file, or start workers with fork"
             )
-        return _restore, (os.getpid(), _IMAGE, self._name, self._prefix, contents)
+        return _restore, (os.getpid(), _IMAGE, self._name, self._prefix, contents, self._plain)
 
 
 def _buffer(value: object, key: str) -> Buffer:
@@ -278,12 +337,51 @@ def _buffer(value: object, key: str) -> Buffer:
     return as_bytes(value, key)
 
 
+def _texts(keys: Iterable[Any]) -> list[str]:
+    """Keys as texts: ``dbm`` answers the bytes of them. Others are none of ours."""
+    texts = []
+    for key in keys:
+        with suppress(UnicodeDecodeError):
+            text = key.decode() if isinstance(key, bytes) else key
+            if isinstance(text, str):
+                texts.append(text)
+    return texts
+
+
+def _bound(mapping: MutableMapping[str, Any], guard: Any) -> bool:
+    """Whether a mapping refuses every thread but the one that opened it, as SQLite's do."""
+    if isinstance(mapping, UserDict):
+        return False
+    refused: list[bool] = []
+
+    def ask() -> bool:
+        try:
+            with turn(guard):
+                mapping.get("zarr.json")
+        except Exception:
+            return True
+        return False
+
+    other = threading.Thread(target=lambda: refused.append(ask()), name="tensorstash-ask")
+    try:
+        other.start()
+    except RuntimeError:  # no thread can be started: nor will others be
+        return True
+    other.join()
+    return refused == [True] and not ask()
+
+
 def _restore(
-    pid: int, image: bytes, name: str | None, prefix: str, contents: dict[str, bytes]
+    pid: int,
+    image: bytes,
+    name: str | None,
+    prefix: str,
+    contents: dict[str, bytes],
+    plain: bool = True,
 ) -> MemoryDriver:
     # Elsewhere the contents stay apart from a store of that name there: merging would bring
     # back deleted keys and keep outdated ones.
-    mapping: MutableMapping[str, Any] = contents
+    mapping: MutableMapping[str, Any] = contents if plain else UserDict(contents)
     if name is not None and (pid, image) == (os.getpid(), _IMAGE):
         mapping = _stores.setdefault(name, mapping)
     return MemoryDriver(mapping, name=name, prefix=prefix)

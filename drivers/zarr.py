@@ -106,6 +106,7 @@ class ZarrDriver(Driver):
             local=here,
             concurrency=1 if here else 16,
             content_tags=True,
+            lists=given.supports_listing,
         )
         self._window: Window[Request, Answer] = Window(self.capabilities.concurrency)
 

@@ -3,7 +3,8 @@
 Documents of four made-up languages are written as they come. Lengths are known without reading a
 token. In each epoch a loader hands out every document once, in nested tensors: one run of tokens,
 and where each document begins. That is what an embedding bag takes, so nothing is padded. A
-classifier learns which language is which; then the tokens are read as one text, in windows.
+classifier learns which language is which; then the tokens of some documents are stored as one text
+and read in windows.
 
     python examples/token_corpus.py
 """
@@ -101,14 +102,19 @@ def main() -> None:
             print(f"epoch {epoch}: {right / DOCUMENTS:.1%} right")
         assert right > 0.95 * DOCUMENTS
 
-        # The values of a ragged field are an array of their own: the corpus as one long text.
-        text = Windows(stash.open(place / "tokens" / "values"), length=129, stride=128)
-        whole = np.concatenate(written)
+        # Windows of a language model: the documents of a part, as they are now, end to end.
+        train = corpus.split({"train": 0.9, "test": 0.1}, seed=0)["train"].ragged_as("jagged")
+        end_to_end = stash.create(Path(folder) / "text.zarr", (0,), "uint16", chunks=(1 << 16,))
+        for batch in train.iter_batches(256):
+            end_to_end.append(batch["tokens"].values)
+        text = Windows(end_to_end, length=129, stride=128)
         for batch in Loader(text, batch_size=16):
             given, wanted = batch[:, :-1], batch[:, 1:]  # what a language model is trained on
             assert torch.equal(given[:, 1:], wanted[:, :-1])
+        whole = np.concatenate(train.ragged_as("list")[:]["tokens"])
+        assert len(end_to_end) == train.lengths("tokens").sum() == len(whole)
         assert np.array_equal(text[1], whole[128:257])
-        print(f"{len(text)} windows of 129 tokens over the whole text")
+        print(f"{len(text)} windows of 129 tokens over the text of {len(train)} documents")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ class Around(Driver):
     def list(self, prefix: str = "") -> Iterator[str]:
         return self.driver.list(prefix)
 
+    def taken(self, prefix: str = "") -> Iterator[str]:
+        return self.driver.taken(prefix)
+
     def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
         return self.driver.tags(prefix, wanted)
 

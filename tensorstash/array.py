@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,14 +20,12 @@ from .codec import Codec
 from .driver import Check, Driver, Tag, held, located
 from .errors import (
     Closed,
-    Conflict,
     Corrupt,
     Invalid,
     InvalidSelection,
     NoMemory,
     NotFound,
     ReadOnly,
-    StashError,
     Unsupported,
 )
 from .explain import Explanation, explain
@@ -36,32 +34,21 @@ from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
 from .lazy import Indexer, Lazy
-from .look import Found, Look
+from .look import Found, Guard, Look, blame
 from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
-from .node import Node, lock_key, require, reread
+from .node import Node, lock_key, require, reread, reread_copied
+from .operators import NoOperators
 from .read import Reader
 from .spec import ArraySpec
 from .stats import Meter, Stats
-from .values import as_array, as_out, broadcast, parse_bytes, parse_lengths
+from .stored import present_blocks
+from .values import as_array, as_objects, as_out, broadcast, parse_bytes, parse_lengths
 from .write import Writer
 
 
-class Guard(Protocol):
-    """Who tells whether an array is still the one of ``spec``, where that is not told by its own
-    document."""
-
-    def check(self, spec: ArraySpec) -> None:
-        """Raise where it is not."""
-        ...
-
-    def look(self, spec: ArraySpec) -> Look:
-        """The same, to be asked for together with what a call reads, far away."""
-        ...
-
-
-class Array:
+class Array(NoOperators):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
     Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
@@ -95,6 +82,8 @@ class Array:
         self._tag = tag  # of the document, where it is known to be this array's
         self._watched = not settings.immutable
         self.guard: Guard | None = None
+        self.copied = False
+        """``spec`` is from consolidated metadata, and the array's own was not looked at yet."""
         self._closed = False
 
     # -- what it is -------------------------------------------------------------------------
@@ -175,6 +164,7 @@ class Array:
     def info(self) -> Info:
         """What it is and what is stored of it (lists the stored chunks)."""
         self._open()
+        self.settle()
         return info(self.driver, self.path, self.spec, self._read.chunks)
 
     @property
@@ -198,60 +188,68 @@ class Array:
 
     def __getitem__(self, selection: Any) -> Any:
         """``numpy_array[selection]``, read from storage into memory that is yours."""
-        fields, selection = named(selection, self.spec.dtype)
-        result = self.read_transform(select(selection, self.spec.shape), None, fields)
-        if result.ndim == 0 and not has_ellipsis(selection):
-            return result[()]
-        return result
+        result, rest = self._take(selection, None)
+        return result[()] if result.ndim == 0 and not has_ellipsis(rest) else result
 
     def read(self, selection: Any = ..., *, out: Any = None) -> NDArray[Any]:
         """As ``a[selection]``, but always an array. With ``out`` (an array or a torch tensor,
         pinned too, of the result's shape and dtype) chunks are decoded straight into it, and
         its array is the answer."""
-        fields, selection = named(selection, self.spec.dtype)
-        return self.read_transform(select(selection, self.spec.shape), out, fields)
+        return self._take(selection, out)[0]
 
     @property
     def oindex(self) -> Indexer[Any]:
         """Orthogonal selection: every integer array or mask acts on its own axis."""
-        return Indexer(self._result, self.write_transform, outer, identity(self.shape))
+        shape = self.settle().shape
+        return Indexer(self._result, self.write_transform, outer, identity(shape))
 
     @property
     def vindex(self) -> Indexer[Any]:
         """Pointwise selection: index arrays broadcast together, their dimensions come first."""
-        return Indexer(self._result, self.write_transform, point, identity(self.shape))
+        shape = self.settle().shape
+        return Indexer(self._result, self.write_transform, point, identity(shape))
 
     @property
     def blocks(self) -> Indexer[Any]:
         """Selection in whole chunks (shards, where there are shards): ``a.blocks[0, 2:4]``."""
+        self.settle()
         rule = blocks(self.spec.grid)
         return Indexer(self._result, self.write_transform, rule, identity(self.shape))
 
     @property
     def lazy(self) -> Lazy:
         """Selections that compose and read nothing until asked: ``a.lazy[10:20][..., 3]``."""
-        return Lazy(self)
+        return Lazy(self.settle())
 
     @property
     def torch(self) -> Any:
         """The same selections as torch tensors: ``a.torch[10:20]``."""
-        return importlib.import_module("tensorstash.torch").Tensors(self)
+        return importlib.import_module("tensorstash.torch").Tensors(self.settle())
 
     def mmap(self, selection: Any = ...) -> NDArray[Any]:
         """As ``a[selection]`` of one uncompressed chunk, without reading it: a read-only view of
         where it is stored, as it is now. Others raise :class:`~tensorstash.errors.Unsupported`."""
         self._open()
+        self.settle()
         found = mapped(self._read.chunks, select(selection, self.spec.shape))
-        if self._watched:
-            self._check_same()
+        self.check_same()
         return found
 
-    def iter_blocks(self, selection: Any = ...) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-        """``(where, block)`` for every stored chunk that a basic, forward selection touches,
-        clipped to it: ``a[where]`` equals ``block``. One block is in memory at a time."""
-        bounds = spans(select(selection, self.shape))
-        for where in cuts(self.spec.grid.axes, bounds):
+    def iter_blocks(
+        self, selection: Any = ..., *, absent: bool = False
+    ) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+        """``(where, block)`` for every stored chunk (shard) that a basic, forward selection
+        touches, clipped to it, in the order of the grid: ``a[where]`` equals ``block``. One block
+        is in memory at a time. Chunks that are not stored hold nothing but fill, and are left
+        out, so that it costs what is stored; ``absent=True`` yields them too."""
+        bounds = spans(select(selection, self.settle().shape))
+        blocks = cuts(self.spec.grid.axes, bounds)
+        if not absent and self.settings.missing == "fill":
+            self._open()
+            blocks = present_blocks(self.driver, self.path, self.spec, bounds)
+        for where in blocks:
             yield where, self.read(where)
+        self.check_same()  # what is not stored was none of another's either
 
     def explain(self, selection: Any = ...) -> Explanation:
         """What reading a selection costs: chunks, objects, requests, bytes. Reads nothing."""
@@ -264,6 +262,7 @@ class Array:
     ) -> NDArray[Any]:
         """Read a prepared transform, of records only ``fields``; for views and adapters."""
         if not self._watched:
+            self.settle()
             return self.read_unwatched(transform, out, fields)
         look = None if self.driver.capabilities.local else self._look()
         try:
@@ -271,10 +270,10 @@ class Array:
         except (Corrupt, Invalid, NotFound, Unsupported) as error:
             self._open()
             if not isinstance(error, InvalidSelection):
-                self._blame(error)
+                blame(self.check_same, error)
             raise
         if look is None and result.size:
-            self._check_same()  # so what was read before was this array's
+            self.check_same()  # so what was read before was this array's
         return result
 
     def read_unwatched(
@@ -314,7 +313,7 @@ class Array:
 
     def __iter__(self) -> Iterator[Any]:
         """Rows along the first axis; each chunk is read once."""
-        if not self.shape:
+        if not self.settle().shape:
             raise TypeError("iteration over a 0-d array")
         runs = cut(self.spec.grid.axes[0], 0, self.shape[0])
         return (row for rows in runs for row in self[rows])
@@ -336,7 +335,7 @@ class Array:
         look = None
         if self._watched and 0 not in transform.shape:
             if self.driver.capabilities.local:
-                self._check_same()
+                self.check_same()
             else:
                 look = self._look()
         self.write_unwatched(transform, value, fields, look)
@@ -415,13 +414,14 @@ class Array:
         self._open()
         if self._spec is None:
             node = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle)
+            if isinstance(node.content, ArraySpec):
+                node.content.check_pair()
         else:
             node = reread(self.driver, self.path, self._spec)
         if not isinstance(node.content, ArraySpec):
             where = located(self.driver, self.path)
             raise Invalid(f"{where} is a group; open it with open_group()")
-        self._adopt(node)
-        return self
+        return self._adopt(node)
 
     def check_stored(self) -> None:
         """:class:`~tensorstash.errors.Conflict` where another array was put in the place of this
@@ -433,19 +433,20 @@ class Array:
         if tag is None or tag != self._tag:
             self._tag = reread(self.driver, self.path, self.spec).tag
 
-    def _check_same(self) -> None:
+    def check_same(self) -> None:
         """:class:`~tensorstash.errors.Conflict` or :class:`~tensorstash.errors.NotFound` where
-        this array is no more, or another is in its place. One request that moves no bytes, while
-        the document is the one that was read."""
-        if self.guard is not None:
-            self.guard.check(self.spec)
+        this array is no more, or another is in its place; nothing with ``immutable``. One request
+        that moves no bytes, while the document is the one that was read."""
+        if not self._watched:
             return
         tag = self._tag
-        if tag is None or self.driver.tag(lock_key(self.path, self.spec)) != tag:
+        if self.guard is not None:
+            self.guard.check(self.spec)
+        elif tag is None or self.driver.tag(lock_key(self.path, self.spec)) != tag:
             self._verify()
 
     def _look(self) -> Look:
-        """As :meth:`_check_same`, to be asked for together with what a call reads."""
+        """As :meth:`check_same`, to be asked for together with what a call reads."""
         if self.guard is not None:
             return self.guard.look(self.spec)
         return Look(self.driver, lock_key(self.path, self.spec), self._tag, self._verify)
@@ -453,26 +454,14 @@ class Array:
     def _verify(self, found: Found = None) -> None:
         """The document is not of the version that is known: whether it is this array's still."""
         known = self.spec
+        if self.copied:
+            self._adopt(reread_copied(self.driver, self.path, known, found))
+            return
         node = reread(self.driver, self.path, known, found)
         if known.identity is None and isinstance(node.content, ArraySpec):
             self._spec = replace(known, identity=node.content.identity)
             self._reader = None
         self._tag = node.tag
-
-    def _blame(self, error: Exception) -> None:
-        """What was read makes no sense: raise where that is as the array is another by now."""
-        try:
-            self._check_same()
-        except (Conflict, NotFound) as changed:
-            raise changed from error
-        except StashError:
-            return
-
-    def _adopt(self, node: Node) -> None:
-        """``node`` is what is stored now."""
-        assert isinstance(node.content, ArraySpec)
-        self._spec, self._tag = node.content, node.tag
-        self._reader = None
 
     def watch(self, watched: bool) -> None:
         """Whether calls see to it that the array is still this one; for who is making it."""
@@ -521,6 +510,8 @@ class Array:
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""
+        if self.dtype.kind == "O":
+            return as_objects(value, shape, isinstance(self.spec.fill[()], bytes))
         return broadcast(as_array(value, self.dtype), shape)
 
     def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
@@ -553,6 +544,37 @@ class Array:
             "store smaller chunks"
         )
 
+    def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
+        """What a selection gives, and the rest of it, without names of fields. Where what is known
+        comes from a copy, the look at the array's own metadata is that of this read, which is
+        repeated where they tell of another shape."""
+        while True:
+            copied, shape = self.copied, self.spec.shape
+            try:
+                fields, rest = named(selection, self.spec.dtype)
+                result = self.read_transform(select(rest, shape), out, fields)
+            except (Invalid, NoMemory):
+                if not copied:
+                    raise
+            else:
+                if not copied or (shape == self.spec.shape and not self.copied):
+                    return result, rest
+            self.settle()
+
+    def settle(self) -> Array:
+        """Have the array's own metadata, where what is known comes from a copy."""
+        if self.copied:
+            self._verify()
+        return self
+
+    def _adopt(self, node: Node) -> Array:
+        """``node`` is what is stored now."""
+        assert isinstance(node.content, ArraySpec)
+        self._spec, self._tag = node.content, node.tag
+        self._reader = None
+        self.copied = False
+        return self
+
     def _content(self) -> ArraySpec | None:
         return self._spec
 
@@ -574,4 +596,5 @@ def renewed(array: Array, spec: ArraySpec) -> Array:
     made = type(array)(array.driver, array.path, array.settings, spec)
     made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
     made._tag, made._watched, made.guard = array._tag, array._watched, array.guard
+    made.copied = array.copied
     return made

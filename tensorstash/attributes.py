@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from .driver import Driver
 from .dtype import listed
 from .errors import NotFound
+from .formats.document import as_plain
 from .node import Content, update_attributes
 
 
@@ -26,6 +27,7 @@ class Attributes(MutableMapping[str, Any]):
 
     Assigning and deleting store the new document in one step, keeping what other writers
     change meanwhile. A list or dict that you get is a copy: assign it back to store a change.
+    NumPy's scalars and arrays are stored as numbers and lists of them.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -45,7 +47,8 @@ class Attributes(MutableMapping[str, Any]):
         return len(self._handle.attributes())
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._change(lambda old: {**old, key: value})
+        plain = as_plain(value)
+        self._change(lambda old: {**old, key: plain})
 
     def __delitem__(self, key: str) -> None:
         if key not in self:
@@ -54,7 +57,7 @@ class Attributes(MutableMapping[str, Any]):
 
     def update(self, *others: Any, **more: Any) -> None:
         """Store several attributes in one step."""
-        new = dict(*others, **more)
+        new = as_plain(dict(*others, **more))
         self._change(lambda old: {**old, **new})
 
     def _missing(self, key: str) -> NotFound:

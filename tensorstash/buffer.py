@@ -70,6 +70,7 @@ class BufferedWriter:
         for index, inside, outside, _ in todo.parts():
             held = self._held.get(index)
             if held is None:
+                writer.chunks.pipeline_of(index).check()
                 spec = array.spec.chunk_spec(array.spec.grid.chunk_shape(index))
                 held = self._held[index] = _Held(blank(spec))
                 self._held_bytes += held.nbytes

@@ -80,9 +80,17 @@ class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the thre
         say). Raises :class:`~tensorstash.errors.Invalid` when it cannot encode them."""
         return self
 
+    @property
+    def unfit(self) -> str | None:
+        """Why it encodes nothing, where an option that only encoding needs is wrong; it decodes
+        all the same. ``None`` where it encodes."""
+        told = vars(self).get("_unfit")
+        return None if told is None else str(told[0])
+
     def document(self) -> dict[str, Any]:
         """The codec as an element of ``"codecs"`` in ``zarr.json``, in the v3.0 object form."""
-        configuration = self.configuration()
+        told = vars(self).get("_unfit")
+        configuration = self.configuration() if told is None else dict(told[1])
         named = {"name": self.name}
         return {**named, "configuration": configuration} if configuration else named
 
@@ -145,6 +153,11 @@ class Serializer(Codec):
         decompressor may write them straight into an array."""
         return False
 
+    def overfull(self, spec: ChunkSpec) -> str | None:
+        """Why no chunk like ``spec`` can be encoded, where a part of it is too large for a codec
+        within this one; ``None`` where it can."""
+        return None
+
     def memory_dtype(self, spec: ChunkSpec) -> np.dtype[Any] | None:
         """The dtype of which the encoded bytes are the C-ordered memory, in whatever byte order;
         ``None`` where they are not."""
@@ -153,6 +166,18 @@ class Serializer(Codec):
 
 class BytesCodec(Codec):
     """bytes -> bytes."""
+
+    @property
+    def capacity(self) -> int | None:
+        """The most bytes that it can encode; ``None`` where memory alone decides."""
+        return None
+
+    def overfull(self, nbytes: int) -> str | None:
+        """Why ``nbytes`` cannot be encoded, where they are more than :attr:`capacity`."""
+        most = self.capacity
+        if most is None or nbytes <= most:
+            return None
+        return f"codec {self.name!r} holds at most {most} bytes, not {nbytes}; use smaller chunks"
 
     @abstractmethod
     def encode(self, data: Buffer) -> Buffer:
@@ -188,7 +213,8 @@ class Pipeline:
     fixed; ``sized`` says that ``most`` follows from the metadata, not from :mod:`.limits`;
     ``direct`` that :meth:`decode` can write into memory given to it; ``ordered`` that this
     memory is the chunk itself, for no array -> array codec rearranges it; ``spans`` that part of
-    a chunk is had for less than all of it.
+    a chunk is had for less than all of it. ``unfit``: why such chunks cannot be encoded, where an
+    option that reading does not need is wrong, or a codec holds less; they are read all the same.
     """
 
     def __init__(self, codecs: Sequence[Codec], spec: ChunkSpec) -> None:
@@ -199,6 +225,7 @@ class Pipeline:
                 "use smaller chunks"
             )
         self.spec = spec
+        self.unfit = next((codec.unfit for codec in codecs if codec.unfit is not None), None)
         self._arrays: list[tuple[ArrayCodec, ChunkSpec]] = []
         for codec in arrays:
             bound = _asked(codec, codec.bind, spec)
@@ -216,9 +243,15 @@ class Pipeline:
         self.sized = most is not None
         if most is None:
             most = UNSIZED_LIMIT if spec.most is None else spec.most
+        self.unfit = self.unfit or ready.overfull(spec)
         self._tail: list[tuple[BytesCodec, int]] = []  # with what each may decode to
         for step in tail:
-            bound_step = _asked(step, step.bind, spec)
+            if size is not None:
+                self.unfit = self.unfit or step.overfull(size)
+            if self.unfit is not None:
+                bound_step: Codec = step  # it may refuse to be bound, and encodes nothing
+            else:
+                bound_step = _asked(step, step.bind, spec)
             assert isinstance(bound_step, BytesCodec)
             self._tail.append((bound_step, most))
             size = None if size is None else bound_step.encoded_nbytes(size)
@@ -257,10 +290,17 @@ class Pipeline:
             chunk = codec.decode(chunk, spec)
         return chunk
 
+    def check(self) -> None:
+        """:class:`~tensorstash.errors.Invalid` where no chunk can be encoded: for who would
+        allocate one first."""
+        if self.unfit is not None:
+            raise Invalid(self.unfit)
+
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``.
         :class:`~tensorstash.errors.Invalid` when a codec cannot encode it, or when no reader
         would take what it makes."""
+        self.check()
         name = ""
         try:
             for codec, _ in self._arrays:
@@ -434,6 +474,21 @@ def take(
         if not right:
             raise Invalid(f"codec {name!r} option {key!r} cannot be {short(value)}")
     return dict(configuration)
+
+
+def lenient(kind: Callable[..., Codec], options: Mapping[str, Any]) -> Codec:
+    """``kind(**options)`` for a codec whose options serve encoding alone: where they are wrong, one
+    that decodes and is :attr:`~Codec.unfit` to encode, with its document as it was given."""
+    try:
+        return kind(**options)
+    except Invalid as error:
+        codec = kind()
+        object.__setattr__(codec, "_unfit", (str(error), dict(options)))
+        return codec
+
+
+ANY: tuple[type, ...] = (object, bool)
+"""For :func:`take`: whatever the value, for the codec looks at it when it encodes."""
 
 
 def reason(error: BaseException) -> str:

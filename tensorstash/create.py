@@ -21,7 +21,7 @@ from .driver import Driver
 from .dtype import short
 from .errors import AlreadyExists, Invalid, NotFound
 from .formats import zarr2
-from .formats.document import lengths
+from .formats.document import as_plain, lengths
 from .formats.trailer import new_identity
 from .grid import Grid
 from .handle import Settings
@@ -223,10 +223,10 @@ def make_spec(
         fill=fill,
         keys=KeyEncoding(encoding, separator or ("/" if encoding == "default" else ".")),
         dimension_names=names,
-        attributes=dict(attributes or {}),
+        attributes=as_plain(attributes or {}),
         zarr_format=zarr_format,
     )
-    Pipeline(spec.codecs, spec.chunk_spec(outer))  # refuses what does not fit together
+    Pipeline(spec.codecs, spec.chunk_spec(outer)).check()  # refuses what does not fit together
     return spec
 
 
@@ -264,6 +264,10 @@ def _v2_chain(
     for config in (*(filters or ()),) if listed else (None,):
         if not isinstance(config, Mapping) or not isinstance(config.get("id"), str):
             raise Invalid(f"filters are a list of dicts with an 'id', not {short(filters)}")
+    wrong = {"T": "vlen-bytes", "O": "vlen-utf8"}.get(dtype.kind)
+    if any(config["id"] == wrong for config in filters or ()):
+        kind = "text" if dtype.kind == "T" else "bytes"
+        raise Invalid(f"filter {wrong!r} cannot hold {kind}; leave filters out for the right one")
     if dtype.kind in "TO" and filters is None:
         filters = [{"id": "vlen-utf8" if dtype.kind == "T" else "vlen-bytes"}]
     compressor: Mapping[str, Any] | None

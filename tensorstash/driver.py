@@ -96,6 +96,10 @@ class Capabilities:
     """``map`` answers the memory that a value lies in."""
     content_tags: bool = False
     """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
+    lists: bool = True
+    """``list`` names every key that is stored: what it does not name need not be asked for."""
+    one_thread: bool = False
+    """Serves only the thread that opened it: reading and writing is not spread over others."""
     leases: bool = False
     """``lock`` is a lease: a holder that was stopped goes on after others had the lock, so every
     put and delete under it must be conditional. Elsewhere a stopped holder keeps its lock."""
@@ -260,6 +264,11 @@ class Driver(ABC):
                 yield i, self.put(key, value, if_absent=if_absent, if_tag=if_tag)
             except Conflict:
                 yield i, None
+
+    def taken(self, prefix: str = "") -> Iterator[str]:
+        """Every key below ``prefix`` that is not absent: those too that cannot be read, and are
+        not listed, because something else lies there."""
+        return self.list(prefix)
 
     def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
         """``(key, tag)`` of every key that starts with ``prefix`` and is ``wanted``, as cheaply as

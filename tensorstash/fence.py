@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from .copies import dropped
 from .driver import Buffer, Check, Driver, Tag
 from .errors import Conflict, StashError
 from .node import Content, Node, lock_key, put, reread, update
@@ -130,7 +131,8 @@ class Fence:
                 content = change(self.node.content)
                 trailer = self._before.next(open=False, kept=self._kept)  # our own append has ended
                 try:
-                    published = put(self.driver, self.path, self.node, content, trailer)
+                    with dropped(self.driver, self.path, content.zarr_format):
+                        published = put(self.driver, self.path, self.node, content, trailer)
                 except Conflict:
                     self._adopt(self._read(), self.lost())
                     pause(attempt)

@@ -11,7 +11,7 @@ import base64
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,21 @@ from .bitwise import is_fill
 from .dtype import listed, short
 from .errors import Invalid
 
-__all__ = ["default", "from_json", "is_fill", "parse", "to_json"]
+__all__ = [
+    "default",
+    "from_json",
+    "is_fill",
+    "of_object",
+    "parse",
+    "quoted",
+    "to_json",
+    "undefined",
+]
+
+_NUMBER: Final = re.compile(
+    r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)\s*", re.ASCII | re.IGNORECASE
+)
+_WHOLE: Final = re.compile(r"\s*([+-]?\d+)(\.0*)?\s*", re.ASCII)
 
 
 def default(dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -30,6 +44,20 @@ def default(dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind == "O":
         return _frozen(b"", dtype)
     return _frozen("", dtype) if dtype.kind == "T" else _seal(np.zeros((), dtype))
+
+
+def of_object(value: Any) -> NDArray[Any]:
+    """The fill value of an array of any objects: ``value`` whole, a list too."""
+    made = np.empty(1, object)
+    made[0] = value
+    return _seal(made.reshape(()))
+
+
+def undefined(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The fill value of a Zarr v2 array whose document says ``null``, which the specification
+    leaves open: as zarr-python, which takes it for NaT where elements are times (and stores no
+    chunk of nothing else), and for :func:`default` elsewhere, times within records included."""
+    return _frozen("NaT", dtype) if dtype.kind in "mM" else default(dtype)
 
 
 def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -155,8 +183,8 @@ def to_json(fill: NDArray[Any], dtype: np.dtype[Any], zarr_format: Literal[2, 3]
 def from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> NDArray[Any]:
     """The fill value that a metadata document spells as ``value``, bit for bit.
 
-    Also reads what others write against the rules: integers as ``0.0``, bare NaN tokens,
-    base64 where a list is due and the reverse. :class:`~tensorstash.errors.Invalid` when
+    Also reads what others write against the rules: integers as ``0.0``, bare NaN tokens, numbers
+    in quotes, base64 where a list is due and the reverse. :class:`~tensorstash.errors.Invalid` when
     ``value`` is not a fill value of ``dtype``.
     """
     # Only the base64 of a record is in stored byte order; everything else spells a value.
@@ -172,6 +200,8 @@ def from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> N
 
 def _from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> NDArray[Any]:
     kind = dtype.kind
+    if kind in "iumMb" and dtype.names is None:
+        value = _unquoted(value, kind)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype.names is not None:
         return _record_from_json(value, dtype, zarr_format)
@@ -209,6 +239,28 @@ def _from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> 
             return default(dtype)
         return _of_bytes(_bytes_from_json(value), dtype)
     raise _unfit(value, dtype)
+
+
+def quoted(value: Any) -> bool:
+    """Whether a document spells a number as text, other than NaN and infinity are to be."""
+    return (
+        isinstance(value, str)
+        and value not in ("NaN", "Infinity", "-Infinity")
+        and _NUMBER.fullmatch(value) is not None
+    )
+
+
+def _unquoted(value: Any, kind: str) -> Any:
+    """``value``, or the whole number that stands in it in quotes.
+
+    No bool but a true one does: zarr-python takes ``"0"`` and ``"false"`` for true.
+    """
+    if not isinstance(value, str):
+        return value
+    if kind == "b":
+        return True if value in ("1", "true", "True") else value
+    whole = _WHOLE.fullmatch(value)
+    return value if whole is None else int(whole[1])
 
 
 def _record_from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> NDArray[Any]:
@@ -250,7 +302,9 @@ def _float_from_json(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             return np.array(float(value), dtype)
         if re.fullmatch(f"0x[0-9a-fA-F]{{1,{2 * dtype.itemsize}}}", value):
             return np.array(int(value, 16), f"u{dtype.itemsize}").view(dtype)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if _NUMBER.fullmatch(value):
+            value = math.nan if "nan" in value.lower() else float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
         with np.errstate(over="ignore"):
             made = np.array(float(value), dtype)
         if np.isfinite(made) or not math.isfinite(value):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
-from . import node
+from . import copies, node
 from .array import Array
 from .attributes import Attributes
 from .create import LimitsLike, create_at, make_settings, make_spec
-from .driver import Driver, get_at_most, located
+from .driver import Driver, Tag, get_at_most, located
 from .dtype import short
 from .errors import (
     AlreadyExists,
     Closed,
+    Conflict,
     Corrupt,
     DriverError,
     Invalid,
@@ -28,7 +30,8 @@ from .errors import (
 )
 from .formats import zarr2, zarr3
 from .formats.consolidated import Members, is_member_path
-from .formats.document import GroupDocument
+from .formats.document import GroupDocument, as_plain
+from .formats.mark import fields_of, is_records
 from .handle import Settings
 from .limited import limited
 from .location import Location, resolve
@@ -38,13 +41,16 @@ from .tree import Branch, draw
 
 GroupMode = Literal["r", "r+", "a", "w", "x"]
 
+_TRIES = 10
+
 
 class Group:
     """A handle on a stored group. ``g["raw/image"]`` opens what is there, array or group;
     ``g.create("x", shape, dtype)`` stores a new array, with the groups above it.
 
     Opened for reading, a group with consolidated metadata answers for all its members without
-    looking at them again.
+    looking at them; an array's own metadata is looked at when it is read first. Whatever a handle
+    changes below this group, consolidated metadata of the groups on the way goes before.
     """
 
     def __init__(
@@ -56,6 +62,8 @@ class Group:
         self.settings = settings
         self._document = document
         self._closed = False
+        self._publishes = False
+        """A group above is of records, whose document is what publishes their fields."""
 
     @property
     def document(self) -> GroupDocument:
@@ -84,12 +92,12 @@ class Group:
     def __getitem__(self, name: str) -> Array | Group:
         self._open()
         path = self._below(name)
-        content = self._member(name.strip("/"), path)
-        if content is None:
+        found = self._member(name.strip("/"), path)
+        if found is None:
             known = ", ".join(repr(known)[1:-1] for known in islice(self, 8))
             where = located(self.driver, self.path)
             raise NotFound(f"no {name!r} in {where}; it holds: {known or 'nothing'}")
-        return self._handle(path, content)
+        return self._handle(path, *found)
 
     def __contains__(self, name: object) -> bool:
         """Whether there is such a member, or something that keeps us from looking."""
@@ -187,6 +195,8 @@ class Group:
             )
         spec = make_spec(shape, dtype, **how)
         self._refuse_inside_array(name)
+        if overwrite:
+            self._refuse_field(name)
         return create_at(self.driver, path, spec, self.settings, overwrite=overwrite)
 
     def create_group(
@@ -197,7 +207,9 @@ class Group:
         path = self._below(name)
         node.check_place(self.driver, path)
         self._refuse_inside_array(name)
-        document = GroupDocument(dict(attributes or {}), zarr_format=self.zarr_format)
+        if overwrite:
+            self._refuse_field(name)
+        document = GroupDocument(as_plain(dict(attributes or {})), zarr_format=self.zarr_format)
         node.create(self.driver, path, document, overwrite=overwrite)
         return Group(self.driver, path, self.settings, document)
 
@@ -218,36 +230,58 @@ class Group:
         self._open(write=True)
         if name not in self:
             raise NotFound(f"no {name!r} in {located(self.driver, self.path)}")
+        self._refuse_field(name)
         node.delete(self.driver, self._below(name))
 
     def consolidate(self) -> None:
         """Copy the metadata of every member into this group's own, so that opening the whole
-        costs one read. Readers that use it do not see members that change later: consolidate
-        again then."""
+        costs one read. Whoever changes something below through a handle of ours that was opened
+        at this group, or above it, deletes the copy before: consolidate again then. Others may
+        leave it out of date. :class:`~tensorstash.errors.Conflict` where members are changed
+        again and again meanwhile; then there is no copy."""
         self._open(write=True)
-        plain = Group(self.driver, self.path, self.settings)
-        members = dict(plain.walk())
+        copies.expect(self.driver)
+        found = self._found()
+        for _ in range(_TRIES):
+            self._put_copy(found)
+            before, found = found, self._found()
+            if zarr3.encode(found) == zarr3.encode(before):
+                self.refresh()
+                return
+        self._put_copy(None)
+        raise Conflict(
+            f"members of {located(self.driver, self.path)} are changed by others without a break; "
+            "consolidate when they are done"
+        )
+
+    def _found(self) -> dict[str, Any]:
+        """The documents of all members as they are stored now, as a copy has them."""
+        members = dict(Group(self.driver, self.path, replace(self.settings, mode="r+")).walk())
         if self.zarr_format == 2:
-            files = {
-                "": self._files(self.path),
-                **{p: self._files(m.path) for p, m in members.items()},
-            }
-            document = zarr2.consolidated_document(files)
-            self.driver.put(self.path + zarr2.CONSOLIDATED, zarr3.encode(document))
-        else:
-            found = {
-                path: zarr3.array_document(member.spec)
-                if isinstance(member, Array)
-                else zarr3.group_document(member.document)
-                for path, member in members.items()
-            }
-            node.update(
-                self.driver,
-                self.path,
-                lambda group: GroupDocument(group.attributes, found, 3, group.document),
-                like=self.document,
-            )
-        self.refresh()
+            below = {path: self._files(member.path) for path, member in members.items()}
+            return {"": self._files(self.path), **below}
+        return {
+            path: zarr3.array_document(member.spec)
+            if isinstance(member, Array)
+            else zarr3.group_document(member.document)
+            for path, member in members.items()
+        }
+
+    def _put_copy(self, found: dict[str, Any] | None) -> None:
+        if self.zarr_format == 2:
+            key = self.path + zarr2.CONSOLIDATED
+            if found is None:
+                self.driver.delete(key)
+            else:
+                self.driver.put(key, zarr3.encode(zarr2.consolidated_document(found)))
+            return
+        node.update(
+            self.driver,
+            self.path,
+            lambda group: GroupDocument(group.attributes, found, 3, group.document),
+            like=self.document,
+            drops=False,  # what is above shows the same members
+        )
 
     # -- the handle -------------------------------------------------------------------------
 
@@ -306,6 +340,23 @@ class Group:
             if above is not None and isinstance(above.content, ArraySpec):
                 raise Invalid(f"{'/'.join(parts[:k])!r} is an array and cannot hold {name!r}")
 
+    def _refuse_field(self, name: str) -> None:
+        """A field of records goes by their own hands: their document would go on naming it, and
+        its rows would read as fill."""
+        parts = name.strip("/").split("/")
+        for k in range(len(parts)):
+            path = self._below("/".join(parts[:k])) if k else self.path
+            above = node.load(self.driver, path, allow_pickle=None)
+            if above is None or not isinstance(above.content, GroupDocument):
+                continue
+            member = "/".join(parts[k:]) + "/"
+            for known in fields_of(above.content.attributes):
+                if member.startswith(f"{known}/") or f"{known}/".startswith(member):
+                    raise Invalid(
+                        f"{name!r} holds rows of {known!r}, a field of the records at "
+                        f"{located(self.driver, path)}; open_records() and drop_field() it"
+                    )
+
     def _each(self) -> Iterator[tuple[str, Array | Group | StashError]]:
         """Names and handles of the direct members, sorted; an error where one cannot be read."""
         self._open()
@@ -322,15 +373,22 @@ class Group:
         pickled = self.settings.allow_pickle
         for path, found in node.load_each(self.driver, paths, allow_pickle=pickled):
             name = path[len(self.path) : -1]
-            yield (
-                name,
-                found if isinstance(found, StashError) else self._handle(path, found.content),
-            )
+            if isinstance(found, StashError):
+                yield name, found
+            else:
+                yield name, self._handle(path, found.content, found.tag)
 
-    def _handle(self, path: str, content: node.Content) -> Array | Group:
-        kind: Any = Array if isinstance(content, ArraySpec) else Group
-        made: Array | Group = kind(self.driver, path, self.settings, content)
-        return made
+    def _handle(self, path: str, content: node.Content, tag: Tag | None) -> Array | Group:
+        """``tag``: of the member's own document, which said so; ``None``: a copy of it did."""
+        publishes = self._publishes or is_records(self.document.attributes)
+        if isinstance(content, ArraySpec):
+            made = Array(self.driver, path, self.settings, content, tag=tag)
+            # A field of records is what their document says, and its own comes after that.
+            made.copied = tag is None and not publishes
+            return made
+        group = Group(self.driver, path, self.settings, content)
+        group._publishes = publishes
+        return group
 
     def _consolidated(self) -> Members | None:
         members = self.document.consolidated if self.settings.mode == "r" else None
@@ -338,15 +396,15 @@ class Group:
 
     def _opened(self, name: str, path: str) -> Array | Group:
         """A member of which there is consolidated metadata."""
-        content = self._member(name, path)
-        assert content is not None
-        return self._handle(path, content)
+        found = self._member(name, path)
+        assert found is not None
+        return self._handle(path, *found)
 
-    def _member(self, name: str, path: str) -> node.Content | None:
+    def _member(self, name: str, path: str) -> tuple[node.Content, Tag | None] | None:
         members = self._consolidated()
         if members is None:
             found = node.load(self.driver, path, allow_pickle=self.settings.allow_pickle)
-            return None if found is None else found.content
+            return None if found is None else (found.content, found.tag)
         if name not in members:
             return None
         try:
@@ -361,8 +419,9 @@ class Group:
             raise type(error)(f"in the consolidated metadata of {where}: {error}") from error
         if kind == "group":
             below = members.below(name)
-            return GroupDocument(content.attributes, below, content.zarr_format, content.document)
-        return content
+            format_ = content.zarr_format
+            content = GroupDocument(content.attributes, below, format_, content.document)
+        return content, None
 
     def _files(self, path: str) -> dict[str, Any]:
         """A v2 node's documents by file name, decoded."""
@@ -414,7 +473,7 @@ def create_group(
     :class:`~tensorstash.errors.AlreadyExists` when something is there, unless ``overwrite``."""
     settings = make_settings("r+", limits=limits)
     driver = limited(resolve(location, options), settings.limits)
-    document = GroupDocument(dict(attributes or {}), zarr_format=zarr_format)
+    document = GroupDocument(as_plain(dict(attributes or {})), zarr_format=zarr_format)
     node.create(driver, "", document, overwrite=overwrite)
     return Group(driver, "", settings, document)
 

@@ -9,6 +9,7 @@ from .chunks import Chunks
 from .driver import Driver, located
 from .explain import readable
 from .spec import ArraySpec
+from .stored import sizes
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,18 @@ class Info:
         return "\n".join(f"{name:<11}{value}" for name, value in rows)
 
 
-def stored_sizes(driver: Driver, path: str, spec: ArraySpec) -> list[int]:
-    """Bytes of every stored chunk (shard) of the array at ``path``."""
-    return [
-        size
-        for key, size in driver.sizes(path)
-        if spec.keys.index(key[len(path) :], spec.ndim) is not None
-    ]
+def stored_size(driver: Driver, path: str, spec: ArraySpec) -> tuple[int, int]:
+    """How many chunks (shards) of the array at ``path`` are stored, and their bytes."""
+    count = nbytes = 0
+    for _, size in sizes(driver, path, spec):
+        count += 1
+        nbytes += size
+    return count, nbytes
 
 
 def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
     """Look at the array at ``path``; lists its stored chunks."""
-    stored = stored_sizes(driver, path, spec)
+    count, nbytes = stored_size(driver, path, spec)
     sharded = chunks.sharding is not None
     return Info(
         url=located(driver, path),
@@ -77,7 +78,7 @@ def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
         codecs=tuple(repr(codec) for codec in spec.codecs),
         fill_value=repr(spec.fill[()]),
         nbytes=spec.size * spec.dtype.itemsize,
-        stored_chunks=len(stored),
+        stored_chunks=count,
         total_chunks=math.prod(spec.grid.counts(spec.shape)),
-        stored_bytes=sum(stored),
+        stored_bytes=nbytes,
     )

@@ -12,13 +12,14 @@ from .compose import compose
 from .handle import Handle
 from .index import Stride, Transform, dims_of, identity, outer, point, select
 from .named import Fields, named
+from .operators import NoOperators
 from .tables import StrideTable
 
 Result = TypeVar("Result")
 Rule = Callable[[Any, Sequence[int]], Transform]
 
 
-class View:
+class View(NoOperators):
     """A selection of an array that has not been read.
 
     Indexing a view gives a view, by NumPy's rules and counted from 0; nothing is read until

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .driver import Driver
 from .dtype import short
 from .errors import Invalid
-from .registry import connect
+from .registry import connect, serves
+from .urls import file_url, half, split
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ the threads of this process that come through us, and a value that its owner rep
 several steps may be read in between. An fsspec mapper is taken for the place it maps.
 """
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_MAPPING = ("keys", "get", "__getitem__", "__setitem__", "__delitem__")  # dbm.gnu's are no class
 
 
 def resolve(location: Location, options: Mapping[str, Any] | None = None) -> Driver:
@@ -54,7 +54,7 @@ def resolve(location: Location, options: Mapping[str, Any] | None = None) -> Dri
     found = _foreign(location)
     if found is not None:
         return connect(found[0], {**(options or {}), **found[1]})
-    if isinstance(location, MutableMapping):
+    if isinstance(location, MutableMapping) or all(hasattr(location, name) for name in _MAPPING):
         return connect("memory://", {**(options or {}), "mapping": location})
     try:
         name = os.fspath(location)  # type: ignore[arg-type]
@@ -65,9 +65,27 @@ def resolve(location: Location, options: Mapping[str, Any] | None = None) -> Dri
         ) from None
     if isinstance(name, bytes) or not name:
         raise Invalid(f"a location is a non-empty text, not {name!r}")
-    if _URL.match(name):
-        return connect(name, options or {})
-    return connect("file://" + os.path.abspath(os.path.expanduser(name)), options or {})
+    url = split(name.lstrip())
+    if url is not None and name[0].isspace():
+        raise Invalid(f"{name!r} begins with a blank; write {name.lstrip()!r}")
+    for link in [name] if url is None else url[1].split("::")[1:]:
+        refuse_half(link)
+    if url is None:
+        url = "file", file_url(os.path.abspath(os.path.expanduser(name))).removeprefix("file://")
+    return connect("://".join(url), options or {})
+
+
+def refuse_half(name: str) -> None:
+    """:class:`Invalid` for what was meant as a URL and is none, such as ``s3:/bucket/x`` or
+    ``Path("s3://bucket/x")``: it would become a folder named ``s3:``."""
+    meant = None if split(name) else half(name)
+    if meant is not None and serves(meant[0], meant[2]):
+        scheme, rest, _ = meant
+        rest = "/" + rest if scheme in ("file", "zip", "unix") else rest
+        raise Invalid(
+            f"{name!r} is no URL, as '//' is missing; write '{scheme}://{rest}', as text (a "
+            f"pathlib.Path drops a slash), or {'./' + name!r} for a folder of that name"
+        )
 
 
 def _foreign(location: Any) -> tuple[str, dict[str, Any]] | None:
@@ -88,5 +106,5 @@ def _foreign(location: Any) -> tuple[str, dict[str, Any]] | None:
 
 def _in_filesystem(fs: Any, root: str) -> tuple[str, dict[str, Any]]:
     if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-        return "file://" + os.path.abspath(root or "/"), {}
+        return file_url(os.path.abspath(root or "/")), {}
     return "fsspec://" + root, {"fs": fs}

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from .driver import Buffer, Driver, Request, Tag
+from .errors import Conflict, NotFound, StashError
+from .spec import ArraySpec
 
 Found = tuple[Buffer, Tag] | None
 """A document and its tag; ``None``: there is none."""
@@ -73,3 +76,27 @@ class Look:
                     self.settle(found)
             finally:
                 self.forget()
+
+
+class Guard(Protocol):
+    """Who tells whether an array is still the one of ``spec``, where that is not told by its own
+    document."""
+
+    def check(self, spec: ArraySpec) -> None:
+        """Raise where it is not."""
+        ...
+
+    def look(self, spec: ArraySpec) -> Look:
+        """The same, to be asked for together with what a call reads, far away."""
+        ...
+
+
+def blame(check: Callable[[], None], error: Exception) -> None:
+    """What was read makes no sense, so ``error`` says: raise where that is as it is another's by
+    now, which ``check`` tells."""
+    try:
+        check()
+    except (Conflict, NotFound) as changed:
+        raise changed from error
+    except StashError:
+        return

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from operator import lt
 from typing import Any, NamedTuple
 
 from .belongings import Belongings, look
+from .copies import drop, dropped
 from .driver import Buffer, Check, Driver, Request, Span, Tag, get_at_most, held, located
 from .dtype import short
 from .errors import (
@@ -23,6 +25,7 @@ from .errors import (
     Unavailable,
     Unsupported,
 )
+from .file_kinds import told
 from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
 from .formats.mark import Layout
@@ -153,8 +156,12 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
     """:func:`load`, or :class:`~tensorstash.errors.NotFound`."""
     node = load(driver, path, allow_pickle=allow_pickle)
     if node is None:
+        where = located(driver, path)
+        file = told(where)
         raise NotFound(
-            f"no Zarr array or group at {located(driver, path)}: no zarr.json, .zarray or .zgroup; "
+            f"no Zarr array or group there: {file}"
+            if file
+            else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
             'check the path, or create it (mode="a" or "w", or create())'
         )
     return node
@@ -193,6 +200,25 @@ def reread(
     return node
 
 
+def reread_copied(
+    driver: Driver, path: str, known: ArraySpec, found: tuple[Buffer, Tag] | None = None
+) -> Node:
+    """As :func:`reread`, of an array that is ``known`` from the consolidated metadata of a group
+    above. It must not be shorter: what is absent then would read as fill."""
+    try:
+        node = reread(driver, path, known, found)
+        shape = node.content.shape if isinstance(node.content, ArraySpec) else ()
+        if any(map(lt, shape, known.shape)):
+            raise Conflict(f"its shape is {shape} by now, not {known.shape}")
+    except (Conflict, NotFound) as error:
+        raise type(error)(
+            f"{located(driver, path)} is not what the consolidated metadata of a group above says; "
+            'open the group with mode="r+", which looks past that, and consolidate() it again: '
+            f"{error}"
+        ) from error
+    return node
+
+
 def _changed(driver: Driver, path: str, what: str) -> Conflict:
     return Conflict(
         f"{located(driver, path)} was replaced since this handle was opened: {what}; open it again",
@@ -210,24 +236,28 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
     data = zarr3.encode(document) + _behind(content)
     check_place(driver, path)
     if overwrite:
-        driver.remove_link(path)  # what it leads to is not replaced, and not looked at
+        _remove_link(driver, path)  # what it leads to is not replaced, and not looked at
     exists = load_any(driver, path)
     if exists and not overwrite:
         raise _exists(driver, path)
     if not exists:
         if overwrite:
             look(driver, path)
-        _make_ancestors(driver, path, content)
         try:
-            tag = put_over(driver, path + _key(content), data, None)
+            with dropped(driver, path, content.zarr_format, own=_may_have_copy(content)):
+                _make_ancestors(driver, path, content)
+                tag = put_over(driver, path + _key(content), data, None)
+                if attributes is not None:  # by the one who won
+                    driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
         except Conflict:
             if not overwrite:
                 raise _exists(driver, path) from None
         else:
-            if attributes is not None:  # by the one who won
-                driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
             return tag
-    with _making(driver, path, content, "replace", fresh=False) as made:
+    with (
+        _making(driver, path, content, "replace", fresh=False) as made,
+        dropped(driver, path, content.zarr_format),
+    ):
         return _finish(made, content)
 
 
@@ -241,7 +271,7 @@ def making(
     another may have."""
     check_place(driver, path)
     if overwrite:
-        driver.remove_link(path)
+        _remove_link(driver, path)
     elif load_any(driver, path):
         raise _exists(driver, path)
     try:
@@ -253,7 +283,8 @@ def making(
                 _tell(error, made)
                 raise
             try:
-                _finish(made, content)
+                with dropped(driver, path, content.zarr_format):
+                    _finish(made, content)
             except DriverError as error:
                 _tell(error, made)
                 raise
@@ -272,7 +303,7 @@ def delete(
     does all the rest. ``known``: arrays there by their path from ``path``, whose documents may be
     missing. ``spare``: whether what is there shall stay. What a kill leaves is marked: no array
     that reads as fill, and deleted by the next that is asked to."""
-    if driver.remove_link(path):
+    if _remove_link(driver, path):
         return
     below = layouts(known or {})
     if not _present(driver, path) and not look(driver, path, below).chunks:
@@ -298,7 +329,7 @@ def mark(driver: Driver, path: str, what: str, coming: Mapping[str, ArraySpec]) 
     """Mark the place of a node whose arrays ``coming`` are stored before their documents, with
     groups above it. Nothing is stored there."""
     check_place(driver, path)
-    _make_ancestors(driver, path, GroupDocument())
+    _make_ancestors(driver, path, GroupDocument(), drops=True)
     claim(driver, path, what, held, coming=layouts(coming), fresh=True)
 
 
@@ -320,16 +351,21 @@ def update(
     *,
     like: Content,
     known: Node | None = None,
+    drops: bool = True,
 ) -> Node:
     """Replace a node's document by ``change`` of it, in one step against every other writer:
     ``change`` is called again on what another writer stored first, as long as that is still
     ``like`` what the caller's handle knows (see :func:`reread`). ``known``: the node as it was
-    read a moment ago, which saves a read."""
+    read a moment ago, which saves a read. ``drops``: copies of it go before, in consolidated
+    metadata of the groups above."""
     for attempt in range(_TRIES):
         node, known = known or reread(driver, path, like), None
         content = change(node.content)
         try:
-            return put(driver, path, node, content, node.trailer)
+            if not drops:
+                return put(driver, path, node, content, node.trailer)
+            with dropped(driver, path, content.zarr_format):
+                return put(driver, path, node, content, node.trailer)
         except Conflict:
             pause(attempt)
     key = lock_key(path, content)
@@ -370,7 +406,8 @@ def update_attributes(
         content = replace(content, attributes=change(dict(content.attributes)))
         data = zarr3.encode(_attributes(content))
         try:
-            put_over(driver, key, data, found and found[1])
+            with dropped(driver, path, 2, own=_may_have_copy(content)):
+                put_over(driver, key, data, found and found[1])
             return
         except Conflict:
             pause(attempt)
@@ -424,13 +461,21 @@ def _ancestors(path: str) -> list[str]:
     return ["", *("/".join(parts[: k + 1]) + "/" for k in range(len(parts)))]
 
 
-def _make_ancestors(driver: Driver, path: str, content: Content) -> None:
+def _make_ancestors(driver: Driver, path: str, content: Content, drops: bool = False) -> None:
+    """``drops``: copies of what is stored above go before, where something is to be made."""
     for ancestor in _ancestors(path):
         group = GroupDocument(zarr_format=content.zarr_format)
         key = ancestor + (zarr3.KEY if content.zarr_format == 3 else zarr2.GROUP)
         if driver.tag(key) is None:
+            if drops:
+                drop(driver, path, content.zarr_format)
             with suppress(Conflict):  # another creator was first: the group is there
                 put_over(driver, key, zarr3.encode(_documents(group)[0]), None)
+
+
+def _may_have_copy(content: Content) -> bool:
+    """Whether there may be a ``.zmetadata`` beside a node's documents, which repeats them."""
+    return content.zarr_format == 2 and isinstance(content, GroupDocument)
 
 
 def _present(driver: Driver, path: str) -> list[str]:
@@ -439,6 +484,13 @@ def _present(driver: Driver, path: str) -> list[str]:
     found = driver.get_many_tagged([Request(key, Span(0, 1)) for key in keys])
     answers = dict(found)  # all of them: to leave early would cancel what is on its way
     return [key for i, key in enumerate(keys) if answers[i] is not None]
+
+
+def _remove_link(driver: Driver, path: str) -> bool:
+    """Remove the link that stands for the node, if it is one."""
+    if driver.linked(path) is not None:
+        drop(driver, path)
+    return driver.remove_link(path)
 
 
 def _locked(driver: Driver, path: str) -> list[str]:
@@ -458,7 +510,7 @@ def _making(
     document = _documents(content)[0] if content.zarr_format == 3 else None
     coming = layouts({"": content} if isinstance(content, ArraySpec) else {})
     with Alone(driver, _locked(driver, path)) as check:
-        _make_ancestors(driver, path, content)
+        _make_ancestors(driver, path, content, drops=True)
         if fresh and load_any(driver, path):
             raise _Taken
         try:

@@ -45,7 +45,7 @@ class Reader:
     ):
         self.chunks = chunks
         self.cache = cache
-        self.threads = threads
+        self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
         self._fetcher: Fetcher | None = None
         self._stream: Stream | None = None
@@ -230,7 +230,10 @@ class Reader:
             for name in fields.names:
                 out[name] = records[name][where]
             return
-        out[...] = self.chunks.spec.fill if chunk is None else chunk[part.inside]
+        inside: Any = part.inside
+        if out.dtype.kind == "O":  # of objects that are arrays: not what is in it
+            inside = (*inside, ...)
+        out[...] = self.chunks.spec.fill if chunk is None else chunk[inside]
 
     def _threads(self, todo: Plan) -> int:
         """As many as there is work for: handing the interpreter's lock over costs more than

@@ -64,6 +64,22 @@ def connect(url: str, options: Mapping[str, Any]) -> Driver:
     return factory(rest, **options)
 
 
+_NAMES = {"data", "dir", "local", "reference", "generic"}
+"""Schemes of fsspec's that are as likely the beginning of a file's name (``data:2024.zarr``)."""
+
+
+def serves(scheme: str, slash: bool) -> bool:
+    """Whether a driver serves ``scheme``, installed or not. Where no slash follows it, what may be
+    a plain name is none."""
+    if not slash and scheme in _NAMES:
+        return False
+    try:
+        _driver_factory(scheme)
+    except Unsupported as error:
+        return error.__cause__ is not None  # it lacks a library
+    return True
+
+
 @cache
 def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
     if name in _CORE_CODECS:

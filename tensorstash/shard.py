@@ -118,6 +118,10 @@ class BoundSharding(Sharding):
         self.most = min(self.index_nbytes + chunks * self.inner.most + SLACK, HUGE)
         self.strides = tuple(math.prod(self.grid[k + 1 :]) for k in range(len(self.grid)))
 
+    def overfull(self, spec: ChunkSpec) -> str | None:
+        """What the inner chunks' codecs say."""
+        return self.inner.unfit
+
     def positions(self, places: Iterable[Sequence[int]]) -> list[int]:
         """Where in the index the inner chunks at these places in a shard stand."""
         return [sum(map(mul, place, self.strides)) for place in places]

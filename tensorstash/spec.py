@@ -61,7 +61,7 @@ class ArraySpec:
     """Everything needed to read and write an array's chunks, and its metadata document.
 
     ``fill`` is a 0-d array of ``dtype``; ``fill_defined`` is ``False`` for Zarr v2's
-    ``null``, whose absent chunks read as zeros. ``document`` is the document as stored, so
+    ``null``, whose absent chunks read as zeros, or NaT. ``document`` is the document as stored, so
     that rewriting it keeps what we do not interpret. ``reach``: how far appends that did not end
     may yet store chunks (:mod:`.formats.trailer`). ``identity``: what tells it from other arrays at
     the same place; empty where others stored it, ``None`` where that was not looked at.
@@ -90,6 +90,13 @@ class ArraySpec:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def check_pair(self) -> None:
+        """:class:`~tensorstash.errors.Invalid` where elements of any length meet a codec that
+        holds none such, or the reverse: no chunk of it can be."""
+        varied = self.dtype.kind in "OT" or self.codecs[0].name in ("vlen-utf8", "vlen-bytes")
+        if varied and self.grid.chunks is not None:
+            Pipeline(self.codecs, self.chunk_spec(self.grid.chunks))
 
     def chunk_spec(self, shape: tuple[int, ...], most: int | None = None) -> ChunkSpec:
         """A chunk of ``shape`` of this array; ``most``: bytes to which one of text or bytes may

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from . import dtype as dtypes
 from . import fill as fills
 from . import node
 from .array import Array
+from .bitwise import is_fill
 from .create import make_spec, open
 from .driver import Driver, located
 from .errors import Invalid
@@ -22,9 +25,11 @@ from .limited import limited
 from .location import Location, resolve
 from .shard import Sharding
 from .spec import ArraySpec
+from .stored import count, stored_blocks, whole
 from .threads import spread
 
 _BYTES = 128 << 20  # of target chunks under way at once
+_FEW = 1024  # chunks of a source that are asked for rather than listed
 
 
 def copy(
@@ -40,13 +45,16 @@ def copy(
 
     ``changes`` are what :func:`make_spec` takes but for the shape (``chunks=``, ``codecs=``,
     ``dtype=``, ...); what is left out stays as it is in the source. ``progress`` shows a bar
-    (needs tqdm). Memory in use: one target chunk; from or to afar as many as fit in 128 MiB, so
-    that their round trips overlap. Until the copy is whole, every reader refuses it, and no other
-    replaces it. One that fails or is interrupted stays so: copy again with ``overwrite``.
+    (needs tqdm). It costs what is stored: where the source's driver lists, chunks that are not
+    stored are not asked for, unless the grid is small or the fill value changes. Memory in use:
+    one target chunk; from or to afar as many as fit in 128 MiB, so that their round trips overlap;
+    and the numbers of the chunks, of up to half a million. Until the copy is whole, every reader
+    refuses it, and no other replaces it. One that fails or is interrupted stays so: copy again
+    with ``overwrite``.
     """
     if progress:
         _need_tqdm()
-    origin = source if isinstance(source, Array) else open(source)
+    origin = _origin(source).settle()
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
     spec = replace(_changed(origin.spec, changes), identity=new_identity())
@@ -57,20 +65,58 @@ def copy(
     # Nothing of it is stored yet, its document neither.
     made = Array(driver, "", Settings(mode="r+", limits=limits), spec, created=True)
     made.watch(False)
-    blocks: Iterator[Any] = cuts(spec.grid.axes, [(0, n) for n in spec.shape])
+    blocks = _blocks(origin, spec)
     if progress:
-        count = math.prod(spec.grid.counts(spec.shape))
-        blocks = _with_bar(blocks, count, spec.size * spec.dtype.itemsize)
+        blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize, spec.dtype.itemsize)
     with node.making(driver, "", spec, "copy", overwrite=overwrite) as check:
 
         def move(where: tuple[slice, ...]) -> None:
-            values = origin[where]
+            values = origin.read(where)
             check()
-            made[where] = values
+            # Nothing is stored there: fill needs no delete.
+            if values.dtype != spec.dtype or not is_fill(values, spec.fill):
+                made[where] = values
 
         spread(blocks, lambda: move, _at_once(origin, made), waits=True)
+        origin.check_same()  # what was not listed was none of another's either
     made.watch(True)
     return made
+
+
+def _origin(source: Any) -> Array:
+    if isinstance(source, Array):
+        return source
+    is_group = hasattr(source, "walk") and hasattr(source, "tree")
+    if not is_group:
+        try:
+            return open(source)
+        except Invalid as error:
+            is_group = str(error).endswith("is a group; open it with open_group()")
+            if not is_group:
+                raise
+    raise Invalid(
+        "copy takes one array and this is a group; copy its arrays: for path, member in g.walk(): "
+        'if isinstance(member, stash.Array): stash.copy(member, f"{target}/{path}")'
+    )
+
+
+def _blocks(origin: Array, spec: ArraySpec) -> Iterator[Any]:
+    """The chunks of the target that something is stored of; all, where that is not known."""
+    box = whole(spec)
+    known = origin.driver.capabilities.lists and origin.settings.missing == "fill"
+    if known and count(origin.spec.grid, box) > _FEW and _same_fill(origin.spec, spec):
+        return stored_blocks(origin.driver, origin.path, origin.spec, box, spec.grid)
+    return cuts(spec.grid.axes, box)
+
+
+def _same_fill(before: ArraySpec, after: ArraySpec) -> bool:
+    """Whether fill that is copied is fill."""
+    if before.dtype == after.dtype:
+        return is_fill(before.fill.reshape(1), after.fill)
+    if before.dtype.kind in "biufc" and after.dtype.kind in "biufc":
+        with np.errstate(all="ignore"):
+            return is_fill(before.fill.reshape(1).astype(after.dtype), after.fill)
+    return False
 
 
 def _at_once(origin: Array, made: Array) -> int:
@@ -130,10 +176,11 @@ def _need_tqdm() -> None:
         raise Invalid("progress=True needs tqdm: pip install tqdm") from error
 
 
-def _with_bar(blocks: Iterator[Any], count: int, nbytes: int) -> Iterator[Any]:
+def _with_bar(blocks: Iterator[Any], nbytes: int, itemsize: int) -> Iterator[Any]:
     from tqdm.auto import tqdm
 
     with tqdm(total=nbytes, unit="B", unit_scale=True, desc="copy") as bar:
         for where in blocks:
             yield where
-            bar.update(nbytes / count)
+            bar.update(math.prod(part.stop - part.start for part in where) * itemsize)
+        bar.update(nbytes - bar.n)  # what is not stored

@@ -17,9 +17,10 @@ from itertools import islice
 from typing import Any
 
 from .belongings import Belongings
+from .copies import dropped
 from .driver import Buffer, Check, Driver, Span, Tag, located
 from .errors import AlreadyExists, Conflict, Unsupported
-from .formats import mark, zarr3
+from .formats import mark, zarr2, zarr3
 from .formats.mark import Layouts, Mark
 
 _TRIES = 200
@@ -105,10 +106,11 @@ def claim(
             return None
         marker = Mark.new(what, _both(found.layouts, coming or {}))
         body = mark.stub(found.is_group) if document is None else document
-        check()
+        data = zarr3.encode(marker.on(body))
         try:
-            data = zarr3.encode(marker.on(body))
-            tag = put_over(driver, path + zarr3.KEY, data, found.tag)
+            with dropped(driver, path, own=path + zarr2.CONSOLIDATED in found.documents):
+                check()
+                tag = put_over(driver, path + zarr3.KEY, data, found.tag)
         except Conflict:
             if fresh:
                 raise

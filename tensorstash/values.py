@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtype import STRING, short
+from .dtype import OBJECT, STRING, short
 from .errors import Invalid
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -45,6 +45,27 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     return cast
 
 
+def as_objects(value: Any, shape: tuple[int, ...], raw: bool) -> NDArray[Any]:
+    """``value`` for a selection of ``shape`` in an array of bytes (``raw``), or of any objects.
+
+    Where one object is selected, a list, tuple or array is that object; else NumPy opens it up.
+    Bytes are never lists, and a bytearray is one value, not its numbers.
+    """
+    if raw:
+        value = _plain_bytes(value)
+    elif not shape and (isinstance(value, (list, tuple)) or len(getattr(value, "shape", ())) > 0):
+        made = np.empty(1, OBJECT)
+        made[0] = value
+        return made.reshape(())
+    return broadcast(as_array(value, OBJECT), shape)
+
+
+def _plain_bytes(value: Any) -> Any:
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    return [*map(_plain_bytes, value)] if isinstance(value, (list, tuple)) else value
+
+
 def natural(value: Any) -> NDArray[Any]:
     """``value`` as an array of the dtype that it has, or that NumPy finds for it; fixed-length
     text becomes text of any length."""
@@ -63,7 +84,7 @@ def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     assignment."""
     given = array.shape
     while array.ndim > len(shape) and array.shape[0] == 1:
-        array = array[0]
+        array = array.reshape(array.shape[1:])  # [0] would be an object, of text
     try:
         return np.broadcast_to(array, shape)
     except ValueError:

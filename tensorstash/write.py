@@ -61,7 +61,7 @@ class Writer:
         fields: Fields | None = None,
     ):
         self.chunks = chunks
-        self.threads = threads
+        self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         self.write_fill = write_fill
         self.grown_from = grown_from
         self.check = check
@@ -75,6 +75,8 @@ class Writer:
         if 0 in transform.shape:
             return
         chunks = self.chunks
+        if chunks.pipeline is not None:
+            chunks.pipeline.check()
         todo = plan(transform, chunks.grid, chunks.spec.shape)
         source = core(todo, value, -1)  # of values for one element, the last one stays
         sharding = chunks.sharding
@@ -119,6 +121,7 @@ class Writer:
         chunks, spec = self.chunks, self.chunks.spec
         if chunks.sharding is None:
             pipeline = chunks.pipeline_of(index)
+            pipeline.check()
             most = pipeline.most
         else:
             pipeline = Pipeline(spec.codecs, chunks.chunk_spec(spec.grid.chunk_shape(index)))

@@ -18,8 +18,8 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from .driver import Driver, Request, Span, located
-from .errors import Conflict
+from .driver import Driver, Request, Span, check_key, check_prefix, located
+from .errors import Conflict, Invalid
 from .location import Location, resolve
 
 _T = TypeVar("_T")
@@ -44,7 +44,11 @@ def zarr_store(
 
 class DriverStore(Store):
     """A driver as a store. Its methods run in up to 16 threads, so no request holds up
-    zarr's event loop; a forked child has threads of its own. Pickles as the driver does."""
+    zarr's event loop; a forked child has threads of its own. Pickles as the driver does.
+
+    Keys that no driver holds (``""``, ``"/a"``, ``"a//b"``, ``"../a"``) are absent, and nothing
+    lies below such a prefix, as in zarr's own stores; only storing under one is refused. A prefix
+    of slashes alone is the root's."""
 
     supports_writes = True
     supports_deletes = True
@@ -86,6 +90,8 @@ class DriverStore(Store):
     ) -> Buffer | None:
         """The value, or a part of it; ``None`` when nothing is stored."""
         span = _span(byte_range)
+        if not _possible(key):
+            return None
         value = await self._run(lambda: _kept(self.driver.get(key, span)))
         return None if value is None else prototype.buffer.from_bytes(value)
 
@@ -93,13 +99,15 @@ class DriverStore(Store):
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         """All parts in one batch of the driver."""
-        requests = [Request(key, _span(byte_range)) for key, byte_range in key_ranges]
+        pairs = [(key, _span(byte_range)) for key, byte_range in key_ranges]
+        places = [i for i, (key, _) in enumerate(pairs) if _possible(key)]
+        requests = [Request(*pairs[i]) for i in places]
 
         def get_all() -> dict[int, bytes | None]:
-            return {i: _kept(value) for i, value in self.driver.get_many(requests)}
+            return {places[i]: _kept(value) for i, value in self.driver.get_many(requests)}
 
         found = await self._run(get_all) if requests else {}
-        values = (found[i] for i in range(len(requests)))
+        values = (found.get(i) for i in range(len(pairs)))
         return [None if value is None else prototype.buffer.from_bytes(value) for value in values]
 
     async def _get_many(
@@ -115,7 +123,7 @@ class DriverStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Whether a value is stored."""
-        return await self._run(lambda: self.driver.tag(key) is not None)
+        return _possible(key) and await self._run(lambda: self.driver.tag(key) is not None)
 
     async def getsize(self, key: str) -> int:
         """Bytes of the value; ``FileNotFoundError`` when absent."""
@@ -127,6 +135,8 @@ class DriverStore(Store):
     async def getsize_prefix(self, prefix: str) -> int:
         """Bytes of all values below the folder ``prefix``."""
         below = _folder(prefix)
+        if below is None:
+            return 0
         return await self._run(lambda: sum(size for _, size in self.driver.sizes(below)))
 
     # -- writing ------------------------------------------------------------------
@@ -159,13 +169,15 @@ class DriverStore(Store):
     async def delete(self, key: str) -> None:
         """Remove the value; no error when absent."""
         self._check_writable()
-        await self._run(lambda: self.driver.delete(key))
+        if _possible(key):
+            await self._run(lambda: self.driver.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove every value below the folder ``prefix``."""
         self._check_writable()
         below = _folder(prefix)
-        await self._run(lambda: self.driver.delete_prefix(below))
+        if below is not None:
+            await self._run(lambda: self.driver.delete_prefix(below))
 
     # -- listing ------------------------------------------------------------------
 
@@ -176,20 +188,30 @@ class DriverStore(Store):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Every key that starts with ``prefix``, which need not end at a ``/``."""
-        below = prefix[: prefix.rfind("/") + 1]
+        if prefix.endswith("/"):
+            prefix = prefix.rstrip("/")
+            prefix = prefix and prefix + "/"
+        below = _folder(prefix[: prefix.rfind("/") + 1])
+        if below is None:
+            return
         for key in await self._run(lambda: [*self.driver.list(below)]):
             if key.startswith(prefix):
                 yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names of values and folders directly below the folder ``prefix``."""
-        keys, folders = await self._run(lambda: self.driver.list_dir(_folder(prefix)))
+        below = _folder(prefix)
+        if below is None:
+            return
+        keys, folders = await self._run(lambda: self.driver.list_dir(below))
         for name in dict.fromkeys((*keys, *folders)):
             yield name
 
     async def is_empty(self, prefix: str) -> bool:
         """Whether no value lies below the folder ``prefix``."""
         below = _folder(prefix)
+        if below is None:
+            return True
         return await self._run(lambda: next(iter(self.driver.list(below)), None) is None)
 
     # -- within -------------------------------------------------------------------
@@ -203,9 +225,20 @@ class DriverStore(Store):
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _folder(prefix: str) -> str:
+def _folder(prefix: str) -> str | None:
+    """The driver's prefix of a folder; ``None`` where it can be none."""
     prefix = prefix.rstrip("/")
-    return prefix and prefix + "/"
+    try:
+        return check_prefix(prefix and prefix + "/")
+    except Invalid:
+        return None
+
+
+def _possible(key: str) -> bool:
+    try:
+        return bool(check_key(key))
+    except Invalid:
+        return False
 
 
 def _span(byte_range: ByteRequest | None) -> Span | None:

@@ -180,10 +180,14 @@ class Life(RuleBasedStateMachine):
     def iterate(self) -> None:
         same(list(self.array), list(self.model)) if self.model.ndim == 1 else None
         found = np.full(self.model.shape, 7, self.model.dtype)
-        for place, block in self.array.iter_blocks():
+        for place, block in self.array.iter_blocks(absent=True):
             same(block, self.model[place])
             found[place] = block
         same(found, self.model)
+        stored = np.full(self.model.shape, self.array.fill_value, self.model.dtype)
+        for place, block in self.array.iter_blocks():
+            stored[place] = block
+        same(stored, self.model)
 
 
 TestLife = Life.TestCase

@@ -224,7 +224,7 @@ def settled(array: stash.Array, driver: CountingDriver) -> Count:
     ahead = array._read._ahead
     assert ahead is not None
     if ahead._running is not None:
-        ahead._running[1].exception(10)
+        ahead._running[1].result()
     return driver.reads
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from typing import Any
 
 import ml_dtypes
@@ -9,6 +11,7 @@ import numcodecs
 import numpy as np
 import pytest
 
+import tensorstash as stash
 from tensorstash.codec import ChunkSpec, Codec, Pipeline, Serializer
 from tensorstash.codecs import foreign
 from tensorstash.codecs.blosc import Blosc
@@ -96,8 +99,87 @@ def test_binding_fills_in_what_is_missing() -> None:
     ],
 )
 def test_wrong_options_are_named(name: str, configuration: dict[str, Any], says: str) -> None:
+    """And such a chain is not made; what only encoding needs is looked at no sooner."""
+    chain = [{"name": name, "configuration": configuration}]
+    chain = chain if name == "bytes" else [*chain, "bytes"] if name == "transpose" else chain
+    place: dict[str, Any] = {}
     with pytest.raises(Invalid, match=says):
-        make_codec(name, configuration)
+        stash.create(place, (4,), "uint8", codecs=chain if "bytes" in chain else ["bytes", *chain])
+    assert not place
+
+
+@pytest.mark.parametrize(
+    ("name", "configuration", "version"),
+    [
+        ("gzip", {"level": 10}, 3),
+        ("gzip", {"level": "9"}, 3),
+        ("zstd", {"level": 23}, 3),
+        ("zstd", {"checksum": 1}, 3),
+        ("blosc", {"cname": "brotli"}, 3),
+        ("blosc", {"cname": "snappy"}, 3),
+        ("blosc", {"clevel": 10}, 3),
+        ("blosc", {"shuffle": "bytes", "typesize": 0, "blocksize": -1}, 3),
+        ("numcodecs.zlib", {"level": 77}, 3),
+        ("numcodecs.bz2", {"level": 0}, 3),
+        ("numcodecs.lz4", {"acceleration": "fast"}, 3),
+        ("numcodecs.lzma", {"preset": 255}, 3),
+        ("numcodecs.gzip", {"level": 10}, 3),
+        ("gzip", {"level": 10}, 2),
+        ("blosc", {"clevel": -1, "cname": "lz4"}, 2),
+        ("zlib", {"level": 2**70}, 2),
+        ("lzma", {"preset": 99}, 2),
+    ],
+)
+def test_what_only_encoding_needs_never_stops_reading(
+    name: str, configuration: dict[str, Any], version: Any
+) -> None:
+    data = np.arange(64, dtype="i4")
+    place: dict[str, Any] = {}
+    if version == 3:
+        plain = [{"name": "bytes"}, name]
+        stash.create(place, (64,), "i4", chunks=(16,), codecs=plain)[:48] = data[:48]
+        document = json.loads(bytes(place["zarr.json"]))
+        document["codecs"][1] = {"name": name, "configuration": configuration}
+        place["zarr.json"] = json.dumps(document).encode()
+    else:
+        plain = {"id": name}
+        stash.create(place, (64,), "i4", chunks=(16,), codecs=plain, zarr_format=2)[:48] = data[:48]
+        document = json.loads(bytes(place[".zarray"]))
+        document["compressor"] = {"id": name, **configuration}
+        place[".zarray"] = json.dumps(document).encode()
+    expected = np.where(data < 48, data, 0)
+    array = stash.open(place, mode="r+")
+    assert pickle.loads(pickle.dumps(array.spec)).codecs[-1].unfit == array.spec.codecs[-1].unfit
+    assert np.array_equal(array[:], expected) and np.array_equal(array[3:40:5], expected[3:40:5])
+    before = dict(place)
+    with pytest.raises(Invalid, match="codec"):
+        array[3] = 1
+    with pytest.raises(Invalid, match="codec"):
+        array[:] = 1
+    assert place == before
+    array.attrs["unit"] = "K"  # and the document stays as it was given
+    again = json.loads(bytes(place["zarr.json" if version == 3 else ".zarray"]))
+    assert again.get("codecs") == document.get("codecs")
+    assert again.get("compressor") == document.get("compressor")
+    assert np.array_equal(stash.copy(array, {}, codecs="zstd")[:], expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "written"),
+    [({"id": "gzip", "level": -1}, 6), ({"id": "zstd", "level": 100}, 22)],
+)
+def test_levels_of_numcodecs_are_written_with(config: dict[str, Any], written: int) -> None:
+    place: dict[str, Any] = {}
+    stash.create(place, (64,), "i4", chunks=(64,), zarr_format=2, codecs={**config, "level": 1})
+    document = {**json.loads(bytes(place[".zarray"])), "compressor": config}
+    place[".zarray"] = json.dumps(document).encode()
+    array = stash.open(place, mode="r+")
+    array[:] = np.arange(64)
+    assert bytes(numcodecs.get_codec(config).decode(place["0"])) == array[:].tobytes()
+    array.append(np.arange(3, dtype="i4"))
+    assert json.loads(bytes(place[".zarray"]))["compressor"] == config
+    made = stash.create({}, (4,), "i4", zarr_format=2, codecs=config)
+    assert made.spec.codecs[-1].level == written
 
 
 @pytest.mark.parametrize(
@@ -125,8 +207,15 @@ def test_chunks_a_codec_cannot_hold_are_refused(codec: Codec, chunk: ChunkSpec) 
 
 
 def test_what_this_build_lacks_is_named() -> None:
+    assert "snappy" in str(Blosc("snappy").unfit)
+    with pytest.raises(Invalid, match="snappy"):
+        stash.create({}, (1,), "u1", codecs=[Blosc("snappy")])
+    chunk = bytearray(Blosc("zlib", 9).encode(bytes(10_000)))
+    chunk[2] = chunk[2] & 0x1F | 2 << 5
     with pytest.raises(Unsupported, match="snappy"):
-        Blosc("snappy").bind(spec((1,), "u1"))
+        Blosc("snappy").decode(bytes(chunk), 10_000)
+    with pytest.raises(ValueError, match="snappy"):  # damage, that is
+        Blosc("zlib").decode(bytes(chunk), 10_000)
     with pytest.raises(Unsupported, match=r"no codec 'numcodecs\.nonsense'"):
         make_codec("numcodecs.nonsense")
     with pytest.raises(Unsupported, match="pickle"):

@@ -319,7 +319,7 @@ def test_a_relative_root_stays_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    driver = connect("data")
+    driver = FileDriver("data")
     driver.put("k", b"1")
     monkeypatch.chdir("/")
     assert driver.get("k") == b"1"
@@ -335,7 +335,7 @@ def test_options_travel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("root", ["", "a\0b"])
 def test_roots_that_are_none(root: str) -> None:
     with pytest.raises(Invalid, match="names no directory"):
-        connect(root)
+        FileDriver(root)
 
 
 def test_reading_creates_nothing(driver: FileDriver) -> None:

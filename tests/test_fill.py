@@ -118,7 +118,14 @@ def test_zarr_python_reads_our_fill_and_we_its(dtype: str, fill: object, version
         (-1, "uint8", 3),
         (True, "int8", 3),
         (2, "bool", 3),
-        ("0", "float32", 3),
+        ("zero", "float32", 3),
+        ("", "float32", 2),
+        ("1,5", "float64", 2),
+        ("1_0", "int32", 2),
+        ("1.5", "int32", 2),
+        ("300", "uint8", 3),
+        ("9" * 5000, "int64", 2),
+        ("0", "bool", 2),  # zarr-python reads true
         ("0x1ffffffff", "float32", 3),
         (1e300, "float32", 3),
         (10**400, "float64", 3),
@@ -139,6 +146,55 @@ def test_fill_values_that_cannot_be(value: object, dtype: object, version: int) 
     with pytest.raises(Invalid) as caught:
         fills.from_json(value, dtypes.parse(dtype), version)
     assert "fill_value" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "written"),
+    [
+        ("int32", "0"),
+        ("int64", " -7 "),
+        ("uint64", str(2**64 - 1)),
+        (">u2", "+300"),
+        ("float32", "0"),
+        ("float32", "-0.0"),
+        (">f8", "1.5e-3"),
+        ("float16", "2."),
+        ("float64", "nan"),
+        ("float32", "-inf"),
+        ("float64", "+Infinity"),
+        ("bool", "1"),
+    ],
+)
+def test_a_number_in_quotes_is_what_zarr_reads(dtype: str, written: str, version: int) -> None:
+    stored = np.dtype(dtype)
+    plain = stored.newbyteorder("=")
+    spelled = {"name": stored.str, "object_codec_id": None} if version == 2 else plain.name
+    theirs = get_data_type_from_json(spelled, zarr_format=version)
+    expected = np.asarray(theirs.from_json_scalar(written, zarr_format=version), plain)
+    assert same_bits(fills.from_json(written, plain, version), expected)
+    if stored.kind == "f":
+        assert same_bits(fills.parse(written, plain), expected)
+
+
+@given(
+    st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)),
+    st.sampled_from(["int64", "float64", "m8[s]", "complex128"]),
+    st.sampled_from([2, 3]),
+    st.sampled_from(["{}", " {}", "{}\n"]),
+)
+def test_quotes_change_nothing(value: float, dtype: str, version: int, form: str) -> None:
+    kind = np.dtype(dtype)
+    try:
+        expected = fills.from_json(value, kind, version)
+    except Invalid:
+        with pytest.raises(Invalid):
+            fills.from_json(form.format(value), kind, version)
+        return
+    whole = kind.kind in "im" and isinstance(value, float)
+    if whole and "e" in repr(value):  # no whole number is spelled so
+        return
+    assert same_bits(fills.from_json(form.format(repr(value)), kind, version), expected)
 
 
 def test_v2_base64_follows_the_stored_byte_order() -> None:

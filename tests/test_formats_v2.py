@@ -93,6 +93,17 @@ def test_v2_structured_fill_is_base64_in_stored_order() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "written", "value"),
+    [("<f4", "0", 0.0), (">f8", "-1.5e3", -1500.0), ("<i2", "7", 7), ("<M8[D]", "3", 3)],
+)
+def test_a_number_in_quotes_is_read_and_put_right(dtype: str, written: str, value: float) -> None:
+    # As some OME-Zarr files have it.
+    spec = read2(v2(dtype=dtype, fill_value=written))
+    assert spec.fill.astype("f8") == value
+    assert zarr2.array_document(spec)["fill_value"] == value
+
+
+@pytest.mark.parametrize(
     ("changes", "error"),
     [
         ({"shape": ...}, Invalid),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import numpy as np
@@ -19,6 +19,7 @@ from tensorstash.driver import Request
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, NotFound
 from tensorstash.formats import trailer
+from tensorstash.loading.feed import Feed
 from tests.far import FarDriver
 
 STALE = (Conflict, NotFound)
@@ -134,8 +135,12 @@ def test_an_immutable_array_is_not_looked_at() -> None:
     assert [key for _, key in driver.sent] == ["c/0"]
 
 
-def test_the_look_travels_with_the_chunks() -> None:
+def windowed() -> Any:
+    """A driver that lists the windows in which keys are asked for, and whether on a condition."""
+
     class Windows(FarDriver):
+        windows: ClassVar[list[Any]] = []
+
         def get_many_tagged(self, requests: Any) -> Any:
             asked = [*requests]
             self.windows.append([(r.key, r.unless is not None) for r in asked])
@@ -145,8 +150,11 @@ def test_the_look_travels_with_the_chunks() -> None:
             self.windows.append([(key, False)])
             return super().get_tagged(key, span)
 
-    driver = Windows()
-    driver.windows: Any = []
+    return Windows()
+
+
+def test_the_look_travels_with_the_chunks() -> None:
+    driver = windowed()
     stash.save(driver, np.arange(32, dtype="i4"), chunks=(8,))
     array = stash.open(driver, "r+")
     for use in (lambda: array[...], lambda: array[3], lambda: array.__setitem__(slice(2, 13), 1)):
@@ -157,6 +165,75 @@ def test_the_look_travels_with_the_chunks() -> None:
         assert driver.windows[0][-1] == ("zarr.json", True)
         assert driver.traffic.bytes_read - read < len(driver.driver.get("zarr.json") or b"")
     assert Request("k").unless is None
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+def test_a_member_of_a_copy_is_looked_at_with_its_chunks() -> None:
+    driver = windowed()
+    made = stash.create_group(driver)
+    made.create("x", (32,), "i4", chunks=(8,))[:] = np.arange(32)
+    made.consolidate()
+    member: Any = stash.open_group(driver)["x"]
+    for known in (False, True):
+        driver.windows.clear()
+        driver.reset()
+        assert member[...].tolist() == [*range(32)]
+        assert len(driver.windows) == 1
+        assert driver.windows[0][-1] == ("x/zarr.json", known)
+        assert len(driver.sent) == 4 + 1
+    made.create("x", (32,), "i4", chunks=(8,), overwrite=True)[:] = 7
+    with pytest.raises(Conflict, match="replaced"):
+        member[3]
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("zarr_format", [3, 2])
+def test_a_member_that_has_grown_is_read_as_it_is(far: bool, zarr_format: Any) -> None:
+    inner = MemoryDriver()
+    driver = FarDriver(inner) if far else inner
+    group = stash.create_group(driver, zarr_format=zarr_format)
+    group.create("x", (0,), "i4", chunks=(2,))
+    group.create("y", (3,), "i4", chunks=(2,))[:] = [0, 1, 2]
+    group.consolidate()
+    members: Any = [stash.open_group(driver) for _ in range(9)]
+    for name, n in (("x", 0), ("y", 3)):  # by who sees no group above
+        below = MemoryDriver()
+        for key in [*inner.list(f"{name}/")]:
+            below.put(key[2:], inner.get(key) or b"")
+        stash.open(below, "r+").append(np.arange(n, 5))
+        for key in [*below.list()]:
+            inner.put(f"{name}/{key}", below.get(key) or b"")
+    for name in "xy":
+        out = np.zeros(5, "i4")
+        uses: list[Callable[[Any], Any]] = [
+            lambda a: int(a[-1]) == 4,
+            lambda a: int(a[4]) == 4,
+            lambda a: a[...].tolist() == [0, 1, 2, 3, 4],
+            lambda a, out=out: a.read(out=out) is not None and out.tolist() == [0, 1, 2, 3, 4],
+            lambda a: np.asarray(a).tolist() == [0, 1, 2, 3, 4],
+            lambda a: a.lazy[2:].read().tolist() == [2, 3, 4],
+            lambda a: a.oindex[[4]].tolist() == [4],
+            lambda a: stash.copy(a, {})[...].tolist() == [0, 1, 2, 3, 4],
+        ]
+        for group, use in zip(members, uses, strict=False):
+            member = group[name]
+            assert member.shape == (0 if name == "x" else 3,)
+            assert use(member)
+            assert member.shape == (5,)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["memory", "file", "far"])
+def test_what_is_not_stored_is_not_another_arrays(tmp_path: Path, which: int) -> None:
+    """Walks go by which chunks are stored, of an array of which none may be."""
+    place, made = places(tmp_path)[which], {"shape": (5000,), "dtype": "i4", "chunks": (2,)}
+    stash.create(place, **made)[:] = 1
+    old, cached = stash.open(place), stash.open(place, cache="1MiB")
+    stash.create(place, overwrite=True, **made)
+    for handle in (old, cached):
+        with pytest.raises(Conflict, match="replaced"):
+            list(handle.iter_blocks())
+        with pytest.raises(Conflict, match="replaced"):
+            stash.copy(handle, {})
 
 
 def test_trailers_keep_the_identity() -> None:
@@ -262,6 +339,24 @@ def test_a_loader_that_runs(own: bool, what: str) -> None:
     if what != "save":
         records.append(dict.fromkeys(records.names, 1))
         assert sum(1 for _ in records.iter_batches(1000)) == n // 1000 + 1
+
+
+def test_a_resumed_epoch_keeps_to_its_fields() -> None:
+    values = {"id": np.arange(20_000), "lab": np.ones(20_000, "i4")}
+    records = stash.save_records({}, values, rows_per_chunk=16)
+    how: Any = {"shuffle": True, "pool_bytes": "8KiB", "prefetch": 2}
+    loader: Feed[Any] = Feed(records, 8, **how)
+    batches = iter(loader)
+    next(batches)
+    state = loader.state_dict()
+    records.extend({"id": np.arange(8), "lab": np.ones(8, "i4")})
+    resumed: Feed[Any] = Feed(records, 8, **how)
+    resumed.load_state_dict(state)
+    batches = iter(resumed)
+    assert set(next(batches)) == {"id", "lab"}
+    records.drop_field("lab")
+    with pytest.raises(STALE):
+        list(batches)
 
 
 # -- every order of doing it -------------------------------------------------------------------

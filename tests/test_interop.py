@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorstore
+import xarray
+import zarr
 
 import tensorstash as stash
 from tests.peers import (
@@ -285,6 +287,38 @@ def test_names_and_attributes(tmp_path: Path) -> None:
         if version == 3:
             assert theirs.metadata.dimension_names == ("y", "x")
             assert in_tensorstore(path).domain.labels == ("y", "x")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_attributes_that_are_not_finite(version: Any, tmp_path: Path) -> None:
+    """Bare tokens: zarr-python and xarray write and read these and nothing else, so the values
+    stay what they are. TensorStore reads them in v2 (it looks at no ``.zattrs``), not in v3."""
+    attributes = {"a": np.nan, "b": [np.inf, -np.inf], "missing_value": np.float32("nan")}
+    ours, theirs, xarrays = (tmp_path / name for name in ("ours", "zarr", "xarray"))
+    options = {"shape": SHAPE, "dtype": "f4", "chunks": CHUNKS, "zarr_format": version}
+    stash.create(ours, attributes=attributes, dimension_names=("y", "x"), **options)
+    zarr.create_array(
+        theirs, attributes={k: attributes[k] for k in "ab"}, compressors=None, **options
+    )
+    data = xarray.DataArray(np.ones(SHAPE, "f4"), dims=("y", "x"), attrs=attributes)
+    data.to_dataset(name="t").to_zarr(xarrays, zarr_format=version, consolidated=False)
+    for path in (ours, theirs, xarrays / "t"):
+        for found in (stash.open(path).attrs, in_zarr(path).attrs):
+            assert np.isnan(found["a"]) and found["b"] == [np.inf, -np.inf]
+        if version == 2:
+            continue
+        assert refused(lambda path=path: in_tensorstore(path)), "update the row, and formats.md"
+    if version == 2:
+        assert in_tensorstore(ours, 2).shape == SHAPE
+    stash.create_group(tmp_path / "g", zarr_format=version).create(
+        "t", **{**options, "attributes": attributes, "dimension_names": ("y", "x")}
+    )
+    there = xarray.open_zarr(tmp_path / "g", consolidated=False, mask_and_scale=False).t.attrs
+    assert np.isnan(there["a"]) and np.isnan(there["missing_value"])
+    # As text they are read by all, and are text to all.
+    stash.create(tmp_path / "text", attributes={"a": "NaN"}, **options)
+    assert in_zarr(tmp_path / "text").attrs["a"] == "NaN"
+    assert in_tensorstore(tmp_path / "text", version).shape == SHAPE
 
 
 # --- Zarr v2 ------------------------------------------------------------------------------------

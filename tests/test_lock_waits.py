@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ import pytest
 import tensorstash as stash
 from tensorstash.driver import Driver
 from tensorstash.drivers import flock, waiting
+from tensorstash.drivers.redis.link import RedisLink
+from tensorstash.drivers.redis.lock import RedisLease
+from tensorstash.drivers.redis.options import RedisOptions
+from tensorstash.drivers.redis.place import RedisPlace
+from tensorstash.drivers.s3.lease import S3Lease, Store
+from tensorstash.drivers.s3.limits import Limits
 from tensorstash.registry import connect
 from tests.servers.redis import Redis
 
@@ -111,3 +118,32 @@ def test_a_long_wait_is_logged_once(
 def test_what_a_holder_says_of_itself_is_one_short_line() -> None:
     told = waiting.said(b"a\nb\x1b[31m" + b"x" * 1000)
     assert told.startswith("a?b?[31mxxx") and len(told) < 200
+
+
+def test_after_a_writer_was_killed_the_next_one_waits_little_and_says_for_whom(
+    valkey_server: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the lease as it is when nobody sets it."""
+    url = valkey_server.address + f"/i{uuid.uuid4().hex}"
+    array = stash.create(url, (3,), "int32")
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    holder = context.Process(target=_stopped, args=(array.driver, "zarr.json", theirs))
+    holder.start()
+    assert mine.recv() == "held"
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    begun = time.monotonic()
+    with caplog.at_level("WARNING", "tensorstash"):
+        assert array.append([1]) == 3
+    assert time.monotonic() - begun < 20
+    [line] = [r.getMessage() for r in caplog.records if "waiting for the lock" in r.getMessage()]
+    assert f"process {holder.pid} on " in line
+
+
+def test_a_lease_is_ten_seconds_and_renewed_every_two() -> None:
+    link = RedisLink(RedisPlace("redis", "localhost", 6379), {}, None)
+    assert RedisLease(link, "k", b"k").period == 2
+    assert S3Lease(Store(lambda place: None, lambda place, value, tag: 1), "k", "k", 10).period == 2
+    assert RedisOptions().lease == Limits().lease == 10

@@ -91,6 +91,48 @@ def test_weights_of_any_kind_are_exact_proportions() -> None:
             parse_weights([1, wrong])
 
 
+@pytest.mark.parametrize(
+    ("weights", "whole"),
+    [
+        ([1, 1e-8], [10**8, 1]),
+        ([np.float32(2), 2e-9], [10**9, 1]),
+        ([1, 3e-7, 5e-9], [200_000_000, 60, 1]),
+        ([1e-30, 2e-30], [1, 2]),
+        ([1e300, 1e299], [10, 1]),
+        ([5e-324, 1e-323], [1, 2]),
+        ([1.5e-6, 1], [3, 2_000_000]),
+    ],
+)
+def test_small_weights_are_weights(weights: list[Any], whole: list[int]) -> None:
+    assert parse_weights(weights, strict=True) == whole
+
+
+@given(st.lists(st.floats(1e-12, 1e12), min_size=1, max_size=5))
+def test_weights_keep_their_shares_or_are_refused(weights: list[float]) -> None:
+    parts = [weight / math.fsum(weights) for weight in weights]
+    try:
+        whole = parse_weights(weights, strict=True)
+    except Invalid as error:
+        assert "too small beside the others" in str(error)
+        assert min(parts) < 100 / 2**31
+        return
+    assert sum(whole) < 2**31
+    for part, found in zip(parts, whole, strict=True):
+        assert found / sum(whole) == pytest.approx(part, rel=0.011)
+
+
+def test_a_mixture_says_which_weight_is_too_small() -> None:
+    sources = {"a": numbers(60, 8), "b": numbers(60, 8, 100)}
+    assert mix(sources, {"a": 1, "b": 1e-8}).weights["b"] == pytest.approx(1e-8)
+    with pytest.raises(Invalid, match="the weight 1e-12 is too small beside the others"):
+        mix(sources, {"a": 1, "b": 1e-12})
+    long = stash.create({}, (10**13,), "i1", chunks=(10**10,), codecs=None)
+    lasting = mix([long, long], [1, 1e-9])
+    assert list(lasting.counts.values()) == [10**13, 10**4]
+    with pytest.raises(Invalid, match=r"all sources have given every row after 1\d{22} rows"):
+        mix([long, long], [1, 1e-9], stop="all")
+
+
 # -- which rows --------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tensorstash as stash
 from tensorstash.errors import Invalid, Unsupported
 from tensorstash.loading.ragged import Ragged
 from tensorstash.records import schema
@@ -394,6 +396,71 @@ def test_text_of_fixed_length_bits_and_times_of_zones() -> None:
     assert table.schema.types == [pa.string(), pa.binary(), pa.binary(3)]
     assert table.to_pylist()[1] == {"u": "bc", "s": b"bc", "v": b"\0\0\0"}
     assert present(columns, "pandas").to_dict("list")["s"] == [b"a", b"bc"]
-    zoned = datetime(2020, 1, 1, 12, tzinfo=UTC)
-    times = columns_of(pd.DataFrame({"t": [zoned, zoned]}).astype("datetime64[us, Europe/Paris]"))
-    assert times["t"].tolist() == [datetime(2020, 1, 1, 12)] * 2
+
+
+_ZONED = [datetime(2020, 1, 1, 12, tzinfo=UTC)] * 2
+_FRAME = pd.DataFrame({"t": _ZONED}).astype("datetime64[us, Europe/Paris]")
+_TABLE = pa.table({"t": pa.array(_ZONED, pa.timestamp("us", "Europe/Paris"))})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        _FRAME,
+        _FRAME.astype("category"),
+        _FRAME.astype(object),
+        _FRAME.convert_dtypes(dtype_backend="pyarrow"),
+        _FRAME.set_index("t"),
+        {"t": _FRAME["t"]},
+        {"t": pd.DatetimeIndex(_FRAME["t"])},
+        _TABLE,
+        {"t": _TABLE["t"]},
+        pa.table({"t": _TABLE["t"].combine_chunks().dictionary_encode()}),
+        pa.table({"t": pa.array([_ZONED], pa.list_(pa.timestamp("us", "UTC")))}),
+        pa.table({"t": pa.array([{"u": _ZONED[0]}], pa.struct({"u": pa.timestamp("us", "UTC")}))}),
+        pl.from_arrow(_TABLE),
+        pl.from_arrow(_TABLE)["t"].to_frame().select(pl.concat_list("t", "t")),
+        {"t": _ZONED},
+        [{"t": _ZONED[0]}],
+        [{"t": _ZONED}],
+    ],
+)
+def test_a_time_zone_is_refused(given: Any) -> None:
+    known = stash.create_records({}, {"t": "M8[us]"})
+    for take in (partial(stash.save_records, {}), known.extend):
+        with pytest.raises(Invalid, match=r"field 't(/u)?'.* zone"):
+            take(given)
+    assert len(known) == 0
+
+
+def test_an_index_is_a_field_or_refused() -> None:
+    frame = pd.DataFrame({"x": [1, 2, 3]})
+    for plain in (frame, frame[:2], frame[1:].reset_index(drop=True), frame[frame.x > 5]):
+        assert stash.save_records({}, plain).names == ("x",)
+    named = frame.set_index(pd.Index(["a", "b", "c"], name="key"))
+    made = stash.save_records({}, named)
+    assert str(made.schema) == "{'key': str, 'x': ((), 'int64')}"
+    assert made["key"][:].tolist() == ["a", "b", "c"] and made.extend(named[1:]) == 3
+    assert stash.save_records({}, frame.rename_axis("n"))["n"][:].tolist() == [0, 1, 2]
+    levels = frame.set_index(pd.MultiIndex.from_product([[1, 2, 3], [0.5]], names=["i", "in/f"]))
+    made = stash.save_records({}, levels)
+    assert made.names == ("i", "in/f", "x") and made["in/f"][:].tolist() == [0.5] * 3
+    known = stash.save_records({}, frame)
+    lost = "an index without a name, which would be lost"
+    for odd, message in (
+        (frame.iloc[[1, 0, 2]], lost),
+        (frame[frame.x != 2], lost),
+        (frame[1:], lost),
+        (frame.set_index(pd.Index([7, 8, 9])), lost),
+        (levels.rename_axis(["i", None]), lost),
+        (frame.set_index("x", drop=False), "two columns are named 'x', or one and the index"),
+        (levels.rename_axis(["i", "i"]), "two levels of the index are named 'i'"),
+        ({"x": frame["x"][[1, 0, 2]]}, "'x' is a Series with an index, which would be lost"),
+    ):
+        for take in (partial(stash.save_records, {}), known.extend):
+            with pytest.raises(Invalid, match=message):
+                take(odd)
+    with pytest.raises(Invalid, match="no field 'key'"):
+        known.extend(named)
+    known[:2] = frame[1:].reset_index(drop=True)
+    assert known["x"][:].tolist() == [2, 3, 3]

@@ -290,8 +290,10 @@ def test_nested_values_of_a_json_field_stay_whole() -> None:
 
 
 def test_flat_paths() -> None:
-    given = {"a": 1, ("n", "o"): 2, "n": {"m/p": 3, "q": {}}, "j": {"x": 1}}
-    assert flat(given, {"j"}) == {"a": 1, "n/o": 2, "n/m/p": 3, "j": {"x": 1}}
+    given = {"a": 1, ("n", "o"): 2, "n": {"m/p": 3}, "j": {}}
+    assert flat(given, {"j"}) == {"a": 1, "n/o": 2, "n/m/p": 3, "j": {}}
+    with pytest.raises(Invalid, match=r"'n/q' is \{\}, which has no fields; name it"):
+        flat({"n": {"m": 1, "q": {}}})
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,6 @@ def test_urls(given_url: str, url: str) -> None:
     "url",
     [
         "redis://",
-        "redis:///0",
         "redis://host:port",
         "redis://host:99999/0",
         "redis://host/prefix",

@@ -99,6 +99,7 @@ def test_the_same_loader_goes_on_with_the_same_batches(shuffle: Any) -> None:
     assert rows_of(again) == rows_of(first)
 
 
+@pytest.mark.filterwarnings("ignore:.*come twice")
 @settings(max_examples=60, deadline=None)
 @given(
     shuffle=st.sampled_from(SHUFFLES),
@@ -124,7 +125,6 @@ def test_any_row_of_ranks_and_batches(
             if state is not None:
                 feed.load_state_dict(state)
                 feed.set_epoch(0)  # nothing may be left of it
-            feed._warned = True
             batches.append(iter(feed))
         left = rows - len(found)
         for _ in range(min(count, left // (world * batch))):
@@ -136,6 +136,110 @@ def test_any_row_of_ranks_and_batches(
     last.load_state_dict(state or {})
     last.set_epoch(0)
     assert sorted(found + rows_of(last)) == list(range(rows))
+
+
+@pytest.mark.filterwarnings("ignore:.*come twice")
+@settings(max_examples=120, deadline=None)
+@given(
+    shuffle=st.sampled_from(SHUFFLES),
+    rows=st.integers(0, 400),
+    steps=st.lists(
+        st.tuples(st.integers(1, 7), st.integers(1, 40), st.integers(0, 6), st.booleans()),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_a_chain_of_resumes_repeats_and_leaves_out_what_it_says(
+    shuffle: Any, rows: int, steps: list[tuple[int, int, int, bool]]
+) -> None:
+    """The last of ``steps`` goes to the epoch's end, the others stop after so many batches."""
+    state, given = None, 0
+    found: list[int] = []
+    for k, (world, batch, stop, drop) in enumerate(steps):
+        left = rows - given
+        over = k == len(steps) - 1
+        before = len(found)
+        twice, out, length = expected(left, world * batch, world, drop)
+        counts: set[tuple[int, ...]] = set()
+        for rank in range(world):
+            feed: Feed[Any] = Feed(
+                Counted(rows, 9),
+                batch,
+                rank=rank,
+                world_size=world,
+                drop_last=drop,
+                shuffle=shuffle,
+                prefetch=0,
+            )
+            if state is not None:
+                feed.load_state_dict(state)
+                feed.set_epoch(0)
+            assert (feed.padded, feed.dropped, len(feed)) == (twice, out, length)
+            batches = iter(feed)
+            assert (feed.padded, feed.dropped, len(feed)) == (twice, out, length)
+            full = left // (world * batch)
+            some = list(batches) if over else [next(batches) for _ in range(min(stop, full))]
+            found += rows_of(some)
+            counts.add(tuple(len(check_batch(one)) for one in some))
+            assert (feed.padded, feed.dropped) == (twice, out)
+            if over:
+                assert len(some) == length
+                assert len(feed) == expected(rows, world * batch, world, drop)[2]
+        assert len(counts) == 1  # ranks have equal work
+        if not over:
+            given += len(found) - before
+            state = feed.state_dict()
+            assert state["position"] == given
+    every = np.bincount(found, minlength=rows)
+    assert len(found) == rows + twice - out
+    assert (every == 0).sum() == out
+    if rows >= world:  # else a row may have to come more than twice
+        assert every.max(initial=0) <= 2
+        assert (every == 2).sum() == twice
+
+
+def expected(left: int, whole: int, world: int, drop: bool) -> tuple[int, int, int]:
+    """Rows twice, rows left out and batches a rank, of so many rows that are left."""
+    rest = left % whole
+    if drop:
+        return 0, rest, left // whole
+    return -rest % world, 0, -(-left // whole)
+
+
+@pytest.mark.filterwarnings("ignore:.*come twice")
+def test_the_numbers_are_those_of_what_is_still_to_come() -> None:
+    first: Feed[Any] = Feed(Counted(1000, 16), 15, shuffle=True, rank=0, world_size=3)
+    batches = iter(first)
+    for _ in range(8):
+        next(batches)
+    state = first.state_dict()
+    again: Feed[Any] = Feed(Counted(1000, 16), 5, shuffle=True, rank=2, world_size=7)
+    assert (again.padded, again.dropped, len(again)) == (1, 0, 29)
+    again.load_state_dict(state)
+    assert (again.padded, again.dropped, len(again)) == (4, 0, 19)
+    for k, _ in enumerate(again):
+        assert len(again) == 19
+        if k == 5:
+            break
+    assert len(again) == 29  # one that was broken off is over, and a whole one is next
+    again.load_state_dict(state)
+    again.set_epoch(4)  # another, from its beginning
+    assert (again.padded, len(again)) == (1, 29)
+    again.load_state_dict(state)
+    assert len(list(again)) == 19
+    assert again.padded == 4  # of that which was
+    assert len(again) == len(list(again)) == 29
+    assert again.padded == 1
+
+
+def test_a_warning_tells_of_the_rest_that_is_begun() -> None:
+    feed: Feed[Any] = Feed(Counted(100, 8), 5, rank=0, world_size=3)
+    feed.load_state_dict({**feed.state_dict(), "position": 60})
+    with pytest.warns(UserWarning, match="2 of 40 rows come twice in the rest of the epoch"):
+        list(feed)
+    with pytest.warns(UserWarning, match="2 of 100 rows come twice in an epoch, .* drops 10 inst"):
+        again: Feed[Any] = Feed(Counted(100, 8), 5, rank=0, world_size=3)
+        list(again)
 
 
 def test_what_was_read_ahead_is_not_counted() -> None:
@@ -283,6 +387,8 @@ def test_a_state_of_other_data_is_refused() -> None:
         ({"seed": None}, "the state lacks 'seed'"),
         ({"position": -1}, "'position' of a state cannot be -1"),
         ({"position": 6401}, "the state is at row 6401 of 6400"),
+        ({"rule": None}, "the state is of rule 1 for the order of an epoch, and this release has"),
+        ({"rule": 3}, "the state is of rule 3 for the order"),
         ({"epoch": "1"}, "'epoch' of a state is int, not '1'"),
         ({"epoch": True}, "'epoch' of a state is int, not True"),
         ({"data": 3}, "'data' of a state is str, not 3"),

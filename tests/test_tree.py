@@ -142,6 +142,7 @@ def test_leaves_import_their_contract_and_each_other_only() -> None:
         "tensorstash.drivers": {
             "tensorstash.driver",
             "tensorstash.errors",
+            "tensorstash.urls",
             "tensorstash.workers",
         },
         "tensorstash.codecs": {"tensorstash.codec", "tensorstash.dtype", "tensorstash.errors"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 from torch.utils.data import DataLoader
 
 import tensorstash as stash
-from tensorstash.errors import Corrupt, InvalidSelection
+from tensorstash.errors import Corrupt, Invalid, InvalidSelection
 from tensorstash.loading.ragged import Ragged
 from tensorstash.loading.source import Blocks, Columns, Source
 from tensorstash.sources.arrays import Arrays
-from tensorstash.torch import Windows
+from tensorstash.torch import Windows, mix
 from tests.far import FarDriver
 
 ROWS = 1000
@@ -227,6 +228,28 @@ def test_records_have_windows_of_every_kind_of_field(tmp_path: Path) -> None:
     assert torch.equal(items[0]["next"]["obs"], torch.from_numpy(VALUES[15:35]))
 
 
+def test_windows_of_ragged_rows_are_refused_unless_whole_rows_are_meant(tmp_path: Path) -> None:
+    schema = {"id": "int64", "note": str, "in": {"t": stash.ragged("int64"), "x": "int8"}}
+    records = stash.create_records(tmp_path / "r", schema)
+    rows = [np.arange(i % 5) + i for i in range(60)]
+    records.extend({"id": np.arange(60), "note": ["n"] * 60, "in": {"t": rows, "x": [1] * 60}})
+    refused: list[Callable[..., Windows]] = [
+        records.windows,
+        records.select("in").windows,
+        records.split({"a": 0.5})["a"].with_format("torch").windows,
+        lambda n, **how: records.windows(n, fields=["id", "in/t"], **how),
+        lambda n, **how: Windows(records, n, **how),
+        lambda n, **how: Windows(mix([records, records.where(slice(0, 30))]), n, **how),
+    ]
+    for make in refused:
+        with pytest.raises(Invalid, match=r"'in/t' is ragged: .* not 6 of its values.*whole_rows"):
+            make(6)
+        assert len(make(6, whole_rows=True)) == len(make(6, whole_rows=True)[:]["in"]["t"])
+    found = records.windows(6, 3, whole_rows=True)[[4]]["in"]["t"][0]
+    assert [row.tolist() for row in found] == [row.tolist() for row in rows[12:18]]
+    assert len(records.windows(6, fields=["id", "note", "in/x"])) == 55
+
+
 def test_of_an_uncompressed_series_no_more_is_held_than_a_batch(tmp_path: Path) -> None:
     array = stash.create(tmp_path / "a", (200_000, 4), "f4", chunks=(200_000, 4), codecs=[])
     array[...] = np.arange(800_000).reshape(200_000, 4)
@@ -249,7 +272,7 @@ def test_far_away_a_batch_is_asked_for_at_once() -> None:
     assert np.array_equal(found["a"], model(chosen, 30))
     assert np.array_equal(found["b"], found["a"])
     needed = {row // 20 for s in chosen for row in range(s, s + 30)}
-    asked = [key for verb, key in driver.sent if verb == "get"]
+    asked = [key for verb, key in driver.sent if verb == "get" and key.startswith("c/")]
     assert len(asked) == 2 * len(needed)  # each of the two arrays
     assert driver.most == driver.capabilities.concurrency
 

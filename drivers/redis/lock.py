@@ -18,7 +18,7 @@ _PAUSES = (0.002, 0.1)
 
 
 def lease(link: RedisLink, key: str, place: bytes, timeout: float | None) -> Kept:
-    """Hold the lock at ``place``. A thread prolongs it at every third of its term."""
+    """Hold the lock at ``place``. A thread prolongs it at every fifth of its term."""
     lock = RedisLease(link, key, place)
     return Kept(lock, Waiting(key, link.place.url, timeout, lock.holder, _PAUSES))
 
@@ -33,7 +33,7 @@ class RedisLease(Lease):
         # Who waits for the lock can read in it who holds it.
         self._token = os.urandom(16).hex().encode() + b" " + me().encode()
         self._term = link.options.lease
-        self.period = self._term / 3
+        self.period = self._term / 5
         self._until = 0.0
         self._lost = False
 

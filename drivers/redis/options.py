@@ -31,7 +31,7 @@ class RedisOptions:
     """Seconds to wait for a connection."""
     expire: float | None = None
     """Seconds after which the server drops what was put; ``None`` keeps it."""
-    lease: float = 30.0
+    lease: float = 10.0
     """Seconds after which a lock whose holder died is free."""
     cluster: bool = False
     """Whether the server is a node of a cluster, which names the others."""

@@ -56,7 +56,11 @@ def tcp_place(scheme: str, rest: str) -> tuple[RedisPlace, dict[str, str]]:
     user, _, server = authority.rpartition("@")
     try:
         split = urlsplit("//" + server)
-        host, port = split.hostname or "", split.port or _PORT
+        # redis:///0/name is this host, as TensorDict and redis-py have it.
+        host, port = (
+            split.hostname or ("" if server or not path else "localhost"),
+            split.port or _PORT,
+        )
     except ValueError:
         host, port = "", 0
     if not host or any(mark in server for mark in "?#"):

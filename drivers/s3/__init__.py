@@ -39,7 +39,7 @@ def connect(
     unsafe: bool = False,
     timeout: float = 30.0,
     idle: float = 10.0,
-    lease: float = 30.0,
+    lease: float = 10.0,
     concurrency: int = 64,
     multipart_bytes: int = 64 << 20,
     part_bytes: int = 16 << 20,

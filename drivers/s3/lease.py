@@ -65,7 +65,7 @@ class S3Lease(Lease):
     def __init__(self, store: Store, place: str, key: str, seconds: float) -> None:
         self._store, self._place, self._key = store, place, key
         self._seconds = seconds
-        self.period = seconds / 3
+        self.period = seconds / 5
         self._owner, self._me, self._counter = secrets.token_hex(8), me(), 0
         self._tag: Tag | None = None
         self._until = 0.0

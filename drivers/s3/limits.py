@@ -15,7 +15,7 @@ class Limits:
     """Options of the driver; see ``connect``."""
 
     timeout: float = 30.0
-    lease: float = 30.0
+    lease: float = 10.0
     multipart_bytes: int = 64 << 20
     part_bytes: int = 16 << 20
 

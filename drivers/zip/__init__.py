@@ -42,6 +42,7 @@ from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.drivers.zip import archive, compact, unpack, writer
 from tensorstash.drivers.zip.records import LONGEST, Directory, Member, version
 from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace
+from tensorstash.urls import file_path, split
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _WHOLE = Span(0)
@@ -56,8 +57,10 @@ def connect(rest: str, **options: Any) -> Driver:
     inner, chained, place = rest.partition("::")
     if not chained:
         inner, place = "", rest
-    place = place.removeprefix("file://")
-    if "://" not in place:
+    url = split(place)
+    if url is not None and url[0] == "file":
+        place, url = file_path(url[1]), None
+    if url is None:
         if options:
             raise Invalid(f"a local zip takes no option, not {sorted(options)[0]!r}")
         return ZipDriver(place, inner)

@@ -17,6 +17,9 @@ from .typestr import to_v2
 SERIALIZED: Final = ("vlen-utf8", "vlen-bytes")
 """Filters that are an array -> bytes codec of v3 too."""
 
+ARRAY_TO_BYTES: Final = ("pcodec", "zfpy")
+"""Compressors that take a chunk as an array: the last of its filters, to us."""
+
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "blosc": {"cname": "lz4", "clevel": 5, "shuffle": 1},
     "gzip": {"level": 1},
@@ -42,6 +45,8 @@ def chain(
     """
     made: list[Codec] = []
     filters = [dict(item) for item in filters or ()]
+    if compressor is not None and compressor["id"] in ARRAY_TO_BYTES:
+        filters, compressor = [*filters, dict(compressor)], None
     if order == "F" and ndim > 1:
         made.append(make("transpose", {"order": list(range(ndim))[::-1]}))
     orders = _byte_orders(stored)
@@ -54,24 +59,24 @@ def chain(
         made.append(make("bytes", {"endian": "big" if ">" in orders else "little"}))
     if compressor is not None and compressor["id"] in _DEFAULTS:
         options = {**_DEFAULTS[compressor["id"]], **compressor}
-        made.append(make(options.pop("id"), options))
+        made.append(make(compressor["id"], _foreign("as_numcodecs", options.pop("id"), options)))
     elif compressor is not None:
         made.append(_foreign("wrap", dict(compressor)))
     return tuple(made)
 
 
-def _foreign(name: str, *arguments: Any) -> Codec:
+def _foreign(name: str, *arguments: Any) -> Any:
     # Named only here, and late: the core imports no leaf when it is imported itself.
     module = importlib.import_module("tensorstash.codecs.foreign")
     try:
-        codec: Codec = getattr(module, name)(*arguments)
+        made = getattr(module, name)(*arguments)
     except (StashError, RecursionError, MemoryError):
         raise
     except Exception as error:  # numcodecs raises what it likes
         what = dtypes.short(arguments[0])
         detail = reason(error)
         raise Invalid(f"filters or compressor {what} cannot be: {detail}") from error
-    return codec
+    return made
 
 
 def _byte_orders(dtype: np.dtype[Any]) -> set[str]:
@@ -109,6 +114,8 @@ def described(codecs: Sequence[Codec], dtype: np.dtype[Any], ndim: int) -> dict[
         filters.extend(dict(config) for config in configs)
         stored = getattr(serializer, "stored", None) or dtype
     steps = [_configuration(step) for step in tail]
+    if not steps and filters and filters[-1]["id"] in ARRAY_TO_BYTES:
+        steps.append(filters.pop())  # where zarr-python and zarrs look for it
     return {
         "stored": stored,
         "dtype": to_v2(stored, endian),

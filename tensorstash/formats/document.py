@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
-from ..dtype import short
+from ..dtype import is_extended, is_float, short
 from ..errors import Corrupt, Invalid, Unsupported
 from ..limits import check_document
 
@@ -94,12 +94,32 @@ def _depth(data: bytes) -> int:
     return deepest
 
 
+def as_plain(value: Any, depth: int = 0) -> Any:
+    """``value`` with NumPy's scalars and arrays of numbers and text, however deep, as Python's
+    own: ``.item()`` and ``.tolist()``. Anything else stays, for :func:`encode` to judge."""
+    if isinstance(value, np.generic | np.ndarray):
+        if value.dtype.kind not in "biufUTO" and not is_extended(value.dtype):
+            return value
+        made = value.tolist()
+        if isinstance(made, np.generic):  # longdouble, and those of ml_dtypes
+            return float(made) if is_float(made.dtype) else value
+        return made if not isinstance(made, list) else as_plain(made, depth)
+    if depth > MAX_DEPTH:
+        return value
+    if isinstance(value, Mapping):
+        return {key: as_plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item, depth + 1) for item in value]
+    return value
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """``document`` as UTF-8 JSON.
 
-    Floats that are not finite become the bare tokens ``NaN``, ``Infinity``, which zarr-python
-    writes and reads in attributes. :class:`~tensorstash.errors.Invalid`, naming the key, when
-    a value has no JSON form, or nests deeper than :data:`MAX_DEPTH`.
+    Floats that are not finite become the bare tokens ``NaN``, ``Infinity``, ``-Infinity``, as
+    zarr-python and xarray write and read them in attributes: a value stays what it is. No JSON has
+    them, and TensorStore refuses a ``zarr.json`` with one. :class:`~tensorstash.errors.Invalid`,
+    naming the key, when a value has no JSON form, or nests deeper than :data:`MAX_DEPTH`.
     """
     try:
         _check_json(document, "", 1)

@@ -199,6 +199,18 @@ def consolidated_in(document: Mapping[str, Any]) -> dict[str, tuple[Layout, ...]
     return found
 
 
+def is_records(attributes: Any) -> bool:
+    """Whether the attributes of a group say that its members are fields of records."""
+    fields = attributes.get("tensorstash") if isinstance(attributes, dict) else None
+    return isinstance(fields, dict) and "records" in fields
+
+
+def fields_of(attributes: Any) -> Mapping[str, Any]:
+    """The fields that a group's attributes name, where they say that it is of records."""
+    fields = attributes["tensorstash"].get("fields") if is_records(attributes) else None
+    return fields if isinstance(fields, dict) else {}
+
+
 def is_group(document: Mapping[str, Any]) -> bool:
     """Whether members may lie below the node that a ``zarr.json`` describes."""
     return document.get("node_type") == "group"

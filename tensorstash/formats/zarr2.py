@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-import numpy as np
-
 from .. import dtype as dtypes
 from .. import fill as fills
 from ..codec import Pipeline
@@ -59,6 +57,9 @@ CONSOLIDATED: Final = ".zmetadata"
 
 DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
 """The attribute in which xarray keeps the names of a v2 array's axes."""
+
+_NUMBERS: Final = "biufcmM"
+"""Kinds of dtype whose fill value is put right where others spelled it against the rules."""
 
 _Bytes = bytes | bytearray | memoryview
 
@@ -134,11 +135,12 @@ def _spec(
         raise Invalid(f"dimension_separator is {short(separator)}; it is '/' or '.'")
     value = document.get("fill_value")
     objects = dtype.kind == "O" and not any(f["id"] == "vlen-bytes" for f in filters)
-    if value is None:
-        fill = fills.default(dtype)
-    elif objects:
-        fill = np.empty((), object)
-        fill[()] = value
+    if objects:
+        # zarr-python leaves what has no fill value None. Categories have a text for that.
+        text = value is None and any(f["id"] == "categorize" for f in filters)
+        fill = fills.of_object("" if text else value)
+    elif value is None:
+        fill = fills.undefined(dtype)
     else:
         fill = fills.from_json(value, stored, 2).astype(dtype)
     fill.setflags(write=False)
@@ -174,7 +176,8 @@ def array_document(spec: ArraySpec) -> dict[str, Any]:
         document = {**spec.document, "shape": list(spec.shape)}
         if spec.grid.chunks is not None:  # zarr-python's edges of 0
             document["chunks"] = list(spec.grid.chunks)
-        if spec.dtype.kind in "biu" and spec.fill_defined:
+        plain = spec.dtype.kind in "biu" or fills.quoted(document.get("fill_value"))
+        if plain and spec.dtype.kind in _NUMBERS and spec.fill_defined:
             document["fill_value"] = fills.to_json(spec.fill, spec.dtype, 2)
         document["filters"] = document.get("filters") or None
         return document

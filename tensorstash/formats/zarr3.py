@@ -226,7 +226,8 @@ def array_document(spec: ArraySpec) -> dict[str, Any]:
     document: dict[str, Any] = {"zarr_format": 3, "node_type": "array", "shape": list(spec.shape)}
     if spec.document:
         document = {**spec.document, "shape": list(spec.shape)}
-        if spec.dtype.kind in "biu":
+        plain = spec.dtype.kind in "biu" or fills.quoted(document["fill_value"])
+        if plain and spec.dtype.kind in "biufcmM":
             document["fill_value"] = fills.to_json(spec.fill, spec.dtype, 3)
         if _name(document["chunk_grid"]) == "regular":  # zarr-python's edges of 0
             document["chunk_grid"] = spec.grid.document()

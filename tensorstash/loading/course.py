@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from ..dtype import short
 from ..errors import Invalid
 from ..values import parse_bytes, parse_whole
+from .cuts import Numbers
 from .epochs import Epochs, Progress
+from .order import Order
 from .ordering import Kind, Ordering
+from .pool import together
 from .quality import amplification, evenness
 from .room import Room
 from .share import Share
+from .shared_out import check_shared_out
 from .source import Source
 from .state import MOST_LANES
+from .touched import repetition, scattered
 
 Shuffle: TypeAlias = bool | Literal["exact"]
 
@@ -56,11 +64,12 @@ class Course:
         )
         self._ordering = Ordering(_kind(shuffle), self._share, room)
         self._epochs = Epochs(source, self._ordering, parse_whole(seed, "seed is"))
-        self._warned = False
+        self._warned = 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, for this rank as for every other."""
-        return self._share.batches(len(self.source))
+        """Batches of the epoch that is next, for this rank as for every other: after
+        :meth:`load_state_dict` those that are left of it. While one is under way, of that one."""
+        return self._share.batches(self._epochs.rows(over=False))
 
     def __repr__(self) -> str:
         ranks = f", rank {self.rank} of {self.world_size}" if self.world_size > 1 else ""
@@ -70,13 +79,15 @@ class Course:
 
     @property
     def dropped(self) -> int:
-        """Rows that an epoch leaves out: what is left at the end, with ``drop_last``."""
-        return self._share.dropped(len(self.source))
+        """Rows that the epoch leaves out: what is left at its end, with ``drop_last``. Of the
+        epoch begun last or, where one was loaded or named since, of what is left of that."""
+        return self._share.dropped(self._epochs.rows(over=True))
 
     @property
     def padded(self) -> int:
-        """Rows that come a second time at an epoch's end, that all ranks have as many."""
-        return self._share.padded(len(self.source))
+        """Rows that come a second time at the epoch's end, that all ranks have as many; of the
+        same epoch as :attr:`dropped`."""
+        return self._share.padded(self._epochs.rows(over=True))
 
     @property
     def epoch(self) -> int:
@@ -97,7 +108,9 @@ class Course:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Iterating next yields what is left of the epoch that ``state`` tells of, each row once,
         whatever the number of ranks, the batch size and the threads were and are. After the
-        state of an epoch's end it begins the next, unless :meth:`set_epoch` names that one.
+        state of an epoch's end it begins the next, unless :meth:`set_epoch` names that one. Rows
+        that were added since the epoch began come in the next one, where the source is records
+        (all of them) or arrays; of windows, patches and mixtures take those of the first rows.
 
         :class:`~tensorstash.errors.Invalid` for a state of other rows or another ``shuffle``.
         """
@@ -109,11 +122,12 @@ class Course:
         ``inflation`` is the spread of batch means over that of a true shuffle where the rows of
         a block are all alike (1.0: as even); ``blocks_per_batch`` how many blocks a global batch
         has rows of, on average and at least, beside a true shuffle's; ``read_amplification`` how
-        many blocks this rank reads over its part of them all. ``pool`` is in blocks, and
-        ``cut_by_budget`` where ``pool_bytes`` made it smaller than ``pool_wanted``.
+        many chunks this rank decodes over its part of them all, estimated from how rows lie: of
+        ragged rows as if all had the mean length, end to end as they were added. ``pool`` is in
+        blocks, and ``cut_by_budget`` where ``pool_bytes`` made it smaller than ``pool_wanted``.
         """
         state = self._epochs.state
-        source = self._epochs.at(state.epoch)
+        source = self._epochs.of(state)
         order = self._ordering.order(source, state)
         found: dict[str, Any] = {"order": state.order, "blocks": len(order.blocks)}
         if state.pool:
@@ -122,17 +136,49 @@ class Course:
             found["cut_by_budget"] = state.pool < wanted
         found |= evenness(order, self._share)
         held = self._ordering.slots(source, state, order) > 0
-        found["read_amplification"] = amplification(order, self._share, held)
+        found["read_amplification"] = round(self._amplification(source, order, held), 2)
         return found
+
+    def _amplification(self, source: Source, order: Order, held: bool) -> float:
+        """Chunks decoded over those there are. Where a block has but a part of some chunks, these
+        are decoded again for others, though every block is read once."""
+        share, blocks = self._share, order.blocks
+        by_blocks = amplification(order, share, held)
+        if not held:
+            window = next(share.windows(order, 0), None)
+            if window is None:
+                return by_blocks
+            rows = order.rows(window.positions)
+            batches = [rows[a:b] for a, b in pairwise(window.bounds)]
+            count = share.batches(order.count) * share.world
+            found = scattered(source, blocks, batches, count)
+            return by_blocks if found is None else found
+        in_order = self._ordering.kind == "in order"
+        if in_order and getattr(source, "goes_on", False):
+            return by_blocks
+
+        def wanted(rows: int) -> Numbers:
+            own: list[Numbers] = []
+            for window in share.windows(order, 0):
+                own.append(order.places(window.positions)[0])
+                if sum(map(len, own)) >= rows:
+                    break
+            return np.concatenate([np.empty(0, np.int64), *own])
+
+        size = together(source, blocks)
+        return by_blocks * repetition(source, blocks, wanted, size, in_order)
 
     def _begin(self, level: int, rest: bool = False) -> Progress:
         """As :meth:`Epochs.next`; ``level``: how far up the stack the loop is."""
-        if self.padded and not self._warned:
-            self._warned = True
+        check_shared_out(self.rank, self.world_size)
+        rows = self._epochs.coming_rows(rest)
+        padded = self._share.padded(rows)
+        if padded and padded != self._warned:
+            self._warned = padded
+            what = "an epoch" if rows == len(self.source) else "the rest of the epoch"
             warnings.warn(
-                f"{self.padded} of {len(self.source)} rows come twice in an epoch, that "
-                f"{self.world_size} ranks have as many; drop_last=True drops "
-                f"{len(self.source) % self._share.whole} instead",
+                f"{padded} of {rows} rows come twice in {what}, that {self.world_size} ranks have "
+                f"as many; drop_last=True drops {rows % self._share.whole} instead",
                 stacklevel=level + 1,
             )
         return self._epochs.next(rest)

@@ -16,12 +16,18 @@ from .state import State
 @dataclass
 class Progress:
     """How far an epoch is that was begun at ``state``. ``torn``: in the midst of a batch of
-    several ranks, whose rows are no run of positions."""
+    several ranks, whose rows are no run of positions. ``over``: nothing more comes of it."""
 
     state: State
     position: int
     reads: Reads = field(default_factory=Reads)
     torn: bool = False
+    over: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has had and has, from where it was begun."""
+        return self.state.rows - self.state.position
 
 
 class Epochs:
@@ -73,7 +79,7 @@ class Epochs:
         """The next to begin is the rest of the one in ``state``; where nothing is left of it, the
         one after it, unless :meth:`set` names this one."""
         found = State.of(state)
-        self.ordering.check(self.at(found.epoch), found)
+        self.ordering.check(self.of(found), found)
         self.seed = found.seed
         self._coming, self._loaded, self._named = found, True, False
         self._claimed = False
@@ -88,13 +94,46 @@ class Epochs:
         state = self._coming
         if state is None:
             state = self._fresh(0 if self.now is None else self.now.state.epoch + 1)
-        elif self._loaded and state.position >= state.rows and not (self._named or rest):
+        elif self._passed(rest):
             state = self._fresh(state.epoch + 1)
+        elif self._loaded:
+            self.ordering.check(self.of(state), state)  # rows may have come since
         else:
-            self.ordering.check(self.at(state.epoch), state)  # rows may have come since
+            state = self._fresh(state.epoch)
         self._coming, self._loaded, self._named = None, False, False
         self.now = Progress(state, state.position)
         return self.now
+
+    def _passed(self, rest: bool) -> bool:
+        """Whether a state was loaded of which nothing is left: then the epoch after it is next."""
+        state = self._coming
+        ended = self._loaded and state is not None and state.position >= state.rows
+        return ended and not (self._named or rest)
+
+    def coming_rows(self, rest: bool = False) -> int:
+        """How many rows :meth:`next` will begin with."""
+        state = self._coming
+        if state is None or not self._loaded or self._passed(rest):
+            return len(self.source)
+        return state.rows - state.position
+
+    def rows(self, over: bool) -> int:
+        """How many rows what was begun has, while it is not over, else what will be begun next;
+        ``over``: what was begun last counts until something else is loaded, named or begun."""
+        now = self.now
+        if self._coming is not None or now is None or (now.over and not over):
+            return self.coming_rows()
+        return now.rows
+
+    def of(self, state: State) -> Source:
+        """The source as it is in the epoch of a state: where rows were added since it was begun,
+        and the source can tell, the rows there were."""
+        source = self.at(state.epoch)
+        first = getattr(source, "at_rows", None)
+        if first is None or len(source) <= state.rows:
+            return source
+        kept: Source = first(state.rows)
+        return kept
 
     def at(self, epoch: int) -> Source:
         """The source as it is in an epoch: in a mixture, sources go on where they stood."""

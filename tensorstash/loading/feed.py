@@ -13,6 +13,7 @@ from .batches import Batches, Epoch, Reads
 from .course import Course, Shuffle, whole
 from .iteration import Iteration
 from .memory import Memory
+from .shared_out import check_shared_out
 from .source import Source
 from .state import State
 
@@ -97,7 +98,8 @@ class Feed(Course, Generic[Batch]):
 
     def _batches(self, state: State, position: int, reads: Reads, stop: Stop) -> Batches:
         """A method, so that what makes batches holds the feed and not the iteration."""
-        source = self._epochs.at(state.epoch)
+        check_shared_out(self.rank, self.world_size)  # a fork goes on with what was begun before
+        source = self._epochs.of(state)
         order = self._ordering.order(source, state)
         epoch = Epoch(
             source,

@@ -48,15 +48,21 @@ class Iteration(Iterator[Batch], Generic[Batch]):
         except StopIteration:
             if self._open:
                 self._progress.position = self._progress.state.rows
-                self._open = False
+                self._end()
             raise
         except BaseException:
-            self._open = False
+            self._end()
             raise
         return batch  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End it here: there are no more batches, and nothing is read any more."""
-        self._open = False
+        self._end()
         if self._pid == os.getpid():
             self._items.close()
+
+    def _end(self) -> None:
+        self._open, self._progress.over = False, True
+
+    def __del__(self) -> None:
+        self._progress.over = True  # one that was broken off

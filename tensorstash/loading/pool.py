@@ -69,9 +69,7 @@ class Pool:
         self._pace = pace
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
-        size = max(1, self._most * source.row_bytes)
-        together = min(_MOST, _BUNCH // size)
-        self._size = together if together >= _LEAST else 1
+        self._size = together(source, blocks)
         self._limit = min(_TURNS * readers.threads * self._size, aside)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
@@ -237,6 +235,13 @@ class Pool:
             self._slots[name][: len(array)] = array
         for kept in self._rest.values():
             kept.extend([None] * (count - len(kept)))
+
+
+def together(source: Source, blocks: Blocks) -> int:
+    """How many blocks are read at a time."""
+    size = max(1, int(np.diff(blocks.bounds).max(initial=1)) * source.row_bytes)
+    found = min(_MOST, _BUNCH // size)
+    return found if found >= _LEAST else 1
 
 
 def _own(piece: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -30,38 +29,64 @@ def nested(flat: Mapping[str, Any], kind: type[dict[str, Any]] = dict) -> dict[s
     return out
 
 
+class KnownColumns(dict[str, Any]):
+    """Nested columns that know more of their fields than the arrays tell."""
+
+
 def fingerprint_of(told: Any) -> str:
     """A few characters of what a source tells of itself; see :attr:`Source.fingerprint`."""
     return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Blocks:
     """Rows grouped as they lie in stored chunks: what is cheap to read together.
 
     Block ``k`` holds the rows ``order[bounds[k]:bounds[k + 1]]``; without ``order``, the rows
-    ``bounds[k]`` to ``bounds[k + 1]`` themselves. Every row is in one block.
+    ``bounds[k]`` to ``bounds[k + 1]`` themselves. Every row is in one block. Never changed.
     """
 
-    bounds: NDArray[np.int64]
-    order: NDArray[np.int64] | None = None
+    __slots__ = ("_bounds", "_regular", "order")
+
+    def __init__(
+        self, bounds: NDArray[np.int64] | None, order: NDArray[np.int64] | None = None
+    ) -> None:
+        self._bounds = bounds
+        self._regular = 0, 1
+        self.order = order
 
     @classmethod
     def regular(cls, rows: int, size: int) -> Blocks:
         """Runs of ``size`` rows, the last one shorter."""
+        made = cls(None)
+        made._regular = rows, max(1, size)
+        return made
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where blocks begin, and the end of the last. Regular ones are only written out here:
+        whether rows have an order of their own is asked of sources with any number of rows."""
+        if self._bounds is None:
+            self._bounds = self._written_out()
+        return self._bounds
+
+    def _written_out(self) -> NDArray[np.int64]:
+        rows, size = self._regular
         try:
             if rows + size > HUGE:  # which NumPy would take for few
                 raise MemoryError
-            bounds = np.arange(0, rows + size, max(1, size), dtype=np.int64)
+            bounds = np.arange(0, rows + size, size, dtype=np.int64)
         except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
             raise NoMemory(
                 f"no memory to order {rows} rows in blocks of {size}; use larger chunks, or a slice"
             ) from error
         bounds[-1] = rows
-        return cls(bounds if rows else bounds[-1:])
+        return bounds if rows else bounds[-1:]
 
     def __len__(self) -> int:
-        return len(self.bounds) - 1
+        if self._bounds is not None:
+            return len(self._bounds) - 1
+        rows, size = self._regular
+        return -(-rows // size)
 
     def rows(self, k: int) -> NDArray[np.int64]:
         """The rows of block ``k``."""
@@ -79,8 +104,12 @@ class Source(Protocol):
     others (in order, none are held); ``form``, the format that its user chose (``None``: a
     torch loader makes tensors of what is presented); ``untouched``, in which layout ragged columns
     are shown, where nothing else is to be done (a torch loader makes tensors of the columns
-    themselves); ``at_epoch(epoch)``, the source as it is in an epoch; ``order(make)``, an order of
-    its own made of such orders of its parts.
+    themselves); ``ragged_names``, fields whose rows differ in length (windows refuse them);
+    ``at_epoch(epoch)``, the source as it is in an epoch; ``at_rows(rows)``, the source as it was
+    when there were fewer rows (an epoch that was begun then is resumed); ``touches(rows)``, which
+    chunks of which arrays rows have a part in (how often they are decoded is told by it), and
+    ``goes_on``, whether rows in order decode each once; ``order(make)``, an order of its own made
+    of such orders of its parts.
     """
 
     def __len__(self) -> int:

@@ -12,6 +12,11 @@ from ..errors import Invalid
 MOST_LANES = 1 << 16
 """Lanes that there may be: their numbers have 16 bits."""
 
+RULE = 2
+"""The rule by which a state names an order: another one whenever a state of before would name
+another order. States without one are of rule 1, by which ragged rows went by what was stored of
+them."""
+
 _KINDS = {"order": str, "data": str}
 _POOLED = {"lanes", "pool"}
 
@@ -32,6 +37,7 @@ class State:
     data: str
     lanes: int = 0
     pool: int = 0
+    rule: int = RULE
 
     def to_dict(self) -> dict[str, Any]:
         """As a dict of numbers and short strings, under 200 bytes of JSON."""
@@ -46,7 +52,7 @@ class State:
         fields = set(cls.__dataclass_fields__)
         if unknown := set(given) - fields:
             raise Invalid(f"a state has no {_listed(unknown)}: pass what state_dict() answered")
-        if missing := fields - _POOLED - set(given):
+        if missing := fields - _POOLED - {"rule"} - set(given):
             raise Invalid(f"the state lacks {_listed(missing)}: pass what state_dict() answered")
         for name, value in given.items():
             kind = _KINDS.get(name, int)
@@ -54,7 +60,13 @@ class State:
                 raise Invalid(f"{name!r} of a state is {kind.__name__}, not {short(value)}")
             if isinstance(value, int) and value < 0 and name != "seed":
                 raise Invalid(f"{name!r} of a state cannot be {value}")
-        state = cls(**given)
+        state = cls(**{"rule": 1, **given})
+        if state.rule != RULE:
+            raise Invalid(
+                f"the state is of rule {state.rule} for the order of an epoch, and this release "
+                f"has rule {RULE}, by which other rows may be left: begin the epoch again with "
+                f"set_epoch({state.epoch}), or resume with the release that saved the state"
+            )
         if state.order == "pooled" and not (0 < state.lanes <= MOST_LANES and state.pool):
             raise Invalid(f"the state is of {state.lanes} lanes and a pool of {state.pool} blocks")
         if state.position > state.rows:
@@ -69,7 +81,11 @@ class State:
                 "shuffle it was saved with"
             )
         if self.rows != rows:
-            raise Invalid(f"the state is of {self.rows} rows, and there are {rows}: {_ADVICE}")
+            added = "make it of the rows there were, as records.where(slice(0, n)), or "
+            raise Invalid(
+                f"the state is of {self.rows} rows, and there are {rows}: "
+                f"{added if rows > self.rows else ''}{_ADVICE}"
+            )
         if self.data != data:
             raise Invalid(f"the state is of other data ({self.data}, not {data}): {_ADVICE}")
 

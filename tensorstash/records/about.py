@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..driver import Driver, located
 from ..explain import readable
-from ..info import stored_sizes
+from ..info import stored_size
 from .catalog import Catalog, arrays_of
 from .schema import Field
 
@@ -65,14 +65,12 @@ def info(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> R
     found = []
     for name in names:
         field = catalog.fields[name]
-        stored: list[int] = []
-        nbytes = 0
+        nbytes = objects = stored = 0
         for array in arrays_of(name, field):
             spec = catalog.specs[array]
-            stored += stored_sizes(driver, f"{path}{array}/", spec)
+            more = stored_size(driver, f"{path}{array}/", spec)
+            objects, stored = objects + more[0], stored + more[1]
             if field.dtype.kind not in "TO":
                 nbytes += spec.size * spec.dtype.itemsize
-        found.append(
-            FieldInfo(name, field, catalog.chunk_rows(name), nbytes, len(stored), sum(stored))
-        )
+        found.append(FieldInfo(name, field, catalog.chunk_rows(name), nbytes, objects, stored))
     return RecordsInfo(located(driver, path), catalog.rows, tuple(found))

@@ -32,7 +32,7 @@ from ..dtype import STRING, short
 from ..errors import Invalid, Unsupported
 from ..loading.ragged import Ragged, offsets_of
 from ..loading.source import Columns, nested
-from .elements import common, library, unfolded
+from .elements import common, library, unfolded, zoned
 from .schema import Field
 
 
@@ -171,6 +171,8 @@ def _column(pa: Any, path: str, array: Any) -> Any:
         return _extension(pa, path, array)
     if types.is_dictionary(kind):
         return _column(pa, path, array.dictionary_decode())
+    if types.is_timestamp(kind) and kind.tz is not None:
+        raise zoned(path, kind.tz)
     if types.is_timestamp(kind) or types.is_date(kind) or types.is_duration(kind):
         return array.to_numpy(zero_copy_only=False)
     _complete(path, array)

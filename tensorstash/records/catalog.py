@@ -6,9 +6,9 @@ what changes several fields at once is published by one conditional put.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from dataclasses import field as attribute
+from dataclasses import field as field_of
 from typing import Any, cast, get_args
 
 from ..attributes import Attributes
@@ -20,8 +20,9 @@ from ..formats import zarr3
 from ..formats.document import GroupDocument
 from ..formats.trailer import new_identity
 from ..spec import ArraySpec, difference
-from . import schema
+from . import schema, sizes
 from .schema import Field, Fields, Kind
+from .sizes import Notes
 
 MARK = "tensorstash"
 """The attribute of the group that says what no array's metadata can: the fields' kinds."""
@@ -34,8 +35,9 @@ _VERSION = 1
 @dataclass(frozen=True)
 class Catalog:
     """``fields`` by path, ``specs`` of all arrays by path (a ragged field has two, ``values``
-    and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``.
-    ``tag``: of the document that says so, where it was read."""
+    and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``;
+    ``notes``: what rows of ragged fields are taken to have, noted as they were added; ``tag``: of
+    the document that says so, where it was read."""
 
     fields: Fields
     specs: Mapping[str, ArraySpec]
@@ -43,7 +45,8 @@ class Catalog:
     attributes: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, Any]]
     document: Mapping[str, Any]
-    tag: Tag | None = attribute(default=None, repr=False, compare=False)
+    notes: Mapping[str, Notes] = field_of(default_factory=dict)
+    tag: Tag | None = field_of(default=None, repr=False, compare=False)
 
     def chunk_rows(self, path: str) -> int:
         """Rows of one chunk of a field."""
@@ -121,6 +124,8 @@ def to_document(catalog: Catalog) -> GroupDocument:
     odd = [path for path, spec in catalog.specs.items() if not _is_known_to_all(spec)]
     if odd:
         mark["members"] = {path: known.pop(path) for path in odd}
+    if catalog.notes:
+        mark["sizes"] = {path: [*map(list, notes)] for path, notes in catalog.notes.items()}
     return GroupDocument({**catalog.attributes, MARK: mark}, known, 3, catalog.document)
 
 
@@ -166,7 +171,10 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
                 f"{where} has {rows} rows, but its field {path!r} {specs[names[-1]].shape[0]}",
                 key=zarr3.KEY,
             )
-    return Catalog(fields, specs, rows, attributes, groups, document.document)
+    notes = sizes.parse(mark.get("sizes", {}))
+    if notes is None:
+        raise Corrupt(f"{where} has {short(mark['sizes'])} as sizes of rows", key=zarr3.KEY)
+    return Catalog(fields, specs, rows, attributes, groups, document.document, notes)
 
 
 def with_rows(catalog: Catalog, rows: int) -> Catalog:
@@ -187,6 +195,17 @@ def with_values(catalog: Catalog, lengths: Mapping[str, int]) -> Catalog:
         if specs[name].shape[0] < length:
             specs[name] = replace(specs[name], shape=(length,))
     return replace(catalog, specs=specs)
+
+
+def with_sizes(catalog: Catalog, before: int, paths: Iterable[str]) -> Catalog:
+    """The same rows, with what ragged rows of these fields have noted, where rows were added to
+    ``before`` and it is due."""
+    there = values_of(catalog)
+    notes = {
+        path: sizes.noted(catalog.notes.get(path, ()), before, catalog.rows, there[path])
+        for path in paths
+    }
+    return replace(catalog, notes={**catalog.notes, **{p: n for p, n in notes.items() if n}})
 
 
 def values_of(catalog: Catalog) -> dict[str, int]:

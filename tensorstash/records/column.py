@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from ..array import Array
 from ..driver import located
-from ..dtype import STRING, is_float, parts, short
+from ..dtype import STRING, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..index import leading
 from ..look import Look
-from ..values import as_array, broadcast, is_tensor, natural
+from ..operators import NoOperators
+from ..values import broadcast
+from .numbers import alone, numbers
 from .schema import Field
 
 Rows = slice | NDArray[Any]
@@ -56,7 +58,7 @@ def write_rows(array: Array, rows: Rows, values: Any, look: Look | None = None) 
     array.write_unwatched(leading(rows, array.shape), values, None, look)
 
 
-class Column(ABC):
+class Column(NoOperators, ABC):
     """One field over its array. ``checked`` turns a user's values into what ``put`` and ``grow``
     store, or raises before anything is stored."""
 
@@ -245,86 +247,6 @@ class ObjectColumn(ListColumn):
                 f"field {self.path!r} holds pickled objects, which run code when they are read; "
                 "pass allow_pickle=True if you trust who wrote them"
             )
-
-
-def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """``value`` as an array that can be stored as ``dtype``; :class:`~tensorstash.errors.Invalid`
-    when that would change it beyond rounding: fractions, integers out of range, text cut short,
-    records with other fields."""
-    array = _array(value, dtype)
-    if array.dtype == dtype:
-        return array
-    if not array.size:
-        return np.empty(array.shape, dtype)  # an empty list says nothing of its type
-    if dtype.names is not None:
-        return _record(array, dtype)
-    source, target = _sort(array.dtype), _sort(dtype)
-    if target not in _HOLDS.get(source, target):
-        raise Invalid(f"{array.dtype} values in a field of {dtype} would lose a part; cast them")
-    if source in "iu" and target in "iu":
-        low, high = int(array.min()), int(array.max())
-        limits = np.iinfo(dtype)
-        if not limits.min <= low <= high <= limits.max:
-            raise Invalid(f"{low if low < limits.min else high} is out of range for {dtype}")
-    made = as_array(array, dtype)
-    if source + target in ("MM", "mm", "SS", "SU", "TS", "TU"):
-        back = made.astype(array.dtype)
-        if not np.array_equal(back, array, equal_nan=source in "mM"):
-            raise Invalid(f"{array.dtype} values do not fit {dtype}; cast them, or use a wider one")
-    return made
-
-
-def alone(value: Any) -> Any:
-    """One value as a column of one: in the type that it has."""
-    typed = is_tensor(value) or isinstance(value, (np.ndarray, np.generic))
-    return natural(value)[None] if typed else [value]
-
-
-_HOLDS = {
-    "f": "fc",
-    "c": "c",
-    "i": "iufcmM",
-    "u": "iufcmM",
-    "M": "M",
-    "m": "m",
-    "T": "USTmM",
-    "S": "UST",
-}
-"""What values of a kind may be stored as without losing a part; others as anything."""
-
-
-def _sort(dtype: np.dtype[Any]) -> str:
-    return "f" if is_float(dtype) else dtype.kind
-
-
-def _array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """``value`` in the type that it has; of ``dtype`` where it has none that NumPy knows."""
-    if is_tensor(value) or hasattr(value, "dtype"):
-        found = natural(value)
-        if found.dtype.kind != "O":
-            return found
-        value = found.tolist()
-    try:
-        found = natural(value)
-    except Invalid:
-        if dtype.names is None:
-            raise
-        return as_array(value, dtype)  # tuples within tuples
-    except (TypeError, RuntimeError) as error:  # of tensors within lists
-        raise Invalid(f"{short(value)} is no array: {error}") from error
-    if dtype.names is not None and found.dtype.names is None:  # tuples: one for each record
-        return as_array(value, dtype)
-    return found if found.dtype.kind != "O" or not found.size else as_array(value, dtype)
-
-
-def _record(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Records with the same fields: NumPy would go by their order alone."""
-    if array.dtype.names != dtype.names:
-        raise Invalid(f"{array.dtype} values in a field of {dtype}; give records with its fields")
-    made = np.empty(array.shape, dtype)
-    for name, part in parts(dtype):
-        made[name] = numbers(array[name], part)
-    return made
 
 
 def _json(value: Any, ascii_only: bool) -> str:

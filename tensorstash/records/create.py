@@ -20,12 +20,14 @@ from ..limited import limited
 from ..location import Location, resolve
 from ..reach import reach
 from ..values import parse_lengths
-from . import formats, grow, layout
+from . import formats, grow, infer, layout
 from .catalog import MARK, Catalog, identified, reserved, to_document
 from .classes import schema_of
+from .kept import Kept, Values, is_of, kept, refuse_shapeless
 from .records import Records
-from .schema import Fields, allowed, check_paths, of_columns, of_example, parse
+from .schema import Fields, allowed, check_paths, parse
 from .table import At, Table
+from .typed import view_of
 
 
 def create_records(
@@ -129,25 +131,48 @@ def save_records(
     overwrite: bool = True,
     **options: Any,
 ) -> Records:
-    """Store ``columns`` (a dict of arrays, tensors or lists by field, nested where fields are; a
-    list of rows; a TensorDict; a table of arrow, pandas or polars) as new records and answer
-    their handle. ``schema`` names the kind of fields of which the values do not tell it. Takes
-    what :func:`create_records` takes. Rows appear all at once. Values that cannot be stored raise
-    before what is there is replaced."""
+    """Store ``columns`` as new records and answer their handle: other records or a view of them,
+    a dict of arrays, tensors or lists by field (nested where fields are), a list of rows, a
+    TensorDict, a table of arrow, pandas or polars.
+
+    Records, and what was read from some in any format, keep their fields. Of other values
+    ``schema`` names the kind of fields of which they do not tell it; how the others are found
+    stands in "Rows of Python's values" in docs/records.md. Takes what :func:`create_records`
+    takes. Rows appear all at once. Values that cannot be stored raise before what is there is
+    replaced; they are all in memory.
+    """
     named = {} if schema is None else _parsed(schema)
-    values = formats.columns_of(columns, named)
+    columns = view_of(columns)
+    # Of those that a transform has changed, what it answers may be of other types.
+    known = columns.fields if isinstance(columns, Records) else kept(columns)
+    told = {path: field for path, field in known.items() if field is not None}
+    values = formats.columns_of(columns, {**told, **named})
+    if not values and not isinstance(columns, Mapping):  # rows, of which there are none
+        values = {path: [] for path in {**known, **named}}
     if not values:
         raise Invalid("there are no columns to save")
     absent = [path for path in named if path not in values]
     if absent:
         raise Invalid(f"no values for field {absent[0]!r} of the schema")
-    told = of_columns({path: v for path, v in values.items() if path not in named})
-    fields = {path: named[path] if path in named else told[path] for path in values}
+    refuse_shapeless([path for path in values if path not in named], known)
+    fields = _fields_of(values, named, told)
     trial = create_records({}, fields, allow_pickle=options.get("allow_pickle", False))
     count, checked = trial.checked_rows(values)
     made = create_records(location, fields, 0, overwrite=overwrite, **options)
     made.table.extend(checked, count)
     return made
+
+
+def _fields_of(values: Mapping[str, Any], named: Fields, told: Kept) -> Fields:
+    """The fields of ``values``: as ``named``, as they know it themselves, as they call for."""
+    fields: Fields = {}
+    for path, column in values.items():
+        field = named.get(path)
+        if field is None:
+            known = column.field if isinstance(column, Values) else told.get(path)
+            field = known if known is not None and is_of(column, known) else None
+        fields[path] = infer.of_columns({path: column})[path] if field is None else field
+    return check_paths(fields)
 
 
 def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
@@ -156,7 +181,7 @@ def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
     fields: Fields = {}
     if like is not None:
         named = {} if given is None else _parsed(given)
-        fields = of_example(formats.flat(like, named), named)
+        fields = infer.of_example(formats.flat(like, named), named)
     if given is not None:
         fields |= _parsed(given)
     if not fields:

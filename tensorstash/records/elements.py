@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtype import is_extended, parts
-from ..errors import Unsupported
+from ..errors import Invalid, Unsupported
 from ..loading.source import Columns
 
 _COARSER: Final = {"Y": "D", "M": "D", "W": "D", "h": "s", "m": "s"}
@@ -24,6 +24,14 @@ def library(name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or name
         raise Unsupported(f"this needs the package {missing!r}: pip install {missing}") from error
+
+
+def zoned(path: str, zone: Any) -> Invalid:
+    """The error about times of a zone, which a field of datetime64 would forget."""
+    return Invalid(
+        f"field {path!r} has times of the zone {str(zone)!r}, which no field keeps: convert them "
+        "to UTC and drop the zone, as series.dt.tz_convert('UTC').dt.tz_localize(None) in pandas"
+    )
 
 
 def unfolded(columns: Columns) -> Columns:

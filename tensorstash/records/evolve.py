@@ -7,8 +7,6 @@ from dataclasses import replace
 from math import fsum
 from typing import Any
 
-import numpy as np
-
 from .. import node
 from ..belongings import look
 from ..driver import Check
@@ -20,8 +18,8 @@ from ..resize import write_beyond
 from ..spec import ArraySpec
 from ..unfinished import put_over, what_is_unfinished
 from . import grow, layout, schema
-from .catalog import Catalog, arrays_of, identified, with_values
-from .rowset import All, Chosen, RowSet, Shuffled, as_numbers
+from .catalog import Catalog, arrays_of, identified, with_sizes, with_values
+from .rowset import RowSet, Shuffled, parted
 from .table import Table, column_of
 
 
@@ -43,12 +41,7 @@ def parts(rows: RowSet, count: int, fractions: Mapping[str, float], seed: int) -
     ends = [min(count, round(fsum(values[: k + 1]) * count)) for k in range(len(values))]
     found: dict[str, RowSet] = {}
     for name, start, end in zip(fractions, [0, *ends], ends, strict=False):
-        part = Shuffled(seed, count, start, end)
-        if isinstance(rows, All):
-            found[name] = part
-        else:  # of a view that is itself a choice: the numbers
-            positions = part.at(slice(0, end - start, 1), count)
-            found[name] = Chosen(np.array(as_numbers(rows.at(positions, count)), np.int64))
+        found[name] = parted(rows, Shuffled(seed, count, start, end), count)
     return found
 
 
@@ -85,7 +78,9 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         stored = column.reserve(checked)
         empty = replace(specs[rows], shape=(0, *specs[rows].shape[1:]))
         write_beyond(empty, stored, 0, arrays[rows].make_writer, check)
-        return with_values(after, {path: int(stored[:, 1].max(initial=0))} if apart else {})
+        if not apart:
+            return after
+        return with_sizes(with_values(after, {path: int(stored[:, 1].max(initial=0))}), 0, [path])
 
     table.change(change)
 
@@ -186,7 +181,8 @@ def rename(table: Table, old: str, new: str) -> None:
             for source, target in arrays:
                 moved = _as_stored(table, source, specs.pop(source))
                 specs |= identified({target: moved})
-        return _without(replace(before, fields=fields, specs=specs))
+        notes = {names.get(path, path): known for path, known in before.notes.items()}
+        return _without(replace(before, fields=fields, specs=specs, notes=notes))
 
     table.change(change)
     for path in paths:
@@ -228,4 +224,5 @@ def _without(catalog: Catalog) -> Catalog:
         for name, document in catalog.groups.items()
         if any(array.startswith(name + "/") for array in wanted)
     }
-    return replace(catalog, specs=specs, groups=groups)
+    notes = {path: known for path, known in catalog.notes.items() if path in catalog.fields}
+    return replace(catalog, specs=specs, groups=groups, notes=notes)

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from ..dtype import is_extended, short
 from ..errors import Invalid
 from ..loading.ragged import Ragged
-from ..loading.source import Columns, nested
+from ..loading.source import Columns, KnownColumns, nested
 from . import arrow, frames, tensordicts
 from .elements import unfolded
 from .given import columns_of, flat, row_of
+from .kept import KEY, Kept, Rows, Values, keep, shapeless, text_of
 from .schema import Field
 
 __all__ = [
@@ -64,23 +65,31 @@ def present(
     package that it needs.
     """
     check(form, ragged)
+    fields = fields or {}
+    lost = shapeless(columns, form, ragged)
+    kept: Kept = {p: None if p in lost else fields[p] for p in columns if p in fields}
     if ragged == "padded":
         columns = {path: _padded(column) for path, column in columns.items()}
     if form == "torch":
-        return importlib.import_module("tensorstash.torch").present(columns, ragged)
+        return keep(importlib.import_module("tensorstash.torch").present(columns, ragged), kept)
     if form == "tensordict":
-        return tensordicts.tensordict(columns, ragged)
+        return keep(tensordicts.tensordict(columns, ragged), kept)
     if form == "arrow":
-        return arrow.table(columns, fields or {})
+        return arrow.table(columns, fields).replace_schema_metadata({KEY: text_of(kept)})
     if form == "polars":
-        return frames.polars_frame(columns, fields or {})
+        return keep(frames.polars_frame(columns, fields), kept)
     if form == "pandas":
-        return frames.pandas_frame(columns)
+        frame = frames.pandas_frame(columns)
+        frame.attrs[KEY] = text_of(kept)
+        return frame
     if form == "python":
-        return _python_rows(columns)
+        return Rows(_python_rows(columns), kept)
     if ragged == "list":
         columns = {path: _listed(column) for path, column in columns.items()}
-    return nested(columns)
+    made = nested({path: _known(column, kept.get(path)) for path, column in columns.items()})
+    # Arrays of text of one size become text of any, were it not known.
+    sized = any(field is None or field.dtype.kind == "U" for field in kept.values())
+    return keep(KnownColumns(made), kept) if sized else made
 
 
 def one_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = None) -> Any:
@@ -109,6 +118,10 @@ def check(form: str, ragged: str) -> None:
 
 def _padded(column: Any) -> Any:
     return column.to_padded() if isinstance(column, Ragged) else column
+
+
+def _known(column: Any, field: Field | None) -> Any:
+    return Values(column, field) if type(column) is list and field is not None else column
 
 
 def _listed(column: Any) -> Any:

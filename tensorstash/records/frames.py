@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import OBJECT, STRING, short
+from ..dtype import OBJECT, STRING, listed, short
 from ..errors import Invalid, Unsupported
 from ..loading.ragged import Ragged
 from ..loading.source import Columns
 from . import arrow
-from .elements import common, library, unfolded
+from .elements import common, library, unfolded, zoned
 from .schema import Field, path_of
 
 
@@ -29,7 +29,13 @@ def pandas_frame(columns: Columns) -> Any:
     """A ``pandas.DataFrame``."""
     pd = library("pandas")
     series = {path: _series(pd, path, column) for path, column in unfolded(columns).items()}
-    return pd.DataFrame(series, copy=False)
+    try:
+        return pd.DataFrame(series, copy=False)
+    except (ValueError, OverflowError) as error:  # times that are out of its bounds
+        odd = [p for p, s in series.items() if getattr(s, "dtype", OBJECT).kind in "mM"]
+        raise Unsupported(
+            f"pandas cannot hold times of the fields {listed(odd)}: {error}; deselect them"
+        ) from error
 
 
 def polars_frame(columns: Columns, fields: Mapping[str, Field]) -> Any:
@@ -39,14 +45,40 @@ def polars_frame(columns: Columns, fields: Mapping[str, Field]) -> Any:
 
 
 def of_pandas(frame: Any, whole: Collection[str] = ()) -> Columns:
-    """The columns of a ``pandas.DataFrame``, by path; the index is left out."""
-    out: Columns = {}
+    """The columns of a ``pandas.DataFrame``, by path, those of its index first: its levels are
+    columns by their names. Only pandas' own count of rows is left out."""
+    out = {} if is_counted(frame) else _of_index(frame.index, whole)
     for i, name in enumerate(frame.columns):
         # Levels of names are fields within fields; shallower ones are filled up with "".
         path = path_of(tuple(part for part in name if part) if isinstance(name, tuple) else name)
         if path in out:
-            raise Invalid(f"two columns are named {path!r}; rename one of them")
+            raise Invalid(f"two columns are named {path!r}, or one and the index; rename one")
         out |= of_series(path, frame.iloc[:, i], whole)
+    return out
+
+
+def is_counted(frame: Any) -> bool:
+    """Whether the index of a frame or series says nothing but how its rows are counted. Numbers
+    that begin or step otherwise may be of a choice of rows, or somebody's keys: none can tell."""
+    index = frame.index
+    if not len(index):
+        return True
+    counted = type(index).__name__ == "RangeIndex" and index.name is None
+    return counted and (index.start, index.step) == (0, 1)
+
+
+def _of_index(index: Any, whole: Collection[str]) -> Columns:
+    if any(name is None for name in index.names):
+        raise Invalid(
+            "the data frame has an index without a name, which would be lost: store it as a field, "
+            "by frame.rename_axis('name'), or drop it, by frame.reset_index(drop=True)"
+        )
+    out: Columns = {}
+    for level, name in enumerate(index.names):
+        path = path_of(name)
+        if path in out:
+            raise Invalid(f"two levels of the index are named {path!r}; rename one of them")
+        out |= of_series(path, index.get_level_values(level).to_series(), whole)
     return out
 
 
@@ -79,7 +111,7 @@ def of_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
     if hasattr(dtype, "categories"):
         return of_series(path, series.astype(dtype.categories.dtype), whole)
     if hasattr(dtype, "tz"):
-        return {path: series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()}
+        raise zoned(path, dtype.tz)
     if isinstance(dtype, np.dtype):
         values = series.tolist()
         text = bool(values) and all(isinstance(value, str) for value in values)

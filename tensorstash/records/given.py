@@ -18,6 +18,7 @@ from ..errors import Invalid
 from ..loading.source import Columns
 from ..values import is_tensor, natural
 from . import arrow, frames
+from .kept import kept, refuse_shapeless
 from .schema import Field, check_paths, path_of
 from .tensordicts import is_tensordict, of_tensordict, ragged_of, rows_of
 
@@ -39,13 +40,20 @@ _path_of = lru_cache(maxsize=1 << 12)(path_of)  # the same names come with every
 def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns:
     """The columns of several rows that ``value`` holds, by path, all of one length: a dict
     (nested, or by path or tuple) of columns, a list of rows, a TensorDict or TensorClass, a
-    dataclass that holds columns, a structured array, an Arrow table, a data frame.
+    dataclass that holds columns, a structured array, an Arrow table, a data frame; records, or
+    whatever else a loader reads, in their order.
 
     ``fields`` tell which dicts are JSON values rather than fields within a field, that text in
     a table is JSON, and which fields make one structured one.
     """
     fields = fields or {}
+    if hasattr(value, "take") and hasattr(value, "row_bytes"):  # a source
+        found = value.take(slice(0, len(value), 1))
+        if getattr(value, "transform", None) is None:
+            return dict(found)
+        value = value.present(found)
     found, tabled = _columns(value, fields)
+    refuse_shapeless(found, {path: f for path, f in kept(value).items() if f is None})
     found = _gathered({path: _column(path, column) for path, column in found.items()}, fields)
     lengths = {path: _length(path, column) for path, column in found.items()}
     if len(set(lengths.values())) > 1:
@@ -61,11 +69,12 @@ def row_of(value: Any, fields: Mapping[str, Field] | None = None) -> dict[str, A
     return _gathered(_row(value, fields), fields)
 
 
-def flat(value: Any, keep: Collection[str] = ()) -> dict[str, Any]:
+def flat(value: Any, keep: Collection[str] = (), known: Collection[str] = ()) -> dict[str, Any]:
     """What a nested dict (of dicts, dataclasses, TensorDicts) holds, by path. Keys are names,
-    paths, or tuples of names; what stands at the paths ``keep`` is not taken apart."""
+    paths, or tuples of names; what stands at the paths ``keep`` is not taken apart. A dict that
+    holds nothing is refused, for it may be a value, unless it stands above ``known`` fields."""
     out: dict[str, Any] = {}
-    _flatten(value, _branch(value) or {}, "", keep, out)
+    _flatten(value, _branch(value) or {}, "", keep, known, out)
     return check_paths(out)
 
 
@@ -90,7 +99,7 @@ def _columns(value: Any, fields: Mapping[str, Field]) -> tuple[dict[str, Any], b
         if isinstance(value, (str, bytes, np.ndarray)) or not isinstance(value, Iterable):
             raise Invalid(f"rows come as {_TAKEN}; not as {short(value)}")
         return _transposed(value, fields), False
-    return flat(value), False
+    return flat(value, (), fields), False
 
 
 def _row(value: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def _row(value: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
         raise Invalid(
             f"a row is a dict of values by field, a dataclass or a TensorDict, not {short(value)}"
         )
-    return flat(value, _values(fields))
+    return flat(value, _values(fields), fields)
 
 
 def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, Any]:
@@ -115,7 +124,9 @@ def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, A
         if values.keys() != out.keys():
             odd = sorted(values.keys() ^ out.keys())[0]
             what = "has no" if odd in out else "alone has a"
-            raise Invalid(f"row {i} {what} field {odd!r}; give every row the same fields")
+            inner = odd.rpartition("/")[0]
+            json = f", or name {inner!r} in the schema as tensorstash.json" if inner else ""
+            raise Invalid(f"row {i} {what} field {odd!r}; give every row the same fields{json}")
         for path, value in values.items():
             out[path].append(value)
     return dict(out)
@@ -124,6 +135,11 @@ def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, A
 def _column(path: str, column: Any) -> Any:
     """A column that we know how to store: those of other libraries as arrays."""
     library = type(column).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(column, "index") and not frames.is_counted(column):
+        raise Invalid(
+            f"field {path!r} is a Series with an index, which would be lost: give the values, by "
+            "series.reset_index(drop=True)"
+        )
     if library in _COLUMNS and hasattr(column, "__array__") and hasattr(column, "__len__"):
         found = _COLUMNS[library](path, column, ())
         whole = found if path in found else _COLUMNS[library](path, column, {path})
@@ -160,7 +176,12 @@ def _parsed(columns: Columns, fields: Mapping[str, Field]) -> Columns:
 
 
 def _flatten(
-    value: Any, branch: Mapping[Any, Any], above: str, keep: Collection[str], out: dict[str, Any]
+    value: Any,
+    branch: Mapping[Any, Any],
+    above: str,
+    keep: Collection[str],
+    known: Collection[str],
+    out: dict[str, Any],
 ) -> None:
     # A structured column of a dict is one field; those within a structured array are several.
     apart = _is_structured(value)
@@ -169,7 +190,13 @@ def _flatten(
         whole = path in keep or (not apart and _is_structured(inner))
         within = None if whole else _branch(inner)
         if within is not None:
-            _flatten(inner, within, path + "/", keep, out)
+            empty = not within and not is_tensordict(inner)
+            if empty and not any(name.startswith(path + "/") for name in known):
+                raise Invalid(
+                    f"field {path!r} is {short(inner)}, which has no fields; name it in the schema "
+                    "as tensorstash.json, or leave it out"
+                )
+            _flatten(inner, within, path + "/", keep, known, out)
         elif path in out:
             raise Invalid(f"field {path!r} is there twice")
         else:

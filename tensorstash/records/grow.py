@@ -37,6 +37,7 @@ from .catalog import (
     to_document,
     values_of,
     with_rows,
+    with_sizes,
     with_values,
 )
 from .column import Column
@@ -109,7 +110,8 @@ def extend(
 
         each(driver, list(rows), store)
         ends = {name: int(rows[name][:, 1].max(initial=0)) for name in values_of(before)}
-        return with_values(with_rows(before, before.rows + count), ends)
+        longer = with_values(with_rows(before, before.rows + count), ends)
+        return with_sizes(longer, before.rows, ends)
 
     after = change(driver, path, add, settings.lock_timeout)
     return after, after.rows - count
@@ -270,6 +272,8 @@ def _brought(
     """What shall be stored in place of a member's ``own`` document; ``None``: nothing."""
     if own is None or is_marked(own) or not isinstance(own.get("shape", []), list):
         return wanted
+    if spec is None and own.get("consolidated_metadata") is not None:  # of what has changed
+        return {key: value for key, value in own.items() if key != "consolidated_metadata"}
     if not all(own.get(key) == wanted.get(key) for key in _LAYOUT) and not _is_array(own, spec):
         return wanted  # left over from something else that was deleted halfway
     shape = wanted.get("shape")

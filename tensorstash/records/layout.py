@@ -22,11 +22,15 @@ _SMALL_BYTES = 32 << 10
 would be 512 bytes in an object of its own."""
 
 _VALUES_BYTES = 256 << 10
-_RAGGED_BYTES = 1024
+RAGGED_BYTES = 1024
 """What the values of a ragged row are taken to have."""
 
 _TEXT_BYTES = 256
 """What a row of text, bytes or JSON is taken to have when chunks are chosen."""
+
+NARROW_CACHE = 8 << 20
+"""Decoded chunks that are kept of a narrow field: each has the rows of several blocks, and would
+be decoded again for every one."""
 
 _MOST_ROWS = 1 << 16
 _WIDE_BYTES = 4 << 20
@@ -112,7 +116,7 @@ def _of_field(
 def step_of(fields: Fields) -> int:
     """Rows of a chunk of the widest field."""
     ragged = any(field.kind == "ragged" for field in fields.values())
-    widest = max(_RAGGED_BYTES if ragged else 1, *map(row_bytes, fields.values()))
+    widest = max(RAGGED_BYTES if ragged else 1, *map(row_bytes, fields.values()))
     return _power(_LARGE_BYTES // widest)
 
 

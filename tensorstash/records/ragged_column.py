@@ -18,7 +18,9 @@ from ..array import Array, renewed
 from ..errors import Corrupt, Invalid
 from ..loading.ragged import Ragged, offsets_of, runs_of
 from ..look import Look
-from .column import Column, Rows, alone, numbers, read_rows, write_rows
+from .column import Column, Rows, read_rows, write_rows
+from .numbers import alone, numbers
+from .rowset import as_numbers
 from .schema import Field
 
 
@@ -71,12 +73,12 @@ class RaggedColumn(Column):
     def put(self, rows: Rows, values: Ragged, look: Look | None = None) -> int:
         """See :meth:`Column.put`: where the row lies if its shape stays, else at the end of the
         values. Either way one put of one chunk replaces a row: nobody sees half of it."""
-        numbers = np.arange(len(self.arrays[1]))[rows] if isinstance(rows, slice) else rows
-        _, first = np.unique(numbers[::-1], return_index=True)
-        keep = len(numbers) - 1 - first  # of values for one row, the last one stays
-        if len(keep) < len(numbers):
-            numbers, values = numbers[keep], values[keep]
-        places = read_rows(self.arrays[1], numbers, None, look)
+        wanted = as_numbers(rows)
+        _, first = np.unique(wanted[::-1], return_index=True)
+        keep = len(wanted) - 1 - first  # of values for one row, the last one stays
+        if len(keep) < len(wanted):
+            wanted, values = wanted[keep], values[keep]
+        places = read_rows(self.arrays[1], wanted, None, look)
         if look is not None:
             look.done()
         stays = self._stays(places, values)
@@ -88,7 +90,7 @@ class RaggedColumn(Column):
         if stays.all():
             return 0
         moved = self.reserve(values[~stays])
-        write_rows(self.arrays[1], numbers[~stays], moved)
+        write_rows(self.arrays[1], wanted[~stays], moved)
         return int(moved[:, 1].max())
 
     def reserve(self, values: Ragged) -> NDArray[np.int64]:

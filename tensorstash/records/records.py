@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..driver import Driver
 from ..dtype import listed, short
-from ..errors import Invalid, InvalidSelection, Unsupported
+from ..errors import Invalid, Unsupported
 from ..formats.document import GroupDocument
 from ..handle import Settings
 from ..loading.source import Columns, nested
@@ -21,7 +21,7 @@ from .about import RecordsInfo, info
 from .catalog import RecordAttributes
 from .column import Rows
 from .formats import Form, Layout
-from .rowset import All, narrowed, normalize, start_of
+from .rowset import All, count_of, narrowed, normalize, start_of
 from .schema import Field, chosen, path_of
 from .series import Series
 from .source import RecordSource
@@ -162,7 +162,7 @@ class Records(RecordSource):
             checked = self.checked_row(value)
         else:
             rows = positions
-            count = len(range(*rows.indices(len(self)))) if isinstance(rows, slice) else len(rows)
+            count = count_of(rows, len(self))
             # A dict of columns, or of values that stand for all rows; a TensorDict is a dict too.
             one = isinstance(value, Mapping) and not getattr(value, "batch_size", ())
             values = (formats.row_of if one else formats.columns_of)(value, self.fields)
@@ -201,12 +201,7 @@ class Records(RecordSource):
 
     def where(self, rows: Any) -> Records:
         """A view of the rows that a mask, an index array or a slice chooses, in its order."""
-        positions = normalize(rows, len(self))
-        if isinstance(positions, int):
-            raise InvalidSelection(
-                f"where takes a mask, a list or a slice; r[{positions}] is a row"
-            )
-        return self._view(rows=narrowed(self.rows, positions, self.table.catalog.rows))
+        return self._view(rows=narrowed(self.rows, rows, self.table.catalog.rows))
 
     def split(self, fractions: Mapping[str, float], seed: int = 0) -> dict[str, Records]:
         """Views of disjoint rows, shuffled by ``seed``, of about these fractions; they pickle in

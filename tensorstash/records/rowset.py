@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cached import Cached
 from ..errors import DriverError, InvalidSelection, NotFound
 from ..index import Point, Stride, Take, select
 from ..loading.permutation import permuted
@@ -34,9 +35,14 @@ class RowSet(Protocol):
         """The stored numbers of checked positions."""
         ...
 
+    def among(self, stored: int) -> int:
+        """Of how many of the first rows they were chosen, as far as can be told: it stays, however
+        many are added later."""
+        ...
+
     @property
     def told(self) -> Hashable:
-        """What tells these rows from as many others."""
+        """What tells these rows from as many others; nothing where they are the first ones."""
         ...
 
 
@@ -50,6 +56,10 @@ class All:
     def at(self, positions: Rows, stored: int) -> Rows:
         """See :meth:`RowSet.at`."""
         return positions
+
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return stored
 
     @property
     def told(self) -> Hashable:
@@ -71,6 +81,10 @@ class Shuffled:
     def at(self, positions: Rows, stored: int) -> Rows:
         """See :meth:`RowSet.at`."""
         return permuted(self.seed, self.total, as_numbers(positions) + self.start)
+
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return self.total
 
     @property
     def told(self) -> Hashable:
@@ -94,6 +108,14 @@ class Chosen:
         """See :meth:`RowSet.at`."""
         found: NDArray[Any] = self.rows[positions]
         return found
+
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return self._among
+
+    @Cached
+    def _among(self) -> int:
+        return int(self.rows.max(initial=-1)) + 1
 
     @property
     def told(self) -> Hashable:
@@ -126,10 +148,39 @@ class Run:
             return slice(self.start + first * self.step, last, self.step * step)
         return as_numbers(positions) * self.step + self.start
 
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        last = self.start + (self.length - 1) * self.step
+        return max(self.start, last) + 1 if self.length else 0
+
     @property
     def told(self) -> Hashable:
         """See :meth:`RowSet.told`."""
-        return self.start, self.step
+        return (self.start, self.step) if (self.start, self.step) != (0, 1) else None
+
+
+class Through:
+    """Rows of a view of a view, each told in a few numbers: ``inner`` ones of the ``outer``."""
+
+    def __init__(self, outer: RowSet, inner: Run | Shuffled) -> None:
+        self.outer, self.inner = outer, inner
+
+    def count(self, stored: int) -> int:
+        """See :meth:`RowSet.count`."""
+        return self.inner.count(stored)
+
+    def at(self, positions: Rows, stored: int) -> Rows:
+        """See :meth:`RowSet.at`."""
+        return self.outer.at(self.inner.at(positions, stored), stored)
+
+    def among(self, stored: int) -> int:
+        """See :meth:`RowSet.among`."""
+        return self.outer.among(stored)
+
+    @property
+    def told(self) -> Hashable:
+        """See :meth:`RowSet.told`."""
+        return self.outer.told, self.inner.told
 
 
 class _Spill:
@@ -171,6 +222,11 @@ def _from_file(path: str, count: int) -> Chosen:
     return Chosen(rows)
 
 
+def count_of(rows: Rows, count: int) -> int:
+    """How many of ``count`` rows are meant."""
+    return len(range(*rows.indices(count))) if isinstance(rows, slice) else len(rows)
+
+
 def normalize(selection: Any, count: int) -> int | Rows:
     """A user's selection of rows by NumPy's rules: an integer, a slice with a positive step, or
     an array of numbers; :class:`~tensorstash.errors.InvalidSelection` where NumPy raises, and
@@ -210,13 +266,47 @@ def plain(rows: Rows) -> Rows:
     return rows
 
 
-def narrowed(rows: RowSet, positions: Rows, stored: int) -> RowSet:
-    """The view of ``positions`` of a view."""
+def narrowed(rows: RowSet, selection: Any, stored: int) -> RowSet:
+    """The view of what a user selects of the positions of a view, by the rules of
+    :func:`normalize`. A slice stays one, however many rows it has."""
+    count = rows.count(stored)
+    if isinstance(selection, slice):
+        try:
+            start, stop, step = selection.indices(count)
+        except (TypeError, ValueError):
+            pass  # whose message is normalize's
+        else:
+            return _sliced(rows, start, step, len(range(start, stop, step)))
+    positions = normalize(selection, count)
+    if isinstance(positions, int):
+        raise InvalidSelection(f"where takes a mask, a list or a slice; r[{positions}] is a row")
     found = rows.at(positions, stored)
     if isinstance(found, slice):
         start, stop, step = found.indices(stored)
         return Run(start, step, len(range(start, stop, step)))
     return Chosen(np.array(found, np.int64))
+
+
+def parted(rows: RowSet, part: Shuffled, stored: int) -> RowSet:
+    """The view of a shuffled part of the positions of a view."""
+    if isinstance(rows, All):
+        return part
+    if isinstance(rows, Chosen):
+        return Chosen(np.array(rows.at(part.at(slice(0, part.count(0), 1), 0), stored), np.int64))
+    return Through(rows, part)
+
+
+def _sliced(rows: RowSet, start: int, step: int, count: int) -> RowSet:
+    if isinstance(rows, All):
+        return Run(start, step, count)
+    if isinstance(rows, Run):
+        return Run(rows.start + start * rows.step, rows.step * step, count)
+    if isinstance(rows, Shuffled) and step == 1:
+        first = rows.start + start
+        return Shuffled(rows.seed, rows.total, first, first + count)
+    if isinstance(rows, Chosen):
+        return Chosen(np.array(rows.rows[start + step * np.arange(count)], np.int64))
+    return Through(rows, Run(start, step, count))
 
 
 def start_of(rows: RowSet) -> int | None:

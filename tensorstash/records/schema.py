@@ -15,7 +15,6 @@ import numpy as np
 from .. import dtype as dtypes
 from ..dtype import OBJECT, STRING, short
 from ..errors import Invalid, Unsupported
-from ..loading.ragged import Ragged
 from ..values import parse_lengths
 
 Kind = Literal["fixed", "ragged", "text", "bytes", "json", "object"]
@@ -50,7 +49,7 @@ Fields: TypeAlias = dict[str, Field]
 json: Final = Field("json", STRING)
 """A field of values that JSON can hold: ``None``, numbers, text, lists, dicts."""
 
-_BY_TYPE: Final = {
+BY_TYPE: Final = {
     str: Field("text", STRING),
     bytes: Field("bytes", OBJECT),
     object: Field("object", OBJECT),
@@ -96,14 +95,15 @@ def _each(schema: Mapping[Any, Any], above: str) -> Iterator[tuple[str, Field]]:
                 raise Invalid(f"field {path!r} has no fields within; leave it out")
             yield from _each(value, path + "/")
         else:
-            yield path, _field(value, path)
+            yield path, field_of(value, path)
 
 
-def _field(value: Any, path: str) -> Field:
+def field_of(value: Any, path: str) -> Field:
+    """The field that a schema's entry at ``path`` asks for."""
     if isinstance(value, Field):
         return value
-    if isinstance(value, type) and value in _BY_TYPE:
-        return _BY_TYPE[value]
+    if isinstance(value, type) and value in BY_TYPE:
+        return BY_TYPE[value]
     shape: tuple[int, ...] = ()
     if isinstance(value, (tuple, list)) and not _is_struct(value):
         if len(value) != 2:
@@ -122,7 +122,7 @@ def _field(value: Any, path: str) -> Field:
     if element.kind in "TO":
         if shape:
             raise Invalid(f"field {path!r}: text and bytes are one value a row; use json for more")
-        return _BY_TYPE[str if element.kind == "T" else bytes]
+        return BY_TYPE[str if element.kind == "T" else bytes]
     return Field("fixed", element, shape)
 
 
@@ -181,86 +181,3 @@ def chosen(fields: Fields, names: Sequence[Any]) -> list[str]:
             raise Invalid(f"no field {path!r}; there are: {known}")
         found |= dict.fromkeys(inside)
     return list(found)
-
-
-def of_example(values: Mapping[str, Any], named: Fields) -> Fields:
-    """The fields of which a row's ``values`` by path are examples: arrays, tensors, numbers, text
-    and bytes. Lists count as arrays; what is ragged or JSON is ``named``."""
-    found: Fields = {}
-    for path, value in values.items():
-        if path in named:
-            found[path] = named[path]
-        elif type(value) in _BY_TYPE:
-            found[path] = _BY_TYPE[type(value)]
-        elif isinstance(value, (str, bytes)):
-            found[path] = _BY_TYPE[str if isinstance(value, str) else bytes]
-        else:
-            found[path] = _array_like(path, value)
-    return found
-
-
-def of_columns(columns: Mapping[str, Any]) -> Fields:
-    """The fields that columns of values call for: arrays are fixed; lists are text, bytes, arrays
-    of one shape, ragged ones, or else JSON."""
-    return check_paths({path: _of_column(path, column) for path, column in columns.items()})
-
-
-def _of_column(path: str, column: Any) -> Field:
-    if isinstance(column, Ragged):
-        return ragged(column.dtype, column.ndim)
-    dtype, shape = getattr(column, "dtype", None), getattr(column, "shape", None)
-    if dtype is not None and shape is not None and dtype != OBJECT:
-        if not len(shape):
-            raise Invalid(f"field {path!r} is a single value; columns have one for each row")
-        if getattr(dtype, "kind", "") == "U":
-            return _BY_TYPE[str]
-        return _field((tuple(shape[1:]), dtype), path)
-    rows = list(column)
-    for kind in (str, bytes):
-        if rows and all(isinstance(row, kind) for row in rows):
-            return _BY_TYPE[kind]
-    if all(hasattr(row, "dtype") and hasattr(row, "shape") for row in rows) and rows:
-        shapes = {tuple(row.shape) for row in rows}
-        dtype = _common(rows)
-        if len(shapes) == 1:
-            return _field((shapes.pop(), dtype), path)
-        if len({len(shape) for shape in shapes}) == 1:
-            return ragged(dtype, len(shapes.pop()))
-        raise Invalid(
-            f"field {path!r} has rows of {sorted(map(len, shapes))} axes; they must agree"
-        )
-    try:
-        made = np.asarray(rows)
-        return _field((made.shape[1:], made.dtype), path) if made.dtype.kind in "biufc" else json
-    except ValueError:
-        pass
-    try:  # lists of numbers, of different lengths
-        arrays = [np.asarray(row) for row in rows]
-    except ValueError:
-        return json
-    filled = [array for array in arrays if array.size]
-    if filled and all(a.ndim == 1 and a.dtype.kind in "biuf" for a in filled):
-        return ragged(_common(filled), 1)
-    return json
-
-
-def _common(arrays: Sequence[Any]) -> Any:
-    """The dtype of arrays or tensors that have one; what NumPy makes of several."""
-    kinds = {array.dtype for array in arrays}
-    return kinds.pop() if len(kinds) == 1 else np.result_type(*[np.dtype(k) for k in kinds])
-
-
-def _array_like(key: str, value: Any) -> Field:
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    if dtype is None or shape is None:
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise Invalid(
-                f"field {key!r}: {short(value)} is no array; name it in the schema as "
-                "ragged(dtype) or json"
-            ) from error
-        dtype, shape = array.dtype, array.shape
-    if dtype == OBJECT:
-        raise Invalid(f"field {key!r}: {short(value)} tells no dtype; name one in the schema")
-    return _field((tuple(shape), dtype), key)

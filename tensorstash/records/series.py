@@ -12,7 +12,7 @@ from ..errors import InvalidSelection, Unsupported
 from . import formats
 from .column import Rows
 from .ragged_column import RaggedColumn
-from .rowset import RowSet, normalize, start_of
+from .rowset import RowSet, count_of, normalize, start_of
 from .table import Table
 
 
@@ -42,9 +42,9 @@ class Series:
             value = self._take(slice(positions, positions + 1, 1))[0]
             return str(value) if self._kind == "text" else value
         found = self._take(positions)
-        if self._kind == "ragged":
-            return formats.present({"": found}, "numpy", self._ragged)[""]
-        return found
+        # A list that knows its field.
+        fields = {"": self._column.field}
+        return formats.present({"": found}, "numpy", self._ragged, fields)[""]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         positions = normalize(key, self._count)
@@ -54,7 +54,7 @@ class Series:
             values = self._column.one(value)
         else:
             rows, values = positions, value
-            count = len(np.arange(self._count)[rows])
+            count = count_of(rows, self._count)
         checked = self._column.checked(values, count, repeat=True)
         self._table.put(self._at(rows), {self._path: checked})
 

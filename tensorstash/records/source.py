@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from ..errors import InvalidSelection
 from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
+from ..loading.touched import Touched
 from ..sources.windows import Windows
 from . import formats, layout
-from .catalog import replaced, values_of
+from .catalog import replaced
 from .column import Rows
+from .layout import RAGGED_BYTES
 from .rowset import All, RowSet, Run, as_numbers, plain
+from .sizes import values_of_row
 from .table import Table
+from .touches import touches
 from .unstack import rows_of, unstacked
 
 _Self = TypeVar("_Self", bound="RecordSource")
@@ -65,16 +69,23 @@ class RecordSource:
 
     @property
     def row_bytes(self) -> int:
-        """About how many bytes a row has in memory: of rows of different sizes, their mean."""
+        """About how many bytes a row has in memory: of rows of different sizes, the mean that was
+        noted as they were added, which no later write changes."""
         catalog = self.table.catalog
-        values = values_of(catalog)
+        among = self.rows.among(catalog.rows)
         size = 0
         for name in self.names:
             field = catalog.fields[name]
             size += layout.row_bytes(field)
-            if name in values:
-                size += values[name] * field.dtype.itemsize // max(1, catalog.rows)
+            if field.kind == "ragged":
+                values = values_of_row(catalog.notes.get(name, ()), among)
+                size += RAGGED_BYTES if values is None else values * field.dtype.itemsize
         return size
+
+    @property
+    def ragged_names(self) -> tuple[str, ...]:
+        """The paths of the fields whose rows differ in length."""
+        return tuple(name for name in self.names if self.table.fields[name].kind == "ragged")
 
     @property
     def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -84,8 +95,8 @@ class RecordSource:
 
     @property
     def fingerprint(self) -> str:
-        """Tells records of other fields, rows or chunks apart."""
-        fields = [(name, repr(field)) for name, field in self.table.fields.items()]
+        """Tells records of other fields, rows or chunks apart; of a view, its own fields."""
+        fields = [(name, repr(self.table.fields[name])) for name in self.names]
         told = [len(self), self.rows.told, fields, self._step]
         return fingerprint_of(told)
 
@@ -97,6 +108,16 @@ class RecordSource:
         if known is None or known[0] != of:
             known = self.__dict__["_layout"] = of, _blocks(self.rows, *of)
         return known[1]
+
+    def at_rows(self: _Self, rows: int) -> _Self:
+        """All rows as they were when there were so many; of a view, whose rows were chosen, what
+        it is."""
+        if not isinstance(self.rows, All):
+            return self
+        made = self._view(rows=Run(0, 1, rows))
+        if "_pinned" in self.__dict__:  # of an epoch that is resumed
+            made.__dict__["_pinned"] = self.__dict__["_pinned"]
+        return made
 
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
@@ -131,6 +152,15 @@ class RecordSource:
             self.__dict__["_pinned"] = names, now
         return names  # type: ignore[no-any-return]
 
+    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
+        """The chunks that rows have a part in, or runs of ``length`` from them on, where the view's
+        rows follow each other as they are stored."""
+        table = self.table
+        stored = as_numbers(self.rows.at(rows, table.catalog.rows))
+        among = self.rows.among(table.catalog.rows)
+        cache = table.settings.cache_bytes
+        return touches(table.catalog, self.names, stored, length, among, cache)
+
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
         shown = formats.present(columns, self.form or "numpy", self.ragged, self.table.fields)
@@ -159,7 +189,7 @@ class RecordSource:
         **how: Any,
     ) -> Iterator[Any]:
         """One epoch in batches of ``batch_size`` rows, in the view's format: each row once, read
-        ahead by threads, each chunk decoded once. ``shuffle=True`` is chunk-aware, and depends on
+        ahead by threads, each block of rows once. ``shuffle=True`` is chunk-aware, and depends on
         ``seed`` and ``epoch`` alone; ``how`` as in :class:`~tensorstash.loading.feed.Feed`."""
         feed: Feed[Any] = Feed(
             self, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, **how
@@ -174,10 +204,14 @@ class RecordSource:
         *,
         fields: Sequence[str] | str | None = None,
         boundaries: Any = None,
+        whole_rows: bool = False,
     ) -> Windows:
         """Every window of ``length`` rows, ``stride`` rows apart, none across the episode ends
-        ``boundaries``; see :class:`~tensorstash.sources.windows.Windows`."""
-        return Windows(self, length, stride, fields=fields, boundaries=boundaries)
+        ``boundaries``; of ragged fields only with ``whole_rows``, for a window is of rows, not of
+        their values. See :class:`~tensorstash.sources.windows.Windows`."""
+        return Windows(
+            self, length, stride, fields=fields, boundaries=boundaries, whole_rows=whole_rows
+        )
 
     # -- rows -------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from ..errors import (
 from ..formats import zarr3
 from ..handle import Settings
 from ..loading.source import Columns
-from ..look import Found, Look
+from ..look import Found, Look, blame
 from ..spec import ArraySpec, difference
 from ..threads import once
 from . import grow, layout
@@ -47,10 +47,6 @@ Place = tuple[Driver, str]
 
 _LOOK = ""
 """Among the names of fields to be read: the look at the document. No field has this name."""
-
-_NARROW_CACHE = 8 << 20
-"""Decoded chunks that are kept of a narrow field: each has the rows of several blocks, and would
-be decoded again for every one."""
 
 _KINDS: Mapping[str, type[Column]] = {
     "fixed": FixedColumn,
@@ -158,7 +154,7 @@ class Table:
         kind = FieldArray if name in self.fields else Array
         settings = self.settings
         if layout.narrow(self.catalog, name):
-            settings = replace(settings, cache_bytes=max(settings.cache_bytes, _NARROW_CACHE))
+            settings = replace(settings, cache_bytes=max(settings.cache_bytes, layout.NARROW_CACHE))
         if driver.capabilities.leases:
             # Where a chunk is absent, one who added rows, was stopped and wakes late stores his.
             settings = replace(settings, write_fill=True)
@@ -192,7 +188,7 @@ class Table:
         try:
             self._each(names if look is None else [*names, _LOOK], read)
         except (Corrupt, Invalid, NotFound, Unsupported) as error:
-            self._blame(names, error)
+            blame(lambda: self.check_same(names), error)
             raise
         if look is None:
             self.check_same(names)
@@ -255,15 +251,6 @@ class Table:
             f"field {name!r} of {self.where} was replaced since it was opened: {what}; refresh(), "
             "or open it again"
         )
-
-    def _blame(self, names: list[str], error: Exception) -> None:
-        """What was read makes no sense: raise where that is as fields are others by now."""
-        try:
-            self.check_same(names)
-        except (Conflict, NotFound) as changed:
-            raise changed from error
-        except StashError:
-            return
 
     # -- changes --------------------------------------------------------------------------
 

@@ -60,6 +60,11 @@ def typed(records: RowStore, cls: type[T]) -> Typed[T]:
     return Typed(records, cls)
 
 
+def view_of(value: Any) -> Any:
+    """``value`` itself; of a typed view the records with the fields that its class names."""
+    return value._shown if isinstance(value, Typed) else value
+
+
 class Typed(Generic[T]):
     """Records whose rows are instances of a class.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..cached import Cached
 from ..errors import Invalid
 from ..loading.source import Blocks, Columns, fingerprint_of
+from ..loading.touched import Touched
 from ..threads import spread
 from .runs import Starts, read_runs
 from .sliced import Sliced
@@ -70,6 +71,13 @@ class Arrays:
         made.columns = {name: self.columns[name] for name in names}
         return made
 
+    def at_rows(self, rows: int) -> Arrays:
+        """The arrays as they were when they had so many rows."""
+        made: Arrays = object.__new__(Arrays)
+        made._single, made._length = self._single, rows
+        made.columns = {name: column.first(rows) for name, column in self.columns.items()}
+        return made
+
     def __len__(self) -> int:
         return self._length
 
@@ -116,6 +124,17 @@ class Arrays:
             for name, column in self.columns.items()
         ]
         return fingerprint_of(told)
+
+    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
+        """The chunks of each array that rows have a part in, or runs of ``length`` from them on;
+        of those that are read without decoding others, none."""
+        found = []
+        for column in self.columns.values():
+            if not (column.raw and column.near):
+                edges = column.edges(0)
+                first, last = edges.of(rows), edges.of(rows + length - 1)
+                found.append(Touched.between(first, last, column.kept))
+        return found
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """See :meth:`~tensorstash.loading.source.Source.take`."""

@@ -14,6 +14,7 @@ from ..errors import Invalid
 from ..handle import Handle
 from ..lazy import View
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
+from ..loading.touched import Touched
 from ..values import is_tensor, natural
 from .arrays import Arrays
 
@@ -57,6 +58,14 @@ class Beside:
         if len(set(lengths.values())) > 1:
             raise Invalid(f"the arrays have different lengths: {lengths}")
 
+    def at_rows(self, rows: int) -> Beside:
+        """The arrays as they were when they had so many rows."""
+        made: Beside = object.__new__(Beside)
+        made._names, made._shape, made._length = self._names, self._shape, rows
+        made._stored = None if self._stored is None else self._stored.at_rows(rows)
+        made._memory = {name: array[:rows] for name, array in self._memory.items()}
+        return made
+
     def __len__(self) -> int:
         return self._length
 
@@ -95,6 +104,10 @@ class Beside:
         stored = self._stored.fingerprint if self._stored is not None else ""
         told = [stored, [(k, a.shape, str(a.dtype)) for k, a in self._memory.items()]]
         return fingerprint_of(told)
+
+    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
+        """The chunks that rows have a part in; see :meth:`Arrays.touches`."""
+        return [] if self._stored is None else self._stored.touches(rows, length)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """See :meth:`~tensorstash.loading.source.Source.take`."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..index import Transform
 from ..threads import spread
-from .sharing import Places, apart
-from .sliced import Sliced
+from .sharing import Places, apart, touched
+from .sliced import Edges, Sliced
 
 
 class _Read(NamedTuple):
@@ -62,10 +62,25 @@ class Boxes:
         threads = self.sliced.threads(len(reads), self.sliced.chunk_bytes)
         spread(reads, make, threads, waits=not self.sliced.near)
 
-    def _reads(self) -> Iterator[_Read]:
+    def chunks(self) -> tuple[Places, Places]:
+        """The chunks that boxes have a part in along their dimensions: the box and a number of
+        the chunk, for each pair of them."""
+        _, low, high = self._span()
+        owner, chunk = touched(low, high)
+        if not len(chunk):
+            return owner, owner
+        sizes = tuple((chunk.max(axis=0) + 1).tolist())
+        return owner, np.ravel_multi_index(tuple(chunk.T), sizes).astype(np.int64)
+
+    def _span(self) -> tuple[list[Edges], Places, Places]:
+        """The first and the last chunk of every box along each dimension."""
         edges = [self.sliced.edges(dim) for dim in self.dims]
         low = np.stack([e.of(x) for e, x in zip(edges, self.starts.T, strict=True)], axis=1)
         high = np.stack([e.of(x - 1) for e, x in zip(edges, self.stops.T, strict=True)], axis=1)
+        return edges, low, high
+
+    def _reads(self) -> Iterator[_Read]:
+        edges, low, high = self._span()
         for boxes, chunk in apart(low, high):
             starts, stops = self.starts[boxes], self.stops[boxes]
             if chunk is not None:

@@ -13,6 +13,7 @@ from ..dtype import short
 from ..errors import Invalid
 from ..loading.order import Order
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
+from ..loading.touched import Touched
 from ..values import parse_whole
 from .alike import check_alike
 from .arrays import ONE
@@ -22,6 +23,8 @@ from .passes import Numbers, Passes
 from .recent import joined
 from .schedule import Schedule, parse_weights
 from .windows import as_source
+
+_MOST_ROWS = 1 << 62
 
 MakeOrder: TypeAlias = Callable[[Blocks, int, float], Order]
 """The order of one source of a mixture: of its blocks, its number, and its share of the rows."""
@@ -60,6 +63,11 @@ def mix(
     return Mix(names, [as_source(one) for one in given], weights, seed, stop, origin)
 
 
+def _exactly(number: int) -> NDArray[Any]:
+    """To be counted with beyond 64 bits: a long source of little weight lasts for ever."""
+    return np.array([number], object)
+
+
 class Mix(MapStyle):
     """Rows of several sources, interleaved; made by :func:`mix`. A
     :class:`~tensorstash.loading.source.Source` and a map-style dataset.
@@ -94,15 +102,20 @@ class Mix(MapStyle):
             if not length:
                 raise Invalid(f"source {name!r} has no rows; leave it out of the mixture")
         check_alike(self.names, self.sources, origin)
-        self._weights = parse_weights(lengths if weights is None else weights)
+        self._weights = (
+            parse_weights(lengths) if weights is None else parse_weights(weights, strict=True)
+        )
         self._length = self._stop(stop, lengths)
 
     def _stop(self, stop: int | str, lengths: list[int]) -> int:
         every = enumerate(lengths)
         if stop == "first":
-            return min(int(self._schedule.position(k, np.array([n]))[0]) for k, n in every)
+            return min(int(self._schedule.position(k, _exactly(n))[0]) for k, n in every)
         if stop == "all":
-            return max(int(self._schedule.position(k, np.array([n - 1]))[0]) for k, n in every) + 1
+            rows = max(int(self._schedule.position(k, _exactly(n - 1))[0]) for k, n in every) + 1
+            if rows > _MOST_ROWS:
+                raise Invalid(f"all sources have given every row after {rows} rows; stop earlier")
+            return rows
         if isinstance(stop, bool) or not isinstance(stop, (int, np.integer)) or stop < 1:
             raise Invalid(f'stop is "first", "all" or a number of rows, not {short(stop)}')
         return int(stop)
@@ -194,6 +207,11 @@ class Mix(MapStyle):
         return max(source.row_bytes for source in self.sources)
 
     @property
+    def ragged_names(self) -> tuple[str, ...]:
+        """The fields whose rows differ in length, where a source says so."""
+        return tuple(getattr(self.sources[0], "ragged_names", ()))
+
+    @property
     def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Element shape and dtype of the fields that are plain arrays."""
         own = {} if self.origin is None else {self.origin: ((), np.dtype(np.int64))}
@@ -205,6 +223,17 @@ class Mix(MapStyle):
         prints = [source.fingerprint for source in self.sources]
         told = (self.names, prints, self._weights, self._length, self.seed, self.origin)
         return fingerprint_of(told)
+
+    def touches(self, rows: NDArray[np.int64]) -> list[Touched]:
+        """The chunks of every source that rows have a part in."""
+        found = []
+        source, number = self._schedule.find(np.asarray(rows, np.int64))
+        for k, one in enumerate(self.sources):
+            touches = getattr(one, "touches", None)
+            mine = np.flatnonzero(source == k)
+            for owner, chunk, kept in touches(self._rows(k, number[mine])) if touches else ():
+                found.append(Touched(mine[owner], chunk, kept))
+        return found
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows, in this order, repeated ones included; each chunk is read once."""

@@ -12,6 +12,7 @@ from ..cached import Cached
 from ..dtype import short
 from ..errors import Invalid
 from ..loading.source import Blocks, Columns, fingerprint_of
+from ..loading.touched import Touched
 from ..values import parse_lengths, parse_whole
 from .arrays import ONE, columns_of
 from .boxes import Boxes
@@ -181,6 +182,15 @@ class Patches(MapStyle):
         columns = [(n, c.shape, str(c.dtype), self._dims[n]) for n, c in self._columns.items()]
         told = (columns, self.shape, self.stride, self.pad, self.count, self.seed)
         return fingerprint_of(told)
+
+    def touches(self, rows: NDArray[np.int64]) -> list[Touched]:
+        """The chunks that patches have a part in."""
+        corners = self._corners.at(rows)
+        found = []
+        for name, column in self._columns.items():
+            boxes = Boxes.clipped(column, self._dims[name], corners, self.shape)
+            found.append(Touched(*boxes.chunks(), column.kept))
+        return found
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These patches, in this order, repeated ones included; each chunk is read once."""

@@ -22,6 +22,7 @@ from ..errors import Invalid
 
 Numbers = NDArray[np.int64]
 
+_CLOSE = Fraction(1, 10**9)
 _MOST = 1 << 31  # of the sum of weights: products of two such numbers fit into 63 bits
 
 
@@ -45,7 +46,8 @@ class Line(NamedTuple):
 
     def turn(self, numbers: Numbers) -> Numbers:
         """The turn that it takes as its number ``numbers``."""
-        whole, rest = np.divmod(numbers + 1, self.share)
+        whole = (numbers + 1) // self.share  # of Python's integers too, which have no divmod
+        rest = numbers + 1 - whole * self.share
         found: Numbers = whole * self.total - (self.phase - rest * self.total) // self.share - 1
         return found
 
@@ -134,14 +136,13 @@ def _paths(node: Node) -> list[tuple[int, list[Line]]]:
     return [(k, [line, *path]) for side, line in sides for k, path in _paths(side)]
 
 
-def parse_weights(weights: Sequence[Any]) -> list[int]:
+def parse_weights(weights: Sequence[Any], strict: bool = False) -> list[int]:
     """Weights as whole numbers of the same proportions, as nearly as the sum of them may be
-    large."""
+    large; ``strict``: raise where one is off by more than a hundredth of itself."""
     found = []
     for weight in weights:
         try:
-            number = weight.item() if isinstance(weight, np.generic) else weight
-            exact = Fraction(number).limit_denominator(1 << 20)
+            exact = _exact(weight.item() if isinstance(weight, np.generic) else weight)
         except (TypeError, ValueError, OverflowError):
             exact = Fraction(0)
         if exact <= 0:
@@ -150,7 +151,36 @@ def parse_weights(weights: Sequence[Any]) -> list[int]:
     common = math.lcm(*(weight.denominator for weight in found))
     whole = [int(weight * common) for weight in found]
     divisor = math.gcd(*whole)
-    total = sum(whole) // divisor
+    whole = [weight // divisor for weight in whole]
+    near = _nearest(whole)
+    asked, given = sum(whole), sum(near)
+    for weight, share, part in zip(weights, whole, near, strict=True):
+        if strict and 100 * abs(part * asked - share * given) > share * given:
+            raise Invalid(
+                f"the weight {short(weight)} is too small beside the others: of {_MOST:,} rows "
+                f"in a row it could have {part}, which is not its share; leave its source out, "
+                "or give it more"
+            )
+    return near
+
+
+def _nearest(weights: list[int]) -> list[int]:
+    """Weights of about the same proportions whose sum is small enough."""
+    total, least = sum(weights), min(weights)
     if total < _MOST:
-        return [weight // divisor for weight in whole]
-    return [max(1, weight // divisor * (_MOST - len(whole)) // total) for weight in whole]
+        return weights
+    room = _MOST - len(weights)
+    kept = least * room // total
+    if not kept:
+        return [max(1, weight * room // total) for weight in weights]
+    # The least weights have most to lose by rounding: the others are measured by it.
+    return [(2 * weight * kept + least) // (2 * least) for weight in weights]
+
+
+def _exact(number: Any) -> Fraction:
+    """The number that is meant: 0.1 is a tenth, which no float is."""
+    exact = Fraction(number)
+    near = exact.limit_denominator(1 << 20)
+    if abs(near - exact) <= exact * _CLOSE:
+        return near
+    return Fraction(repr(number)) if isinstance(number, float) else exact

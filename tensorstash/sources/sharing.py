@@ -21,7 +21,7 @@ def apart(low: Places, high: Places) -> Iterator[tuple[Places, Places | None]]:
     A box that shares nothing is a group by itself. Boxes that together fill one large box of
     chunks are one; others are in one group for each chunk that any of them has.
     """
-    owner, chunk = _touched(low, high)
+    owner, chunk = touched(low, high)
     base = chunk.min(axis=0)
     name = np.ravel_multi_index(tuple((chunk - base).T), tuple(chunk.max(axis=0) - base + 1))
     whose = _connected(owner, name, len(low))[owner]
@@ -46,7 +46,7 @@ def _split(pairs: Places, by: Places) -> list[Places]:
     return np.split(pairs, np.flatnonzero(np.diff(by[pairs])) + 1)
 
 
-def _touched(low: Places, high: Places) -> tuple[Places, Places]:
+def touched(low: Places, high: Places) -> tuple[Places, Places]:
     """Every pair of a box and a chunk of it: the box, and the chunk."""
     counts = high - low + 1
     sizes = counts.prod(axis=1)

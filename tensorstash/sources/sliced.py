@@ -105,6 +105,10 @@ class Sliced:
         self.transform = view.transform
         self.shape = view.shape
 
+    def first(self, rows: int) -> Sliced:
+        """The same for the first so many positions along the first dimension."""
+        return Sliced(View(self.array, self.transform)[:rows], self.what)
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
@@ -143,6 +147,12 @@ class Sliced:
         """About how many bytes a decoded chunk has."""
         sizes = [np.diff(self.edges(dim).bounds).max(initial=1) for dim in range(len(self.shape))]
         return math.prod(map(int, sizes)) * self.item_bytes
+
+    @property
+    def kept(self) -> float:
+        """The part of what is decoded that the array's cache holds."""
+        total = math.prod(self.shape) * self.item_bytes
+        return min(1.0, self.array.settings.cache_bytes / max(1, total))
 
     def edges(self, dim: int) -> Edges:
         """Where that which is decoded at once meets along a dimension."""
@@ -223,6 +233,8 @@ class Sliced:
         if not self.near:
             return min(reads, IO_THREADS)
         if read_bytes < THREAD_BYTES or reads * read_bytes < _THREAD_TOTAL or not self.plain:
+            return 1
+        if self.array.driver.capabilities.one_thread:
             return 1
         return count_for(reads, read_bytes, self.array.settings.threads)
 

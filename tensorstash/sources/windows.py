@@ -15,6 +15,7 @@ from ..handle import Handle
 from ..lazy import View
 from ..loading.ragged import runs_of
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
+from ..loading.touched import Touched
 from ..threads import spread
 from ..values import parse_whole
 from .arrays import Arrays
@@ -38,6 +39,10 @@ class Windows(MapStyle):
     (:attr:`unused` says how many rows). Finding a window costs the same whatever the number of
     rows. A batch reads each chunk once, however its windows overlap; batches in order, each
     chunk once an epoch. The windows are those of the rows there were when this was made.
+
+    A window is of rows, also where these have values of their own in turn: 512 rows of ragged
+    tokens are 512 documents. As that is rarely what is meant, ragged fields are refused by
+    :class:`~tensorstash.errors.Invalid` unless ``whole_rows`` says that it is.
     """
 
     _next = -1
@@ -51,14 +56,18 @@ class Windows(MapStyle):
         *,
         fields: Sequence[str] | str | None = None,
         boundaries: Any = None,
+        whole_rows: bool = False,
     ) -> None:
         """``source``: an array or a lazy view of one, a dict of such, or records; ``fields``:
         the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
         their last rows. Given as a stored array they are read where they are needed; else
-        pickles carry them, in a byte or two an episode."""
+        pickles carry them, in a byte or two an episode. ``whole_rows``: take rows of ragged fields
+        too, each whole."""
         self.length = parse_whole(length, "length must be", 1)
         self.stride = parse_whole(stride, "stride must be", 1)
         self.source = selected(as_source(source), fields)
+        if not whole_rows:
+            _refuse_ragged(self.source, self.length)
         self._rows = len(self.source)
         stored = isinstance(boundaries, (Handle, View))
         self._boundaries: Any = boundaries
@@ -155,6 +164,23 @@ class Windows(MapStyle):
         starts = self._starts
         told = (self.source.fingerprint, self.length, self.stride, len(starts), starts.unused)
         return fingerprint_of(told)
+
+    def touches(self, windows: NDArray[np.int64]) -> list[Touched]:
+        """The chunks that windows have a part in."""
+        touches = getattr(self.source, "touches", None)
+        if touches is None:
+            return []
+        starts = self._starts.at(windows)
+        if self.source.blocks.order is None:
+            found: list[Touched] = touches(starts, self.length)
+            return found
+        rows = (starts[:, None] + np.arange(self.length)).reshape(-1)
+        return [Touched(o // self.length, chunk, kept) for o, chunk, kept in touches(rows)]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether windows in order have each chunk decoded once."""
+        return bool(self._recent)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These windows, in this order, repeated ones included; each chunk is read once.
@@ -290,6 +316,15 @@ class Windows(MapStyle):
 
 def _consecutive(windows: Rows) -> bool:
     return len(windows) > 0 and bool((np.diff(windows) == 1).all())
+
+
+def _refuse_ragged(source: Source, length: int) -> None:
+    for name in getattr(source, "ragged_names", ())[:1]:
+        raise Invalid(
+            f"field {name!r} is ragged: a window would be {length} whole rows of it, not {length} "
+            "of its values. For windows of values store them end to end as an array (Windows in "
+            f"docs/torch.md); leave {name!r} out by fields=; or say whole_rows=True"
+        )
 
 
 def as_source(given: Any) -> Source:

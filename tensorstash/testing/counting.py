@@ -189,6 +189,10 @@ class CountingDriver(Around):
         self._count("list", keys=0)
         return self._counted(self.driver.list(prefix))
 
+    def taken(self, prefix: str = "") -> Iterator[str]:
+        self._count("list", keys=0)
+        return self._counted(self.driver.taken(prefix))
+
     def _counted(self, keys: Iterator[str]) -> Iterator[str]:
         for key in keys:
             self._count("list", calls=0)
@@ -352,6 +356,10 @@ class FailingDriver(Around):
     def list(self, prefix: str = "") -> Iterator[str]:
         self._ask("list", prefix)
         return self.driver.list(prefix)
+
+    def taken(self, prefix: str = "") -> Iterator[str]:
+        self._ask("list", prefix)
+        return self.driver.taken(prefix)
 
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
         self._ask("list_dir", prefix)

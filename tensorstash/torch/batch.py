@@ -19,12 +19,17 @@ class Batch(dict[str, Any]):
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from which copies to an accelerator may run beside
         computing."""
-        return Batch(moved(self, lambda tensor: tensor.pin_memory()))
+        return self._moved(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
         """The batch on ``device``; ``non_blocking``: without waiting, where its memory is
         pinned. Tensors that are there already are not copied."""
-        return Batch(moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking)))
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def _moved(self, change: Callable[[Any], Any]) -> Batch:
+        made = Batch(moved(self, change))
+        made.__dict__ |= self.__dict__  # what it knows of the fields
+        return made
 
 
 def moved(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -60,7 +60,7 @@ class Loader(Feed[Any]):
         tensor, or a tuple or dict of them. Arrays in what it presents become tensors and dicts a
         ``Batch``, unless its user has chosen a format for it.
 
-        ``shuffle=True`` reads each chunk once an epoch and holds up to ``pool_bytes`` of them;
+        ``shuffle=True`` reads each block of rows once an epoch and holds up to ``pool_bytes``;
         ``"exact"`` is a true shuffle. ``rank`` and ``world_size`` are by default those of
         ``torch.distributed``, where that is initialized. ``transform`` gets each batch, one after
         another in the background thread: what it draws from torch's global generator it

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..dtype import is_extended
 from ..errors import Invalid, Unsupported
 from ..loading.ragged import Ragged
-from ..loading.source import Columns, nested
+from ..loading.source import Columns, KnownColumns, nested
 from .batch import Batch
 from .tensors import to_tensor
 
@@ -47,9 +47,11 @@ def shown(value: Any) -> Any:
         return _ragged("", value, "jagged")
     if isinstance(value, np.ndarray):
         return _tensor("", value)
-    if isinstance(value, Mapping) and type(value) in (dict, Batch):
+    if isinstance(value, Mapping) and type(value) in (dict, KnownColumns, Batch):
         return Batch({name: shown(inner) for name, inner in value.items()})
-    if type(value) in (list, tuple) and any(isinstance(inner, np.ndarray) for inner in value):
+    if (isinstance(value, list) or type(value) is tuple) and any(
+        isinstance(inner, np.ndarray) for inner in value
+    ):
         return type(value)(shown(inner) for inner in value)
     return value
 

@@ -54,12 +54,15 @@ class _Sampler(Course):
         """
         progress = self._begin(3, rest=first)
         state = progress.state
-        order = self._ordering.order(self._epochs.at(state.epoch), state)
-        for positions, bounds, after in self._share.windows(order, progress.position):
-            rows = order.rows(positions).tolist()
-            for (a, b), position in zip(pairwise(bounds), after, strict=True):
-                yield rows[a:b], position, progress
-        progress.position = state.rows
+        order = self._ordering.order(self._epochs.of(state), state)
+        try:
+            for positions, bounds, after in self._share.windows(order, progress.position):
+                rows = order.rows(positions).tolist()
+                for (a, b), position in zip(pairwise(bounds), after, strict=True):
+                    yield rows[a:b], position, progress
+            progress.position = state.rows
+        finally:
+            progress.over = True
 
 
 class ShuffleBatchSampler(_Sampler, Sampler[list[int]]):
@@ -103,6 +106,7 @@ class ShuffleSampler(_Sampler, Sampler[int]):
                 yield row
 
     def __len__(self) -> int:
-        """Rows of an epoch, for this rank as for every other."""
-        count = len(self.source)
-        return (count - self.dropped + self.padded) // self.world_size
+        """Rows of the epoch that is next, or under way, for this rank as for every other."""
+        rows = self._epochs.rows(over=False)
+        left_out, twice = self._share.dropped(rows), self._share.padded(rows)
+        return (rows - left_out + twice) // self.world_size
