@@ -37,6 +37,8 @@ class _Seen:
     """Documents of groups that have no copy to delete, by key, in which version."""
     copies: bool = False
     """Whether there has been one."""
+    records: set[str] = field(default_factory=set)
+    """Where records are, whose own changes see to the copies below them."""
 
 
 _seen: WeakKeyDictionary[Driver, _Seen] = WeakKeyDictionary()
@@ -66,6 +68,9 @@ def drop(driver: Driver, path: str, zarr_format: int | None = None, *, own: bool
     are none; a document that was looked at is not read again while its version is the same.
     Returns whether there has been a copy anywhere below this driver."""
     above = _above(path)
+    known = _seen.get(driver)
+    if known is not None:
+        above = above[: next((k for k, g in enumerate(above) if g in known.records), None)]
     documents = [group + zarr3.KEY for group in above if zarr_format != 2]
     copies = [group + zarr2.CONSOLIDATED for group in above if zarr_format != 3]
     if own:
@@ -87,6 +92,11 @@ def drop(driver: Driver, path: str, zarr_format: int | None = None, *, own: bool
 def expect(driver: Driver) -> None:
     """A copy is about to be stored."""
     _seen.setdefault(driver, _Seen()).copies = True
+
+
+def publishes(driver: Driver, path: str) -> None:
+    """Records are at ``path``, and this driver is their handle's."""
+    _seen.setdefault(driver, _Seen()).records.add(path)
 
 
 def _drop(driver: Driver, documents: list[str], copies: list[str], seen: _Seen) -> None:

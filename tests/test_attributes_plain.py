@@ -75,7 +75,7 @@ def test_any_array_is_as_its_list(value: np.ndarray, whole: bool) -> None:
         np.array([object()], object),
         b"x",
     ],
-    ids=repr,
+    ids=["time", "complex", "bytes in an array", "records", "objects", "bytes"],
 )
 def test_what_has_no_json_form_is_refused(value: Any) -> None:
     array = stash.create({}, (1,), "u1")

@@ -78,7 +78,7 @@ _CALLS: dict[str, list[Callable[[Any], Any]]] = {
     ],
     "sources": [
         lambda r: r.windows(4, fields="f"),
-        lambda r: r.windows(4, boundaries=[50]).starts([3]),
+        lambda r: r.windows(4, boundaries=[50], whole_rows=True).starts([3]),
         lambda r: r.__getitems__([3, N - 1]),
         lambda r: next(iter(Loader(r.select("f").where(slice(0, 100)), batch_size=8))),
         lambda r: stash.save_records({}, r.where(slice(3, 5))),

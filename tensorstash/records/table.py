@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .. import node
 from ..array import Array, renewed
 from ..belongings import Belongings
+from ..copies import publishes
 from ..driver import Check, Driver, located
 from ..errors import (
     Closed,
@@ -86,6 +87,7 @@ class Table:
         """The driver, and the path below it."""
         if self._place is None:
             self._place = self._connect()
+            publishes(*self._place)
         return self._place
 
     @property
