@@ -84,10 +84,11 @@ def take_file(path: str, *, wait: bool, create: bool = True) -> Descriptor | Non
             if _is_at(file, path):
                 return file
             # Else its holder has unlinked it since we opened it: lock the one there now.
-        except BaseException as error:
+        except BlockingIOError:
+            file.close()
+            return None
+        except BaseException:
             file.close()  # now, for a notebook keeps what it shows of an error, and so the file
-            if isinstance(error, BlockingIOError):
-                return None
             raise
 
 

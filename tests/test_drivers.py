@@ -298,7 +298,7 @@ def test_file_by_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize("deleting", ["delete", "delete_prefix"])
 def test_what_a_mapping_raises_stays_the_cause(deleting: str) -> None:
     class Failing(dict[str, bytes]):
-        def pop(self, *_: object) -> bytes:
+        def __delitem__(self, key: str) -> None:
             raise RuntimeError("theirs")
 
     driver = MemoryDriver(Failing({"a/b": b"1"}))

@@ -94,23 +94,34 @@ def _depth(data: bytes) -> int:
     return deepest
 
 
-def as_plain(value: Any, depth: int = 0) -> Any:
+def as_plain(value: Any) -> Any:
     """``value`` with NumPy's scalars and arrays of numbers and text, however deep, as Python's
-    own: ``.item()`` and ``.tolist()``. Anything else stays, for :func:`encode` to judge."""
+    own: ``.item()`` and ``.tolist()``. Anything else stays, for :func:`encode` to judge.
+    :class:`~tensorstash.errors.Invalid` where it nests deeper than :data:`MAX_DEPTH`."""
+    whole = [value]
+    todo: list[tuple[Any, int]] = [(whole, 0)]  # recursion would run out of stack
+    while todo:
+        holder, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise _too_deep()
+        for key, item in [*(holder.items() if isinstance(holder, dict) else enumerate(holder))]:
+            holder[key] = made = _one_plain(item)
+            if isinstance(made, dict | list):
+                todo.append((made, depth + 1))
+    return whole[0]
+
+
+def _one_plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         if value.dtype.kind not in "biufUTO" and not is_extended(value.dtype):
             return value
         made = value.tolist()
         if isinstance(made, np.generic):  # longdouble, and those of ml_dtypes
             return float(made) if is_float(made.dtype) else value
-        return made if not isinstance(made, list) else as_plain(made, depth)
-    if depth > MAX_DEPTH:
-        return value
+        return made
     if isinstance(value, Mapping):
-        return {key: as_plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_plain(item, depth + 1) for item in value]
-    return value
+        return dict(value)
+    return [*value] if isinstance(value, list | tuple) else value
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
