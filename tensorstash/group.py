@@ -385,6 +385,8 @@ class Group:
             made = Array(self.driver, path, self.settings, content, tag=tag)
             # A field of records is what their document says, and its own comes after that.
             made.copied = tag is None and not publishes
+            if tag is None and publishes and not self.driver.tag(node.lock_key(path, content)):
+                made.watch(False)  # there is nothing to look at
             return made
         group = Group(self.driver, path, self.settings, content)
         group._publishes = publishes
