@@ -95,8 +95,11 @@ class ArraySpec:
         """:class:`~tensorstash.errors.Invalid` where elements of any length meet a codec that
         holds none such, or the reverse: no chunk of it can be."""
         varied = self.dtype.kind in "OT" or self.codecs[0].name in ("vlen-utf8", "vlen-bytes")
-        if varied and self.grid.chunks is not None:
-            Pipeline(self.codecs, self.chunk_spec(self.grid.chunks))
+        if not varied or self.grid.chunks is None:
+            return
+        spec = self.chunk_spec(self.grid.chunks)
+        if spec.nbytes < 1 << 63:  # else no memory holds one: every use but this says so
+            Pipeline(self.codecs, spec)
 
     def chunk_spec(self, shape: tuple[int, ...], most: int | None = None) -> ChunkSpec:
         """A chunk of ``shape`` of this array; ``most``: bytes to which one of text or bytes may
