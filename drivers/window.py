@@ -31,14 +31,15 @@ class Window(Generic[Asked, Answer]):
             for i, one in enumerate(asked):
                 yield i, work(one)
             return
-        pool, under_way = self._pool(), dict[int, Task[None] | None]()
+        pool, under_way = self._pool(), dict[int, Task[Answer]]()
         pairs = iter(enumerate(asked))
-        done: SimpleQueue[tuple[int, Callable[[], Answer]]] = SimpleQueue()
+        done: SimpleQueue[int] = SimpleQueue()
 
-        def ask(i: int, one: Asked) -> None:
-            task = Task(lambda: work(one))
-            task.do()
-            done.put((i, task.result))
+        def ask(i: int, one: Asked) -> Answer:
+            try:
+                return work(one)
+            finally:
+                done.put(i)
 
         try:
             while True:
@@ -46,18 +47,19 @@ class Window(Generic[Asked, Answer]):
                     pair = next(pairs, None)
                     if pair is None:
                         break
-                    under_way[pair[0]] = pool.submit(partial(ask, *pair))
-                    if under_way[pair[0]] is None:
-                        ask(*pair)
+                    errand = partial(ask, *pair)
+                    task = pool.submit(errand)
+                    if task is None:
+                        task = Task(errand)
+                        task.do()
+                    under_way[pair[0]] = task
                 if not under_way:
                     return
-                i, result = done.get()
-                del under_way[i]
-                yield i, result()
+                i = done.get()
+                yield i, under_way.pop(i).result()
         finally:
             for task in under_way.values():
-                if task is not None:
-                    task.cancel()
+                task.cancel()
 
     def _pool(self) -> Workers:
         pid = os.getpid()

@@ -36,7 +36,7 @@ class Attributes(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         try:
-            return _copied(self._handle.attributes()[key])
+            return as_plain(self._handle.attributes()[key])
         except KeyError:
             raise self._missing(key) from None
 
@@ -73,20 +73,3 @@ class Attributes(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
-
-
-def _copied(value: Any) -> Any:
-    """A copy of what JSON can hold, however deep: ``deepcopy`` runs out of stack."""
-    whole = [value]
-    todo: list[Any] = [whole]
-    while todo:
-        holder = todo.pop()
-        for key, inner in [*(holder.items() if isinstance(holder, dict) else enumerate(holder))]:
-            if isinstance(inner, Mapping):
-                holder[key] = dict(inner)
-            elif isinstance(inner, list | tuple):
-                holder[key] = list(inner)
-            else:
-                continue
-            todo.append(holder[key])
-    return whole[0]

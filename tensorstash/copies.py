@@ -12,14 +12,12 @@ The copy in the document of records is none of these: it is what publishes their
 from __future__ import annotations
 
 import logging
-import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from .driver import Driver, Request, Span, Tag
+from .driver import Driver, Request, Span, Tag, pause
 from .errors import Conflict, StashError
 from .formats import consolidated, zarr2, zarr3
 
@@ -82,7 +80,7 @@ def drop(driver: Driver, path: str, zarr_format: int | None = None, *, own: bool
         try:
             _drop(driver, documents, copies, seen)
         except Conflict:  # someone has changed a group's document since it was read
-            time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
+            pause(attempt)
         else:
             return seen.copies
     key = documents[0]

@@ -6,6 +6,8 @@ are required; the others have defaults that real backends override to save round
 
 from __future__ import annotations
 
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -428,3 +430,8 @@ def located(driver: Driver, path: str = "") -> str:
     """The place ``path`` below ``driver`` as a URL, for messages and ``repr``."""
     url, path = driver.url, path.strip("/")
     return url if not path else url + path if url.endswith("/") else f"{url}/{path}"
+
+
+def pause(attempt: int) -> None:
+    """Wait for a moment that is longer with every attempt and the same for no two writers."""
+    time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))

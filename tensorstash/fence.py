@@ -23,10 +23,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .copies import dropped
-from .driver import Buffer, Check, Driver, Tag
+from .driver import Buffer, Check, Driver, Tag, pause
 from .errors import Conflict, StashError
 from .node import Content, Node, lock_key, put, reread, update
-from .unfinished import pause
 
 _Result = TypeVar("_Result")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .belongings import Belongings, look
 from .copies import drop, dropped
-from .driver import Buffer, Check, Driver, Request, Span, Tag, get_at_most, held, located
+from .driver import Buffer, Check, Driver, Request, Span, Tag, get_at_most, held, located, pause
 from .dtype import short
 from .errors import (
     AlreadyExists,
@@ -36,7 +36,6 @@ from .unfinished import (
     Claim,
     claim,
     finish,
-    pause,
     put_instead,
     put_over,
     remove,

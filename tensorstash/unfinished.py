@@ -8,8 +8,6 @@ half there for an array of fill values.
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any
 
 from .belongings import Belongings
 from .copies import dropped
-from .driver import Buffer, Check, Driver, Span, Tag, located
+from .driver import Buffer, Check, Driver, Span, Tag, located, pause
 from .errors import AlreadyExists, Conflict, Unsupported
 from .formats import mark, zarr2, zarr3
 from .formats.mark import Layouts, Mark
@@ -212,11 +210,6 @@ def put_instead(made: Claim, key: str, data: bytes) -> Tag:
             still_ours(made)
             pause(attempt)
     raise Conflict(f"the metadata at key {key!r} is changed by others without a break", key=key)
-
-
-def pause(attempt: int) -> None:
-    """Wait for a moment that is longer with every attempt and the same for no two writers."""
-    time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
 
 
 def _clear(made: Claim, found: Belongings) -> None:

@@ -26,6 +26,16 @@ from tensorstash.registry import connect
 from tests.servers.redis import Redis
 
 
+def _halted(context: Any, driver: Driver, how: signal.Signals) -> Any:
+    """A process that has the lock, and was sent ``how``."""
+    mine, theirs = context.Pipe()
+    holder = context.Process(target=_stopped, args=(driver, "zarr.json", theirs))
+    holder.start()
+    assert mine.recv() == "held"
+    os.kill(holder.pid, how)
+    return holder
+
+
 def _stopped(driver: Driver, key: str, pipe: Any) -> None:
     with driver.lock(key):
         pipe.send("held")
@@ -57,12 +67,7 @@ def test_whoever_waits_for_a_stopped_holder_is_told_who_that_is(
             ],
         ),
     ):
-        mine, theirs = context.Pipe()
-        holder = context.Process(target=_stopped, args=(handle.driver, "zarr.json", theirs))
-        holder.start()
-        assert mine.recv() == "held"
-        assert holder.pid is not None
-        os.kill(holder.pid, signal.SIGSTOP)
+        holder = _halted(context, handle.driver, signal.SIGSTOP)
         try:
             for call in calls:
                 with pytest.raises(stash.errors.TimedOut) as caught:
@@ -127,12 +132,7 @@ def test_after_a_writer_was_killed_the_next_one_waits_little_and_says_for_whom(
     url = valkey_server.address + f"/i{uuid.uuid4().hex}"
     array = stash.create(url, (3,), "int32")
     context = multiprocessing.get_context("fork")
-    mine, theirs = context.Pipe()
-    holder = context.Process(target=_stopped, args=(array.driver, "zarr.json", theirs))
-    holder.start()
-    assert mine.recv() == "held"
-    assert holder.pid is not None
-    os.kill(holder.pid, signal.SIGKILL)
+    holder = _halted(context, array.driver, signal.SIGKILL)
     holder.join()
     begun = time.monotonic()
     with caplog.at_level("WARNING", "tensorstash"):

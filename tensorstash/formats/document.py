@@ -95,8 +95,8 @@ def _depth(data: bytes) -> int:
 
 
 def as_plain(value: Any) -> Any:
-    """``value`` with NumPy's scalars and arrays of numbers and text, however deep, as Python's
-    own: ``.item()`` and ``.tolist()``. Anything else stays, for :func:`encode` to judge.
+    """A copy of ``value`` with NumPy's scalars and arrays of numbers and text, however deep, as
+    Python's own: ``.item()`` and ``.tolist()``. Anything else stays, for :func:`encode` to judge.
     :class:`~tensorstash.errors.Invalid` where it nests deeper than :data:`MAX_DEPTH`."""
     whole = [value]
     todo: list[tuple[Any, int]] = [(whole, 0)]  # recursion would run out of stack
