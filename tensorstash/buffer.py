@@ -65,6 +65,7 @@ class BufferedWriter:
             return
         todo = plan(transform, array.spec.grid, array.shape)
         source = core(todo, source, -1)
+        array.check_stored()
         writer = array.make_writer(array.spec)
         for index, inside, outside, _ in todo.parts():
             held = self._held.get(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from .dtype import short
 from .errors import AlreadyExists, Invalid, NotFound
 from .formats import zarr2
 from .formats.document import as_plain, lengths
+from .formats.trailer import new_identity
 from .grid import Grid
 from .handle import Settings
 from .layout import CodecsLike
@@ -73,6 +75,7 @@ def create_at(
     driver: Driver, path: str, spec: ArraySpec, settings: Settings, *, overwrite: bool = False
 ) -> Array:
     """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
+    spec = replace(spec, identity=new_identity())
     tag = node.create(driver, path, spec, overwrite=overwrite)
     return Array(driver, path, settings, spec, created=True, tag=tag)
 

@@ -16,7 +16,7 @@ from .errors import Conflict, Corrupt, Invalid, Unsupported
 from .fence import Fence, until_alone
 from .formats.document import MAX_LENGTH
 from .index import Stride, Transform
-from .node import lock_key, reread
+from .node import Node, lock_key, reread
 from .spec import ArraySpec
 from .write import Writer
 
@@ -36,8 +36,8 @@ def append(
     axis: int,
     make_writer: MakeWriter,
     lock_timeout: float | None,
-) -> tuple[ArraySpec, int]:
-    """Grow the array along ``axis`` by ``rows``; answers the new spec and where they begin.
+) -> tuple[Node, int]:
+    """Grow the array along ``axis`` by ``rows``; answers the new metadata and where they begin.
 
     Appenders take turns by the driver's lock. Rows are stored beyond the edge, where no reader
     looks, and then the new shape is put in one step: an append that fails or is killed leaves
@@ -57,7 +57,7 @@ def _append(
     axis: int,
     make_writer: MakeWriter,
     check: Check,
-) -> tuple[ArraySpec, int]:
+) -> tuple[Node, int]:
     node = reread(driver, path, spec)
     before = _array(node.content)
     start = before.shape[axis]
@@ -68,7 +68,7 @@ def _append(
             f"axis {axis}; the other axes must be equal"
         )
     if rows.shape[axis] == 0:
-        return before, start
+        return node, start
     fence = Fence(driver, path, node, check)
     after = write_beyond(before, rows, axis, make_writer, fence)
     check()
@@ -96,7 +96,7 @@ def resize(
     shape: Sequence[int],
     make_writer: MakeWriter,
     lock_timeout: float | None,
-) -> ArraySpec:
+) -> Node:
     """Give the array a new shape. Cells that leave it are forgotten: growing again shows fill.
 
     The shape changes in one step, also where one axis grows and another shrinks: cells that
@@ -114,7 +114,7 @@ def _resize(
     shape: Sequence[int],
     make_writer: MakeWriter,
     check: Check,
-) -> ArraySpec:
+) -> Node:
     node = reread(driver, path, spec)
     before = _array(node.content)
     fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
@@ -124,7 +124,7 @@ def _resize(
     for axis, length in enumerate(shape):
         after = _with_shape(after, axis, length)
     if after.shape == before.shape:
-        return before
+        return node
     grows = any(map(gt, after.shape, before.shape))
     shrinks = any(map(lt, after.shape, before.shape))
     fence = Fence(driver, path, node, check)
@@ -133,10 +133,10 @@ def _resize(
     if grows:
         _clear(driver, path, before, after, make_writer, check)
     check()
-    after = _publish(fence, before, after)
+    published = _publish(fence, before, after)
     if shrinks:
-        _clear(driver, path, after, before, make_writer, check)
-    return after
+        _clear(driver, path, _array(published.content), before, make_writer, check)
+    return published
 
 
 def _clear(
@@ -184,7 +184,7 @@ def _resize_fenced(
     make_writer: MakeWriter,
     grows: bool,
     shrinks: bool,
-) -> ArraySpec:
+) -> Node:
     """What is stored is looked at before the shape is published, so that publishing proves that
     no newer holder stored it; what has changed since is left to whoever grows the array."""
     driver, path = fence.driver, fence.path
@@ -224,7 +224,8 @@ def _resize_fenced(
         found = [each for each in found if each[1] not in gone]
     published = _publish(fence, before, after)
     if shrinks:
-        writer = make_writer(published, published.shape, fence)
+        spec = _array(published.content)
+        writer = make_writer(spec, spec.shape, fence)
         try:
             cut_off = [(k, t) for i, k, t in found if new.is_outside(i) and not old.is_outside(i)]
             _drop(writer, cut_off)
@@ -335,7 +336,7 @@ class _Beyond:
         return any(map(ge, index, self._counts))
 
 
-def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> ArraySpec:
+def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> Node:
     """Put the new shape, keeping what others did to the rest of the document meanwhile."""
 
     def change(content: Any) -> ArraySpec:
@@ -348,7 +349,7 @@ def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> ArraySpec:
             )
         return replace(now, shape=after.shape)
 
-    return _array(fence.publish(change).content)
+    return fence.publish(change)
 
 
 def _array(content: Any) -> ArraySpec:

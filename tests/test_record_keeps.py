@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tensorstash as stash
-from tensorstash.errors import Invalid, StashError
+from tensorstash.errors import Conflict, Invalid, StashError
 from tensorstash.records.formats import FORMS
 
 _DTYPES = [
@@ -195,7 +195,9 @@ def test_records_are_saved_over_themselves_or_into_others() -> None:
     with half.writer() as writer:
         writer.extend(_some())
     assert [meta["id"] for meta in half["meta"][:]] == [0, 1, 1, 2, 0, 1, 2]
-    empty = stash.save_records({}, records.where([]))
+    with pytest.raises(Conflict, match="replaced"):  # those are no more
+        stash.save_records({}, records.where([]))
+    empty = stash.save_records({}, _some().where([]))
     assert len(empty) == 0 and empty.schema == records.schema
 
 

@@ -334,7 +334,7 @@ def test_objects_are_not_loaded_by_who_did_not_ask() -> None:
             lambda: list(reader),  # noqa: B023
         ):
             refused(call, "field 'o'.*allow_pickle=True", Unsupported)
-        assert driver.counts == {}
+        assert driver.reads.calls == 0  # chunks; what is asked is whether they are the same records
     refused(lambda: reader.append({"o": 1}), "allow_pickle", Unsupported)
     assert not Trap.sprung
     stash.open_records(driver, allow_pickle=True)[0]

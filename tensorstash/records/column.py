@@ -16,6 +16,7 @@ from ..driver import located
 from ..dtype import STRING, short
 from ..errors import Corrupt, Invalid, StashError, Unsupported
 from ..index import leading
+from ..look import Look
 from ..operators import NoOperators
 from ..values import broadcast
 from .numbers import alone, numbers
@@ -44,9 +45,17 @@ class FieldArray(Array):
         )
 
 
-def read_rows(array: Array, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """``array[rows]``; see :meth:`~tensorstash.array.Array.read`."""
-    return array.read_transform(leading(rows, array.shape), out)
+def read_rows(
+    array: Array, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None
+) -> NDArray[Any]:
+    """``array[rows]``; see :meth:`~tensorstash.array.Array.read`. Whether the field is still this
+    one is looked at once for all fields, or by ``look``."""
+    return array.read_unwatched(leading(rows, array.shape), out, None, look)
+
+
+def write_rows(array: Array, rows: Rows, values: Any, look: Look | None = None) -> None:
+    """``array[rows] = values``, after ``look``."""
+    array.write_unwatched(leading(rows, array.shape), values, None, look)
 
 
 class Column(NoOperators, ABC):
@@ -71,10 +80,10 @@ class Column(NoOperators, ABC):
         """A row's value as values of one row, to be checked."""
         return [value]
 
-    def put(self, rows: Rows, values: Any) -> int:
-        """Store checked values in rows that are there. Answers where values that were added for
-        it end, of a field that has values apart from its rows."""
-        self.arrays[0][rows] = values
+    def put(self, rows: Rows, values: Any, look: Look | None = None) -> int:
+        """Store checked values in rows that are there, once ``look`` has ended. Answers where
+        values that were added for it end, of a field that has values apart from its rows."""
+        write_rows(self.arrays[0], rows, values, look)
         return 0
 
     def reserve(self, values: Any) -> Any:

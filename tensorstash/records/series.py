@@ -73,7 +73,9 @@ class Series:
         if not isinstance(column, RaggedColumn):
             raise Unsupported(f"field {self._path!r} is not ragged; all of its rows are alike")
         self._table.check()
-        return column.lengths(self._at(slice(0, self._count, 1)))
+        found = column.lengths(self._at(slice(0, self._count, 1)))
+        self._table.check_same([self._path])
+        return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if self._kind not in ("fixed", "text") or copy is False:
