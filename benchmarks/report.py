@@ -139,8 +139,8 @@ def _faster(rows: list[Row]) -> list[str]:
                 ahead.setdefault(case.fastest, []).append(case.ratio)
         if ahead:
             texts = [
-                f"{name}, {_span([f'{min(found):.1f}', f'{max(found):.1f}'])} times as fast"
-                f" ({len(found)} of {len(row.cases)})"
+                f"{_in_words(name)}, {_span([f'{min(found):.1f}', f'{max(found):.1f}'])} "
+                f"times as fast ({len(found)} of {len(row.cases)})"
                 for name, found in ahead.items()
             ]
             lines += [f"- **{row.part}**"] if row.part != last else []
@@ -153,6 +153,12 @@ def _faster(rows: list[Row]) -> list[str]:
         "[0017](decisions/0017-where-training-falls-short.md)."
     )
     return ["## Where another library is faster", "", *lines, "", why, ""]
+
+
+def _in_words(name: str) -> str:
+    """A library, and in which setting: ``TensorStore, 128`` would read as two."""
+    library, _, setting = name.partition(", ")
+    return f"{library} ({setting})" if setting else library
 
 
 MEASURE = [
