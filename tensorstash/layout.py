@@ -1,6 +1,6 @@
 """Choosing chunk shapes and codec chains from what a user says, or does not say.
 
-The defaults come from the measured table in ``docs/performance.md``.
+The defaults come from the measured table in ``docs/performance-figures.md``.
 """
 
 from __future__ import annotations
