@@ -11,7 +11,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -70,25 +70,22 @@ class Cast:
     def _mapped(self, plain: NDArray[Any]) -> NDArray[Any]:
         if not self.pairs:
             return self._cast(plain)
-        hit, index = self._hits(plain)
-        zero = np.zeros((), self.source)
-        made = self._cast(np.where(hit, zero, plain) if hit.any() else plain)
-        outputs = np.array([pair[1] for pair in self.pairs], self.target)
-        return np.where(hit, outputs[index], made)
-
-    def _hits(self, plain: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Which values a pair speaks of, and which pair."""
+        known, outputs = self._table
         wide = _widen(plain)
-        keys = _widen(np.array([pair[0] for pair in self.pairs], self.source))
-        order = np.argsort(keys, kind="stable")  # the first of equals first; NaN at the end
-        known = keys[order]
         at = np.minimum(np.searchsorted(known, wide, side="left"), len(known) - 1)
         hit = known[at] == wide
         if wide.dtype.kind == "f" and np.isnan(known[-1]):
-            first = int(np.argmax(np.isnan(known)))
             nan = np.isnan(wide)
-            at, hit = np.where(nan, first, at), hit | nan
-        return hit, order[at]
+            at, hit = np.where(nan, int(np.argmax(np.isnan(known))), at), hit | nan
+        rest = np.where(hit, np.zeros((), self.source), plain) if hit.any() else plain
+        return np.where(hit, outputs[at], self._cast(rest))
+
+    @cached_property
+    def _table(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The scalars that pairs speak of, in order, and what becomes of each."""
+        keys = _widen(np.array([pair[0] for pair in self.pairs], self.source))
+        order = np.argsort(keys, kind="stable")  # the first of equals first; NaN at the end
+        return keys[order], np.array([pair[1] for pair in self.pairs], self.target)[order]
 
     def _cast(self, plain: NDArray[Any]) -> NDArray[Any]:
         if plain.dtype == self.target:

@@ -72,7 +72,7 @@ def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
         if value.ndim:
             raise Invalid(f"fill_value has shape {value.shape}; give one element")
-        if value.dtype == dtype and dtype.kind not in "OT":
+        if value.dtype == dtype and dtype.kind not in "OT" and not dtypes.is_small_int(dtype):
             return _seal(value.astype(dtype))
         value = value[()]
     try:
@@ -84,7 +84,8 @@ def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if isinstance(value, np.generic) and value.dtype == dtype:
+    # Of integers of few bits, those that mean nothing are dropped.
+    if isinstance(value, np.generic) and value.dtype == dtype and not dtypes.is_small_int(dtype):
         return _seal(np.asarray(value).astype(dtype))
     kind = dtype.kind
     if dtype.names is not None:

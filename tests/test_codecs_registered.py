@@ -23,6 +23,7 @@ from tensorstash.codecs.cast_value import CastValue
 from tensorstash.codecs.packbits import Packbits
 from tensorstash.codecs.reshape import Reshape
 from tensorstash.codecs.scale_offset import ScaleOffset
+from tensorstash.codecs.zfp import Zfp
 from tensorstash.dtype import int_range
 from tensorstash.dtype import parse as dtype
 from tensorstash.errors import Corrupt, Invalid, StashError
@@ -108,6 +109,7 @@ class TestCastValue(CodecContract):
 
 
 class TestZfp(CodecContract):
+    codec = Zfp("reversible")
     specs = tuple(
         s
         for s in SPECS
@@ -116,9 +118,8 @@ class TestZfp(CodecContract):
     notices_cut = notices_extra = False
 
     @pytest.fixture(autouse=True)
-    def _codec(self) -> None:
+    def _installed(self) -> None:
         pytest.importorskip("zfpy")
-        type(self).codec = make_codec("zfp", {"mode": "reversible"})
 
 
 # --- reshape ------------------------------------------------------------------------------------
