@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.errors import Conflict, Corrupt
+from tensorstash.errors import Conflict, Corrupt, Invalid
 
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -129,3 +129,35 @@ def test_a_handle_notices_another_chain() -> None:
     place["zarr.json"] = json.dumps(document).encode()
     with pytest.raises(Conflict):
         array.append(np.zeros((1, 6), "i2"))
+
+
+@pytest.mark.parametrize(
+    "index_codecs",
+    [
+        [named("packbits", last_bit=31)],
+        [named("bitround", keepbits=3), LITTLE],
+        [named("cast_value", data_type="float32", out_of_range="clamp"), LITTLE],
+        [
+            named("cast_value", data_type="float64", out_of_range="clamp"),
+            LITTLE,
+            {"name": "crc32c"},
+        ],
+        [named("scale_offset", scale=3), LITTLE],
+        [named("numcodecs.astype", encode_dtype="<u4", decode_dtype="<u8"), LITTLE],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("edge", [2, 64])
+def test_an_index_of_shards_that_does_not_come_back_is_refused(
+    index_codecs: Any, edge: int
+) -> None:
+    place: dict[str, Any] = {}
+    sharding = shard({"name": "bytes"}, edges=(edge,))
+    sharding["configuration"]["index_codecs"] = index_codecs
+    with pytest.raises(Invalid, match="index_codecs"):
+        stash.create(place, (64,), "u1", chunks=(64,), codecs=[sharding])
+    assert not place
+    sharding["configuration"]["index_codecs"] = [named("reshape", shape=[-1]), named("packbits")]
+    array = stash.create(place, (64,), "u1", chunks=(64,), codecs=[sharding])
+    array[:5] = [1, 2, 3, 4, 5]
+    assert stash.open(place)[:6].tolist() == [1, 2, 3, 4, 5, 0]
