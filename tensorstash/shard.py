@@ -20,13 +20,16 @@ from .chain import parse_codecs
 from .codec import ChunkSpec, Codec, Pipeline, Serializer, split
 from .driver import Buffer, Span
 from .dtype import short
-from .errors import Corrupt, Invalid, Unsupported
+from .errors import Corrupt, Invalid, StashError, Unsupported
 from .fill import is_fill
 from .limits import HUGE, INDEX, SHARD_CHUNKS, SLACK
 from .registry import make_codec
 
 _EMPTY = (1 << 64) - 1
 _INDEX_DTYPE = np.dtype("uint64")
+_EXACT = frozenset(("bytes", "crc32c", "transpose", "reshape"))
+_PROBE = (2**64 - 1, 0, 1, 2**63 + 12345, 4097, 255, 2**53 + 1)
+"""Numbers of an index, among them the mark of an absent chunk."""
 
 
 class Sharding(Serializer):
@@ -112,6 +115,7 @@ class BoundSharding(Sharding):
         self._index = Pipeline(self.index_codecs, index)
         if self._index.nbytes is None:
             raise _not_fixed(self.index_codecs)
+        _check_exact(self._index)
         self.index_nbytes = self._index.nbytes
         # Writers may leave holes, of chunks that were replaced.
         chunks = 2 * self.count if self.inner.sized else SHARD_CHUNKS
@@ -253,6 +257,23 @@ def _check_fixed(index_codecs: Sequence[Codec]) -> None:
     size = serializer.encoded_nbytes(_index_spec((1,)))
     if size is None or any(step.encoded_nbytes(size) is None for step in tail):
         raise _not_fixed(index_codecs)
+
+
+def _check_exact(index: Pipeline) -> None:
+    """Offsets and the mark of an absent chunk must come back to the bit, as from codecs that round,
+    cast or leave out bits they do not."""
+    if all(codec.name in _EXACT for codec in index.codecs):
+        return
+    numbers = np.array(_PROBE, _INDEX_DTYPE)
+    turns = range(len(numbers) if index.spec.count < len(numbers) else 1)
+    probes = [np.resize(np.roll(numbers, turn), index.spec.shape) for turn in turns]
+    try:
+        kept = all(np.array_equal(index.decode(index.encode(probe)), probe) for probe in probes)
+    except StashError:
+        kept = False
+    if not kept:
+        names = ", ".join(codec.name for codec in index.codecs)
+        raise Invalid(f"index_codecs must keep every number of 64 bits, which {names} do not")
 
 
 def _not_fixed(index_codecs: Sequence[Codec]) -> Invalid:

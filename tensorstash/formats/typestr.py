@@ -11,17 +11,17 @@ import numpy as np
 
 from ..dtype import (
     DEPTH_LIMIT,
+    EXTENDED,
     ITEM_LIMIT,
     OBJECT,
-    SMALL_FLOATS,
     STRING,
     check_size,
+    extended,
     is_extended,
     native,
     parts,
     record,
     short,
-    small_float,
 )
 from ..errors import Invalid, Unsupported
 
@@ -72,8 +72,8 @@ def from_v2(value: Any, filters: Sequence[Mapping[str, Any]] | None = None) -> n
 def _from_v2(value: Any, depth: int) -> np.dtype[Any]:
     if depth > DEPTH_LIMIT:
         raise Unsupported(f"dtype nests records deeper than {DEPTH_LIMIT} levels")
-    if isinstance(value, str) and value in SMALL_FLOATS:
-        return small_float(value)
+    if isinstance(value, str) and value in EXTENDED:
+        return extended(value)
     if isinstance(value, str):
         match = re.fullmatch(r"([<>|])([biufcmMSUV])(\d*)(\[\d*[A-Za-zμ]+\])?", value)
         if not match or (match[4] and match[2] not in "mM"):

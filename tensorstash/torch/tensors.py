@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..dtype import is_small_int, widened
 from ..errors import Invalid, Unsupported
 from ..handle import Handle
 from ..index import Transform, identity, outer, point, select
@@ -30,13 +31,17 @@ _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
 def to_tensor(array: NDArray[Any]) -> torch.Tensor:
     """A tensor over ``array``'s own memory.
 
-    bfloat16 and float8 arrive as such. datetime64 and timedelta64 become int64 counts of their
-    unit. Strings, bytes and records have no tensor: :class:`~tensorstash.errors.Unsupported`.
+    bfloat16 and float8 arrive as such. Integers of two and four bits, with which torch does no
+    arithmetic, become int8 and uint8, in memory of their own. datetime64 and timedelta64 become
+    int64 counts of their unit. Strings, bytes and records have no tensor:
+    :class:`~tensorstash.errors.Unsupported`.
     """
     array = np.asarray(array)
     special = _BY_NAME.get(array.dtype.name)
     if special is not None:
         return torch.from_numpy(array.view(_BITS[special][0])).view(special)
+    if is_small_int(array.dtype):
+        array = array.astype(widened(array.dtype))
     if array.dtype.kind in "mM":
         array = array.view(np.int64)
     if array.dtype.kind not in "biufc":
