@@ -78,7 +78,8 @@ class Stage:
         return code
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
+# The README's blocks run as programs, twice: tests/test_readme.py.
+@pytest.mark.parametrize("page", [p for p in PAGES[1:] if blocks(p)], ids=name)
 def test_code_blocks_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
