@@ -18,7 +18,16 @@ from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
 from .driver import Check, Driver, Tag, held, located
-from .errors import Closed, Conflict, Invalid, InvalidSelection, NoMemory, NotFound, ReadOnly
+from .errors import (
+    Closed,
+    Conflict,
+    Invalid,
+    InvalidSelection,
+    NoMemory,
+    NotFound,
+    ReadOnly,
+    counted,
+)
 from .explain import Explanation, explain
 from .grid import cut, cuts
 from .handle import Settings
@@ -443,7 +452,9 @@ class Array(NoOperators):
     def as_axis(self, axis: int) -> int:
         """``axis`` counted from the first, its bounds checked."""
         if not isinstance(axis, (int, np.integer)) or not -self.ndim <= axis < self.ndim:
-            raise Invalid(f"axis {axis!r} is out of bounds for an array of {self.ndim} dimensions")
+            raise Invalid(
+                f"axis {axis!r} is out of bounds for an array of {counted(self.ndim, 'dimension')}"
+            )
         return axis % self.ndim
 
     def _no_memory(self, verb: str, shape: Sequence[int], error: MemoryError) -> MemoryError:

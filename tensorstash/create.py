@@ -18,7 +18,7 @@ from .chain import make
 from .codec import Pipeline
 from .driver import Driver
 from .dtype import short
-from .errors import AlreadyExists, Invalid, NotFound
+from .errors import AlreadyExists, Invalid, NotFound, counted
 from .formats import zarr2
 from .formats.document import as_plain, lengths
 from .grid import Grid
@@ -232,7 +232,9 @@ def _dimension_names(names: Sequence[str | None], ndim: int) -> tuple[str | None
     if not listed or not all(name is None or isinstance(name, str) for name in names):
         raise Invalid(f"dimension_names are a list of text or None, not {short(names)}")
     if len(names) != ndim:
-        raise Invalid(f"{len(names)} dimension_names for {ndim} axes")
+        raise Invalid(
+            f"{counted(len(names), 'dimension name')} for {counted(ndim, 'axis', 'axes')}"
+        )
     return tuple(names)
 
 

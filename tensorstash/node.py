@@ -23,6 +23,7 @@ from .errors import (
     TimedOut,
     Unavailable,
     Unsupported,
+    counted,
 )
 from .file_kinds import told
 from .formats import trailer, zarr2, zarr3
@@ -140,7 +141,8 @@ def _document(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
 def _too_large(driver: Driver, key: str) -> Corrupt:
     most = driver.metadata_limit
     return Corrupt(
-        f"the document at key {key!r} has more than {most} bytes; restore it, or open it with "
+        f"the document at key {key!r} has more than {counted(most, 'byte')}; restore it, or "
+        f"open it with "
         f'limits={{"metadata": ...}} if it is as it should be',
         key=key,
     )

@@ -94,7 +94,7 @@ def test_how_a_field_is_added() -> None:
         ("new", "i4", 5, Invalid, "field 'new': shape"),
         ("new", "i4", [1.5] * 7, Invalid, "field 'new'.*lose"),
         ("new", "i4", ["x"] * 7, Invalid, "field 'new'"),
-        ("new", stash.ragged("i4"), [[1]] * 6, Invalid, "field 'new': 6 rows' values for 7"),
+        ("new", stash.ragged("i4"), [[1]] * 6, Invalid, "field 'new': values of 6 rows for 7"),
         ("new", stash.ragged("i4"), [[[1]]] * 7, Invalid, "field 'new'.*axes"),
         ("new", stash.json, [float("nan")] * 7, Invalid, "field 'new'.*JSON"),
         ("new", str, [1] * 7, Invalid, "field 'new'.*no text"),
