@@ -29,6 +29,7 @@ from .errors import (
     counted,
 )
 from .explain import Explanation, explain
+from .formats.mark import is_records
 from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
@@ -377,7 +378,8 @@ class Array(NoOperators):
             node = reread(self.driver, self.path, self._spec)
         if not isinstance(node.content, ArraySpec):
             where = located(self.driver, self.path)
-            raise Invalid(f"{where} is a group; open it with open_group()")
+            call = "open_records" if is_records(node.content.attributes) else "open_group"
+            raise Invalid(f"{where} is a group; open it with {call}()")
         return self._adopt(node)
 
     def check_stored(self) -> None:

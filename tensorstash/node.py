@@ -162,7 +162,7 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
             f"no Zarr array or group there: {file}"
             if file
             else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
-            'check the path, or create it (mode="a" or "w", or create())'
+            "check the path, or create it (create(), create_group(), create_records())"
         )
     return node
 

@@ -119,7 +119,10 @@ def _resize(
     before = _array(node.content)
     fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
     if not fits:
-        raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
+        raise Invalid(
+            f"cannot resize an array of shape {before.shape} to {tuple(shape)}; give a length for "
+            "each of its axes"
+        )
     after = before
     for axis, length in enumerate(shape):
         after = _with_shape(after, axis, length)
