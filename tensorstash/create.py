@@ -60,6 +60,11 @@ def create(
     ``shards``, ``codecs``, ``fill_value``, ``dimension_names``, ``attributes``,
     ``zarr_format``, ``key_encoding``, ``separator``, ``order``, ``filters``. The other options
     are those of :func:`open`; ``write_fill`` stores chunks of nothing but fill too.
+
+    >>> a = stash.create("memory://numbers", (4, 6), "int32", chunks=(2, 3))
+    >>> a[1, ::2] = 7
+    >>> a[:2].tolist()
+    [[0, 0, 0, 0, 0, 0], [7, 0, 7, 0, 7, 0]]
     """
     settings = make_settings(
         "r+", cache, threads, missing, lock_timeout, limits, write_fill=write_fill
@@ -233,7 +238,7 @@ def _dimension_names(names: Sequence[str | None], ndim: int) -> tuple[str | None
         raise Invalid(f"dimension_names are a list of text or None, not {short(names)}")
     if len(names) != ndim:
         raise Invalid(
-            f"{counted(len(names), 'dimension name')} for {counted(ndim, 'axis', 'axes')}"
+            f"dimension_names has {counted(len(names), 'name')} for {counted(ndim, 'axis', 'axes')}"
         )
     return tuple(names)
 

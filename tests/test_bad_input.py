@@ -124,7 +124,7 @@ CREATE: dict[str, Row] = {
     "names": (
         lambda w: w.create(dimension_names=["a", "b"]),
         Invalid,
-        "2 dimension names for 1 axis",
+        "2 names for 1 axis",
     ),
     "names, text": (lambda w: w.create(dimension_names="a"), Invalid, "dimension_names.*'a'"),
     "names, a number": (lambda w: w.create(dimension_names=[5]), Invalid, "dimension_names"),

@@ -136,7 +136,7 @@ V2: dict[str, tuple[dict[str, Any], str]] = {
     "chunks": ({"chunks": [2]}, "chunks"),
     "fill": ({"fill_value": 7.5}, "fill value"),
     "separator": ({"shape": [6], "dimension_separator": "/"}, "chunk keys"),
-    "axes": ({"shape": [6, 1], "chunks": [4, 1]}, "axes"),
+    "axes": ({"shape": [6, 1], "chunks": [4, 1]}, "1 axis is now 2"),
 }
 
 OPERATIONS: dict[str, Callable[[Array], Any]] = {

@@ -106,7 +106,7 @@ def test_one_of_each() -> None:
     assert "of 1 object (" in str(a.info())
     assert "1 axis, the array has 2" in message(stash.create, {}, (1, 1), "i4", chunks=(1,))
     names = message(stash.create, {}, (1,), "i4", dimension_names=("a", "b"))
-    assert names == "2 dimension names for 1 axis"
+    assert names == "dimension_names has 2 names for 1 axis"
     r = stash.create_records({}, {"t": str}, length=1)
     assert "1 row of" in repr(r) and ": 1 row, " in str(r.info())
     assert "for 1 row" in message(r.__setitem__, slice(0, 1), {"t": ["a", "b"]})

@@ -202,7 +202,7 @@ def _dimension_names(value: Any, ndim: int) -> tuple[str | None, ...] | None:
         raise Invalid(f"dimension_names {short(value)} are not a list of names and nulls")
     if len(value) != ndim:
         raise Invalid(
-            f"{counted(len(value), 'dimension name')} for {counted(ndim, 'axis', 'axes')}"
+            f"dimension_names has {counted(len(value), 'name')} for {counted(ndim, 'axis', 'axes')}"
         )
     return tuple(value)
 
