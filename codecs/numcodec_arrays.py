@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tensorstash.codec import Buffer, ChunkSpec, Serializer, reason
 from tensorstash.codecs.numcodec import Named, attempt, flat, is_panic
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, counted
 
 _KINDS = {
     "pcodec": (
@@ -84,7 +84,7 @@ def decoded(identifier: str, data: bytes, count: int, dtype: np.dtype[Any]) -> N
     header = importlib.import_module("zfpy").header(data)
     shape = tuple(header[axis] for axis in ("nw", "nz", "ny", "nx") if header[axis])
     if math.prod(shape) != count:
-        raise ValueError(f"its header claims shape {shape} of {count} elements")
+        raise ValueError(f"its header claims shape {shape} of {counted(count, 'element')}")
     return _unzfp(data, ChunkSpec(shape, dtype, np.zeros((), dtype))).reshape(-1)
 
 
@@ -93,7 +93,7 @@ def _unpco(data: bytes, spec: ChunkSpec) -> NDArray[Any]:
     chunk = np.zeros(spec.count, spec.dtype)
     progress = standalone.simple_decompress_into(data, chunk)
     if progress.n_processed != spec.count or not progress.finished:
-        raise ValueError(f"not the {spec.count} elements expected")
+        raise ValueError(f"not the {counted(spec.count, 'element')} expected")
     return chunk.reshape(spec.shape)
 
 

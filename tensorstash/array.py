@@ -27,8 +27,10 @@ from .errors import (
     NotFound,
     ReadOnly,
     Unsupported,
+    counted,
 )
 from .explain import Explanation, explain
+from .formats.mark import is_records
 from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
@@ -420,7 +422,8 @@ class Array(NoOperators):
             node = reread(self.driver, self.path, self._spec)
         if not isinstance(node.content, ArraySpec):
             where = located(self.driver, self.path)
-            raise Invalid(f"{where} is a group; open it with open_group()")
+            call = "open_records" if is_records(node.content.attributes) else "open_group"
+            raise Invalid(f"{where} is a group; open it with {call}()")
         return self._adopt(node)
 
     def check_stored(self) -> None:
@@ -529,7 +532,9 @@ class Array(NoOperators):
     def as_axis(self, axis: int) -> int:
         """``axis`` counted from the first, its bounds checked."""
         if not isinstance(axis, (int, np.integer)) or not -self.ndim <= axis < self.ndim:
-            raise Invalid(f"axis {axis!r} is out of bounds for an array of {self.ndim} dimensions")
+            raise Invalid(
+                f"axis {axis!r} is out of bounds for an array of {counted(self.ndim, 'dimension')}"
+            )
         return axis % self.ndim
 
     def _no_memory(self, verb: str, shape: Sequence[int], error: MemoryError) -> MemoryError:

@@ -19,7 +19,7 @@ from .chain import make
 from .codec import Pipeline
 from .driver import Driver
 from .dtype import short
-from .errors import AlreadyExists, Invalid, NotFound
+from .errors import AlreadyExists, Invalid, NotFound, counted
 from .formats import zarr2
 from .formats.document import as_plain, lengths
 from .formats.trailer import new_identity
@@ -62,6 +62,11 @@ def create(
     ``shards``, ``codecs``, ``fill_value``, ``dimension_names``, ``attributes``,
     ``zarr_format``, ``key_encoding``, ``separator``, ``order``, ``filters``. The other options
     are those of :func:`open`; ``write_fill`` stores chunks of nothing but fill too.
+
+    >>> a = stash.create("memory://numbers", (4, 6), "int32", chunks=(2, 3))
+    >>> a[1, ::2] = 7
+    >>> a[:2].tolist()
+    [[0, 0, 0, 0, 0, 0], [7, 0, 7, 0, 7, 0]]
     """
     settings = make_settings(
         "r+", cache, threads, missing, lock_timeout, limits, write_fill=write_fill
@@ -235,7 +240,9 @@ def _dimension_names(names: Sequence[str | None], ndim: int) -> tuple[str | None
     if not listed or not all(name is None or isinstance(name, str) for name in names):
         raise Invalid(f"dimension_names are a list of text or None, not {short(names)}")
     if len(names) != ndim:
-        raise Invalid(f"{len(names)} dimension_names for {ndim} axes")
+        raise Invalid(
+            f"dimension_names has {counted(len(names), 'name')} for {counted(ndim, 'axis', 'axes')}"
+        )
     return tuple(names)
 
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from .errors import Conflict, Corrupt, Invalid, Unsupported
+from .errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from .limits import METADATA
 from .turn import take as take
 from .turn import turn as turn
@@ -379,8 +379,8 @@ def check_size(key: str, nbytes: int, most: int | None) -> None:
     called before they are read, where the driver can tell."""
     if most is not None and nbytes > most:
         raise Corrupt(
-            f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have"
-            + REPAIR,
+            f"the value at key {key!r} has {counted(nbytes, 'byte')}, more than the {most} "
+            f"it can have" + REPAIR,
             key=key,
         )
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from .errors import Invalid, Unsupported
+from .errors import Invalid, Unsupported, counted
 
 STRING: Final = np.dtypes.StringDType()
 """Text of any length."""
@@ -336,7 +336,7 @@ def _extension(value: Any) -> tuple[str, Mapping[str, Any]]:
         raise Invalid("data_type cannot be optional: remove its must_understand")
     configuration = value.get("configuration", {})
     if not isinstance(configuration, dict):
-        raise Invalid(f"data_type {short(value['name'])} has a configuration that is no object")
+        raise Invalid(f"data_type {short(value['name'])} has a configuration that is not an object")
     return value["name"], configuration
 
 
@@ -350,7 +350,7 @@ def _sized(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def check_size(nbytes: int) -> None:
     """Raise when one element of ``nbytes`` would be absurd."""
     if nbytes > ITEM_LIMIT:
-        raise Unsupported(f"one element of {nbytes} bytes; the most is {ITEM_LIMIT}")
+        raise Unsupported(f"one element of {counted(nbytes, 'byte')}; the most is {ITEM_LIMIT}")
 
 
 def _named(name: str, **configuration: Any) -> dict[str, Any]:
@@ -373,5 +373,5 @@ def short(value: Any) -> str:
     except ValueError:  # an integer of thousands of digits
         text = f"<{type(value).__name__}>"
     except RecursionError:
-        text = f"a {type(value).__name__} too deep to show"
+        text = f"<{type(value).__name__} too deep to show>"
     return text if len(text) <= 60 else f"{text[:57]}..."

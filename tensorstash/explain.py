@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .chunks import Chunks
+from .errors import counted
 from .index import Transform
 from .limits import HUGE
 from .plan import plan
@@ -35,8 +36,9 @@ class Explanation:
 
     def __str__(self) -> str:
         return (
-            f"result {self.shape}: {self.chunks} chunks from {self.objects} objects, "
-            f"{self.requests} requests, {readable(self.decoded_bytes)} decoded for "
+            f"result {self.shape}: {counted(self.chunks, 'chunk')} from "
+            f"{counted(self.objects, 'object')}, "
+            f"{counted(self.requests, 'request')}, {readable(self.decoded_bytes)} decoded for "
             f"{readable(self.wanted_bytes)} wanted ({self.amplification:.1f}x)"
         )
 

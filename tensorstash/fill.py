@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from . import dtype as dtypes
 from .bitwise import is_fill
 from .dtype import listed, short
-from .errors import Invalid
+from .errors import Invalid, counted
 
 __all__ = [
     "default",
@@ -332,7 +332,7 @@ def _of_bytes(data: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind == "S":
         data = data.ljust(dtype.itemsize, b"\0")
     if len(data) != dtype.itemsize:
-        raise Invalid(f"fill_value has {len(data)} bytes; {dtype} has {dtype.itemsize}")
+        raise Invalid(f"fill_value has {counted(len(data), 'byte')}; {dtype} has {dtype.itemsize}")
     return _seal(np.frombuffer(data, dtype).reshape(()).copy())
 
 

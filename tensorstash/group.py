@@ -51,6 +51,11 @@ class Group:
     Opened for reading, a group with consolidated metadata answers for all its members without
     looking at them; an array's own metadata is looked at when it is read first. Whatever a handle
     changes below this group, consolidated metadata of the groups on the way goes before.
+
+    >>> g = stash.create_group("memory://run")
+    >>> g.create("raw/image", (64, 64), "uint8")[...] = 1
+    >>> g.keys(), g["raw"].keys()
+    (['raw'], ['image'])
     """
 
     def __init__(

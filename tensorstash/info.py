@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .chunks import Chunks
 from .driver import Driver, located
+from .errors import counted
 from .explain import readable
 from .spec import ArraySpec
 from .stored import sizes
@@ -48,8 +49,8 @@ class Info:
             ("in memory", readable(self.nbytes)),
             (
                 "stored",
-                f"{readable(self.stored_bytes)} in {self.stored_chunks} of {self.total_chunks} "
-                f"objects ({self.ratio:.2f}x smaller)",
+                f"{readable(self.stored_bytes)} in {self.stored_chunks} of "
+                f"{counted(self.total_chunks, 'object')} ({self.ratio:.2f}x smaller)",
             ),
         ]
         return "\n".join(f"{name:<11}{value}" for name, value in rows)

@@ -24,6 +24,7 @@ from .errors import (
     TimedOut,
     Unavailable,
     Unsupported,
+    counted,
 )
 from .file_kinds import told
 from .formats import trailer, zarr2, zarr3
@@ -141,7 +142,8 @@ def _document(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
 def _too_large(driver: Driver, key: str) -> Corrupt:
     most = driver.metadata_limit
     return Corrupt(
-        f"the document at key {key!r} has more than {most} bytes; restore it, or open it with "
+        f"the document at key {key!r} has more than {counted(most, 'byte')}; restore it, or "
+        f"open it with "
         f'limits={{"metadata": ...}} if it is as it should be',
         key=key,
     )
@@ -161,7 +163,7 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
             f"no Zarr array or group there: {file}"
             if file
             else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
-            'check the path, or create it (mode="a" or "w", or create())'
+            "check the path, or create it (create(), create_group(), create_records())"
         )
     return node
 

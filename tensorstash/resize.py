@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .driver import Check, Driver, Put, Tag, get_at_most
-from .errors import Conflict, Corrupt, Invalid, Unsupported
+from .errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from .fence import Fence, until_alone
 from .formats.document import MAX_LENGTH
 from .index import Stride, Transform
@@ -119,7 +119,10 @@ def _resize(
     before = _array(node.content)
     fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
     if not fits:
-        raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
+        raise Invalid(
+            f"cannot resize an array of shape {before.shape} to {tuple(shape)}; give a length for "
+            "each of its axes"
+        )
     after = before
     for axis, length in enumerate(shape):
         after = _with_shape(after, axis, length)
@@ -290,7 +293,8 @@ class _Within:
 def _check_few(reached: _Within) -> None:
     if reached.count > _OPEN:
         raise Corrupt(
-            f"an append that did not end may have stored {reached.count} chunks, more than can be "
+            f"an append that did not end may have stored {counted(reached.count, 'chunk')}, "
+            f"more than can be "
             "put right; delete what follows the last '}' of the array's metadata, if you trust the "
             "rest"
         )

@@ -20,7 +20,7 @@ from .chain import parse_codecs
 from .codec import ChunkSpec, Codec, Pipeline, Serializer, split
 from .driver import Buffer, Span
 from .dtype import short
-from .errors import Corrupt, Invalid, StashError, Unsupported
+from .errors import Corrupt, Invalid, StashError, Unsupported, counted
 from .fill import is_fill
 from .limits import HUGE, INDEX, SHARD_CHUNKS, SLACK
 from .registry import make_codec
@@ -109,7 +109,8 @@ class BoundSharding(Sharding):
         index = _index_spec(self.grid)
         if index.nbytes > INDEX:
             raise Unsupported(
-                f"a shard of {self.count} inner chunks has an index of {index.nbytes} bytes; the "
+                f"a shard of {counted(self.count, 'inner chunk')} has an index of "
+                f"{counted(index.nbytes, 'byte')}; the "
                 f"most is {INDEX}, larger inner chunks need less"
             )
         self._index = Pipeline(self.index_codecs, index)
@@ -145,7 +146,8 @@ class BoundSharding(Sharding):
         """The index as ``(count, 2)`` offsets and sizes; absent chunks have size -1."""
         if len(data) != self.index_nbytes:
             raise Corrupt(
-                f"a shard index of {self.index_nbytes} bytes was expected, {len(data)} are there",
+                f"a shard index of {counted(self.index_nbytes, 'byte')} was expected, "
+                f"{len(data)} are there",
                 codec=self.name,
             )
         entries = self._index.decode(data).reshape(self.count, 2)
@@ -155,7 +157,8 @@ class BoundSharding(Sharding):
         limit = self.inner.most
         if bool((entries[~absent, 1] > limit).any()):
             raise Corrupt(
-                f"the shard index claims an inner chunk of more than {limit} bytes, the most "
+                f"the shard index claims an inner chunk of more than "
+                f"{counted(limit, 'byte')}, the most "
                 "that one can have",
                 codec=self.name,
             )
@@ -195,7 +198,8 @@ class BoundSharding(Sharding):
         size = sum(len(part) for part in parts if part is not None)
         if size > self.most:
             raise Invalid(
-                f"a shard of {size} bytes, the most that is read of one is {self.most}; use "
+                f"a shard of {counted(size, 'byte')}, the most that is read of one is "
+                f"{self.most}; use "
                 'smaller shards, or open it with limits={"chunk": ...}, wherever it is read too'
             )
         index = self._encode_index(parts)

@@ -14,7 +14,7 @@ from .bitwise import is_fill
 from .cached import Cached
 from .codec import ChunkSpec, Codec, Pipeline
 from .dtype import short
-from .errors import StashError
+from .errors import StashError, counted
 from .grid import Grid
 
 
@@ -129,7 +129,7 @@ def _difference(known: ArraySpec, now: ArraySpec) -> str | None:
     if known.dtype != now.dtype:
         return f"dtype {known.dtype} is now {now.dtype}"
     if known.ndim != now.ndim:
-        return f"{known.ndim} axes are now {now.ndim}"
+        return f"{counted(known.ndim, 'axis is', 'axes are')} now {now.ndim}"
     if not _is_same_fill(known.fill, now.fill):
         return f"fill value {short(known.fill[()])} is now {short(now.fill[()])}"
     if _is_same_document(known.document, now.document):

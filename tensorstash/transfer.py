@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -91,7 +92,7 @@ def _origin(source: Any) -> Array:
         try:
             return open(source)
         except Invalid as error:
-            is_group = str(error).endswith("is a group; open it with open_group()")
+            is_group = re.search(r"is a group; open it with open_\w+\(\)$", str(error)) is not None
             if not is_group:
                 raise
     raise Invalid(

@@ -156,7 +156,7 @@ def parse_bytes(value: int | str) -> int:
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
     if found is None or found[2].upper() not in _UNITS:
-        raise Invalid(f"{value!r} is no size in bytes; write 4096, '256MiB' or '1GiB'")
+        raise Invalid(f"{value!r} is not a size in bytes; write 4096, '256MiB' or '1GiB'")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 

@@ -151,10 +151,10 @@ def test_a_view_of_a_field_is_written_through_and_travels(tmp_path: Path) -> Non
         (("x", "x", 2), "named twice"),
         ((["x"], "y"), "named once"),
         ((["x"], ["y"]), "named once"),
-        (["x", 1], "is no index"),
+        (["x", 1], "is not an index"),
         (("x", 9), "out of bounds"),
         (("x", 0, 0), "too many indices"),
-        (np.array(["x"]), "is no index"),
+        (np.array(["x"]), "is not an index"),
     ],
 )
 def test_what_names_no_field(selection: Any, says: str) -> None:

@@ -29,7 +29,7 @@ from tensorstash.drivers.s3.keys import HIDDEN, is_key, is_lock, lock_place, own
 from tensorstash.drivers.s3.limits import Limits
 from tensorstash.drivers.s3.requests import Requests
 from tensorstash.drivers.s3.settings import Settings
-from tensorstash.errors import Conflict, Invalid, Unsupported
+from tensorstash.errors import Conflict, Invalid, Unsupported, counted
 
 _GAP = 256 << 10
 # Of 64 requests that are under way together, one more takes 20 ms / 64 and some CPU, which at
@@ -354,7 +354,8 @@ class S3Driver(Driver):
         """Put where the object is absent (``None``) or still ``tag``."""
         if len(data) > _LARGEST_PUT:
             raise Unsupported(
-                f"{len(data)} bytes for {place!r} are more than one conditional put to S3 may hold "
+                f"{counted(len(data), 'byte')} for {place!r} are more than one conditional "
+                f"put to S3 may hold "
                 "(5 GiB); use smaller chunks",
             )
         here = self._here()

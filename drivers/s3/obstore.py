@@ -39,6 +39,7 @@ from tensorstash.drivers.s3.obstore_failures import answer_of
 from tensorstash.drivers.s3.obstore_held import held
 from tensorstash.drivers.s3.obstore_store import usable
 from tensorstash.drivers.s3.settings import Settings
+from tensorstash.errors import counted
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, OffsetRange, SuffixRange
@@ -121,7 +122,7 @@ class ObstoreClient(Client):
             raise answer.failure() from answer.cause(error)
         etag, size = _etag(result.meta["e_tag"]), result.meta["size"]
         if len(data) != last - first:
-            raise Failed("lost", f"{len(data)} bytes came of {last - first}")
+            raise Failed("lost", f"{counted(len(data), 'byte')} came of {last - first}")
         if span is not None:
             start, stop = span.resolve(size)
             if not first <= start <= stop <= last:

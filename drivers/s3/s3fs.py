@@ -26,6 +26,7 @@ from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Kind, Pag
 from tensorstash.drivers.s3.kinds import kind_of
 from tensorstash.drivers.s3.s3fs_session import Elsewhere, file_system
 from tensorstash.drivers.s3.settings import Settings
+from tensorstash.errors import counted
 
 _MARK = "tensorstash-mark"
 _NOTHING: Mapping[str, Any] = {}
@@ -295,7 +296,7 @@ class S3fsClient(Client):
         except Exception as error:
             raise self._outcome(error) from error
         if part.nbytes is not None and len(data) != part.nbytes:
-            raise Failed("lost", f"{len(data)} bytes came of {part.nbytes}")
+            raise Failed("lost", f"{counted(len(data), 'byte')} came of {part.nbytes}")
         size = len(data) if part.size is None else part.size
         return Found(data, etag, size, requests)
 

@@ -23,7 +23,7 @@ from ..dtype import (
     record,
     short,
 )
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 
 OBJECT_CODECS: Final = frozenset(
     ["vlen-utf8", "vlen-bytes", "vlen-array", "json2", "pickle", "msgpack2", "categorize"]
@@ -108,5 +108,7 @@ def _subarray(base: np.dtype[Any], shape: Any) -> np.dtype[Any]:
         size *= edge
         check_size(size)
     if len(edges) > DEPTH_LIMIT:
-        raise Unsupported(f"a field of {len(edges)} axes; the most is {DEPTH_LIMIT}")
+        raise Unsupported(
+            f"a field of {counted(len(edges), 'axis', 'axes')}; the most is {DEPTH_LIMIT}"
+        )
     return np.dtype((base, tuple(edges)))

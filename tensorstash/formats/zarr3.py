@@ -15,7 +15,7 @@ from .. import fill as fills
 from ..chain import extension, parse_codecs
 from ..codec import Codec, Pipeline
 from ..dtype import short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 from ..grid import AxisGrid, Grid, RectilinearAxis, RegularAxis
 from ..spec import ArraySpec, KeyEncoding
 from . import mark
@@ -201,7 +201,9 @@ def _dimension_names(value: Any, ndim: int) -> tuple[str | None, ...] | None:
     if not isinstance(value, list) or not all(n is None or isinstance(n, str) for n in value):
         raise Invalid(f"dimension_names {short(value)} are not a list of names and nulls")
     if len(value) != ndim:
-        raise Invalid(f"{len(value)} dimension_names for {ndim} axes")
+        raise Invalid(
+            f"dimension_names has {counted(len(value), 'name')} for {counted(ndim, 'axis', 'axes')}"
+        )
     return tuple(value)
 
 

@@ -57,7 +57,12 @@ class RecordsInfo:
             for row in (head, *rows)
         ]
         stored = readable(self.stored_bytes)
-        return "\n".join([f"{self.url}: {self.rows:,} rows, {stored} stored", *lines])
+        return "\n".join(
+            [
+                f"{self.url}: {self.rows:,} {'row' if self.rows == 1 else 'rows'}, {stored} stored",
+                *lines,
+            ]
+        )
 
 
 def info(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> RecordsInfo:

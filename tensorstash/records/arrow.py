@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtype import STRING, short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 from ..loading.ragged import Ragged, offsets_of
 from ..loading.source import Columns, nested
 from .elements import common, library, unfolded, zoned
@@ -246,4 +246,6 @@ def _extension(pa: Any, path: str, array: Any) -> Any:
 
 def _complete(path: str, array: Any) -> None:
     if array.null_count:
-        raise Invalid(f"field {path!r} has {array.null_count} missing values; fill them first")
+        raise Invalid(
+            f"field {path!r} has {counted(array.null_count, 'missing value')}; fill them first"
+        )

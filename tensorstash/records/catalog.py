@@ -15,7 +15,7 @@ from ..attributes import Attributes
 from ..cached import Cached
 from ..driver import Tag
 from ..dtype import is_extended, short
-from ..errors import Corrupt, Invalid, StashError, Unsupported
+from ..errors import Corrupt, Invalid, StashError, Unsupported, counted
 from ..formats import zarr3
 from ..formats.document import GroupDocument
 from ..formats.trailer import new_identity
@@ -168,7 +168,8 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
         fields[path] = _field(cast(Kind, kind), [specs[name] for name in names], path, where)
         if specs[names[-1]].shape[0] != rows:
             raise Corrupt(
-                f"{where} has {rows} rows, but its field {path!r} {specs[names[-1]].shape[0]}",
+                f"{where} has {counted(rows, 'row')}, but its field {path!r} "
+                f"{specs[names[-1]].shape[0]}",
                 key=zarr3.KEY,
             )
     notes = sizes.parse(mark.get("sizes", {}))
@@ -262,7 +263,7 @@ def _spec(member: Mapping[str, Any] | None, path: str, where: str) -> ArraySpec:
     except StashError as error:
         raise type(error)(f"in the consolidated metadata of {where}, {path!r}: {error}") from error
     if not isinstance(content, ArraySpec) or not content.shape:
-        raise Corrupt(f"{where}: {path!r} is no array with rows", key=zarr3.KEY)
+        raise Corrupt(f"{where}: {path!r} is not an array with rows", key=zarr3.KEY)
     return content
 
 
@@ -288,7 +289,7 @@ def _field(kind: Kind, specs: list[ArraySpec], path: str, where: str) -> Field:
             raise Corrupt(f"{where}: the arrays of ragged field {path!r} do not fit", key=zarr3.KEY)
         return Field(kind, spec.dtype, (), max(1, columns - 2))
     if spec.dtype.kind != sort or len(spec.shape) != 1:
-        raise Corrupt(f"{where}: field {path!r} is no {kind} but {spec.dtype}", key=zarr3.KEY)
+        raise Corrupt(f"{where}: field {path!r} is not {kind} but {spec.dtype}", key=zarr3.KEY)
     return Field(kind, spec.dtype)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..array import Array
 from ..driver import located
 from ..dtype import STRING, short
-from ..errors import Corrupt, Invalid, StashError, Unsupported
+from ..errors import Corrupt, Invalid, StashError, Unsupported, counted
 from ..index import leading
 from ..look import Look
 from ..operators import NoOperators
@@ -140,15 +140,17 @@ class ListColumn(Column):
         )
         if single:
             if not repeat:
-                raise self.wrong(f"{short(values)} where {count} rows' values are needed")
+                raise self.wrong(
+                    f"{short(values)} where values of {counted(count, 'row')} are needed"
+                )
             values = [values] * count
         if not isinstance(values, Iterable):
-            raise self.wrong(f"{short(values)} where {count} rows' values are needed")
+            raise self.wrong(f"{short(values)} where values of {counted(count, 'row')} are needed")
         listed = list(values)
         if isinstance(values, np.ndarray) and self.field.kind != "object":
             listed = values.tolist()
         if len(listed) != count:
-            raise self.wrong(f"{len(listed)} values for {count} rows")
+            raise self.wrong(f"{counted(len(listed), 'value')} for {counted(count, 'row')}")
         out = np.empty(count, STRING if self.field.dtype.kind == "T" else object)
         for i, value in enumerate(listed):
             encoded = self.encode(value)
@@ -173,7 +175,7 @@ class TextColumn(ListColumn):
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
         if not isinstance(value, str):
-            raise self.wrong(f"{short(value)} is no text")
+            raise self.wrong(f"{short(value)} is not text")
         return value
 
 
@@ -187,7 +189,7 @@ class BytesColumn(ListColumn):
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
         if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise self.wrong(f"{short(value)} is no bytes")
+            raise self.wrong(f"{short(value)} is not bytes")
         return bytes(value)
 
 
@@ -267,4 +269,4 @@ def _plain(value: Any) -> Any:
     """NumPy's numbers and arrays, and tensors, as JSON has them."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is no JSON value")
+    raise TypeError(f"a value of type {type(value).__name__} is not JSON")

@@ -104,7 +104,7 @@ def _make_room(table: Table, path: str, catalog: Catalog) -> None:
         node.delete(driver, place)
     elif node.load_any(driver, place):
         raise AlreadyExists(
-            f"{table.where} holds a {path!r} that is no field of the records; choose another "
+            f"{table.where} holds {path!r}, which is not a field of the records; choose another "
             "name, or delete it through open_group()"
         )
     look(driver, place)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
-from ..errors import Corrupt, Invalid
+from ..errors import Corrupt, Invalid, counted
 from ..loading.ragged import Ragged, offsets_of, runs_of
 from ..look import Look
 from .column import Column, Rows, read_rows, write_rows
@@ -65,9 +65,11 @@ class RaggedColumn(Column):
                 rows = [self._row(row) for row in values]
                 made = Ragged.of(rows, field.dtype, field.ndim)
         except (Invalid, TypeError, ValueError) as error:
-            raise self.wrong(f"{error}; give one array of {field.ndim} axes a row") from error
+            raise self.wrong(
+                f"{error}; give one array of {counted(field.ndim, 'axis', 'axes')} a row"
+            ) from error
         if len(made) != count:
-            raise self.wrong(f"{len(made)} rows' values for {count} rows")
+            raise self.wrong(f"values of {counted(len(made), 'row')} for {counted(count, 'row')}")
         return made
 
     def put(self, rows: Rows, values: Ragged, look: Look | None = None) -> int:

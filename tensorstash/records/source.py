@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidSelection
+from ..errors import InvalidSelection, counted
 from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.touched import Touched
@@ -241,7 +241,7 @@ class RecordSource:
         rows = np.asarray(indices, dtype=np.intp)
         n = len(self)
         if rows.size and not -n <= rows.min() <= rows.max() < n:
-            raise InvalidSelection(f"a row is out of range for {n} rows")
+            raise InvalidSelection(f"a row is out of range for {counted(n, 'row')}")
         return np.where(rows < 0, rows + n, rows)
 
     def _rows_at_once(self, name: str) -> int:

@@ -427,6 +427,6 @@ class By:
             return self._open(found)
         except Invalid as error:
             raise Invalid(
-                f"the connection factory answered {type(found).__name__}, which is no place of "
+                f"the connection factory answered {type(found).__name__}, which is not a place of "
                 f"records: {error}"
             ) from error
