@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
-from .lazy import Indexer, Lazy
+from .lazy import Indexer, Lazy, Rule
 from .look import Found, Guard, Look, blame
 from .mapped import mapped
 from .merge import Guess
@@ -173,9 +174,9 @@ class Array(NoOperators):
         return self._meter.stats(self.driver)
 
     def __len__(self) -> int:
-        if not self.spec.shape:
+        if not self.shape:
             raise TypeError("len() of a 0-d array")
-        return self.spec.shape[0]
+        return self.shape[0]
 
     def __repr__(self) -> str:
         where = located(self.driver, self.path)
@@ -199,22 +200,18 @@ class Array(NoOperators):
 
     @property
     def oindex(self) -> Indexer[Any]:
-        """Orthogonal selection: every integer array or mask acts on its own axis."""
-        shape = self.settle().shape
-        return Indexer(self._result, self.write_transform, outer, identity(shape))
+        """Orthogonal selection, ``a.oindex["x", rows]`` too: each array or mask has its own axis."""
+        return self._indexer(outer)
 
     @property
     def vindex(self) -> Indexer[Any]:
         """Pointwise selection: index arrays broadcast together, their dimensions come first."""
-        shape = self.settle().shape
-        return Indexer(self._result, self.write_transform, point, identity(shape))
+        return self._indexer(point)
 
     @property
     def blocks(self) -> Indexer[Any]:
         """Selection in whole chunks (shards, where there are shards): ``a.blocks[0, 2:4]``."""
-        self.settle()
-        rule = blocks(self.spec.grid)
-        return Indexer(self._result, self.write_transform, rule, identity(self.shape))
+        return self._indexer(blocks(self.settle().spec.grid))
 
     @property
     def lazy(self) -> Lazy:
@@ -578,14 +575,17 @@ class Array(NoOperators):
     def _content(self) -> ArraySpec | None:
         return self._spec
 
-    def _result(self, transform: Transform) -> Any:
-        result = self.read_transform(transform, None)
+    def _indexer(self, rule: Rule) -> Indexer[Any]:
+        names = partial(named, dtype=self.settle().dtype)
+        return Indexer(self._result, self.write_transform, rule, identity(self.shape), names)
+
+    def _result(self, transform: Transform, fields: Fields | None) -> Any:
+        result = self.read_transform(transform, None, fields)
         return result[()] if result.ndim == 0 else result
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
-            where = located(self.driver, self.path)
-            raise Closed(f"this handle on {where} is closed; open it again")
+            raise Closed(f"this handle on {located(self.driver, self.path)} is closed; open again")
         if write and not self.writable:
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
