@@ -23,7 +23,7 @@ from tensorstash.driver import Buffer, Span
 from tensorstash.drivers import body
 from tensorstash.drivers.s3 import retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Kind, Page
-from tensorstash.drivers.s3.kinds import kind_of
+from tensorstash.drivers.s3.kinds import is_hidden, kind_of
 from tensorstash.drivers.s3.s3fs_session import Elsewhere, file_system
 from tensorstash.drivers.s3.settings import Settings
 
@@ -365,7 +365,7 @@ class S3fsClient(Client):
         kind = kind_of(code, status)
         if kind in ("refused", "other") and message and message != code:
             shown += f": {self._clean(message)}"
-        return Failed(kind, shown)
+        return Failed(kind, shown, hidden=is_hidden(code, status))
 
     def _clean(self, text: str) -> str:
         """One line without secrets."""
