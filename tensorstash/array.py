@@ -163,7 +163,7 @@ class Array(NoOperators):
         return self.spec.attributes
 
     def info(self) -> Info:
-        """What it is and what is stored of it (lists the stored chunks)."""
+        """What it is, when it changed, what is stored of it (lists the stored chunks)."""
         self._open()
         self.settle()
         return info(self.driver, self.path, self.spec, self._read.chunks)
@@ -200,7 +200,7 @@ class Array(NoOperators):
 
     @property
     def oindex(self) -> Indexer[Any]:
-        """Orthogonal selection, ``a.oindex["x", rows]`` too: each array or mask has its own axis."""
+        """Orthogonal selection, ``a.oindex["x", rows]``: each array or mask has its own axis."""
         return self._indexer(outer)
 
     @property

@@ -60,12 +60,14 @@ class Found(NamedTuple):
 
 
 class Head(NamedTuple):
-    """An object's ETag, size and the mark it was put with, and how many requests that took."""
+    """An object's ETag, size and the mark it was put with, how many requests that took, and when
+    it was stored (seconds since 1970)."""
 
     etag: str
     size: int
     mark: str | None
     requests: int = 1
+    modified: float | None = None
 
 
 class Page(NamedTuple):

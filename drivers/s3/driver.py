@@ -156,6 +156,11 @@ class S3Driver(Driver):
         HEAD, that tells a missing bucket from a missing object."""
         return self._run(self._here().tag(owned(key)))
 
+    def modified(self, key: str) -> float | None:
+        """The object's ``Last-Modified``."""
+        head = self._run(self._here().head(owned(key)))
+        return None if head is None else head.modified
+
     # -- writing ------------------------------------------------------------------
 
     def put(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tensorstash.driver import Span, Traffic, check_size
 from tensorstash.drivers.body import Surplus, too_large
 from tensorstash.drivers.s3 import listing, pool, retry
-from tensorstash.drivers.s3.client import Client, Failed, Found, Page
+from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.errors import SCHEME, error_of, unknown
 from tensorstash.drivers.s3.keys import HIDDEN
 from tensorstash.drivers.s3.limits import Limits
@@ -81,14 +81,18 @@ class Requests:
 
     async def tag(self, key: str) -> str | None:
         """The stored version's ETag."""
+        head = await self.head(key)
+        return None if head is None else head.etag
+
+    async def head(self, key: str) -> Head | None:
+        """See :meth:`Client.head`."""
         place = self._root + key
 
-        async def attempt(n: int) -> str | None:
+        async def attempt(n: int) -> Head | None:
             head = await self._send(n, "HEAD", key, lambda client: self._seen(client.head(place)))
-            if head is None:
-                return None
-            self.traffic.requests += head.requests - 1
-            return head.etag
+            if head is not None:
+                self.traffic.requests += head.requests - 1
+            return head
 
         return await self._repeat("read", key, attempt)
 

@@ -112,7 +112,7 @@ class S3fsClient(Client):
         except _Beyond:  # so it exists, and holds nothing
             head = await self._head(key)
             return None if head is None else head._replace(requests=2)
-        return Head(found.etag, found.size, _mark(answer))
+        return Head(found.etag, found.size, _mark(answer), modified=_modified(answer))
 
     async def _head(self, key: str) -> Head | None:
         try:
@@ -120,7 +120,7 @@ class S3fsClient(Client):
         except _Absent:
             return None
         etag, size = _etag(answer), int(_told(answer, "ContentLength", "lost"))
-        return Head(etag, size, _mark(answer))
+        return Head(etag, size, _mark(answer), modified=_modified(answer))
 
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
         """See :meth:`Client.page`."""
@@ -404,6 +404,11 @@ def _body(value: Buffer) -> bytes:
 
 def _mark(answer: Any) -> str | None:
     return cast("str | None", answer.get("Metadata", {}).get(_MARK))
+
+
+def _modified(answer: Any) -> float | None:
+    found = answer.get("LastModified")
+    return None if found is None else float(found.timestamp())
 
 
 def _told(answer: Any, name: str, kind: Kind = "other") -> Any:
