@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,16 @@ from .errors import (
     counted,
 )
 from .explain import Explanation, explain
-from .formats.mark import is_records
 from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
-from .lazy import Indexer, Lazy
+from .lazy import Indexer, Lazy, Rule
 from .look import Found, Guard, Look, blame
 from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
-from .node import Node, lock_key, require, reread, reread_copied
+from .node import Node, lock_key, require_array, reread, reread_copied
 from .operators import NoOperators
 from .read import Reader
 from .spec import ArraySpec
@@ -164,7 +164,7 @@ class Array(NoOperators):
         return self.spec.attributes
 
     def info(self) -> Info:
-        """What it is and what is stored of it (lists the stored chunks)."""
+        """What it is, when it changed, what is stored of it (lists the stored chunks)."""
         self._open()
         self.settle()
         return info(self.driver, self.path, self.spec, self._read.chunks)
@@ -175,9 +175,9 @@ class Array(NoOperators):
         return self._meter.stats(self.driver)
 
     def __len__(self) -> int:
-        if not self.spec.shape:
+        if not self.shape:
             raise TypeError("len() of a 0-d array")
-        return self.spec.shape[0]
+        return self.shape[0]
 
     def __repr__(self) -> str:
         where = located(self.driver, self.path)
@@ -201,22 +201,18 @@ class Array(NoOperators):
 
     @property
     def oindex(self) -> Indexer[Any]:
-        """Orthogonal selection: every integer array or mask acts on its own axis."""
-        shape = self.settle().shape
-        return Indexer(self._result, self.write_transform, outer, identity(shape))
+        """Orthogonal selection, ``a.oindex["x", rows]``: each array or mask has its own axis."""
+        return self._indexer(outer)
 
     @property
     def vindex(self) -> Indexer[Any]:
         """Pointwise selection: index arrays broadcast together, their dimensions come first."""
-        shape = self.settle().shape
-        return Indexer(self._result, self.write_transform, point, identity(shape))
+        return self._indexer(point)
 
     @property
     def blocks(self) -> Indexer[Any]:
         """Selection in whole chunks (shards, where there are shards): ``a.blocks[0, 2:4]``."""
-        self.settle()
-        rule = blocks(self.spec.grid)
-        return Indexer(self._result, self.write_transform, rule, identity(self.shape))
+        return self._indexer(blocks(self.settle().spec.grid))
 
     @property
     def lazy(self) -> Lazy:
@@ -415,15 +411,9 @@ class Array(NoOperators):
         place, of another dtype, or stored in another way."""
         self._open()
         if self._spec is None:
-            node = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle)
-            if isinstance(node.content, ArraySpec):
-                node.content.check_pair()
+            node = require_array(self.driver, self.path, self.settings.allow_pickle)
         else:
             node = reread(self.driver, self.path, self._spec)
-        if not isinstance(node.content, ArraySpec):
-            where = located(self.driver, self.path)
-            call = "open_records" if is_records(node.content.attributes) else "open_group"
-            raise Invalid(f"{where} is a group; open it with {call}()")
         return self._adopt(node)
 
     def check_stored(self) -> None:
@@ -583,14 +573,17 @@ class Array(NoOperators):
     def _content(self) -> ArraySpec | None:
         return self._spec
 
-    def _result(self, transform: Transform) -> Any:
-        result = self.read_transform(transform, None)
+    def _indexer(self, rule: Rule) -> Indexer[Any]:
+        names = partial(named, dtype=self.settle().dtype)
+        return Indexer(self._result, self.write_transform, rule, identity(self.shape), names)
+
+    def _result(self, transform: Transform, fields: Fields | None) -> Any:
+        result = self.read_transform(transform, None, fields)
         return result[()] if result.ndim == 0 else result
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
-            where = located(self.driver, self.path)
-            raise Closed(f"this handle on {where} is closed; open it again")
+            raise Closed(f"this handle on {located(self.driver, self.path)} is closed; open again")
         if write and not self.writable:
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')

@@ -244,6 +244,11 @@ class Driver(ABC):
         found = self.get_tagged(key)
         return None if found is None else found[1]
 
+    def modified(self, key: str) -> float | None:
+        """When ``key`` was last stored, in seconds since 1970 by the store's clock; ``None`` where
+        nothing is, or the store does not say."""
+        return None
+
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """``(key, bytes stored)`` for every key that starts with ``prefix``."""
         for key in self.list(prefix):

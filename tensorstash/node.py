@@ -29,7 +29,7 @@ from .errors import (
 from .file_kinds import told
 from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
-from .formats.mark import Layout
+from .formats.mark import Layout, is_records
 from .formats.trailer import Trailer
 from .spec import ArraySpec, difference
 from .unfinished import (
@@ -166,6 +166,17 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
             "check the path, or create it (create(), create_group(), create_records())"
         )
     return node
+
+
+def require_array(driver: Driver, path: str, allow_pickle: bool) -> Node:
+    """As :func:`require`; :class:`~tensorstash.errors.Invalid` where a group is there, or an array
+    whose codec and dtype the registry does not allow together."""
+    node = require(driver, path, allow_pickle=allow_pickle)
+    if isinstance(node.content, ArraySpec):
+        node.content.check_pair()
+        return node
+    call = "open_records" if is_records(node.content.attributes) else "open_group"
+    raise Invalid(f"{located(driver, path)} is a group; open it with {call}()")
 
 
 def reread(

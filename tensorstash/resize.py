@@ -15,6 +15,7 @@ from .driver import Check, Driver, Put, Tag, get_at_most
 from .errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from .fence import Fence, until_alone
 from .formats.document import MAX_LENGTH
+from .formats.zarr3 import check_listed
 from .index import Stride, Transform
 from .node import Node, lock_key, reread
 from .spec import ArraySpec
@@ -81,7 +82,8 @@ def write_beyond(
     """Store ``rows`` beyond the edge along ``axis``, where no reader looks; answers the spec
     under which they will show. For the holder of the lock."""
     start = before.shape[axis]
-    after = _with_shape(before, axis, start + rows.shape[axis])
+    shape = before.shape
+    after = _with_shape(before, (*shape[:axis], start + rows.shape[axis], *shape[axis + 1 :]))
     if isinstance(check, Fence) and check.eager:
         check.reach = after.shape
     where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
@@ -123,9 +125,7 @@ def _resize(
             f"cannot resize an array of shape {before.shape} to {tuple(shape)}; give a length for "
             "each of its axes"
         )
-    after = before
-    for axis, length in enumerate(shape):
-        after = _with_shape(after, axis, length)
+    after = _with_shape(before, shape)
     if after.shape == before.shape:
         return node
     grows = any(map(gt, after.shape, before.shape))
@@ -265,7 +265,7 @@ class _Within:
         self._counts = before.grid.counts(tuple(map(min, reach, after.shape)))
         # Chunks of which all lies in ``before`` stand first along each axis.
         self._whole = [
-            min(count, length // axis.size(0))
+            min(count, axis.of(length))
             for count, length, axis in zip(
                 self._counts, before.shape, before.grid.axes, strict=True
             )
@@ -351,7 +351,13 @@ def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> Node:
                 "held: another program does not use the lock; repeat the call",
                 key=fence.path,
             )
-        return replace(now, shape=after.shape)
+        if now.grid != before.grid:
+            raise Conflict(
+                "the lengths of the chunks changed while the array's lock was held: another "
+                "program does not use the lock; repeat the call",
+                key=fence.path,
+            )
+        return _with_shape(now, after.shape)
 
     return fence.publish(change)
 
@@ -361,8 +367,11 @@ def _array(content: Any) -> ArraySpec:
     return content
 
 
-def _with_shape(spec: ArraySpec, axis: int, length: int) -> ArraySpec:
-    if spec.grid.chunks is None and length != spec.shape[axis]:
-        raise Unsupported("an array with rectilinear chunks cannot change its shape; copy it")
-    shape = (*spec.shape[:axis], length, *spec.shape[axis + 1 :])
-    return replace(spec, shape=shape)
+def _with_shape(spec: ArraySpec, shape: Sequence[int]) -> ArraySpec:
+    """``spec`` of another shape, each of its chunks listed where the grid lists them."""
+    grid = spec.grid.covering(shape)
+    if grid is spec.grid:
+        return replace(spec, shape=tuple(shape))
+    check_listed(grid)
+    document = {**spec.document, "chunk_grid": grid.document()} if spec.document else {}
+    return replace(spec, shape=tuple(shape), grid=grid, document=document)

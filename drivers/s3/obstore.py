@@ -153,7 +153,8 @@ class ObstoreClient(Client):
                 return None if head is None else head._replace(requests=head.requests + 1)
             raise answer.failure() from answer.cause(error)
         meta = result.meta
-        return Head(_etag(meta["e_tag"]), meta["size"], result.attributes.get(_MARK))
+        mark, at = result.attributes.get(_MARK), meta["last_modified"].timestamp()
+        return Head(_etag(meta["e_tag"]), meta["size"], mark, modified=at)
 
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
         """See :meth:`Client.page`."""

@@ -34,6 +34,7 @@ from .document import (
 __all__ = [
     "KEY",
     "array_document",
+    "check_listed",
     "encode",
     "group_document",
     "parse",
@@ -161,10 +162,20 @@ def _grid(value: Any, shape: tuple[int, ...]) -> Grid:
     if sum(len(axis) for axis in axes if isinstance(axis, list)) > RUN_LIMIT:
         raise Unsupported(f"a rectilinear chunk_grid of more than {RUN_LIMIT} runs of chunks")
     grid = Grid(tuple(_axis(axis, n) for axis, n in zip(axes, shape, strict=True)))
-    listed = (axis.runs for axis in grid.axes if isinstance(axis, RectilinearAxis))
+    check_listed(grid)
+    return grid
+
+
+def check_listed(grid: Grid) -> None:
+    """:class:`~tensorstash.errors.Unsupported` where a grid lists more chunks than are read, or
+    longer axes."""
+    listed = [axis.runs for axis in grid.axes if isinstance(axis, RectilinearAxis)]
+    if sum(map(len, listed)) > RUN_LIMIT:
+        raise Unsupported(f"a rectilinear chunk_grid of more than {RUN_LIMIT} runs of chunks")
     if sum(count for runs in listed for _, count in runs) > EDGE_LIMIT:
         raise Unsupported(f"a rectilinear chunk_grid of more than {EDGE_LIMIT} chunks on its axes")
-    return grid
+    if any(sum(edge * count for edge, count in runs) > MAX_LENGTH for runs in listed):
+        raise Unsupported(f"a rectilinear chunk_grid whose chunks add up to more than {MAX_LENGTH}")
 
 
 def _axis(value: Any, length: int) -> AxisGrid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..dtype import is_small_int, widened
 from ..errors import Invalid, Unsupported
 from ..handle import Handle
 from ..index import Transform, identity, outer, point, select
-from ..lazy import Indexer
+from ..lazy import Indexer, Rule
 from ..named import Fields, named
 
 # NumPy has no such types, torch takes no array of ml_dtypes: they cross as integers.
@@ -89,14 +90,17 @@ class Tensors:
     @property
     def oindex(self) -> Indexer[torch.Tensor]:
         """Orthogonal selection, as a tensor."""
-        base = identity(self._array.shape)
-        return Indexer(self._tensor, self._array.write_transform, outer, base)
+        return self._indexer(outer)
 
     @property
     def vindex(self) -> Indexer[torch.Tensor]:
         """Pointwise selection, as a tensor."""
-        base = identity(self._array.shape)
-        return Indexer(self._tensor, self._array.write_transform, point, base)
+        return self._indexer(point)
+
+    def _indexer(self, rule: Rule) -> Indexer[torch.Tensor]:
+        array = self._array
+        names = partial(named, dtype=array.dtype)
+        return Indexer(self._tensor, array.write_transform, rule, identity(array.shape), names)
 
     def _tensor(self, transform: Transform, fields: Fields | None = None) -> torch.Tensor:
         return to_tensor(self._array.read_transform(transform, None, fields))
