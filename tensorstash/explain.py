@@ -17,9 +17,10 @@ class Explanation:
     """The I/O of one read, before caches.
 
     ``chunks`` are decoded, each once, and come from ``objects`` stored objects (fewer where
-    shards hold several). ``requests`` is the most that are sent: one an object, and for
-    shards one more an object until its index is known, from afar one more a chunk. Bytes are
-    decoded bytes; ``amplification`` is how many are decoded for each one wanted.
+    shards hold several). ``requests`` is the most that are sent for them: one an object, and for
+    shards one more an object until its index is known, from afar one more a chunk. (Beside
+    them goes one a call that asks whether it is the same array still; none with ``immutable``.)
+    Bytes are decoded bytes; ``amplification`` is how many are decoded for each one wanted.
     """
 
     shape: tuple[int, ...]

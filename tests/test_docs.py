@@ -156,10 +156,15 @@ FOR_ADAPTERS = {
         "as_rows",
         "as_value",
         "attributes",
+        "check_same",
         "check_stored",
         "make_writer",
         "read_transform",
+        "read_unwatched",
+        "settle",
+        "watch",
         "write_transform",
+        "write_unwatched",
     ),
 }
 

@@ -43,12 +43,22 @@ SECTIONS = {
 INNER: dict[str, set[str]] = {
     "Array": {
         *("as_axis", "as_rows", "as_value", "attributes", "check_stored", "make_writer"),
-        *("read_transform", "write_transform", "copied"),
+        *("read_transform", "write_transform", "copied", "read_unwatched", "write_unwatched"),
+        *("check_same", "guard", "settle", "watch"),
     },
     "View": {"array", "fields", "transform"},
     "Group": {"attributes"},
     "Records": {
-        *("at_rows", "attributes", "blocks", "checked_row", "checked_rows", "each_row", "far"),
+        *(
+            "at_epoch",
+            "at_rows",
+            "attributes",
+            "blocks",
+            "checked_row",
+            "checked_rows",
+            "each_row",
+            "far",
+        ),
         *("fingerprint", "fixed", "present", "ragged_names", "row_bytes", "rows_for_torch", "take"),
         *("touches", "untouched", "table", "how", "rows"),
     },

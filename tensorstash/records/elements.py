@@ -66,6 +66,8 @@ def _times(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
     if kind == "m":
         # A span in days is one in seconds; one in months or years has no fixed length.
         wanted = {"D": "s", "W": "s"}.get(unit, wanted) if unit not in "YM" else unit
+    if (wanted, target) == ("s", "polars"):
+        wanted = "ms"  # of seconds that these cannot count it makes null
     if wanted not in _KNOWN:
         raise Unsupported(f"field {path!r}: {target} has no type for {array.dtype}; cast it")
     if (unit, scale) == (wanted, 1):

@@ -41,7 +41,7 @@ def pandas_frame(columns: Columns) -> Any:
 def polars_frame(columns: Columns, fields: Mapping[str, Field]) -> Any:
     """A ``polars.DataFrame``."""
     pl = library("polars")
-    return pl.from_arrow(arrow.table(columns, fields, tensors=False), rechunk=False)
+    return pl.from_arrow(arrow.table(columns, fields, "polars"), rechunk=False)
 
 
 def of_pandas(frame: Any, whole: Collection[str] = ()) -> Columns:
