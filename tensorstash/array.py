@@ -583,7 +583,8 @@ class Array(NoOperators):
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
-            raise Closed(f"this handle on {located(self.driver, self.path)} is closed; open again")
+            where = located(self.driver, self.path)
+            raise Closed(f"this handle on {where} is closed; open it again")
         if write and not self.writable:
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
