@@ -167,7 +167,9 @@ class Array(NoOperators):
         """What it is, when it changed, what is stored of it (lists the stored chunks)."""
         self._open()
         self.settle()
-        return info(self.driver, self.path, self.spec, self._read.chunks)
+        found = info(self.driver, self.path, self.spec, self._read.chunks)
+        self.check_same()
+        return found
 
     @property
     def stats(self) -> Stats:
