@@ -56,8 +56,7 @@ class Array(NoOperators):
     Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
     must be closed, may be used by several threads, works in forked processes, and pickles
     small. It knows the shape from when it was opened (or last changed the shape itself);
-    :meth:`refresh` looks again.
-    Where the array was deleted or overwritten, every call raises
+    :meth:`refresh` looks again. Where the array was deleted or overwritten, every call raises
     :class:`~tensorstash.errors.NotFound` or :class:`~tensorstash.errors.Conflict`: one look at its
     document a call, none with ``immutable``.
     """
