@@ -109,7 +109,9 @@ def _unzfp(data: bytes, spec: ChunkSpec) -> NDArray[Any]:
     # Each block has at least so many bits, whatever is in them: zfp skips them unlooked.
     least = header["config"]["expert"]["minbits"] if header["mode"] in ("rate", "expert") else 0
     if least * zfp_blocks(spec) > 8 * len(data):
-        raise ValueError(f"{len(data)} bytes are too few for blocks of {least} bits")
+        raise ValueError(
+            f"{counted(len(data), 'byte is', 'bytes are')} too few for blocks of {least} bits"
+        )
     # zfp reads on beyond its input when that is cut short: let it find zeros there.
     return np.asarray(zfpy.decompress_numpy(data + bytes(zfp_most(spec))))
 
