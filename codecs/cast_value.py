@@ -97,9 +97,11 @@ class CastValue(ArrayCodec):
         """For numbers of ``spec``'s dtype, when its fill value comes back as it is."""
         if not is_real(spec.dtype):
             raise Invalid(f"codec 'cast_value' casts integers and floats, not {spec.dtype}")
-        bound = CastValue(
-            self.data_type, self.rounding, self.out_of_range, self.scalar_map, spec.dtype
-        )
+        bound = self._bound.get(spec.dtype)
+        if bound is None:
+            bound = self._bound[spec.dtype] = CastValue(
+                self.data_type, self.rounding, self.out_of_range, self.scalar_map, spec.dtype
+            )
         try:
             back = bound._casts[1](bound._casts[0](spec.fill))
         except ValueError as error:
@@ -111,6 +113,11 @@ class CastValue(ArrayCodec):
                 f"{self._target}; choose another, or map it by scalar_map"
             )
         return bound
+
+    @Cached
+    def _bound(self) -> dict[np.dtype[Any], CastValue]:
+        """By dtype: chunks of many shapes share what a long scalar map was made into."""
+        return {}
 
     def encoded(self, spec: ChunkSpec) -> ChunkSpec:
         """``spec`` as the other dtype, its fill value cast."""

@@ -176,7 +176,9 @@ class _Form:
         """float64 values to such as the type has, were its exponents not bounded above."""
         exponent = np.frexp(values)[1].astype(np.int64) - 1
         step = np.maximum(exponent, self.least) - (self.digits - 1)
-        made: NDArray[Any] = np.ldexp(round_whole(np.ldexp(values, -step), rounding), step)
+        whole = round_whole(np.ldexp(values, -step), rounding)
+        with np.errstate(over="ignore"):  # rounded up from the greatest of float64
+            made: NDArray[Any] = np.ldexp(whole, step)
         return made
 
 

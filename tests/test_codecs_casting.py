@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from fractions import Fraction
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorstash as stash
+from tensorstash import fill
 from tensorstash.codec import Pipeline
 from tensorstash.codecs.casting import ROUNDINGS, Cast, is_integer
 from tensorstash.codecs.scale_offset import ScaleOffset
@@ -404,3 +406,39 @@ def test_what_leaves_the_range_is_refused() -> None:
     made = chain("scale_offset", {"scale": 3}, "i2", count=1)
     with pytest.raises(Corrupt, match="multiple"):
         made.decode(np.array([4], "<i2").tobytes())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float8_e5m2"])
+def test_the_greatest_number_is_clamped_without_a_warning(kind: str) -> None:
+    """Rounded up it leaves float64 itself."""
+    codecs: list[Any] = [cast(kind, None, "clamp"), "bytes"]
+    array = stash.create({}, (2,), "f8", chunks=(2,), codecs=codecs)
+    array[...] = [np.finfo("f8").max, -np.finfo("f8").max]
+    assert array[...].tolist() == [math.inf, -math.inf]
+
+
+def test_a_long_scalar_map_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each shape of chunk, of which a document of few bytes names thousands."""
+    place: dict[str, Any] = {}
+    pairs = [[n, n] for n in range(100)]
+    codecs: list[Any] = [cast("int32", None, None, {"encode": pairs}), "bytes"]
+    stash.create(place, (55,), "f8", chunks=(10,), codecs=codecs)
+    document = json.loads(place["zarr.json"])
+    document["chunk_grid"] = {
+        "name": "rectilinear",
+        "configuration": {"kind": "inline", "chunk_shapes": [[*range(1, 11)]]},
+    }
+    place["zarr.json"] = json.dumps(document).encode()
+    seen: list[Any] = []
+    parse = fill.from_json
+
+    def counted(value: Any, *rest: Any) -> Any:
+        seen.append(value)
+        return parse(value, *rest)
+
+    monkeypatch.setattr(fill, "from_json", counted)
+    array = stash.open(place, mode="r+")
+    array[...] = np.arange(55)
+    assert array[...].tolist() == [*range(55)]
+    assert len(seen) < 3 * 2 * len(pairs)

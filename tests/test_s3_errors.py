@@ -15,10 +15,13 @@ import pytest
 import tensorstash as stash
 from tensorstash.driver import Request, Span
 from tensorstash.drivers import s3 as s3_driver
+from tensorstash.drivers.s3.client import Failed
 from tensorstash.drivers.s3.driver import S3Driver
+from tensorstash.drivers.s3.requests import Requests
 from tensorstash.errors import (
     Conflict,
     Denied,
+    DriverError,
     Invalid,
     NoSpace,
     NotFound,
@@ -179,6 +182,29 @@ def test_conditions_hold_where_denied_reads_are_absent(rgw: Rgw, client: str) ->
     assert bytes(owner.get("k") or b"") == b"theirs"
     for each in (driver, owner, other):
         each.close()
+
+
+def test_a_put_whose_outcome_is_hidden_ends(monkeypatch: pytest.MonkeyPatch, client: str) -> None:
+    """The answer is lost, and a look at what is there is denied: it went round without end."""
+    sent: list[str] = []
+
+    async def send(self: Requests, n: int, verb: str, *rest: Any, **options: Any) -> Any:
+        sent.append(verb)
+        assert len(sent) < 20
+        if verb == "HEAD":
+            return None  # denied, and so absent
+        raise Failed("lost" if sent.count("PUT") == 1 else "precondition", "said")
+
+    async def kept(self: Requests) -> None:
+        return None
+
+    monkeypatch.setattr(Requests, "_send", send)
+    monkeypatch.setattr(Requests, "_conditions", kept)
+    driver = s3_driver.connect("b/x", client=client, denied_is_absent=True)
+    with pytest.raises(DriverError, match="outcome unknown"):
+        driver.put("k", b"1", if_absent=True)
+    assert sent == ["PUT", "HEAD", "PUT"]
+    driver.close()
 
 
 def test_denied_is_absent_is_checked() -> None:

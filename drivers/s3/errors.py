@@ -81,7 +81,7 @@ def unknown(key: str, url: str) -> DriverError:
     """A conditional put may or may not have been carried out."""
     return DriverError(
         f"outcome unknown: the answer to a conditional put of {key!r} in {url} was lost, and "
-        "another writer has written since; read it again and decide",
+        "what is there now is another writer's, or not to be read; read it again and decide",
         key=key,
         driver=SCHEME,
     )

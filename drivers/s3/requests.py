@@ -139,20 +139,20 @@ class Requests:
         """
         await self._conditions()
         place, mark = self._root + key, secrets.token_hex(8)
-        doubtful = repeated = False
+        doubtful = repeated = looked = False
 
         async def look(client: Client) -> Any:
             return await self._seen(client.head(place))
 
         async def attempt(n: int) -> str:
-            nonlocal doubtful, repeated
+            nonlocal doubtful, repeated, looked
             if doubtful:
                 head = await self._send(n, "HEAD", key, look)
                 if head is not None and head.mark == mark:
                     return str(head.etag)
                 if (None if head is None else head.etag) != etag:
                     raise unknown(key, self._url)
-                doubtful = False
+                doubtful, looked = False, True
             try:
                 return await self._send(
                     n,
@@ -172,6 +172,8 @@ class Requests:
                     doubtful = repeated = True
                 elif failed.kind == "precondition" and repeated:
                     # Perhaps it was our own earlier attempt that changed the object.
+                    if looked and self._denied_is_absent:  # which may be hidden from us
+                        raise unknown(key, self._url) from failed
                     doubtful = True
                     return await attempt(n)
                 raise
