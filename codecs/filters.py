@@ -35,6 +35,7 @@ from tensorstash.codecs.numcodec import (
     wrap,
 )
 from tensorstash.codecs.numcodec_arrays import check_zfp, decoded
+from tensorstash.codecs.trials import trials
 from tensorstash.codecs.vlen import check_count, check_end
 from tensorstash.codecs.vlen_bytes import VlenBytes
 from tensorstash.codecs.vlen_utf8 import VlenUtf8
@@ -162,19 +163,7 @@ class Filters(Serializer):
         value: Any = np.asarray(chunk, dtype, order="C")
         sizes: list[int] = []
         for identifier, step in self.steps:
-            if identifier in _VLEN:
-                value = step.bind(_objects(value.shape, self.fill)).encode(value)
-            elif identifier in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:
-                if isinstance(value, np.ndarray) and not value.size and identifier == "delta":
-                    value = np.empty(0, step.astype)
-                    continue
-                # msgpack2 cannot take an array without axes.
-                single = isinstance(value, np.ndarray) and not value.ndim
-                value = value.reshape(1) if single else value
-                check_zfp(identifier, step, value)
-                value = attempt(identifier, step.encode, value)
-            else:
-                value = step.encode(flat(value))
+            value = self._do(identifier, step, value)
             sizes.append(value.nbytes if isinstance(value, np.ndarray) else len(value))
         data = flat(value)
         if dtype.hasobject:
@@ -188,6 +177,44 @@ class Filters(Serializer):
                     f'with limits={{"chunk": {max(sizes)}}}, here and wherever it is read'
                 )
         return data
+
+    def misfit(self, spec: ChunkSpec) -> str | None:
+        """What the filters say of chunks that hold nothing out of the ordinary, where they refuse
+        each: as far as how much they make depends on the dtype and the shape alone."""
+        if self.allow_pickle is None or not spec.count:
+            return None
+        said: str | None = None
+        for sample in trials(self.configs, spec, self.stored or spec.dtype):
+            value: Any = sample
+            identifier, varies = "", False
+            try:
+                for identifier, step in self.steps:
+                    if varies and identifier not in ARRAY_TO_BYTES:
+                        break
+                    value = self._do(identifier, step, value)
+                    varies = varies or _varies(identifier, step)
+            except MemoryError:
+                return None
+            except Exception as error:  # as a write would meet it
+                what = {"T": "text", "O": "bytes"}.get(spec.dtype.kind, f"dtype {spec.dtype}")
+                detail = reason(error.__cause__ or error)
+                said = f"filter {identifier!r} cannot encode {what}: {detail}"
+            else:
+                return None
+        return said
+
+    def _do(self, identifier: str, step: Any, value: Any) -> Any:
+        if identifier in _VLEN:
+            return step.bind(_objects(value.shape, self.fill)).encode(value)
+        if identifier not in ARRAY_TO_ARRAY | ARRAY_TO_BYTES | OBJECTS:
+            return step.encode(flat(value))
+        if isinstance(value, np.ndarray) and not value.size and identifier == "delta":
+            return np.empty(0, step.astype)
+        # msgpack2 cannot take an array without axes.
+        single = isinstance(value, np.ndarray) and not value.ndim
+        value = value.reshape(1) if single else value
+        check_zfp(identifier, step, value)
+        return attempt(identifier, step.encode, value)
 
     def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
         """The chunk. No filter is given, nor may make, more than encoding it could have made."""
@@ -305,6 +332,13 @@ class _Form:
         if identifier in ARRAY_TO_BYTES:
             return _Form(_BYTE, 2 * self.most + _SLACK)
         return _Form(_BYTE, step.encoded_limit(self.most))
+
+
+def _varies(identifier: str, step: Any) -> bool:
+    """Whether how much a filter makes depends on the values that it is given."""
+    if isinstance(step, BytesCodec):
+        return step.encoded_nbytes(0) is None
+    return identifier in ARRAY_TO_BYTES | OBJECTS - {"categorize"}
 
 
 def _check(value: Any, form: _Form) -> None:

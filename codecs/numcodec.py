@@ -262,9 +262,19 @@ class NumcodecBytes(Named, BytesCodec):
             return self.inner.capacity
         return _LZ4_MOST if self.identifier == "lz4" else None
 
+    def overfull(self, nbytes: int) -> str | None:
+        """As of any codec; ``shuffle`` moves whole elements only."""
+        size = self.options.get("elementsize") if self.identifier == "shuffle" else None
+        if size and nbytes % size:
+            return (
+                f"codec {self.name!r} takes whole elements of {counted(size, 'byte')}, "
+                f"not {counted(nbytes, 'byte')}; use another elementsize"
+            )
+        return super().overfull(nbytes)
+
     def bind(self, spec: ChunkSpec) -> NumcodecBytes:
         """With ``elementsize`` filled in for ``shuffle``, as zarr-python does."""
-        if spec.sized and (overfull := self.overfull(spec.nbytes)):
+        if spec.sized and (overfull := super().overfull(spec.nbytes)):
             raise Invalid(overfull)
         if self.inner is not None:
             inner = self.inner.bind(spec)

@@ -158,6 +158,11 @@ class Serializer(Codec):
         within this one; ``None`` where it can."""
         return None
 
+    def misfit(self, spec: ChunkSpec) -> str | None:
+        """Why no chunk like ``spec`` can be encoded, found by trying; ``None`` where some can.
+        Asked when an array is created, never of one that is there."""
+        return None
+
     def memory_dtype(self, spec: ChunkSpec) -> np.dtype[Any] | None:
         """The dtype of which the encoded bytes are the C-ordered memory, in whatever byte order;
         ``None`` where they are not."""
@@ -298,6 +303,13 @@ class Pipeline:
         allocate one first."""
         if self.unfit is not None:
             raise Invalid(self.unfit)
+
+    def check_new(self) -> None:
+        """As :meth:`check`, for an array that is yet to be: some trial chunk can be encoded."""
+        self.check()
+        misfit = self.serializer.misfit(self.stored)
+        if misfit is not None:
+            raise Invalid(misfit)
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:
         """The stored form of a chunk of ``spec.shape`` and ``spec.dtype``.

@@ -231,7 +231,7 @@ def make_spec(
         attributes=as_plain(attributes or {}),
         zarr_format=zarr_format,
     )
-    Pipeline(spec.codecs, spec.chunk_spec(outer)).check()  # refuses what does not fit together
+    Pipeline(spec.codecs, spec.chunk_spec(outer)).check_new()  # refuses what does not fit together
     return spec
 
 

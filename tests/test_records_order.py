@@ -16,6 +16,8 @@ from tensorstash.loading.ordering import fingerprint
 from tensorstash.records import sizes
 from tensorstash.sources.beside import as_rows
 from tensorstash.sources.mix import mix
+from tensorstash.sources.patches import Patches
+from tensorstash.sources.windows import Windows
 
 VIEWS: dict[str, Any] = {
     "all": lambda r, n: r.where(slice(0, n)),
@@ -154,7 +156,9 @@ def begun(source: Any, batch: int = 7) -> tuple[dict[str, Any], list[int]]:
 
 def ids(batch: Any) -> list[int]:
     found = batch if isinstance(batch, np.ndarray) else batch["id"]
-    return np.asarray(found).reshape(len(found), -1)[:, 0].tolist()  # type: ignore[no-any-return]
+    flat = np.asarray(found).reshape(len(found), -1)
+    told = flat.sum(1) if np.ndim(found) > 2 else flat[:, 0]  # all of a patch
+    return told.tolist()  # type: ignore[no-any-return]
 
 
 def rest(source: Any, state: Any, batch: int = 7) -> list[int]:
@@ -234,12 +238,77 @@ def test_fields_that_a_view_does_not_show_come_and_go() -> None:
             Feed(view, 7, shuffle=True).load_state_dict(state)
 
 
-def test_sources_that_cannot_tell_take_the_first_rows() -> None:
+def test_windows_of_rows_that_have_grown() -> None:
+    ids, last = np.arange(300), np.arange(300) % 41 == 40
+    r = stash.save_records({}, {"id": ids}, rows_per_chunk=16)
+    a = stash.save({}, ids, chunks=(16,))
+    mask = stash.save({}, last, chunks=(50,))
+    ends = stash.save({}, np.flatnonzero(last) + 1, chunks=(3,))
+    makes: list[Any] = [
+        lambda: r.windows(5, 3),
+        lambda: r.where(slice(20, 250)).windows(5, 3),
+        lambda: Windows({"id": a}, 5, 5),
+        lambda: Windows({"id": a}, 4, 2, boundaries=mask),
+        lambda: Windows({"id": a}, 4, boundaries=ends),
+        lambda: Windows({"id": a}, 4, boundaries=np.array([7, 100])),
+    ]
+    known = [(make, *begun(make())) for make in makes]
+    for _ in range(2):
+        r.extend({"id": np.arange(100)})
+        a.append(np.arange(100))
+        mask.append(np.arange(100) % 3 == 0)
+        ends.append(len(a) - np.array([99, 60, 0]))
+        for make, state, left in known:
+            assert rest(make(), state) == left
+
+
+@pytest.mark.parametrize("how", [{}, {"stride": 2}, {"pad": 0, "stride": 3}, {"count": 70}])
+@pytest.mark.parametrize("shape", [(4, 3), 5])
+def test_patches_of_arrays_that_have_grown(how: Any, shape: Any) -> None:
+    values = 1 + np.arange(91 * 211).reshape(91, 211)
+    a = stash.save({}, values, chunks=(8, 40))
+    b = stash.save({}, values * 2, chunks=(5, 211))
+    makes: list[Any] = [
+        lambda: Patches({"id": a}, shape, **how),
+        lambda: Patches({"id": a, "b": b}, shape, **how),
+        lambda: Patches({"id": a.lazy[3:, 1:]}, shape, **how),
+    ]
+    if shape == 5:
+        makes.append(lambda: Patches({"id": a}, 1, axes=0, **how))
+    known = [(make, *begun(make())) for make in makes]
+    for _ in range(2):
+        a.append(np.full((1, 211), -1))
+        a.append(np.full((29, 211), -1))
+        b.append(np.full((30, 211), -1))
+        for make, state, left in known:
+            assert rest(make(), state) == left
+    a.append(np.zeros((len(a), 2), int), axis=1)
+    for make, state, _ in known[:1] + known[2:3]:
+        with pytest.raises(Invalid, match="resume with what it was saved with"):
+            rest(make(), state)
+
+
+def test_an_epoch_of_patches_that_began_after_more_were_appended_has_them() -> None:
+    a = stash.save({}, np.arange(40), chunks=(8,))
+    feed = Feed(Patches(a, 4, count=9), 3, shuffle=True)
+    batches = iter(feed)
+    next(batches)
+    state = feed.state_dict()
+    a.append(np.arange(1000))
+    again = Feed(Patches(a, 4, count=9), 3, shuffle=True)
+    again.load_state_dict(state)
+    assert max(int(np.max(batch)) for batch in again) < 40
+    assert max(int(np.max(batch)) for batch in again) >= 40
+
+
+def test_mixtures_take_the_first_rows() -> None:
     r = stash.save_records({}, {"id": np.arange(300)}, rows_per_chunk=16)
-    makes: list[Any] = [lambda s: s.windows(5, 3), lambda s: mix([s, s.where(slice(0, 40))])]
-    known = [(make, *begun(make(r))) for make in makes]
+
+    def make(s: Any) -> Any:
+        return mix([s, s.where(slice(0, 40))])
+
+    state, left = begun(make(r))
     r.extend({"id": np.arange(100)})
-    for make, state, left in known:
-        with pytest.raises(Invalid, match=r"make it of the rows there were, as records"):
-            Feed(make(r), 7, shuffle=True).load_state_dict(state)
-        assert rest(make(r.where(slice(0, 300))), state) == left
+    with pytest.raises(Invalid, match=r"make it of the rows there were, as records"):
+        Feed(make(r), 7, shuffle=True).load_state_dict(state)
+    assert rest(make(r.where(slice(0, 300))), state) == left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -79,6 +80,7 @@ def test_world_1_to_2_to_4_to_3_with_other_threads(shuffle: Any) -> None:
 def test_a_state_is_small_however_large_the_numbers() -> None:
     state = State("pooled", 2**63, 10**6, 10**12, 10**12, f"{'f' * 16}-{'f' * 8}", 65536, 10**7)
     assert len(json.dumps(state.to_dict())) < 200
+    assert len(json.dumps(replace(state, extent=10**12).to_dict())) < 250
     assert len(json.dumps(Feed(Counted(10_000), shuffle=True).state_dict())) < 150
 
 

@@ -30,7 +30,7 @@ Shuffle: TypeAlias = bool | Literal["exact"]
 
 class Course:
     """Epochs of which each has every row of a source once, in an order that depends on ``seed``
-    and the epoch's number alone, and which are resumed exactly from a state of under 200 bytes
+    and the epoch's number alone, and which are resumed exactly from a state of under 250 bytes
     with any number of ranks, batch size and threads."""
 
     def __init__(
@@ -101,7 +101,7 @@ class Course:
         self._epochs.set(whole(epoch, "an epoch", 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the epoch is that was begun last: numbers and short strings, under 200 bytes of
+        """How far the epoch is that was begun last: numbers and short strings, under 250 bytes of
         JSON. Rows that were read ahead and not yielded are not counted."""
         return self._epochs.state.to_dict()
 

@@ -130,9 +130,11 @@ class Epochs:
         and the source can tell, the rows there were."""
         source = self.at(state.epoch)
         first = getattr(source, "at_rows", None)
-        if first is None or len(source) <= state.rows:
+        extent = getattr(source, "extent", 0)
+        have, had = (extent, state.extent) if extent else (len(source), state.rows)
+        if first is None or have <= had or (extent and not had):
             return source
-        kept: Source = first(state.rows)
+        kept: Source = first(had)
         return kept
 
     def at(self, epoch: int) -> Source:

@@ -35,7 +35,8 @@ class Ordering:
         """The state of an epoch that begins."""
         lanes, pool = self.room.pooled(source, self.share) if self.kind == "pooled" else (0, 0)
         data = fingerprint(source)
-        return State(self.kind, seed, epoch, 0, len(source), data, lanes, pool)
+        extent = getattr(source, "extent", 0)
+        return State(self.kind, seed, epoch, 0, len(source), data, lanes, pool, extent=extent)
 
     def check(self, source: Source, state: State) -> None:
         """Raise :class:`~tensorstash.errors.Invalid` unless ``state`` is of this source and kind

@@ -107,8 +107,10 @@ class Source(Protocol):
     are shown, where nothing else is to be done (a torch loader makes tensors of the columns
     themselves); ``ragged_names``, fields whose rows differ in length (windows refuse them);
     ``at_epoch(epoch)``, the source as it is in an epoch; ``at_rows(rows)``, the source as it was
-    when there were fewer rows (an epoch that was begun then is resumed); ``touches(rows)``, which
-    chunks of which arrays rows have a part in (how often they are decoded is told by it), and
+    when there were fewer rows (an epoch that was begun then is resumed), and ``extent``, how many
+    it has that ``at_rows`` counts, where those are not its own (of windows: the rows that they
+    are of; 0: they cannot be told); ``touches(rows)``, which chunks of which arrays rows have a
+    part in (how often they are decoded is told by it), and
     ``goes_on``, whether rows in order decode each once; ``order(make)``, an order of its own made
     of such orders of its parts.
     """

@@ -19,6 +19,7 @@ them."""
 
 _KINDS = {"order": str, "data": str}
 _POOLED = {"lanes", "pool"}
+_OPTIONAL = _POOLED | {"extent", "rule"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class State:
     others depends on: nothing of ranks, batches, threads or workers.
 
     ``data`` tells the source from others; ``lanes`` and ``pool`` are 0 where the order has none.
+    ``extent``: of a source whose rows are made of others, as windows are, how many those were.
     """
 
     order: str
@@ -38,11 +40,13 @@ class State:
     lanes: int = 0
     pool: int = 0
     rule: int = RULE
+    extent: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As a dict of numbers and short strings, under 200 bytes of JSON."""
-        found = asdict(self)
-        return found if self.pool else {k: v for k, v in found.items() if k not in _POOLED}
+        """As a dict of numbers and short strings, under 250 bytes of JSON."""
+        absent = set() if self.pool else set(_POOLED)
+        absent |= set() if self.extent else {"extent"}
+        return {name: value for name, value in asdict(self).items() if name not in absent}
 
     @classmethod
     def of(cls, given: Any) -> State:
@@ -52,7 +56,7 @@ class State:
         fields = set(cls.__dataclass_fields__)
         if unknown := set(given) - fields:
             raise Invalid(f"a state has no {_listed(unknown)}: pass what state_dict() answered")
-        if missing := fields - _POOLED - {"rule"} - set(given):
+        if missing := fields - _OPTIONAL - set(given):
             raise Invalid(f"the state lacks {_listed(missing)}: pass what state_dict() answered")
         for name, value in given.items():
             kind = _KINDS.get(name, int)

@@ -132,6 +132,20 @@ class Patches(MapStyle):
         """Go on to an epoch, in this process: as :meth:`at_epoch`."""
         self.__dict__ = self.at_epoch(epoch).__dict__ | {"epoch": epoch}
 
+    @property
+    def extent(self) -> int:
+        """How long the arrays are along their first axis; 0 where they differ in it."""
+        lengths = {column.shape[0] for column in self._columns.values()}
+        return lengths.pop() if len(lengths) == 1 else 0
+
+    def at_rows(self, rows: int) -> Patches:
+        """The patches as they were when the arrays were so long along their first axis."""
+        made: Patches = object.__new__(type(self))
+        columns = {name: column.first(rows) for name, column in self._columns.items()}
+        made.__dict__ = {**self.__getstate__(), "_columns": columns}
+        made._check()
+        return made
+
     # -- a source -------------------------------------------------------------------------------
 
     @Cached

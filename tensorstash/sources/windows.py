@@ -106,6 +106,24 @@ class Windows(MapStyle):
         """How many rows are in no window."""
         return self._starts.unused
 
+    @property
+    def extent(self) -> int:
+        """How many rows the windows are of, where :meth:`at_rows` can leave the last ones out."""
+        return self._rows if hasattr(self.source, "at_rows") else 0
+
+    def at_rows(self, rows: int) -> Windows:
+        """The windows as they were when there were so many rows."""
+        ends = self._boundaries
+        if ends is not None:
+            if isinstance(ends, (Handle, View)):
+                ends = parse_ends(ends, self._rows)
+            ends = ends[ends <= rows]
+        source = getattr(self.source, "at_rows")(rows)  # noqa: B009 (a source may lack it)
+        changed = {"source": source, "_rows": len(source), "_boundaries": ends}
+        made: Windows = object.__new__(type(self))
+        made.__dict__ |= {name: self.__dict__[name] for name in self._state} | changed
+        return made
+
     # -- a source -------------------------------------------------------------------------------
 
     @Cached

@@ -30,7 +30,7 @@ class Loader(Feed[Any]):
             for batch in loader:
                 ...
 
-    The order depends on ``seed`` and the epoch's number alone. ``state_dict()``, under 200 bytes
+    The order depends on ``seed`` and the epoch's number alone. ``state_dict()``, under 250 bytes
     of JSON, is resumed exactly with any number of ranks, batch size and threads. As with torch's
     ``DataLoader``, each ``for`` is a whole epoch with an order of its own, and one that is broken
     off is over; after ``load_state_dict`` the first is the rest of the epoch. ``set_epoch`` is

@@ -70,7 +70,7 @@ class ShuffleBatchSampler(_Sampler, Sampler[list[int]]):
 
     ``DataLoader(records, batch_size=None, sampler=ShuffleBatchSampler(records, 64))`` reads each
     batch at once and collates nothing; with ``batch_sampler=`` rows are collated. The epoch goes
-    on by itself, ``set_epoch`` names one, and ``state_dict`` is of under 200 bytes. A plain
+    on by itself, ``set_epoch`` names one, and ``state_dict`` is of under 250 bytes. A plain
     ``DataLoader`` with workers asks for batches before it yields them, so that states of the
     sampler are ahead: torchdata's ``StatefulDataLoader`` keeps those that belong to what
     was yielded.
