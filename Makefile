@@ -2,7 +2,7 @@
 # Everything is installed into .venv; a second run installs nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-matrix lint check fix bench bench-quick bench-train bench-train-quick train-peers clean
+.PHONY: help demo test test-long test-matrix lint check fix bench bench-quick bench-page bench-train bench-train-quick train-peers clean
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -45,22 +45,23 @@ fix: $(VENV)/.dev ## format and repair what ruff can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## measure against the peers (long); rewrites docs/performance.md
+bench: $(VENV)/.bench ## measure arrays against the peers (long); keeps the results in docs/
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/.bench ## the same, small: under two minutes; writes to bench-out/
-	@mkdir -p bench-out
-	@$(BIN)/python -m benchmarks --quick --out bench-out
+bench-quick: $(VENV)/.bench ## the same, small: about two minutes; writes to bench-out/
+	@$(BIN)/python -m benchmarks --quick
+
+bench-page: $(VENV)/.bench ## measure nothing: write docs/performance.md anew from what is kept
+	@$(BIN)/python -m benchmarks page
 
 # Some of its peers want an older NumPy: they get an environment of their own.
-bench-train: ## measure training workloads against the peers (long); adds to docs/performance.md
+bench-train: ## measure training workloads against the peers (long); keeps the results in docs/
 	@$(MAKE) --no-print-directory VENV=.venv-train train-peers
 	@.venv-train/bin/python -m benchmarks train
 
 bench-train-quick: ## the same, small: about two minutes; writes to bench-out/
 	@$(MAKE) --no-print-directory VENV=.venv-train train-peers
-	@mkdir -p bench-out
-	@.venv-train/bin/python -m benchmarks train --quick --out bench-out
+	@.venv-train/bin/python -m benchmarks train --quick
 
 train-peers: $(VENV)/.train-bench
 

@@ -1,5 +1,7 @@
-"""``python -m benchmarks [--quick] [--only S1,S4] [--out docs]``; ``... codecs``, ``cloud``,
-``redis``, ``train`` measure that part alone and keep the rest of the report."""
+"""``python -m benchmarks [--quick] [--only S1,S4]`` measures beside the peers, and writes the
+pages; ``... codecs``, ``cloud``, ``redis`` and ``train`` measure that part, ``... page`` nothing:
+it writes the pages anew from what is kept. A result stays until a run of the same replaces it.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from . import gathers, machine, report, shards, slices, startup, writes
+from . import arrays_report, gathers, kept, machine, report, shards, slices, startup, writes
 from .cases import Workload
 from .peers import everyone
 from .setting import Setting
@@ -28,6 +33,8 @@ WORKLOADS: dict[str, Callable[[Setting], Workload]] = {
     "S7": writes.writes,
     "S8": startup.startup,
 }
+DOCS, ASIDE = Path("docs"), Path("bench-out")
+"""Where whole runs are kept, and where narrowed ones, unless ``--out`` says."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -36,72 +43,118 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("peers", "codecs", "cloud", "redis", "train"),
+        choices=("peers", "codecs", "cloud", "redis", "train", "page"),
         default="peers",
     )
     parser.add_argument("--quick", action="store_true", help="small data, 3 rounds")
     parser.add_argument("--only", default="", help="some of S1 to S8, or W1 to W8")
     parser.add_argument("--by", default="", help="train: these libraries alone; commas between")
     parser.add_argument("--cores", default="", help="train: 2, or 1,2; unless given 1, then all")
-    parser.add_argument("--rounds", type=int, help="at least; unless given 5 (3 with --quick)")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the report")
+    parser.add_argument("--rounds", type=int, help="at least; unless given 5 (fewer with --quick)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"folder of results and pages; unless given {DOCS}, or {ASIDE} with --quick, --by "
+        "or --cores",
+    )
     parser.add_argument("--where", help="folder for the data; the system's for temporary files")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, write the report, say where it is."""
+    """Measure, keep what came of it, write the pages."""
     chosen = parse(arguments)
-    only = [name.strip().upper() for name in chosen.only.split(",") if name.strip()]
-    known = training.WORKLOADS if chosen.what == "train" else WORKLOADS
+    only = _words(chosen.only.upper())
+    known = _known(chosen.what)
     if unknown := set(only) - set(known):
         print(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         return 2
-    rounds = chosen.rounds or (3 if chosen.quick else 5)
-    kept = report.load(chosen.out)
-    if chosen.what == "codecs":
-        from . import chains
-
-        kept["codecs"] = chains.measure(rounds)
-    elif chosen.what in ("cloud", "redis"):
-        part = importlib.import_module(f".{chosen.what}", __package__)
-        before = machine.load()
-        with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
-            kept[chosen.what] = part.measure(chosen.quick, chosen.rounds, Path(folder))
-        kept[chosen.what]["load"] = f"{before} before the run and {machine.load()} after it"
-    elif chosen.what == "train":
-        by = [name.strip() for name in chosen.by.split(",") if name.strip()]
-        held = tuple(int(n) for n in chosen.cores.split(",") if n)
-        training.measure(chosen.quick, chosen.rounds, chosen.out, chosen.where, only, by, held)
-    else:
-        begin, hardware = time.monotonic(), machine.hardware()
-        with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
-            peers = [peer for peer in everyone() if not peer.missing()]
-            setting = Setting(chosen.quick, rounds, Path(folder), peers)
-            done = {}
-            for name, run in WORKLOADS.items():
-                if not only or name in only:
-                    start = time.monotonic()
-                    done[name] = report.as_json(run(setting))
-                    setting.say(f"{name}: {time.monotonic() - start:.0f} s")
-        kept["workloads"] = done
-        kept["run"] = {
-            "command": " ".join(["python -m benchmarks", *_shown(chosen)]),
-            "rounds": rounds,
-            "minutes": (time.monotonic() - begin) / 60,
-            "hardware": hardware,
-            "versions": machine.versions(everyone()),
-        }
-    report.write(chosen.out, kept, picture=chosen.what == "peers")
-    print(f"written: {chosen.out / report.NAME}.md and what belongs to it")
+    names = [name for name in known if not only or name in only]
+    narrowed = _options(chosen, "quick", "by", "cores")
+    out = chosen.out or (ASIDE if narrowed else DOCS)
+    if barred := kept.barred(kept.load(out), names, narrowed):
+        print(f"{out} has fuller results of {', '.join(barred)}: choose another --out")
+        return 2
+    with tempfile.TemporaryDirectory(dir=chosen.where) as folder:
+        measures = _measures(chosen, names, Path(folder)) if names else {}
+        for name, measure in measures.items():
+            kept.store(out, name, _run(chosen, narrowed, measure))
+            print(f"{name}: kept in {kept.file(out, name)}", flush=True)
+    report.write(out)
+    print(f"written: {out / kept.NAME}.md and what belongs to it")
     return 0
 
 
-def _shown(chosen: argparse.Namespace) -> list[str]:
-    """The options that shape the figures; folders are the reader's own."""
-    words = ["--quick"] if chosen.quick else []
-    words += ["--only", chosen.only] if chosen.only else []
-    return [*words, "--rounds", str(chosen.rounds)] if chosen.rounds else words
+def _known(what: str) -> list[str]:
+    """What there is to measure."""
+    parts = {"peers": list(WORKLOADS), "train": list(training.WORKLOADS), "page": []}
+    return parts.get(what, [what])
+
+
+def _measures(
+    chosen: argparse.Namespace, names: list[str], folder: Path
+) -> Mapping[str, Callable[[], dict[str, Any]]]:
+    """How each is measured."""
+    rounds = chosen.rounds or (3 if chosen.quick else 5)
+    if chosen.what == "codecs":
+        from . import chains
+
+        return {"codecs": partial(chains.measure, rounds)}
+    if chosen.what in ("cloud", "redis"):
+        part = importlib.import_module(f".{chosen.what}", __package__)
+        return {chosen.what: partial(part.measure, chosen.quick, chosen.rounds, folder)}
+    if chosen.what == "train":
+        rounds = chosen.rounds or (1 if chosen.quick else 5)
+        by, held = frozenset(_words(chosen.by)), tuple(int(n) for n in _words(chosen.cores))
+        return {
+            name: partial(training.measure, name, chosen.quick, rounds, chosen.where, by, held)
+            for name in names
+        }
+    peers = [peer for peer in everyone() if not peer.missing()]
+    setting = Setting(chosen.quick, rounds, folder, peers)
+
+    def measure(name: str) -> dict[str, Any]:
+        return {**arrays_report.as_json(WORKLOADS[name](setting)), "rounds": rounds}
+
+    return {name: partial(measure, name) for name in names}
+
+
+def _run(
+    chosen: argparse.Namespace, narrowed: str, measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What is measured, with when and how."""
+    before, begin = machine.load(), time.monotonic()
+    date, commit = datetime.now(UTC).date().isoformat(), machine.commit()
+    result = measure()
+    words = ["python -m benchmarks", *([chosen.what] if chosen.what != "peers" else [])]
+    words.append(_options(chosen, "quick", "only", "by", "cores", "rounds"))
+    versions = machine.versions(everyone()) if chosen.what != "train" else training.versions()
+    run = {
+        "date": date,
+        "commit": commit,
+        "command": " ".join(words).strip(),
+        "narrowed": narrowed,
+        "rounds": result.pop("rounds"),
+        "minutes": (time.monotonic() - begin) / 60,
+        "load": f"{before} before, {machine.load()} after",
+        "hardware": machine.hardware(),
+        "versions": result.pop("versions", versions),
+    }
+    return {**result, "run": run}
+
+
+def _options(chosen: argparse.Namespace, *names: str) -> str:
+    """Those that were given, as they were; folders are the reader's own."""
+    given = {name: getattr(chosen, name) for name in names}
+    return " ".join(
+        f"--{name}" if value is True else f"--{name} {value}"
+        for name, value in given.items()
+        if value
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 if __name__ == "__main__":

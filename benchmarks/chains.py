@@ -183,4 +183,4 @@ def measure(rounds: int) -> dict[str, Any]:
     edge = 256
     print("codecs: chunk sizes", flush=True)
     sizes = {"blosc lz4 5 shuffle": compare_sizes(edge, "lz4", rounds)}
-    return {"words": WORDS, "data": data, "sizes": sizes, "edge": edge}
+    return {"words": WORDS, "data": data, "sizes": sizes, "edge": edge, "rounds": rounds}

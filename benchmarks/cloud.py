@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,7 +217,7 @@ def _result(result: Result, counts: list[Passed]) -> dict[str, Any]:
 
 def measure(quick: bool, rounds: int | None, folder: Path) -> dict[str, Any]:
     """All cases, in ``rounds`` or more: 3 unless given, 1 where it is to be quick."""
-    begin, rounds = time.monotonic(), rounds or (1 if quick else 3)
+    rounds = rounds or (1 if quick else 3)
     with buckets() as (direct, slow, link):
         bench = Bench(quick, rounds, folder, direct, slow, link)
         _volumes(bench)
@@ -231,7 +230,6 @@ def measure(quick: bool, rounds: int | None, folder: Path) -> dict[str, Any]:
         "bandwidth": BANDWIDTH,
         "rounds": rounds,
         "quick": quick,
-        "minutes": (time.monotonic() - begin) / 60,
         "peers": {peer.name: peer.how for peer in everyone()},
         "versions": {peer.name: peer.missing or peer.version for peer in everyone()},
         "caches": {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .cloud_bucket import Bucket
+from .installed import Installed
 from .layout import Layout
 from .samples import Array
 
@@ -18,34 +17,17 @@ WORKERS = 16
 """Patches wanted at once, as by so many workers of a DataLoader."""
 
 
-class CloudPeer(ABC):
+class CloudPeer(Installed, ABC):
     """One library with one client and configuration. ``how`` says which, for the report."""
 
     name: str
     how: str
     default: bool = False
     """The slower of two configurations, left out of quick runs."""
-    packages: ClassVar[tuple[str, ...]]
     family: ClassVar[str] = "zarr"
     """``zarr``: reads what was written for all; else its own."""
     caches: ClassVar[dict[str, str]] = {}
     """Kinds of cache for ``open``, with words on each."""
-
-    @property
-    def missing(self) -> str:
-        """Why this peer cannot run here; empty when it can."""
-        for package in self.packages:
-            try:
-                importlib.import_module(package)
-            except ImportError as error:
-                return f"{package} does not import: {str(error).splitlines()[0]}"
-        return ""
-
-    @property
-    def version(self) -> str:
-        """The installed versions."""
-        versions = [f"{name} {importlib.metadata.version(name)}" for name in self.packages]
-        return ", ".join(versions)
 
     @abstractmethod
     def create(self, bucket: Bucket, path: str, layout: Layout) -> Any:

@@ -1,9 +1,10 @@
-"""The section on the cloud in ``performance.md``."""
+"""The section on the cloud in the figures."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from . import runs
 from .peer import OURS
 from .tables import met, table
 
@@ -11,11 +12,15 @@ MARGIN = 1.1
 """Medians within this factor are called equal: so far apart are those of two runs of one peer."""
 
 
+def title(cloud: dict[str, Any]) -> str:
+    """Of the heading above it."""
+    ms, rate = cloud["latency"] * 1e3, cloud["bandwidth"] / 1e6
+    return f"Cloud: {ms:.0f} ms a request, {rate:.0f} MB/s"
+
+
 def section(cloud: dict[str, Any]) -> list[str]:
     """Everything about it, as Markdown."""
-    ms, rate = cloud["latency"] * 1e3, cloud["bandwidth"] / 1e6
-    title = f"## Cloud: {ms:.0f} ms a request, {rate:.0f} MB/s"
-    lines = [title, "", *_preamble(cloud), *_verdict(cloud["cases"])]
+    lines = [f"## {title(cloud)}", "", *_preamble(cloud), *_verdict(cloud["cases"])]
     lines += _gaps(cloud["gaps"])
     lines += ["### Cloud: all figures", "", *_figures(cloud["cases"])]
     return lines
@@ -23,17 +28,15 @@ def section(cloud: dict[str, Any]) -> list[str]:
 
 def _preamble(cloud: dict[str, Any]) -> list[str]:
     ms, rate = cloud["latency"] * 1e3, cloud["bandwidth"] / 1e6
-    quick = " --quick" if cloud["quick"] else ""
     words = (
-        f"`python -m benchmarks cloud{quick}`, {cloud['minutes']:.1f} minutes: {cloud['server']} "
-        f"on loopback, behind a proxy in a process of its own (`cloud_link.py`) that delays every "
-        f"answer by {ms:.0f} ms, lets {rate:.0f} MB/s through for all connections together, and "
-        "counts. Requests and bytes (with HTTP headers) are exact and the main result. Server, "
-        "proxy and contestant share the machine's cores: seconds are medians of interleaved "
-        f"rounds on a machine that others used too (load {cloud['load']}). Every timed read is by "
-        "a handle that was just opened, on connections that are open; blosc-lz4; all readers of "
-        "Zarr read the same objects; results are compared with NumPy's before the clock runs. "
-        "Patches are wanted by 16 threads at once (TensorStore: futures, all at once)."
+        f"{runs.words(cloud['run'])} {cloud['server']} on loopback, behind a proxy in a process of "
+        f"its own (`cloud_link.py`) that delays every answer by {ms:.0f} ms, lets {rate:.0f} MB/s "
+        "through for all connections together, and counts. Requests and bytes (with HTTP headers) "
+        "are exact and the main result. Server, proxy and contestant share the machine's cores: "
+        "seconds are medians of interleaved rounds. Every timed read is by a handle that was just "
+        "opened, on connections that are open; blosc-lz4; all readers of Zarr read the same "
+        "objects; results are compared with NumPy's before the clock runs. Patches are wanted by "
+        "16 threads at once (TensorStore: futures, all at once)."
     )
     least = (
         "Least: a request for each chunk; for a shard one for its index and one for every run of "
@@ -43,7 +46,7 @@ def _preamble(cloud: dict[str, Any]) -> list[str]:
         "other and the wanted bytes take by themselves."
     )
     lines = [words, "", least, ""]
-    rows = [[name, how, cloud["versions"][name]] for name, how in cloud["peers"].items()]
+    rows = [[name, how, cloud["run"]["versions"][name]] for name, how in cloud["peers"].items()]
     lines += table(["contestant", "configured", "version"], rows)
     rows = [
         [f"{name}: {kind}", words]

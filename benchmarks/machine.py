@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from .setting import cores
 
 
 def hardware() -> dict[str, str]:
-    """CPU, cores, memory, kernel, Python, and how busy the machine is (0: with us alone)."""
+    """CPU, cores, memory, kernel, Python."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -26,13 +27,23 @@ def hardware() -> dict[str, str]:
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "Python": sys.version.split()[0],
-        "load before the run": load(),
     }
 
 
 def load() -> str:
     """How many processes want to run, over the last minute; ours are among them."""
     return f"{os.getloadavg()[0]:.1f}"
+
+
+def commit() -> str:
+    """What is measured: the commit of this folder, and whether files differ from it."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--exclude", "*", "--dirty=, changed"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 def versions(peers: list[Peer]) -> dict[str, str]:

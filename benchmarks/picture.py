@@ -1,75 +1,84 @@
-"""One picture: every case a line, every contestant a mark at its time over the fastest peer's."""
+"""One picture of what to expect: a line for each thing that one does, ours and the others on it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
+from .expect import Case, Row
+from .labels import plt, save
 
-mpl.use("agg")
-
-import matplotlib.pyplot as plt
-
-from .peer import OURS
-
-STYLE = {  # name -> marker, colour, size
-    OURS: ("o", "#d62728", 70),
-    "TensorStore": ("s", "#1f77b4", 26),
-    "zarr-python": ("^", "#2ca02c", 30),
-    "zarr-python, fused": ("v", "#98a832", 30),
-    "zarrs": ("D", "#9467bd", 22),
-    "h5py": ("P", "#8c564b", 30),
-    "PyTables": ("X", "#e377c2", 30),
-    "np.memmap": ("*", "#7f7f7f", 42),
-    "floor": ("|", "black", 130),
+OURS_COLOUR = "#d62728"
+STYLE = {  # how a name begins -> marker, colour, name in the legend
+    "TensorStore": ("s", "#1f77b4", "TensorStore"),
+    "zarrs": ("D", "#9467bd", "zarrs"),
+    "zarr": ("^", "#2ca02c", "zarr-python"),
+    "icechunk": ("v", "#17a2b8", "icechunk"),
+    "h5py": ("P", "#8c564b", "h5py"),
+    "PyTables": ("X", "#e377c2", "PyTables"),
+    "": ("o", "#777777", "others (best of)"),
 }
+TICKS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
-def draw(report: dict[str, Any], path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path) -> None:
     """Write the picture."""
-    lines: list[tuple[str, dict[str, float]]] = []
-    for work in report["workloads"].values():
-        for case in work["cases"]:
-            if not case["fastest"]:
-                continue
-            walls = {r["name"]: r["wall"] for r in case["results"] if r["wall"]}
-            base = walls[case["fastest"]]
-            if case["floor"]:
-                walls["floor"] = case["floor"]
-            marks = {name: wall / base for name, wall in walls.items() if name in STYLE}
-            lines.append((f"{work['id']}  {case['name']}", marks))
-    figure, axes = plt.subplots(figsize=(11, 1.8 + 0.23 * len(lines)), layout="constrained")
-    for name, (marker, colour, size) in STYLE.items():
-        points = [(marks[name], y) for y, (_, marks) in enumerate(lines) if name in marks]
-        if points:
-            axes.scatter(
-                [x for x, _ in points],
-                [y for _, y in points],
-                s=size,
-                c=colour,
-                marker=marker,
-                label=name,
-                zorder=4 if name == OURS else 3,
-                linewidths=1.4,
-            )
-    last = ""
-    for y, (label, _) in enumerate(lines):
-        if label[:2] != last and last:
-            axes.axhline(y - 0.5, color="#bbbbbb", linewidth=0.8)
-        last = label[:2]
-    axes.axvline(1, color="#555555", linewidth=1, zorder=1)
-    axes.set(xscale="log", xlabel="time (memory) ÷ the fastest peer's; smaller is better")
-    axes.set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=8)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    ticks = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
+    places, heads = _places(rows)
+    height = max(places.values()) + 1
+    figure, axes = plt.subplots(figsize=(11, 1.9 + 0.27 * height), dpi=110, layout="constrained")
+    shown: set[str] = set()
+    for index, row in enumerate(rows):
+        y = places[index]
+        for begin, mean in _means(row.cases).items():
+            marker, colour, label = STYLE[begin]
+            axes.scatter([mean], [y], s=26, c=colour, marker=marker, zorder=3,
+                         label=None if label in shown else label)  # fmt: skip
+            shown.add(label)
+        ratios = [case.ratio for case in row.cases]
+        axes.plot([min(ratios), max(ratios)], [y, y], color=OURS_COLOUR, linewidth=2, zorder=4)
+        axes.scatter(ratios, [y] * len(ratios), s=46, c=OURS_COLOUR, zorder=5,
+                     label=None if index else "tensorstash, each case")  # fmt: skip
+    axes.axvline(1, color="#333333", linewidth=1.2, zorder=2)
+    axes.set(xscale="log", xlabel="time ÷ the fastest other's: further left is faster")
+    labels = [(places[i], row.words) for i, row in enumerate(rows)] + heads
+    labels.sort()
+    axes.set_yticks([y for y, _ in labels], [words for _, words in labels], fontsize=9)
+    titles = {words for _, words in heads}
+    for text in axes.get_yticklabels():
+        if text.get_text() in titles:
+            text.set_fontweight("bold")
+    axes.set_ylim(height - 0.4, -0.6)
     low, high = axes.get_xlim()
-    axes.set_xticks([t for t in ticks if low <= t <= high])
+    axes.set_xticks([t for t in TICKS if low <= t <= high])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set_xlim(low, high)
-    axes.grid(axis="both", color="#e8e8e8", zorder=0)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=5, frameon=False, fontsize=9)
-    axes.set_title(f"{report['run']['hardware']['CPU']}, {report['run']['command']}", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    axes.grid(axis="both", color="#ececec", zorder=0)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def _places(rows: Sequence[Row]) -> tuple[dict[int, int], list[tuple[int, str]]]:
+    """The line of each row, and of each title above a part."""
+    places, heads, y, last = {}, [], 0, ""
+    for index, row in enumerate(rows):
+        if row.part != last:
+            heads.append((y, row.part))
+            y, last = y + 1, row.part
+        places[index] = y
+        y += 1
+    return places, heads
+
+
+def _means(cases: Sequence[Case]) -> dict[str, float]:
+    """Of each other library: the geometric mean of its times over the fastest other's."""
+    found: dict[str, list[float]] = {}
+    for case in cases:
+        spent: dict[str, float] = {}
+        for name, wall in case.others.items():
+            begin = next(begin for begin in STYLE if name.startswith(begin))
+            spent[begin] = min(wall, spent.get(begin, math.inf))
+        for begin, wall in spent.items():
+            found.setdefault(begin, []).append(math.log(wall / case.others[case.fastest]))
+    return {begin: math.exp(sum(logs) / len(logs)) for begin, logs in found.items()}

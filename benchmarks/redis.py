@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def measure(quick: bool, rounds: int | None, folder: Path) -> dict[str, Any]:
     from tests.servers.valkey import valkey
 
     del folder
-    begin, rounds = time.monotonic(), rounds or (3 if quick else 5)
+    rounds = rounds or (3 if quick else 5)
     count = 5_000 if quick else 20_000
     values = samples.rows(count, WIDTH)
     peers = [peer for peer in everyone() if not peer.missing]
@@ -86,7 +85,6 @@ def measure(quick: bool, rounds: int | None, folder: Path) -> dict[str, Any]:
         "rounds": rounds,
         "quick": quick,
         "rows": count,
-        "minutes": (time.monotonic() - begin) / 60,
         "peers": {peer.name: peer.how for peer in everyone()},
         "versions": {peer.name: peer.missing or peer.version for peer in everyone()},
         "cases": cases,

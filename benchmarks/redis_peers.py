@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
+from .installed import Installed
 from .layout import Layout
 from .peer import OURS
 from .samples import Array
@@ -18,28 +17,13 @@ from .zarr_peers import Tensorstash as Local
 HOST = "127.0.0.1"
 
 
-class RedisPeer(ABC):
+class RedisPeer(Installed, ABC):
     """One way to keep a table of rows. A handle is whatever ``connect`` answers."""
 
     name: ClassVar[str]
     how: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ("redis",)
     codecs: ClassVar[tuple[str, ...]] = ("raw", "lz4")
-
-    @property
-    def missing(self) -> str:
-        """Why this peer cannot run here; empty when it can."""
-        for package in self.packages:
-            try:
-                importlib.import_module(package)
-            except ImportError as error:
-                return f"{package} does not import: {str(error).splitlines()[0]}"
-        return ""
-
-    @property
-    def version(self) -> str:
-        """The installed versions."""
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in self.packages)
 
     @abstractmethod
     def create(self, port: int, name: str, layout: Layout) -> Any:

@@ -1,9 +1,10 @@
-"""The section on Redis in ``performance.md``."""
+"""The section on Redis in the figures."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from . import runs
 from .cloud_report import MARGIN
 from .peer import OURS
 from .tables import met, table
@@ -11,17 +12,15 @@ from .tables import met, table
 
 def section(redis: dict[str, Any]) -> list[str]:
     """Everything about it, as Markdown."""
-    quick = " --quick" if redis["quick"] else ""
     words = (
-        f"`python -m benchmarks redis{quick}`, {redis['minutes']:.1f} minutes: {redis['server']} "
-        f"over loopback TCP; {redis['rows']} rows of 512 float32, a key for every 64 rows (128 KiB "
-        "raw), raw and blosc-lz4. Seconds are medians of interleaved rounds on one machine, which "
-        f"the server shares (load {redis['load']}). Round trips and bytes are "
-        "counted by a proxy in a call of its own, on open connections: what is sent before an "
-        "answer is waited for is one. Commands are the server's count."
+        f"{runs.words(redis['run'])} {redis['server']} over loopback TCP; {redis['rows']} rows of "
+        "512 float32, a key for every 64 rows (128 KiB raw), raw and blosc-lz4. Seconds are "
+        "medians of interleaved rounds on one machine, which the server shares. Round trips and "
+        "bytes are counted by a proxy in a call of its own, on open connections: what is sent "
+        "before an answer is waited for is one. Commands are the server's count."
     )
     lines = ["## Redis", "", words, ""]
-    rows = [[name, how, redis["versions"][name]] for name, how in redis["peers"].items()]
+    rows = [[name, how, redis["run"]["versions"][name]] for name, how in redis["peers"].items()]
     lines += table(["contestant", "how", "version"], rows)
     return [*lines, *_verdict(redis["cases"]), *_figures(redis["cases"])]
 

@@ -14,3 +14,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def met(value: bool | None) -> str:
     """Whether a goal is met; ``None``: it cannot be told."""
     return {True: "yes", False: "**no**", None: ""}[value]
+
+
+def anchor(title: str) -> str:
+    """Of the heading with that title, as GitHub makes it."""
+    return "".join(c for c in title.lower() if c.isalnum() or c in " -_").replace(" ", "-")

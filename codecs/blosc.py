@@ -13,7 +13,7 @@ from numcodecs import blosc
 
 from tensorstash.codec import ANY, Buffer, BytesCodec, ChunkSpec, Codec, lenient, short, take
 from tensorstash.codecs.streams import check_claim
-from tensorstash.errors import Invalid, Unsupported
+from tensorstash.errors import Invalid, Unsupported, counted
 
 # The engine runs codecs in threads of its own; zarr-python sets the same.
 blosc.use_threads = False
@@ -126,11 +126,13 @@ class Blosc(BytesCodec):
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """What the buffer holds; its header is checked first, whatever the configuration."""
         if len(data) < _HEADER.size:
-            raise ValueError(f"{len(data)} bytes are too few for a blosc header")
+            raise ValueError(
+                f"{counted(len(data), 'byte is', 'bytes are')} too few for a blosc header"
+            )
         size, _, stored = _HEADER.unpack_from(data)[4:]
         if stored != len(data):
             raise ValueError(
-                f"its blosc header claims {stored} stored bytes, there are {len(data)}"
+                f"its blosc header claims {counted(stored, 'stored byte')}, there are {len(data)}"
             )
         check_claim(size, len(data), limit, out)
         if not size:

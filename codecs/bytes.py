@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorstash.codec import Buffer, ChunkSpec, Codec, Serializer, short, take
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, counted
 
 Endian = Literal["little", "big"]
 
@@ -65,7 +65,8 @@ class Bytes(Serializer):
         expected = spec.count * wire.itemsize
         if len(data) != expected:
             raise ValueError(
-                f"{len(data)} bytes where shape {spec.shape} of {spec.dtype} takes {expected}"
+                f"{counted(len(data), 'byte')} where shape {spec.shape} of {spec.dtype} "
+                f"takes {expected}"
             )
         chunk: NDArray[Any] = np.ndarray(spec.shape, wire, data)
         if wire is plain:

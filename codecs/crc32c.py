@@ -9,6 +9,7 @@ import google_crc32c
 import numpy as np
 
 from tensorstash.codec import Buffer, BytesCodec, Codec, take
+from tensorstash.errors import counted
 
 _SIZE = 4
 
@@ -33,10 +34,12 @@ class Crc32c(BytesCodec):
         """A view of ``data`` without its checksum; ``ValueError`` when that does not match."""
         size = len(data) - _SIZE
         if size < 0:
-            raise ValueError(f"{len(data)} bytes are too few to end in a checksum")
+            raise ValueError(
+                f"{counted(len(data), 'byte is', 'bytes are')} too few to end in a checksum"
+            )
         if size > limit or (out is not None and size != len(out)):
             expected = limit if out is None else len(out)
-            raise ValueError(f"{size} bytes where {expected} were expected")
+            raise ValueError(f"{counted(size, 'byte')} where {expected} were expected")
         view = memoryview(data)
         stored = int.from_bytes(view[size:], "little")
         computed = _checksum(data, size)

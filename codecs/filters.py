@@ -38,7 +38,7 @@ from tensorstash.codecs.numcodec_arrays import decoded
 from tensorstash.codecs.vlen import check_count, check_end
 from tensorstash.codecs.vlen_bytes import VlenBytes
 from tensorstash.codecs.vlen_utf8 import VlenUtf8
-from tensorstash.errors import Invalid, StashError, Unsupported
+from tensorstash.errors import Invalid, StashError, Unsupported, counted
 
 _VLEN: dict[str, VlenUtf8 | VlenBytes] = {"vlen-utf8": VlenUtf8(), "vlen-bytes": VlenBytes()}
 _DTYPES = ("dtype", "astype", "encode_dtype", "decode_dtype")
@@ -180,8 +180,10 @@ class Filters(Serializer):
             room = ChunkSpec(chunk.shape, dtype, self.fill, self.most).room(len(data))
             if max(sizes) > room:
                 raise Invalid(
-                    f"a chunk of {chunk.size} elements has {max(sizes)} bytes, the most that is "
-                    f"read of {len(data)} stored ones is {room}; use smaller chunks, or open it "
+                    f"a chunk of {counted(chunk.size, 'element')} has "
+                    f"{counted(max(sizes), 'byte')}, the most that is "
+                    f"read of {counted(len(data), 'stored one')} is {room}; use smaller "
+                    f"chunks, or open it "
                     f'with limits={{"chunk": {max(sizes)}}}, here and wherever it is read'
                 )
         return data
@@ -269,12 +271,12 @@ class Filters(Serializer):
             data = flat(value)
             if len(data) != spec.count * stored.itemsize:
                 raise ValueError(
-                    f"{len(data)} bytes where shape {spec.shape} of {spec.dtype} takes "
+                    f"{counted(len(data), 'byte')} where shape {spec.shape} of {spec.dtype} takes "
                     f"{spec.count * stored.itemsize}"
                 )
             array = np.ndarray(spec.count, stored, data)
         if array.size != spec.count:
-            raise ValueError(f"{array.size} elements where {spec.count} were expected")
+            raise ValueError(f"{counted(array.size, 'element')} where {spec.count} were expected")
         return array.reshape(spec.shape).astype(spec.dtype, copy=False)
 
 
@@ -310,7 +312,7 @@ def _check(value: Any, form: _Form) -> None:
         return  # as many as the chunk has: made by a filter that was told so
     size = value.nbytes if isinstance(value, np.ndarray | memoryview) else len(value)
     if size > form.most:
-        raise ValueError(f"{size} bytes where {form.most} are the most")
+        raise ValueError(f"{counted(size, 'byte')} where {form.most} are the most")
 
 
 def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec, most: int) -> NDArray[Any]:
@@ -349,7 +351,7 @@ def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec, most: int)
         if len(level) != math.prod(shape[: depth + 1]):
             raise ValueError(f"its elements do not make the shape {shape} along axis {depth}")
     if len(level) != spec.count:
-        raise ValueError(f"{len(level)} elements where {spec.count} were expected")
+        raise ValueError(f"{counted(len(level), 'element')} where {spec.count} were expected")
     array = np.empty(spec.count, object)
     for index, item in enumerate(level):
         array[index] = item
@@ -358,7 +360,10 @@ def _items(identifier: str, step: Any, data: Buffer, spec: ChunkSpec, most: int)
 
 def _check_objects(count: int, nbytes: int, most: int) -> None:
     if count * OBJECT_BYTES + nbytes > most:
-        raise ValueError(f"{count} values in {nbytes} bytes take more than {most} in memory")
+        raise ValueError(
+            f"{counted(count, 'value')} in "
+            f"{counted(nbytes, 'byte takes', 'bytes take')} more than {most} in memory"
+        )
 
 
 def _objects(shape: tuple[int, ...], fill: Any) -> ChunkSpec:

@@ -30,7 +30,7 @@ from tensorstash.codec import (
 )
 from tensorstash.codecs import blosc, gzip, zstd
 from tensorstash.codecs.streams import check_claim, expand, inflate, pour
-from tensorstash.errors import Invalid, StashError, Unsupported
+from tensorstash.errors import Invalid, StashError, Unsupported, counted
 
 ARRAY_TO_ARRAY = frozenset(
     ("astype", "bitround", "delta", "fixedscaleoffset", "packbits", "quantize")
@@ -199,7 +199,7 @@ def identify(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = dict(config)
     identifier = options.pop("id", None)
     if not isinstance(identifier, str):
-        raise Invalid(f"{short(dict(config))} is no numcodecs config: it has no 'id'")
+        raise Invalid(f"{short(dict(config))} is not a numcodecs config: it has no 'id'")
     return identifier, options
 
 
@@ -306,7 +306,9 @@ class NumcodecBytes(Named, BytesCodec):
                 if data == b"\0\0\0\0" and identifier == "fletcher32":
                     return pour((), limit, out)
                 if len(data) < 4:
-                    raise ValueError(f"{len(data)} bytes are too few for a checksum")
+                    raise ValueError(
+                        f"{counted(len(data), 'byte is', 'bytes are')} too few for a checksum"
+                    )
             return pour((flat(self.codec.decode(data)),), limit, out)
         except (StashError, MemoryError):
             raise
@@ -449,7 +451,7 @@ def flat(value: Any) -> Buffer:
 
 def _unlz4(data: Buffer, limit: int, out: memoryview | None) -> Buffer:
     if len(data) < 4:
-        raise ValueError(f"{len(data)} bytes are too few for an lz4 size")
+        raise ValueError(f"{counted(len(data), 'byte is', 'bytes are')} too few for an lz4 size")
     size = int.from_bytes(data[:4], "little")
     check_claim(size, len(data), limit, out)
     if not size:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tensorstash.codec import Buffer, ChunkSpec, Serializer, reason
 from tensorstash.codecs.numcodec import Named, attempt, flat, is_panic
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, counted
 
 _KINDS = {
     "pcodec": (
@@ -50,7 +50,7 @@ class NumcodecSerializer(Named, Serializer):
 
     def encoded_limit(self, spec: ChunkSpec) -> int | None:
         """Generous; zfp works in blocks of four along each axis, and fills them up."""
-        return 2 * spec.nbytes + _SLACK + (_zfp_most(spec) if self.identifier == "zfpy" else 0)
+        return 2 * spec.nbytes + _SLACK + (zfp_most(spec) if self.identifier == "zfpy" else 0)
 
     def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
         """The inverse; the count in the header decides nothing."""
@@ -84,7 +84,7 @@ def decoded(identifier: str, data: bytes, count: int, dtype: np.dtype[Any]) -> N
     header = importlib.import_module("zfpy").header(data)
     shape = tuple(header[axis] for axis in ("nw", "nz", "ny", "nx") if header[axis])
     if math.prod(shape) != count:
-        raise ValueError(f"its header claims shape {shape} of {count} elements")
+        raise ValueError(f"its header claims shape {shape} of {counted(count, 'element')}")
     return _unzfp(data, ChunkSpec(shape, dtype, np.zeros((), dtype))).reshape(-1)
 
 
@@ -93,7 +93,7 @@ def _unpco(data: bytes, spec: ChunkSpec) -> NDArray[Any]:
     chunk = np.zeros(spec.count, spec.dtype)
     progress = standalone.simple_decompress_into(data, chunk)
     if progress.n_processed != spec.count or not progress.finished:
-        raise ValueError(f"not the {spec.count} elements expected")
+        raise ValueError(f"not the {counted(spec.count, 'element')} expected")
     return chunk.reshape(spec.shape)
 
 
@@ -103,10 +103,19 @@ def _unzfp(data: bytes, spec: ChunkSpec) -> NDArray[Any]:
     shape = tuple(header[axis] for axis in ("nw", "nz", "ny", "nx") if header[axis])
     if shape != spec.shape or header["type"] != spec.dtype.type:
         raise ValueError(f"its header claims shape {shape} of {header['type'].__name__}")
+    # Each block has at least so many bits, whatever is in them: zfp skips them unlooked.
+    least = header["config"]["expert"]["minbits"] if header["mode"] in ("rate", "expert") else 0
+    if least * zfp_blocks(spec) > 8 * len(data):
+        raise ValueError(f"{len(data)} bytes are too few for blocks of {least} bits")
     # zfp reads on beyond its input when that is cut short: let it find zeros there.
-    return np.asarray(zfpy.decompress_numpy(data + bytes(_zfp_most(spec))))
+    return np.asarray(zfpy.decompress_numpy(data + bytes(zfp_most(spec))))
 
 
-def _zfp_most(spec: ChunkSpec) -> int:
-    blocks = math.prod(-(-edge // 4) for edge in spec.shape)
-    return 2 * blocks * (int(4 ** len(spec.shape)) * spec.dtype.itemsize + 32)
+def zfp_blocks(spec: ChunkSpec) -> int:
+    """Blocks of four along each axis."""
+    return math.prod(-(-edge // 4) for edge in spec.shape)
+
+
+def zfp_most(spec: ChunkSpec) -> int:
+    """Bytes that zfp may read, or write, for such a chunk, and more."""
+    return 2 * zfp_blocks(spec) * (int(4 ** len(spec.shape)) * spec.dtype.itemsize + 32)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from tensorstash.codec import Buffer
+from tensorstash.errors import counted
 
 PIECE = 1 << 18
 """Bytes in and out of a decompressor at a time."""
@@ -52,7 +53,7 @@ def pour(pieces: Iterable[Buffer], limit: int, out: memoryview | None) -> Buffer
     for piece in pieces:
         start, size = size, size + len(piece)
         if size > limit:
-            raise ValueError(f"more than the {limit} bytes expected")
+            raise ValueError(f"more than the {counted(limit, 'byte')} expected")
         if out is None:
             kept.append(piece)
         else:
@@ -60,7 +61,7 @@ def pour(pieces: Iterable[Buffer], limit: int, out: memoryview | None) -> Buffer
     if out is None:
         return b"".join(kept) if len(kept) != 1 else kept[0]
     if size != limit:
-        raise ValueError(f"{size} bytes where {limit} were expected")
+        raise ValueError(f"{counted(size, 'byte')} where {limit} were expected")
     return out
 
 
@@ -83,7 +84,9 @@ def inflate(data: Buffer, wbits: int) -> Iterator[bytes]:
         if at == len(view):
             return
         if wbits != GZIP:
-            raise ValueError(f"{len(view) - at} bytes follow the compressed stream")
+            raise ValueError(
+                f"{counted(len(view) - at, 'byte follows', 'bytes follow')} the compressed stream"
+            )
 
 
 def expand(start: Callable[[], Decompressor], data: Buffer) -> Iterator[bytes]:
@@ -107,6 +110,10 @@ def check_claim(claim: int, given: int, limit: int, out: memoryview | None) -> N
     """``ValueError`` unless ``given`` bytes can hold the ``claim`` bytes their header speaks of,
     and those fit ``limit`` and ``out``."""
     if claim > limit or claim > given * EXPANSION:
-        raise ValueError(f"its header claims {claim} bytes, the most possible is {limit}")
+        raise ValueError(
+            f"its header claims {counted(claim, 'byte')}, the most possible is {limit}"
+        )
     if out is not None and claim != len(out):
-        raise ValueError(f"its header claims {claim} bytes where {len(out)} were expected")
+        raise ValueError(
+            f"its header claims {counted(claim, 'byte')} where {len(out)} were expected"
+        )

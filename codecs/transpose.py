@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorstash.codec import ArrayCodec, Cached, ChunkSpec, Codec, short, take
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, counted
 
 
 def make(name: str, configuration: Mapping[str, Any]) -> Codec:
@@ -59,7 +59,8 @@ class Transpose(ArrayCodec):
             return Transpose(tuple(axes if self.order == "C" else reversed(axes)))
         if len(self.order) != len(axes):
             raise Invalid(
-                f"codec 'transpose' order {list(self.order)} is for {len(self.order)} axes; "
+                f"codec 'transpose' order {list(self.order)} is for "
+                f"{counted(len(self.order), 'axis', 'axes')}; "
                 f"the chunk has {len(axes)}"
             )
         return self

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorstash.codec import Buffer, ChunkSpec, Serializer, short
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, counted
 
 _WORD = 4
 
@@ -20,19 +20,24 @@ T = TypeVar("T", str, bytes)
 def check_count(data: Buffer, count: int) -> None:
     """``ValueError`` unless ``data`` begins with ``count`` and is long enough for as many."""
     if len(data) < _WORD:
-        raise ValueError(f"{len(data)} bytes are too few for a count")
+        raise ValueError(f"{counted(len(data), 'byte is', 'bytes are')} too few for a count")
     stored = int.from_bytes(data[:_WORD], "little")
     if stored != count:
-        raise ValueError(f"it claims {stored} elements where {count} were expected")
+        raise ValueError(f"it claims {counted(stored, 'element')} where {count} were expected")
     if len(data) < _WORD * (1 + count):
-        raise ValueError(f"{len(data)} bytes are too few for the lengths of {count} elements")
+        raise ValueError(
+            f"{counted(len(data), 'byte is', 'bytes are')} too few for the "
+            f"lengths of {counted(count, 'element')}"
+        )
 
 
 def check_end(data: Buffer, count: int, content: int) -> None:
     """``ValueError`` unless ``content`` bytes in ``count`` elements are all there is."""
     used = _WORD * (1 + count) + content
     if used != len(data):
-        raise ValueError(f"{len(data) - used} bytes follow the last element")
+        raise ValueError(
+            f"{counted(len(data) - used, 'byte follows', 'bytes follow')} the last element"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from tensorstash.errors import DriverError
+from tensorstash.errors import DriverError, counted
 
 UNTOLD = 256 << 20
 """Bytes of a body that nothing limits: neither who asks nor a Content-Length."""
@@ -24,7 +24,7 @@ class Surplus(Exception):
     """More bytes than there can be were announced or came; ``most`` is what there can be."""
 
     def __init__(self, nbytes: int, most: int) -> None:
-        super().__init__(f"{nbytes} bytes where there can be {most}")
+        super().__init__(f"{counted(nbytes, 'byte')} where there can be {most}")
         self.nbytes = nbytes
         self.most = most
 
@@ -69,7 +69,7 @@ async def skip(piece: Callable[[int], Awaitable[bytes]], nbytes: int) -> None:
 def too_large(key: str, error: Surplus, scheme: str) -> DriverError:
     """The error for a body that nothing but its own length, or our limit, tells to end."""
     return DriverError(
-        f"the server sends {error.nbytes} bytes or more for {key!r}, where there can be "
+        f"the server sends {counted(error.nbytes, 'byte')} or more for {key!r}, where there can be "
         f"{error.most}; check the server, or read a large value in parts",
         key=key,
         driver=scheme,

@@ -32,8 +32,13 @@ def is_absence(error: BaseException) -> bool:
     return isinstance(error, ftplib.error_perm) and str(error)[:3] == "550"
 
 
+# What is asked of a place, in a sentence: "cannot ...".
+_WORDS = {"exists": "look for", "info": "look at", "size": "look at"}
+
+
 def failure(verb: str, place: str, key: str, scheme: str, error: BaseException) -> Exception:
     """``error`` as one of ours. Its own text is left out: it may hold a signed URL."""
+    verb = _WORDS.get(verb, verb)
     if isinstance(error, NotImplementedError):
         return Unsupported(f"{scheme!r} cannot {verb} {place!r}; use another driver for that")
     kinds = [kind for cause in _chain(error) if (kind := _kind(cause)) is not None]

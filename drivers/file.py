@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
 from stat import S_ISLNK
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from tensorstash.driver import (
     Buffer,
@@ -235,9 +235,7 @@ class FileDriver(Driver):
             linked = S_ISLNK(status.st_mode)
             if linked:
                 status = os.stat(self._target(key))
-            if posix.is_value(status, path):
-                return replace.tag_of(status)
-            return None
+            return replace.tag_of(status) if posix.is_value(status, path) else None
         except Denied:
             raise
         except removal.ABSENT:
@@ -245,6 +243,10 @@ class FileDriver(Driver):
             return None
         except (OSError, UnicodeError) as error:
             raise self._failed("read", key, error) from error
+
+    def modified(self, key: str) -> float | None:
+        """When the file was last written."""
+        return None if (tag := cast(Any, self.tag(key))) is None else tag[1] / 1e9
 
     # -- writing ------------------------------------------------------------------
 
@@ -501,9 +503,8 @@ class FileDriver(Driver):
 
     def _refuse_ours(self, key: str, name: str) -> None:
         if name[0] == "." and partial.is_ours(name):
-            raise Invalid(
-                f"key {key!r} is a name that {self.scheme}:// keeps for itself; use another"
-            )
+            why = f"{self.scheme}:// keeps for itself; use another"
+            raise Invalid(f"key {key!r} is a name that {why}")
 
     def _refuse_linked(self, key: str, folder: str) -> None:
         try:
@@ -590,7 +591,6 @@ class FileDriver(Driver):
             raise
         except removal.ABSENT:
             self._absent(prefix[:-1], linked=True)
-            return
         except (OSError, UnicodeError) as error:
             raise self._failed("list", prefix, error) from error
 

@@ -33,7 +33,7 @@ from tensorstash.driver import (
     turn,
 )
 from tensorstash.drivers.thread_lock import ThreadTurn
-from tensorstash.errors import Conflict, DriverError, Invalid, StashError, Unsupported
+from tensorstash.errors import Conflict, DriverError, Invalid, StashError, Unsupported, counted
 
 _PICKLE_LIMIT = 1 << 20
 _IMAGE = os.urandom(8)  # with the process number: tells this process from any other
@@ -324,7 +324,7 @@ class MemoryDriver(Driver):
         size = sum(map(len, contents.values()))
         if size > _PICKLE_LIMIT:
             raise Unsupported(
-                f"{self.url} holds {size} bytes, too many to copy into another process; "
+                f"{self.url} holds {counted(size, 'byte')}, too many to copy into another process; "
                 "save it to a file, or start workers with fork"
             )
         return _restore, (os.getpid(), _IMAGE, self._name, self._prefix, contents, self._plain)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from tensorstash.driver import Capabilities, check_key
 from tensorstash.drivers import hold, os_errors
 from tensorstash.drivers.file import FileDriver
-from tensorstash.errors import AlreadyExists, Closed, Denied, Invalid
+from tensorstash.errors import AlreadyExists, Closed, Denied, Invalid, counted
 
 _LONGEST = 190  # bytes of a name, with room for what goes around it
 _FULL = (
@@ -55,7 +55,9 @@ class ShmDriver(FileDriver):
         except UnicodeError:
             raise Invalid(f"{store!r} cannot be a file name; it has half a surrogate") from None
         if length > _LONGEST:
-            raise Invalid(f"{store[:20]!r}... is {length} bytes long; the most is {_LONGEST}")
+            raise Invalid(
+                f"{store[:20]!r}... is {counted(length, 'byte')} long; the most is {_LONGEST}"
+            )
         self._memory = _memory()
         self._prefix = f"tensorstash-{os.geteuid()}-"
         self._folder = os.path.join(self._memory, self._prefix + store)

@@ -8,6 +8,7 @@ fields. Errors are in ``tensorstash.errors``, tensors in
 
 import importlib
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .array import Array
@@ -107,7 +108,11 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_RECORDS})
 
 
-def zarr_store(location: Location, **how: Any) -> Any:
+def zarr_store(
+    location: Location, *, options: Mapping[str, Any] | None = None, read_only: bool = False
+) -> Any:
     """``location`` as a ``zarr.abc.store.Store``, so that zarr-python, xarray and dask reach it
     through our driver; see ``tensorstash.zarr_adapter``. Needs zarr."""
-    return importlib.import_module("tensorstash.zarr_adapter").zarr_store(location, **how)
+    return importlib.import_module("tensorstash.zarr_adapter").zarr_store(
+        location, options=options, read_only=read_only
+    )

@@ -42,6 +42,9 @@ class Around(Driver):
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
 
+    def modified(self, key: str) -> float | None:
+        return self.driver.modified(key)
+
     def kept(self, key: str) -> str | None:
         return self.driver.kept(key)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from operator import lt
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,28 @@ from .cache import Cache
 from .chunks import Chunks
 from .codec import Codec
 from .driver import Check, Driver, Tag, held, located
-from .errors import Closed, Conflict, Invalid, InvalidSelection, NoMemory, NotFound, ReadOnly
+from .errors import (
+    Closed,
+    Corrupt,
+    Invalid,
+    InvalidSelection,
+    NoMemory,
+    NotFound,
+    ReadOnly,
+    Unsupported,
+    counted,
+)
 from .explain import Explanation, explain
 from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
-from .lazy import Indexer, Lazy
+from .lazy import Indexer, Lazy, Rule
+from .look import Found, Guard, Look, blame
 from .mapped import mapped
 from .merge import Guess
 from .named import Fields, named
-from .node import Node, lock_key, require, reread
+from .node import Node, lock_key, require_array, reread, reread_copied
 from .operators import NoOperators
 from .read import Reader
 from .spec import ArraySpec
@@ -45,6 +57,9 @@ class Array(NoOperators):
     must be closed, may be used by several threads, works in forked processes, and pickles
     small. It knows the shape from when it was opened (or last changed the shape itself);
     :meth:`refresh` looks again.
+    Where the array was deleted or overwritten, every call raises
+    :class:`~tensorstash.errors.NotFound` or :class:`~tensorstash.errors.Conflict`: one look at its
+    document a call, none with ``immutable``.
     """
 
     def __init__(
@@ -67,6 +82,8 @@ class Array(NoOperators):
         self._meter = Meter()
         self._guess = Guess(absent=created)
         self._tag = tag  # of the document, where it is known to be this array's
+        self._watched = not settings.immutable
+        self.guard: Guard | None = None
         self.copied = False
         """``spec`` is from consolidated metadata, and the array's own was not looked at yet."""
         self._closed = False
@@ -147,9 +164,9 @@ class Array(NoOperators):
         return self.spec.attributes
 
     def info(self) -> Info:
-        """What it is and what is stored of it (lists the stored chunks)."""
+        """What it is, when it changed, what is stored of it (lists the stored chunks)."""
         self._open()
-        self._settle()
+        self.settle()
         return info(self.driver, self.path, self.spec, self._read.chunks)
 
     @property
@@ -158,9 +175,9 @@ class Array(NoOperators):
         return self._meter.stats(self.driver)
 
     def __len__(self) -> int:
-        if not self.spec.shape:
+        if not self.shape:
             raise TypeError("len() of a 0-d array")
-        return self.spec.shape[0]
+        return self.shape[0]
 
     def __repr__(self) -> str:
         where = located(self.driver, self.path)
@@ -173,56 +190,48 @@ class Array(NoOperators):
 
     def __getitem__(self, selection: Any) -> Any:
         """``numpy_array[selection]``, read from storage into memory that is yours."""
-        self._settle()
-        fields, selection = named(selection, self.spec.dtype)
-        result = self.read_transform(select(selection, self.spec.shape), None, fields)
-        if result.ndim == 0 and not has_ellipsis(selection):
-            return result[()]
-        return result
+        result, rest = self._take(selection, None)
+        return result[()] if result.ndim == 0 and not has_ellipsis(rest) else result
 
     def read(self, selection: Any = ..., *, out: Any = None) -> NDArray[Any]:
         """As ``a[selection]``, but always an array. With ``out`` (an array or a torch tensor,
         pinned too, of the result's shape and dtype) chunks are decoded straight into it, and
         its array is the answer."""
-        self._settle()
-        fields, selection = named(selection, self.spec.dtype)
-        return self.read_transform(select(selection, self.spec.shape), out, fields)
+        return self._take(selection, out)[0]
 
     @property
     def oindex(self) -> Indexer[Any]:
-        """Orthogonal selection: every integer array or mask acts on its own axis."""
-        shape = self._settle().shape
-        return Indexer(self._result, self.write_transform, outer, identity(shape))
+        """Orthogonal selection, ``a.oindex["x", rows]``: each array or mask has its own axis."""
+        return self._indexer(outer)
 
     @property
     def vindex(self) -> Indexer[Any]:
         """Pointwise selection: index arrays broadcast together, their dimensions come first."""
-        shape = self._settle().shape
-        return Indexer(self._result, self.write_transform, point, identity(shape))
+        return self._indexer(point)
 
     @property
     def blocks(self) -> Indexer[Any]:
         """Selection in whole chunks (shards, where there are shards): ``a.blocks[0, 2:4]``."""
-        self._settle()
-        rule = blocks(self.spec.grid)
-        return Indexer(self._result, self.write_transform, rule, identity(self.shape))
+        return self._indexer(blocks(self.settle().spec.grid))
 
     @property
     def lazy(self) -> Lazy:
         """Selections that compose and read nothing until asked: ``a.lazy[10:20][..., 3]``."""
-        return Lazy(self._settle())
+        return Lazy(self.settle())
 
     @property
     def torch(self) -> Any:
         """The same selections as torch tensors: ``a.torch[10:20]``."""
-        return importlib.import_module("tensorstash.torch").Tensors(self._settle())
+        return importlib.import_module("tensorstash.torch").Tensors(self.settle())
 
     def mmap(self, selection: Any = ...) -> NDArray[Any]:
         """As ``a[selection]`` of one uncompressed chunk, without reading it: a read-only view of
         where it is stored, as it is now. Others raise :class:`~tensorstash.errors.Unsupported`."""
         self._open()
-        self._settle()
-        return mapped(self._read.chunks, select(selection, self.spec.shape))
+        self.settle()
+        found = mapped(self._read.chunks, select(selection, self.spec.shape))
+        self.check_same()
+        return found
 
     def iter_blocks(
         self, selection: Any = ..., *, absent: bool = False
@@ -231,13 +240,14 @@ class Array(NoOperators):
         touches, clipped to it, in the order of the grid: ``a[where]`` equals ``block``. One block
         is in memory at a time. Chunks that are not stored hold nothing but fill, and are left
         out, so that it costs what is stored; ``absent=True`` yields them too."""
-        bounds = spans(select(selection, self._settle().shape))
+        bounds = spans(select(selection, self.settle().shape))
         blocks = cuts(self.spec.grid.axes, bounds)
         if not absent and self.settings.missing == "fill":
             self._open()
             blocks = present_blocks(self.driver, self.path, self.spec, bounds)
         for where in blocks:
             yield where, self.read(where)
+        self.check_same()  # what is not stored was none of another's either
 
     def explain(self, selection: Any = ...) -> Explanation:
         """What reading a selection costs: chunks, objects, requests, bytes. Reads nothing."""
@@ -249,8 +259,31 @@ class Array(NoOperators):
         self, transform: Transform, out: Any, fields: Fields | None = None
     ) -> NDArray[Any]:
         """Read a prepared transform, of records only ``fields``; for views and adapters."""
+        if not self._watched:
+            self.settle()
+            return self.read_unwatched(transform, out, fields)
+        look = None if self.driver.capabilities.local else self._look()
+        try:
+            result = self.read_unwatched(transform, out, fields, look)
+        except (Corrupt, Invalid, NotFound, Unsupported) as error:
+            self._open()
+            if not isinstance(error, InvalidSelection):
+                blame(self.check_same, error)
+            raise
+        if look is None and result.size:
+            self.check_same()  # so what was read before was this array's
+        return result
+
+    def read_unwatched(
+        self,
+        transform: Transform,
+        out: Any,
+        fields: Fields | None = None,
+        look: Look | None = None,
+    ) -> NDArray[Any]:
+        """As :meth:`read_transform`, without seeing to it that the array is still this one but by
+        ``look``, far away; for who looks once for several arrays."""
         self._open()
-        self._settle()
         dtype = self.spec.dtype if fields is None else fields.dtype
         try:
             if out is None:
@@ -263,9 +296,10 @@ class Array(NoOperators):
             else:
                 result = as_out(out, transform.shape + dtype.shape, dtype.base)
             if fields is None:
-                self._read.read(transform, result)
+                self._read.read(transform, result, look=look)
             else:
-                self._read.read(transform, fields.records(result, transform.shape), fields)
+                records = fields.records(result, transform.shape)
+                self._read.read(transform, records, fields, look)
         except MemoryError as error:
             raise self._no_memory("read", transform.shape, error) from error
         return result
@@ -277,7 +311,7 @@ class Array(NoOperators):
 
     def __iter__(self) -> Iterator[Any]:
         """Rows along the first axis; each chunk is read once."""
-        if not self._settle().shape:
+        if not self.settle().shape:
             raise TypeError("iteration over a 0-d array")
         runs = cut(self.spec.grid.axes[0], 0, self.shape[0])
         return (row for rows in runs for row in self[rows])
@@ -296,12 +330,28 @@ class Array(NoOperators):
         """Store ``value`` at a prepared transform, of records only ``fields``; for views and
         adapters."""
         self._open(write=True)
-        if fields is not None:  # what is stored will be decoded, to keep its other fields
-            self.check_stored()
+        look = None
+        if self._watched and 0 not in transform.shape:
+            if self.driver.capabilities.local:
+                self.check_same()
+            else:
+                look = self._look()
+        self.write_unwatched(transform, value, fields, look)
+
+    def write_unwatched(
+        self,
+        transform: Transform,
+        value: Any,
+        fields: Fields | None = None,
+        look: Look | None = None,
+    ) -> None:
+        """As :meth:`write_transform`, without seeing to it that the array is still this one but by
+        ``look``, far away; for who looks once for several arrays."""
+        self._open(write=True)
         value_of = self.as_value if fields is None else fields.source
         try:
             source = value_of(value, transform.shape)
-            self.make_writer(self.spec, fields=fields).write(transform, source)
+            self.make_writer(self.spec, fields=fields).write(transform, source, look)
         except MemoryError as error:
             raise self._no_memory("write", transform.shape, error) from error
 
@@ -315,7 +365,7 @@ class Array(NoOperators):
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
         try:
-            self._spec, start = sizes.append(
+            node, start = sizes.append(
                 self.driver,
                 self.path,
                 self.spec,
@@ -326,7 +376,7 @@ class Array(NoOperators):
             )
         except MemoryError as error:
             raise self._no_memory("append", value.shape, error) from error
-        self._reader = None
+        self._adopt(node)
         return start
 
     def resize(self, shape: Sequence[int] | int) -> None:
@@ -335,7 +385,7 @@ class Array(NoOperators):
         self._open(write=True)
         wanted = parse_lengths(shape, "shape")
         try:
-            self._spec = sizes.resize(
+            node = sizes.resize(
                 self.driver,
                 self.path,
                 self.spec,
@@ -345,7 +395,7 @@ class Array(NoOperators):
             )
         except MemoryError as error:
             raise self._no_memory("resize to", wanted, error) from error
-        self._reader = None
+        self._adopt(node)
 
     def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
         """A context manager that gathers small writes into whole chunks, holding at most
@@ -361,14 +411,9 @@ class Array(NoOperators):
         place, of another dtype, or stored in another way."""
         self._open()
         if self._spec is None:
-            node = require(self.driver, self.path, allow_pickle=self.settings.allow_pickle)
-            if isinstance(node.content, ArraySpec):
-                node.content.check_pair()
+            node = require_array(self.driver, self.path, self.settings.allow_pickle)
         else:
             node = reread(self.driver, self.path, self._spec)
-        if not isinstance(node.content, ArraySpec):
-            where = located(self.driver, self.path)
-            raise Invalid(f"{where} is a group; open it with open_group()")
         return self._adopt(node)
 
     def check_stored(self) -> None:
@@ -380,6 +425,40 @@ class Array(NoOperators):
             tag = self.driver.tag(lock_key(self.path, self.spec))
         if tag is None or tag != self._tag:
             self._tag = reread(self.driver, self.path, self.spec).tag
+
+    def check_same(self) -> None:
+        """:class:`~tensorstash.errors.Conflict` or :class:`~tensorstash.errors.NotFound` where
+        this array is no more, or another is in its place; nothing with ``immutable``. One request
+        that moves no bytes, while the document is the one that was read."""
+        if not self._watched:
+            return
+        tag = self._tag
+        if self.guard is not None:
+            self.guard.check(self.spec)
+        elif tag is None or self.driver.tag(lock_key(self.path, self.spec)) != tag:
+            self._verify()
+
+    def _look(self) -> Look:
+        """As :meth:`check_same`, to be asked for together with what a call reads."""
+        if self.guard is not None:
+            return self.guard.look(self.spec)
+        return Look(self.driver, lock_key(self.path, self.spec), self._tag, self._verify)
+
+    def _verify(self, found: Found = None) -> None:
+        """The document is not of the version that is known: whether it is this array's still."""
+        known = self.spec
+        if self.copied:
+            self._adopt(reread_copied(self.driver, self.path, known, found))
+            return
+        node = reread(self.driver, self.path, known, found)
+        if known.identity is None and isinstance(node.content, ArraySpec):
+            self._spec = replace(known, identity=node.content.identity)
+            self._reader = None
+        self._tag = node.tag
+
+    def watch(self, watched: bool) -> None:
+        """Whether calls see to it that the array is still this one; for who is making it."""
+        self._watched = watched
 
     def close(self) -> None:
         """Refuse further use. Nothing else needs closing."""
@@ -443,7 +522,9 @@ class Array(NoOperators):
     def as_axis(self, axis: int) -> int:
         """``axis`` counted from the first, its bounds checked."""
         if not isinstance(axis, (int, np.integer)) or not -self.ndim <= axis < self.ndim:
-            raise Invalid(f"axis {axis!r} is out of bounds for an array of {self.ndim} dimensions")
+            raise Invalid(
+                f"axis {axis!r} is out of bounds for an array of {counted(self.ndim, 'dimension')}"
+            )
         return axis % self.ndim
 
     def _no_memory(self, verb: str, shape: Sequence[int], error: MemoryError) -> MemoryError:
@@ -458,26 +539,31 @@ class Array(NoOperators):
             "store smaller chunks"
         )
 
-    def _settle(self) -> Array:
-        """Have the array's own metadata, where what is known comes from a copy, of which the array
-        may have gone or changed since: what is absent then would read as fill."""
-        if not self.copied:
-            return self
-        known = self.spec
-        try:
-            node = reread(self.driver, self.path, known)
-            shape = node.content.shape if isinstance(node.content, ArraySpec) else ()
-            if any(map(lt, shape, known.shape)):
-                raise Conflict(f"its shape is {shape} by now, not {known.shape}")
-        except (Conflict, NotFound) as error:
-            raise type(error)(
-                f"{located(self.driver, self.path)} is not what the consolidated metadata of a "
-                'group above says; open the group with mode="r+", which looks past that, and '
-                f"consolidate() it again: {error}"
-            ) from error
-        return self._adopt(node)
+    def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
+        """What a selection gives, and the rest of it, without names of fields. Where what is known
+        comes from a copy, the look at the array's own metadata is that of this read, which is
+        repeated where they tell of another shape."""
+        while True:
+            copied, shape = self.copied, self.spec.shape
+            try:
+                fields, rest = named(selection, self.spec.dtype)
+                result = self.read_transform(select(rest, shape), out, fields)
+            except (Invalid, NoMemory):
+                if not copied:
+                    raise
+            else:
+                if not copied or (shape == self.spec.shape and not self.copied):
+                    return result, rest
+            self.settle()
+
+    def settle(self) -> Array:
+        """Have the array's own metadata, where what is known comes from a copy."""
+        if self.copied:
+            self._verify()
+        return self
 
     def _adopt(self, node: Node) -> Array:
+        """``node`` is what is stored now."""
         assert isinstance(node.content, ArraySpec)
         self._spec, self._tag = node.content, node.tag
         self._reader = None
@@ -487,14 +573,17 @@ class Array(NoOperators):
     def _content(self) -> ArraySpec | None:
         return self._spec
 
-    def _result(self, transform: Transform) -> Any:
-        result = self.read_transform(transform, None)
+    def _indexer(self, rule: Rule) -> Indexer[Any]:
+        names = partial(named, dtype=self.settle().dtype)
+        return Indexer(self._result, self.write_transform, rule, identity(self.shape), names)
+
+    def _result(self, transform: Transform, fields: Fields | None) -> Any:
+        result = self.read_transform(transform, None, fields)
         return result[()] if result.ndim == 0 else result
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
-            where = located(self.driver, self.path)
-            raise Closed(f"this handle on {where} is closed; open it again")
+            raise Closed(f"this handle on {located(self.driver, self.path)} is closed; open again")
         if write and not self.writable:
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
@@ -504,5 +593,6 @@ def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
     made = type(array)(array.driver, array.path, array.settings, spec)
     made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
+    made._tag, made._watched, made.guard = array._tag, array._watched, array.guard
     made.copied = array.copied
     return made

@@ -130,7 +130,7 @@ class Belongings:
         where = located(self.driver, self.path)
         if self._nodes.get("") is None:
             return AlreadyExists(
-                f"{where} is no Zarr array or group but holds {short(names)}, which replacing "
+                f"{where} is not a Zarr array or group but holds {short(names)}, which replacing "
                 "would delete; choose another place, or delete that yourself"
             )
         return AlreadyExists(

@@ -65,6 +65,7 @@ class BufferedWriter:
             return
         todo = plan(transform, array.spec.grid, array.shape)
         source = core(todo, source, -1)
+        array.check_stored()
         writer = array.make_writer(array.spec)
         for index, inside, outside, _ in todo.parts():
             held = self._held.get(index)
@@ -105,12 +106,13 @@ class BufferedWriter:
         # dtypes would pass through one that holds none of them exactly.
         self._rows.append(value.astype(array.dtype))
         self._row_count += value.shape[axis]
-        edge = array.spec.grid.chunk_shape((0,) * array.ndim)[axis]
+        grid, length = array.spec.grid.axes[axis], array.shape[axis]
+        edge = grid.size(grid.of(length))
         row_bytes = max(1, value.nbytes // value.shape[axis])
         wanted = edge * max(1, min(_FLUSH_ROWS, self._budget // (row_bytes * edge)))
         if self._row_count >= wanted:
-            spare = (array.shape[axis] + self._row_count) % edge
-            self._append_rows(self._row_count - spare)
+            end = length + self._row_count
+            self._append_rows(grid.start(grid.of(end)) - length)
 
     def flush(self) -> None:
         """Store everything held."""

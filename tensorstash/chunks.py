@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .cached import Cached
 from .codec import ChunkSpec, Pipeline
 from .driver import REPAIR, Driver
-from .errors import Corrupt, NoMemory, NotFound
+from .errors import Corrupt, NoMemory, NotFound, counted
 from .grid import Grid
 from .shard import BoundSharding, Sharding
 from .spec import ArraySpec
@@ -163,6 +163,6 @@ def _empty(spec: ChunkSpec) -> NDArray[Any]:
         return np.empty(spec.shape, spec.dtype)
     except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
         raise NoMemory(
-            f"no memory for one chunk of {spec.nbytes} bytes, of shape {spec.shape}; "
+            f"no memory for one chunk of {counted(spec.nbytes, 'byte')}, of shape {spec.shape}; "
             "store smaller chunks, or use a larger machine"
         ) from error

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .cached import Cached as Cached
 from .driver import Buffer as Buffer
 from .dtype import short as short
-from .errors import Corrupt, Invalid, StashError, Unsupported
+from .errors import Corrupt, Invalid, StashError, Unsupported, counted
 from .limits import CHUNK, HUGE, NODE_BYTES, SLACK, room
 from .limits import values_in as values_in
 
@@ -177,7 +177,10 @@ class BytesCodec(Codec):
         most = self.capacity
         if most is None or nbytes <= most:
             return None
-        return f"codec {self.name!r} holds at most {most} bytes, not {nbytes}; use smaller chunks"
+        return (
+            f"codec {self.name!r} holds at most {counted(most, 'byte')}, not {nbytes}; "
+            f"use smaller chunks"
+        )
 
     @abstractmethod
     def encode(self, data: Buffer) -> Buffer:
@@ -282,7 +285,7 @@ class Pipeline:
         """The chunk as a view of ``data``, where there is a :attr:`memory_dtype`."""
         if len(data) != self.nbytes:
             raise Corrupt(
-                f"{len(data)} bytes are stored, {self.nbytes} make a chunk",
+                f"{counted(len(data), 'byte is', 'bytes are')} stored, {self.nbytes} make a chunk",
                 codec=self.serializer.name,
             )
         chunk: NDArray[Any] = np.ndarray(self.stored.shape, self.memory_dtype, data)
@@ -319,13 +322,16 @@ class Pipeline:
             raise Invalid(f"codec {name!r} cannot encode this chunk: {detail}") from error
         if not self.sized and size > self.stored.room(len(data)):
             raise Invalid(
-                f"a chunk of {self.spec.count} elements has {size} bytes, the most that is read "
-                f"of {len(data)} stored ones is {self.stored.room(len(data))}; use smaller "
+                f"a chunk of {counted(self.spec.count, 'element')} has "
+                f"{counted(size, 'byte')}, the most that is read "
+                f"of {counted(len(data), 'stored one')} is {self.stored.room(len(data))}; "
+                f"use smaller "
                 f'chunks, or open it with limits={{"chunk": {size}}}, here and wherever it is read'
             )
         if len(data) > self.most:
             raise Invalid(
-                f"codec {name!r} makes {len(data)} bytes of this chunk, the most that is read is "
+                f"codec {name!r} makes {counted(len(data), 'byte')} of this chunk, the most "
+                f"that is read is "
                 f"{self.most}; use another"
             )
         return data
@@ -431,7 +437,9 @@ def _asked(codec: Codec, method: Callable[[ChunkSpec], _Result], spec: ChunkSpec
 def _undecoded(data: Buffer, step: Codec, error: Exception) -> Corrupt:
     detail = reason(error)
     return Corrupt(
-        f"{len(data)} bytes do not decode with codec {step.name!r}: {detail}", codec=step.name
+        f"{counted(len(data), 'byte does', 'bytes do')} not decode with codec "
+        f"{step.name!r}: {detail}",
+        codec=step.name,
     )
 
 

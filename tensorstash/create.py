@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -18,9 +19,10 @@ from .chain import make
 from .codec import Pipeline
 from .driver import Driver
 from .dtype import short
-from .errors import AlreadyExists, Invalid, NotFound
+from .errors import AlreadyExists, Invalid, NotFound, counted
 from .formats import zarr2
 from .formats.document import as_plain, lengths
+from .formats.trailer import new_identity
 from .grid import Grid
 from .handle import Settings
 from .layout import CodecsLike
@@ -60,6 +62,11 @@ def create(
     ``shards``, ``codecs``, ``fill_value``, ``dimension_names``, ``attributes``,
     ``zarr_format``, ``key_encoding``, ``separator``, ``order``, ``filters``. The other options
     are those of :func:`open`; ``write_fill`` stores chunks of nothing but fill too.
+
+    >>> a = stash.create("memory://numbers", (4, 6), "int32", chunks=(2, 3))
+    >>> a[1, ::2] = 7
+    >>> a[:2].tolist()
+    [[0, 0, 0, 0, 0, 0], [7, 0, 7, 0, 7, 0]]
     """
     settings = make_settings(
         "r+", cache, threads, missing, lock_timeout, limits, write_fill=write_fill
@@ -73,6 +80,7 @@ def create_at(
     driver: Driver, path: str, spec: ArraySpec, settings: Settings, *, overwrite: bool = False
 ) -> Array:
     """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
+    spec = replace(spec, identity=new_identity())
     tag = node.create(driver, path, spec, overwrite=overwrite)
     return Array(driver, path, settings, spec, created=True, tag=tag)
 
@@ -232,7 +240,9 @@ def _dimension_names(names: Sequence[str | None], ndim: int) -> tuple[str | None
     if not listed or not all(name is None or isinstance(name, str) for name in names):
         raise Invalid(f"dimension_names are a list of text or None, not {short(names)}")
     if len(names) != ndim:
-        raise Invalid(f"{len(names)} dimension_names for {ndim} axes")
+        raise Invalid(
+            f"dimension_names has {counted(len(names), 'name')} for {counted(ndim, 'axis', 'axes')}"
+        )
     return tuple(names)
 
 

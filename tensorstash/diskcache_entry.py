@@ -25,6 +25,7 @@ import google_crc32c
 import numpy as np
 
 from .driver import Buffer, Span, Tag
+from .errors import counted
 
 SMALL = 256 << 10
 """Bodies up to here are read along with the head: one call instead of three."""
@@ -82,16 +83,16 @@ def read(fd: int, name: bytes, span: Span | None, most: int) -> Entry:
     status = os.fstat(fd)
     size = status.st_size
     if not S_ISREG(status.st_mode):
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     data = _pread(fd, 0, size if size <= most + _PEEK else _PEEK)
     if len(data) < _HEAD.size:
-        raise ValueError(f"its {len(data)} bytes are too few")
+        raise ValueError(f"its {counted(len(data), 'byte is', 'bytes are')} too few")
     magic, checksum, names, tags, nbytes = _HEAD.unpack_from(data)
     at = _HEAD.size + names
     sums = at + tags
     body = sums + 4 * -(-nbytes // _BLOCK)
     if magic != _MAGIC or body + nbytes != size:
-        raise ValueError(f"its {size} bytes do not fit its head")
+        raise ValueError(f"its {counted(size, 'byte does', 'bytes do')} not fit its head")
     if body > len(data):
         data += _pread(fd, len(data), body)
     if _crc(data, _CHECKED, body) != checksum.to_bytes(4, "little"):
@@ -122,7 +123,7 @@ def name_in(fd: int) -> bytes:
     """The name in an open file, unchecked; ``ValueError`` when there can be none."""
     data = _pread(fd, 0, _PEEK)
     if len(data) < _HEAD.size:
-        raise ValueError(f"its {len(data)} bytes are too few")
+        raise ValueError(f"its {counted(len(data), 'byte is', 'bytes are')} too few")
     stop = _HEAD.size + int(_HEAD.unpack_from(data)[2])
     return data[_HEAD.size : stop] if stop <= len(data) else _pread(fd, _HEAD.size, stop)
 
@@ -132,7 +133,7 @@ def _literal(text: bytes) -> Any:
     try:
         return ast.literal_eval(text.decode())
     except _NOT_LITERAL as error:
-        raise ValueError("its tag is no literal") from error
+        raise ValueError("its tag is not a literal") from error
 
 
 def _crc(data: Buffer, start: int = 0, stop: int | None = None) -> bytes:

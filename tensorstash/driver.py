@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from .errors import Conflict, Corrupt, Invalid, Unsupported
+from .errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from .limits import METADATA
 from .turn import take as take
 from .turn import turn as turn
@@ -244,6 +244,11 @@ class Driver(ABC):
         found = self.get_tagged(key)
         return None if found is None else found[1]
 
+    def modified(self, key: str) -> float | None:
+        """When ``key`` was last stored, in seconds since 1970 by the store's clock; ``None`` where
+        nothing is, or the store does not say."""
+        return None
+
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """``(key, bytes stored)`` for every key that starts with ``prefix``."""
         for key in self.list(prefix):
@@ -379,8 +384,8 @@ def check_size(key: str, nbytes: int, most: int | None) -> None:
     called before they are read, where the driver can tell."""
     if most is not None and nbytes > most:
         raise Corrupt(
-            f"the value at key {key!r} has {nbytes} bytes, more than the {most} it can have"
-            + REPAIR,
+            f"the value at key {key!r} has {counted(nbytes, 'byte')}, more than the {most} "
+            f"it can have" + REPAIR,
             key=key,
         )
 

@@ -2,8 +2,8 @@
 
 In memory a dtype is a NumPy dtype in native byte order, packed (no alignment padding):
 byte order belongs to the ``bytes`` codec. Text of any length is ``StringDType()``; bytes of
-any length are ``object`` with ``bytes`` elements. ``bfloat16`` and ``float8_*`` come from
-``ml_dtypes``, imported only when one is named.
+any length are ``object`` with ``bytes`` elements. ``bfloat16``, ``float8_*`` and integers of two
+and four bits come from ``ml_dtypes``, imported only when one is named.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from .errors import Invalid, Unsupported
+from .errors import Invalid, Unsupported, counted
 
 STRING: Final = np.dtypes.StringDType()
 """Text of any length."""
@@ -55,6 +55,12 @@ SMALL_FLOATS: Final = (
     *("float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz"),
     *("float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
 )
+SMALL_INTS: Final = ("int2", "int4", "uint2", "uint4")
+"""Integers that have a byte each in memory, and the value in its low bits."""
+
+EXTENDED: Final = (*SMALL_FLOATS, *SMALL_INTS)
+"""What comes from ``ml_dtypes``."""
+
 _CONFIGURED: Final = {
     "numpy.datetime64": {"unit", "scale_factor"},
     "numpy.timedelta64": {"unit", "scale_factor"},
@@ -74,8 +80,8 @@ _TIMES: Final = {"M": "numpy.datetime64", "m": "numpy.timedelta64"}
 def parse(value: Any) -> np.dtype[Any]:
     """The in-memory dtype that ``value`` asks for: native byte order, packed.
 
-    Takes anything NumPy takes, torch's dtypes, ``"bfloat16"``, ``"float8_e4m3fn"`` and the
-    like, ``str`` or ``"string"`` (text of any length), ``bytes`` or ``"bytes"`` (bytes of any
+    Takes anything NumPy takes, torch's dtypes, ``"bfloat16"``, ``"float8_e4m3fn"``, ``"int4"`` and
+    the like, ``str`` or ``"string"`` (text of any length), ``bytes`` or ``"bytes"`` (bytes of any
     length), and ``"r16"``, ``"r24"``, ... (raw bits). :class:`~tensorstash.errors.Invalid` for
     objects and anything else that has no stored form.
     """
@@ -88,14 +94,14 @@ def parse(value: Any) -> np.dtype[Any]:
     if value is None:
         raise Invalid("dtype is missing: name one, for example dtype='float32'")
     if isinstance(value, str):
-        if value in SMALL_FLOATS:
-            return small_float(value)
+        if value in EXTENDED:
+            return extended(value)
         if re.fullmatch(r"r\d+", value):
             return _raw_bits(value)
     try:
         dtype = np.dtype(value)
     except (TypeError, ValueError) as error:
-        close = difflib.get_close_matches(str(value)[:_SHOWN], [*_CORE, *SMALL_FLOATS], 1)
+        close = difflib.get_close_matches(str(value)[:_SHOWN], [*_CORE, *EXTENDED], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise Invalid(f"{short(value)} is not a dtype{hint}") from error
     if dtype.kind == "U" and dtype.itemsize == 0:
@@ -136,7 +142,7 @@ def _native(dtype: np.dtype[Any], depth: int) -> np.dtype[Any]:
     if dtype.type in (np.longdouble, np.clongdouble):
         raise Unsupported(f"dtype {dtype} differs between machines; use float64 or complex128")
     if is_extended(dtype):
-        small_float(dtype.name)
+        extended(dtype.name)
         return dtype
     return _sized(dtype.newbyteorder("="))
 
@@ -189,11 +195,11 @@ def _from_v3(value: Any, depth: int) -> np.dtype[Any]:
         raise Invalid(f"data_type {name!r} takes no configuration, got {short(configuration)}")
     if name in _CORE:
         return _CORE[name]
-    if name in SMALL_FLOATS:
-        return small_float(name)
+    if name in EXTENDED:
+        return extended(name)
     if re.fullmatch(r"r\d+", name):
         return _raw_bits(name)
-    close = difflib.get_close_matches(name[:_SHOWN], [*_CORE, *SMALL_FLOATS, *_CONFIGURED], 1)
+    close = difflib.get_close_matches(name[:_SHOWN], [*_CORE, *EXTENDED, *_CONFIGURED], 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise Unsupported(f"data_type {short(name)} is not known{hint}")
 
@@ -251,7 +257,28 @@ def parts(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:
 
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether elements are real floating-point numbers, ``bfloat16`` and ``float8_*`` included."""
-    return dtype.kind == "f" or is_extended(dtype)
+    return dtype.kind == "f" or (is_extended(dtype) and dtype.name not in SMALL_INTS)
+
+
+def is_small_int(dtype: np.dtype[Any]) -> bool:
+    """Whether elements are integers of two or four bits."""
+    return is_extended(dtype) and dtype.name in SMALL_INTS
+
+
+def int_range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The least and the greatest integer of ``dtype``, those of two and four bits included."""
+    if not is_small_int(dtype):
+        info = np.iinfo(dtype)
+        return int(info.min), int(info.max)
+    bits = int(dtype.name[-1])
+    return (0, (1 << bits) - 1) if dtype.name[0] == "u" else (-(1 << bits - 1), (1 << bits - 1) - 1)
+
+
+def widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The nearest of NumPy's own dtypes that holds each value of one from ``ml_dtypes``."""
+    if not is_small_int(dtype):
+        return np.dtype(np.float32)
+    return np.dtype(np.uint8 if dtype.name[0] == "u" else np.int8)
 
 
 def is_extended(dtype: np.dtype[Any]) -> bool:
@@ -274,9 +301,9 @@ def record(fields: Iterable[tuple[Any, np.dtype[Any]]]) -> np.dtype[Any]:
         raise Invalid(f"these fields do not make a record: {short(names)} ({error})") from error
 
 
-def small_float(name: str) -> np.dtype[Any]:
+def extended(name: str) -> np.dtype[Any]:
     """The dtype of ``ml_dtypes`` called ``name``, imported now."""
-    if name not in SMALL_FLOATS:
+    if name not in EXTENDED:
         raise Unsupported(f"dtype {name!r} packs several elements in a byte; use int8 or float16")
     try:
         module = importlib.import_module("ml_dtypes")
@@ -309,7 +336,7 @@ def _extension(value: Any) -> tuple[str, Mapping[str, Any]]:
         raise Invalid("data_type cannot be optional: remove its must_understand")
     configuration = value.get("configuration", {})
     if not isinstance(configuration, dict):
-        raise Invalid(f"data_type {short(value['name'])} has a configuration that is no object")
+        raise Invalid(f"data_type {short(value['name'])} has a configuration that is not an object")
     return value["name"], configuration
 
 
@@ -323,7 +350,7 @@ def _sized(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def check_size(nbytes: int) -> None:
     """Raise when one element of ``nbytes`` would be absurd."""
     if nbytes > ITEM_LIMIT:
-        raise Unsupported(f"one element of {nbytes} bytes; the most is {ITEM_LIMIT}")
+        raise Unsupported(f"one element of {counted(nbytes, 'byte')}; the most is {ITEM_LIMIT}")
 
 
 def _named(name: str, **configuration: Any) -> dict[str, Any]:
@@ -346,5 +373,5 @@ def short(value: Any) -> str:
     except ValueError:  # an integer of thousands of digits
         text = f"<{type(value).__name__}>"
     except RecursionError:
-        text = f"a {type(value).__name__} too deep to show"
+        text = f"<{type(value).__name__} too deep to show>"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -53,6 +53,12 @@ def _cut(line: str) -> str:
     return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]} ... {line[-_SHOWN:]}"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count and what it counts, for messages: ``"1 axis"``, ``"2 axes"``. ``many``: of more
+    than one, where that is not ``one`` and an ``s``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 class StashError(Exception):
     """Base of every error raised by tensorstash."""
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .chunks import Chunks
+from .errors import counted
 from .index import Transform
 from .limits import HUGE
 from .plan import plan
@@ -16,9 +17,10 @@ class Explanation:
     """The I/O of one read, before caches.
 
     ``chunks`` are decoded, each once, and come from ``objects`` stored objects (fewer where
-    shards hold several). ``requests`` is the most that are sent: one an object, and for
-    shards one more an object until its index is known, from afar one more a chunk. Bytes are
-    decoded bytes; ``amplification`` is how many are decoded for each one wanted.
+    shards hold several). ``requests`` is the most that are sent for them: one an object, and for
+    shards one more an object until its index is known, from afar one more a chunk. (Beside
+    them goes one a call that asks whether it is the same array still; none with ``immutable``.)
+    Bytes are decoded bytes; ``amplification`` is how many are decoded for each one wanted.
     """
 
     shape: tuple[int, ...]
@@ -35,8 +37,9 @@ class Explanation:
 
     def __str__(self) -> str:
         return (
-            f"result {self.shape}: {self.chunks} chunks from {self.objects} objects, "
-            f"{self.requests} requests, {readable(self.decoded_bytes)} decoded for "
+            f"result {self.shape}: {counted(self.chunks, 'chunk')} from "
+            f"{counted(self.objects, 'object')}, "
+            f"{counted(self.requests, 'request')}, {readable(self.decoded_bytes)} decoded for "
             f"{readable(self.wanted_bytes)} wanted ({self.amplification:.1f}x)"
         )
 

@@ -15,7 +15,7 @@ from .cache import Cache
 from .chunks import Chunks
 from .codec import Pipeline
 from .driver import Buffer, Changed, Request, Span, Tag, get_at_most
-from .errors import Conflict, Corrupt
+from .errors import Conflict, Corrupt, counted
 from .plan import Part, Plan
 from .shard import BoundSharding
 from .stats import Meter
@@ -185,7 +185,10 @@ class ChunkFetcher(Fetcher):
                 chunks.absent(name, part.chunk)
                 yield part, None
             elif found != nbytes:
-                error = Corrupt(f"{found} bytes are stored, {nbytes} make a chunk", codec="bytes")
+                error = Corrupt(
+                    f"{counted(found, 'byte is', 'bytes are')} stored, {nbytes} make a chunk",
+                    codec="bytes",
+                )
                 raise chunks.damaged(error, name, part.chunk)
             else:
                 self.meter.decoded(nbytes, 0.0)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from . import dtype as dtypes
 from .bitwise import is_fill
 from .dtype import listed, short
-from .errors import Invalid
+from .errors import Invalid, counted
 
 __all__ = [
     "default",
@@ -72,7 +72,7 @@ def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
         if value.ndim:
             raise Invalid(f"fill_value has shape {value.shape}; give one element")
-        if value.dtype == dtype and dtype.kind not in "OT":
+        if value.dtype == dtype and dtype.kind not in "OT" and not dtypes.is_small_int(dtype):
             return _seal(value.astype(dtype))
         value = value[()]
     try:
@@ -84,7 +84,8 @@ def parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if isinstance(value, np.generic) and value.dtype == dtype:
+    # Of integers of few bits, those that mean nothing are dropped.
+    if isinstance(value, np.generic) and value.dtype == dtype and not dtypes.is_small_int(dtype):
         return _seal(np.asarray(value).astype(dtype))
     kind = dtype.kind
     if dtype.names is not None:
@@ -93,11 +94,11 @@ def _parse(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         if value not in (0, 1):
             raise _unfit(value, dtype)
         return _frozen(bool(value), dtype)
-    if kind in "iu":
+    if kind in "iu" or dtypes.is_small_int(dtype):
         whole = int(value)
         if isinstance(value, str | bytes) or whole != value:
             raise _unfit(value, dtype)
-        return _frozen(whole, dtype)
+        return _whole(whole, dtype)
     if kind == "c" or dtypes.is_float(dtype):
         if isinstance(value, str | list):
             return from_json(value, dtype, 3)
@@ -173,6 +174,8 @@ def to_json(fill: NDArray[Any], dtype: np.dtype[Any], zarr_format: Literal[2, 3]
     if kind == "O":
         value = fill[()]
         return _base64(value) if isinstance(value, bytes) else value
+    if dtypes.is_small_int(dtype):
+        return int(fill)
     if kind == "V" and dtype.names is None and zarr_format == 3:
         return list(fill.tobytes())
     if kind in "SV":
@@ -200,7 +203,8 @@ def from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> N
 
 def _from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> NDArray[Any]:
     kind = dtype.kind
-    if kind in "iumMb" and dtype.names is None:
+    small = dtypes.is_small_int(dtype)
+    if small or (kind in "iumMb" and dtype.names is None):
         value = _unquoted(value, kind)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype.names is not None:
@@ -208,9 +212,9 @@ def _from_json(value: Any, dtype: np.dtype[Any], zarr_format: Literal[2, 3]) -> 
     if kind == "b":
         if isinstance(value, bool) or (number and value in (0, 1)):
             return _frozen(bool(value), dtype)
-    elif kind in "iu":
+    elif small or kind in "iu":
         if number and int(value) == value:
-            return _frozen(int(value), dtype)
+            return _whole(int(value), dtype)
     elif kind == "c":
         half = np.dtype(f"f{dtype.itemsize // 2}")
         if isinstance(value, list) and len(value) == 2:
@@ -328,7 +332,7 @@ def _of_bytes(data: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind == "S":
         data = data.ljust(dtype.itemsize, b"\0")
     if len(data) != dtype.itemsize:
-        raise Invalid(f"fill_value has {len(data)} bytes; {dtype} has {dtype.itemsize}")
+        raise Invalid(f"fill_value has {counted(len(data), 'byte')}; {dtype} has {dtype.itemsize}")
     return _seal(np.frombuffer(data, dtype).reshape(()).copy())
 
 
@@ -338,6 +342,13 @@ def _bits(value: NDArray[Any]) -> NDArray[Any]:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+def _whole(value: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    low, high = dtypes.int_range(dtype)
+    if not low <= value <= high:  # those of ml_dtypes would wrap
+        raise _unfit(value, dtype)
+    return _frozen(value, dtype)
 
 
 def _frozen(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -46,11 +46,21 @@ class RegularAxis:
         """The chunks that hold each of ``positions``."""
         return positions // self.edge
 
+    def covering(self, length: int) -> RegularAxis:
+        """This axis: it covers any length."""
+        return self
+
+    def begins(self, other: AxisGrid) -> bool:
+        """Whether ``other`` has the same chunks."""
+        return self == other
+
 
 @dataclass(frozen=True)
 class RectilinearAxis:
     """Chunks of explicit lengths (Zarr extension ``rectilinear``). Their sum may exceed the
-    array's length, never fall short of it.
+    array's length, never fall short of it. Beyond the last of them the axis goes on in chunks as
+    long as its longest, of which :meth:`covering` lists as many as a longer array needs: so where
+    a chunk begins depends neither on who grew the array nor in how many steps.
 
     ``runs`` are pairs of a length and how many chunks of it follow each other, or lengths alone;
     they stay runs, for a few bytes of a document can name any number of chunks.
@@ -69,16 +79,37 @@ class RectilinearAxis:
         object.__setattr__(self, "runs", tuple(joined))
 
     @Cached
+    def _edges(self) -> list[int]:
+        """The length of each run's chunks, and of those beyond the last run."""
+        edges = [edge for edge, _ in self.runs]
+        return [*edges, max(edges, default=1)]
+
+    @Cached
     def _firsts(self) -> tuple[list[int], list[int]]:
-        """Of each run, the first element and the number of its first chunk."""
+        """Of each run, the first element and the number of its first chunk; at the end, those of
+        what follows the last run."""
         elements = accumulate((edge * count for edge, count in self.runs), initial=0)
         chunks = accumulate((count for _, count in self.runs), initial=0)
-        return list(elements)[:-1], list(chunks)[:-1]
+        return list(elements), list(chunks)
 
     @Cached
     def _arrays(self) -> NDArray[np.intp]:
-        elements, chunks = self._firsts
-        return np.array([elements, chunks, [edge for edge, _ in self.runs]], np.intp)
+        return np.array([*self._firsts, self._edges], np.intp)
+
+    def covering(self, length: int) -> RectilinearAxis:
+        """This axis with chunks listed for at least ``length`` elements."""
+        edge, missing = self._edges[-1], length - self._firsts[0][-1]
+        return RectilinearAxis((*self.runs, (edge, -(-missing // edge)))) if missing > 0 else self
+
+    def begins(self, other: AxisGrid) -> bool:
+        """Whether ``other`` lists all chunks of this axis, and may list more after them."""
+        if not isinstance(other, RectilinearAxis) or len(self.runs) > len(other.runs):
+            return False
+        if not self.runs:
+            return True
+        last = len(self.runs) - 1
+        (edge, count), (wanted, most) = self.runs[last], other.runs[last]
+        return self.runs[:last] == other.runs[:last] and edge == wanted and count <= most
 
     def count(self, length: int) -> int:
         """Chunks that an axis of ``length`` elements touches."""
@@ -86,13 +117,13 @@ class RectilinearAxis:
             return 0
         elements, chunks = self._firsts
         run = bisect_left(elements, length) - 1
-        return chunks[run] - (elements[run] - length) // self.runs[run][0]
+        return chunks[run] - (elements[run] - length) // self._edges[run]
 
     def start(self, index: int) -> int:
         """The first element of chunk ``index``."""
         elements, chunks = self._firsts
         run = bisect_right(chunks, index) - 1
-        return elements[run] + (index - chunks[run]) * self.runs[run][0]
+        return elements[run] + (index - chunks[run]) * self._edges[run]
 
     def starts(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
         """The first elements of several chunks."""
@@ -103,13 +134,13 @@ class RectilinearAxis:
 
     def size(self, index: int) -> int:
         """The elements of chunk ``index``."""
-        return self.runs[bisect_right(self._firsts[1], index) - 1][0]
+        return self._edges[bisect_right(self._firsts[1], index) - 1]
 
     def of(self, position: int) -> int:
         """The chunk that holds ``position``."""
         elements, chunks = self._firsts
         run = bisect_right(elements, position) - 1
-        return chunks[run] + (position - elements[run]) // self.runs[run][0]
+        return chunks[run] + (position - elements[run]) // self._edges[run]
 
     def of_many(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
         """The chunks that hold each of ``positions``."""
@@ -180,6 +211,15 @@ class Grid:
     def origin(self, index: Sequence[int]) -> tuple[int, ...]:
         """The array position of a chunk's first element."""
         return tuple(axis.start(i) for axis, i in zip(self.axes, index, strict=True))
+
+    def covering(self, shape: Sequence[int]) -> Grid:
+        """This grid, with chunks listed for all of an array of ``shape``."""
+        axes = tuple(axis.covering(n) for axis, n in zip(self.axes, shape, strict=True))
+        return self if axes == self.axes else Grid(axes)
+
+    def begins(self, other: Grid) -> bool:
+        """Whether each chunk of this grid is one of ``other``, at the same place."""
+        return all(axis.begins(longer) for axis, longer in zip(self.axes, other.axes, strict=True))
 
     def document(self) -> Any:
         """The ``chunk_grid`` of a Zarr v3 document."""

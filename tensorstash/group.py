@@ -12,7 +12,7 @@ from . import copies, node
 from .array import Array
 from .attributes import Attributes
 from .create import LimitsLike, create_at, make_settings, make_spec
-from .driver import Driver, get_at_most, located
+from .driver import Driver, Tag, get_at_most, located
 from .dtype import short
 from .errors import (
     AlreadyExists,
@@ -51,6 +51,11 @@ class Group:
     Opened for reading, a group with consolidated metadata answers for all its members without
     looking at them; an array's own metadata is looked at when it is read first. Whatever a handle
     changes below this group, consolidated metadata of the groups on the way goes before.
+
+    >>> g = stash.create_group("memory://run")
+    >>> g.create("raw/image", (64, 64), "uint8")[...] = 1
+    >>> g.keys(), g["raw"].keys()
+    (['raw'], ['image'])
     """
 
     def __init__(
@@ -92,12 +97,12 @@ class Group:
     def __getitem__(self, name: str) -> Array | Group:
         self._open()
         path = self._below(name)
-        content = self._member(name.strip("/"), path)
-        if content is None:
+        found = self._member(name.strip("/"), path)
+        if found is None:
             known = ", ".join(repr(known)[1:-1] for known in islice(self, 8))
             where = located(self.driver, self.path)
             raise NotFound(f"no {name!r} in {where}; it holds: {known or 'nothing'}")
-        return self._handle(path, content)
+        return self._handle(path, *found)
 
     def __contains__(self, name: object) -> bool:
         """Whether there is such a member, or something that keeps us from looking."""
@@ -373,20 +378,24 @@ class Group:
         pickled = self.settings.allow_pickle
         for path, found in node.load_each(self.driver, paths, allow_pickle=pickled):
             name = path[len(self.path) : -1]
-            yield (
-                name,
-                found if isinstance(found, StashError) else self._handle(path, found.content),
-            )
+            if isinstance(found, StashError):
+                yield name, found
+            else:
+                yield name, self._handle(path, found.content, found.tag)
 
-    def _handle(self, path: str, content: node.Content) -> Array | Group:
-        kind: Any = Array if isinstance(content, ArraySpec) else Group
-        made: Array | Group = kind(self.driver, path, self.settings, content)
-        if isinstance(made, Group):
-            made._publishes = self._publishes or is_records(self.document.attributes)
-        elif self._consolidated() is not None:
+    def _handle(self, path: str, content: node.Content, tag: Tag | None) -> Array | Group:
+        """``tag``: of the member's own document, which said so; ``None``: a copy of it did."""
+        publishes = self._publishes or is_records(self.document.attributes)
+        if isinstance(content, ArraySpec):
+            made = Array(self.driver, path, self.settings, content, tag=tag)
             # A field of records is what their document says, and its own comes after that.
-            made.copied = not (self._publishes or is_records(self.document.attributes))
-        return made
+            made.copied = tag is None and not publishes
+            if tag is None and publishes and not self.driver.tag(node.lock_key(path, content)):
+                made.watch(False)  # there is nothing to look at
+            return made
+        group = Group(self.driver, path, self.settings, content)
+        group._publishes = publishes
+        return group
 
     def _consolidated(self) -> Members | None:
         members = self.document.consolidated if self.settings.mode == "r" else None
@@ -394,15 +403,15 @@ class Group:
 
     def _opened(self, name: str, path: str) -> Array | Group:
         """A member of which there is consolidated metadata."""
-        content = self._member(name, path)
-        assert content is not None
-        return self._handle(path, content)
+        found = self._member(name, path)
+        assert found is not None
+        return self._handle(path, *found)
 
-    def _member(self, name: str, path: str) -> node.Content | None:
+    def _member(self, name: str, path: str) -> tuple[node.Content, Tag | None] | None:
         members = self._consolidated()
         if members is None:
             found = node.load(self.driver, path, allow_pickle=self.settings.allow_pickle)
-            return None if found is None else found.content
+            return None if found is None else (found.content, found.tag)
         if name not in members:
             return None
         try:
@@ -417,8 +426,9 @@ class Group:
             raise type(error)(f"in the consolidated metadata of {where}: {error}") from error
         if kind == "group":
             below = members.below(name)
-            return GroupDocument(content.attributes, below, content.zarr_format, content.document)
-        return content
+            format_ = content.zarr_format
+            content = GroupDocument(content.attributes, below, format_, content.document)
+        return content, None
 
     def _files(self, path: str) -> dict[str, Any]:
         """A v2 node's documents by file name, decoded."""

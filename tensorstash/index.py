@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dtype import short
-from .errors import InvalidSelection
+from .errors import InvalidSelection, counted
 
 _MOST_DIMS = 64  # NumPy's own limit
 
@@ -133,7 +133,8 @@ def _basic(selection: Any, shape: Sequence[int]) -> Transform | None:
 def _checked(out: list[int]) -> tuple[int, ...]:
     if len(out) > _MOST_DIMS:
         raise InvalidSelection(
-            f"the result would have {len(out)} dimensions; arrays have at most {_MOST_DIMS}"
+            f"the result would have {counted(len(out), 'dimension')}; arrays have at most "
+            f"{_MOST_DIMS}"
         )
     return tuple(out)
 
@@ -231,7 +232,8 @@ def _expand(selection: Any, shape: Sequence[int]) -> tuple[list[Any], int]:
     missing = len(shape) - used
     if missing < 0:
         raise InvalidSelection(
-            f"too many indices: the array has {len(shape)} dimensions, {used} were indexed"
+            f"too many indices: the array has {counted(len(shape), 'dimension')}, {used} "
+            f"were indexed"
         )
     at = len(items) if ellipsis < 0 else ellipsis
     items[at:at] = [slice(None)] * missing
@@ -276,8 +278,8 @@ def _item(entry: Any) -> Any:
         array = array.astype(np.intp)
     if array.dtype.kind == "U":
         raise InvalidSelection(
-            f"{short(entry)} is no index; fields are named in a[...] and a.lazy[...], of arrays "
-            "that have fields"
+            f"{short(entry)} is not an index; fields are named in a[...] and a.lazy[...], "
+            "of arrays that have fields"
         )
     if array.dtype.kind not in "iu":
         what = repr(entry) if array.ndim == 0 else f"an array of {array.dtype}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from .chunks import Chunks
 from .driver import Driver, located
+from .errors import counted
 from .explain import readable
+from .node import lock_key
 from .spec import ArraySpec
 from .stored import sizes
 
@@ -15,7 +18,9 @@ from .stored import sizes
 @dataclass(frozen=True)
 class Info:
     """One array at a glance. ``stored_chunks`` of ``total_chunks`` objects are stored, the
-    others are all fill; ``stored_bytes`` is what they take up."""
+    others are all fill; ``stored_bytes`` is what they take up. ``modified`` is when its metadata
+    document was last stored (by create, append, resize, attributes; writing elements leaves it), by
+    the store's clock; ``None`` where the store does not say."""
 
     url: str
     zarr_format: int
@@ -29,6 +34,7 @@ class Info:
     stored_chunks: int
     total_chunks: int
     stored_bytes: int
+    modified: datetime | None = None
 
     @property
     def ratio(self) -> float:
@@ -48,11 +54,25 @@ class Info:
             ("in memory", readable(self.nbytes)),
             (
                 "stored",
-                f"{readable(self.stored_bytes)} in {self.stored_chunks} of {self.total_chunks} "
-                f"objects ({self.ratio:.2f}x smaller)",
+                f"{readable(self.stored_bytes)} in {self.stored_chunks} of "
+                f"{counted(self.total_chunks, 'object')} ({self.ratio:.2f}x smaller)",
             ),
+            ("changed", changed(self.modified)),
         ]
         return "\n".join(f"{name:<11}{value}" for name, value in rows)
+
+
+def changed(modified: datetime | None) -> str:
+    """``modified`` of a metadata document, in words."""
+    if modified is None:
+        return "unknown: the store does not say"
+    return f"{modified:%Y-%m-%d %H:%M:%S} UTC (its metadata)"
+
+
+def modified_at(driver: Driver, key: str) -> datetime | None:
+    """When ``key`` was last stored, as far as the store says."""
+    seconds = driver.modified(key)
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def stored_size(driver: Driver, path: str, spec: ArraySpec) -> tuple[int, int]:
@@ -81,4 +101,5 @@ def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
         stored_chunks=count,
         total_chunks=math.prod(spec.grid.counts(spec.shape)),
         stored_bytes=nbytes,
+        modified=modified_at(driver, lock_key(path, spec)),
     )

@@ -1,6 +1,6 @@
 """Choosing chunk shapes and codec chains from what a user says, or does not say.
 
-The defaults come from the measured table in ``docs/performance.md``.
+The defaults come from the measured table in ``docs/performance-figures.md``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from .chain import extension, make
 from .codec import BytesCodec, Codec, Serializer, split
 from .dtype import short
-from .errors import Invalid, Unsupported
+from .errors import Invalid, Unsupported, counted
 from .formats.document import MAX_LENGTH
 from .shard import Sharding
 from .values import parse_lengths
@@ -70,7 +70,9 @@ def chunk_shape(
     else:
         given = parse_lengths(chunks, what) * len(shape)
     if len(given) != len(shape):
-        raise Invalid(f"{what} {given} have {len(given)} axes, the array has {len(shape)}")
+        raise Invalid(
+            f"{what} {given} have {counted(len(given), 'axis', 'axes')}, the array has {len(shape)}"
+        )
     edges = tuple(max(1, n) if edge == -1 else edge for edge, n in zip(given, shape, strict=True))
     for edge in edges:
         if not 1 <= edge <= MAX_LENGTH:
@@ -159,7 +161,7 @@ def _one(item: Any, dtype: np.dtype[Any]) -> Codec:
             f"{type(item).__name__} is a numcodecs codec; name it: "
             f"{{'name': 'numcodecs.{get_config()['id']}', 'configuration': ...}}"
         )
-    raise Invalid(f"{item!r} is no codec; give a name, a codec object or a v3 document")
+    raise Invalid(f"{item!r} is not a codec; give a name, a codec object or a v3 document")
 
 
 def _named(name: str, dtype: np.dtype[Any]) -> Codec:

@@ -17,6 +17,7 @@ from .tables import StrideTable
 
 Result = TypeVar("Result")
 Rule = Callable[[Any, Sequence[int]], Transform]
+Names = Callable[[Any], tuple[Fields | None, Any]]
 
 
 class View(NoOperators):
@@ -81,18 +82,18 @@ class View(NoOperators):
     @property
     def oindex(self) -> Indexer[View]:
         """Orthogonal selection: every item acts on its own axis."""
-        return Indexer(self._view, self._put, outer, self.transform)
+        return Indexer(self._view, self._put, outer, self.transform, self._named)
 
     @property
     def vindex(self) -> Indexer[View]:
         """Pointwise selection: arrays broadcast together, their dimensions come first."""
-        return Indexer(self._view, self._put, point, self.transform)
+        return Indexer(self._view, self._put, point, self.transform, self._named)
 
-    def _view(self, transform: Transform) -> View:
-        return View(self.array, transform, self.fields)
+    def _view(self, transform: Transform, fields: Fields | None) -> View:
+        return View(self.array, transform, fields)
 
-    def _put(self, transform: Transform, value: Any) -> None:
-        self.array.write_transform(transform, value, self.fields)
+    def _put(self, transform: Transform, value: Any, fields: Fields | None) -> None:
+        self.array.write_transform(transform, value, fields)
 
     def read(self, *, out: Any = None) -> NDArray[Any]:
         """The selected elements, in new memory or in ``out`` (see ``Array.read``)."""
@@ -126,29 +127,34 @@ class View(NoOperators):
 
 
 class Indexer(Generic[Result]):
-    """``array.oindex``, ``array.vindex``: one selection rule, to read and to assign by."""
+    """``array.oindex``, ``array.vindex``: one selection rule, to read and to assign by. Named
+    fields stand in a selection as in ``array[...]``: ``array.oindex["x", rows, columns]``."""
 
     def __init__(
         self,
-        get: Callable[[Transform], Result],
-        put: Callable[[Transform, Any], None],
+        get: Callable[[Transform, Fields | None], Result],
+        put: Callable[[Transform, Any, Fields | None], None],
         rule: Rule,
         base: Transform,
+        names: Names,
     ) -> None:
-        """Select from ``base`` by ``rule``."""
+        """Select from ``base`` by ``rule``, and the fields that ``names`` finds."""
         self._get = get
         self._put = put
         self._rule = rule
         self._base = base
+        self._names = names
 
-    def _transform(self, selection: Any) -> Transform:
-        return compose(self._rule(selection, self._base.shape), self._base)
+    def _chosen(self, selection: Any) -> tuple[Transform, Fields | None]:
+        fields, selection = self._names(selection)
+        return compose(self._rule(selection, self._base.shape), self._base), fields
 
     def __getitem__(self, selection: Any) -> Result:
-        return self._get(self._transform(selection))
+        return self._get(*self._chosen(selection))
 
     def __setitem__(self, selection: Any, value: Any) -> None:
-        self._put(self._transform(selection), value)
+        transform, fields = self._chosen(selection)
+        self._put(transform, value, fields)
 
 
 class Lazy:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .errors import Corrupt, Invalid
+from .errors import Corrupt, Invalid, counted
 
 METADATA = 256 << 20
 """Bytes of one metadata document. The consolidated one of a group of 100,000 arrays has some
@@ -93,7 +93,8 @@ def check_document(data: bytes | bytearray | memoryview, name: str) -> None:
     take ten times the memory of its bytes and more."""
     if len(data) > NODES and (count := values_in(bytes(data))) > NODES:
         raise Corrupt(
-            f"{name} ({len(data)} bytes) holds {count} values, the most is {NODES}; restore or "
+            f"{name} ({counted(len(data), 'byte')}) holds {counted(count, 'value')}, the "
+            f"most is {NODES}; restore or "
             "recreate it",
             key=name,
         )

@@ -83,7 +83,7 @@ def refuse_half(name: str) -> None:
         scheme, rest, _ = meant
         rest = "/" + rest if scheme in ("file", "zip", "unix") else rest
         raise Invalid(
-            f"{name!r} is no URL, as '//' is missing; write '{scheme}://{rest}', as text (a "
+            f"{name!r} is not a URL, as '//' is missing; write '{scheme}://{rest}', as text (a "
             f"pathlib.Path drops a slash), or {'./' + name!r} for a folder of that name"
         )
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
 from .errors import Conflict, Corrupt
 from .fence import Fence
+from .look import Look
 from .threads import key_lock
 from .turn import turn
 
@@ -135,17 +136,26 @@ def _put_absent(driver: Driver, merge: Merge, check: Check, guess: Guess) -> boo
     return True
 
 
-def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Guess) -> list[Merge]:
+def merge_many(
+    driver: Driver,
+    merges: Sequence[Merge],
+    check: Check,
+    guess: Guess,
+    look: Look | None = None,
+) -> list[Merge]:
     """As :func:`merge_one` for many objects far away: one window reads what is stored, another
-    puts what becomes of it. Answers those that another writer was faster to change."""
+    puts what becomes of it. Answers those that another writer was faster to change. ``look``
+    travels with the first window, and has ended before the second begins."""
     conditional = driver.capabilities.conditional_put
     likely: list[Merge] = []
     asked: list[Merge] = []
     for merge in merges:
         (likely if _is_likely_absent(driver, merge, guess) else asked).append(merge)
     try:
-        found = dict(driver.get_many_tagged(_request(merge) for merge in asked))
+        found = _found(driver, asked, look)
     except Corrupt:  # one has too many bytes: each on its own, to repair or to refuse that one
+        if look is not None:
+            look.done()
         return list(merges)
     anew = isinstance(check, Fence) and check.leased and driver.capabilities.content_tags
     if isinstance(check, Fence) and any(found.values()):
@@ -195,6 +205,25 @@ def merge_many(driver: Driver, merges: Sequence[Merge], check: Check, guess: Gue
     if lost and isinstance(check, Fence):
         check.close()
     return lost
+
+
+def _found(
+    driver: Driver, asked: Sequence[Merge], look: Look | None
+) -> dict[int, tuple[Buffer, Tag] | None]:
+    """What is stored of each, and that it is still the array's."""
+    requests = [_request(merge) for merge in asked]
+    extra = look.request() if look is not None and requests else None
+    if look is None or extra is None:
+        found = dict(driver.get_many_tagged(requests))
+    else:
+        try:
+            found = dict(driver.get_many_tagged([*requests, extra]))
+            look.settle(found.pop(len(asked)))
+        finally:
+            look.forget()
+    if look is not None:
+        look.done()
+    return found
 
 
 def _same(one: Buffer, other: Buffer) -> bool:

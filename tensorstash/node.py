@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from operator import lt
 from typing import Any, NamedTuple
 
 from .belongings import Belongings, look
@@ -23,11 +24,12 @@ from .errors import (
     TimedOut,
     Unavailable,
     Unsupported,
+    counted,
 )
 from .file_kinds import told
 from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
-from .formats.mark import Layout
+from .formats.mark import Layout, is_records
 from .formats.trailer import Trailer
 from .spec import ArraySpec, difference
 from .unfinished import (
@@ -124,8 +126,8 @@ def _parse(
 def _node(content: Content, found: tuple[Buffer, Tag]) -> Node:
     """A node with what stands behind its document."""
     behind = trailer.decode(found[0])
-    if behind.reach and isinstance(content, ArraySpec):
-        content = replace(content, reach=behind.reach)
+    if isinstance(content, ArraySpec):
+        content = replace(content, reach=behind.reach, identity=behind.identity)
     return Node(content, found[1], behind)
 
 
@@ -140,7 +142,8 @@ def _document(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
 def _too_large(driver: Driver, key: str) -> Corrupt:
     most = driver.metadata_limit
     return Corrupt(
-        f"the document at key {key!r} has more than {most} bytes; restore it, or open it with "
+        f"the document at key {key!r} has more than {counted(most, 'byte')}; restore it, or "
+        f"open it with "
         f'limits={{"metadata": ...}} if it is as it should be',
         key=key,
     )
@@ -160,18 +163,37 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
             f"no Zarr array or group there: {file}"
             if file
             else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
-            'check the path, or create it (mode="a" or "w", or create())'
+            "check the path, or create it (create(), create_group(), create_records())"
         )
     return node
 
 
-def reread(driver: Driver, path: str, known: Content) -> Node:
+def require_array(driver: Driver, path: str, allow_pickle: bool) -> Node:
+    """As :func:`require`; :class:`~tensorstash.errors.Invalid` where a group is there, or an array
+    whose codec and dtype the registry does not allow together."""
+    node = require(driver, path, allow_pickle=allow_pickle)
+    if isinstance(node.content, ArraySpec):
+        node.content.check_pair()
+        return node
+    call = "open_records" if is_records(node.content.attributes) else "open_group"
+    raise Invalid(f"{located(driver, path)} is a group; open it with {call}()")
+
+
+def reread(
+    driver: Driver, path: str, known: Content, found: tuple[Buffer, Tag] | None = None
+) -> Node:
     """What is stored at ``path`` now, for a handle that knows it as ``known``: an array with the
     codecs that the handle has, which are what the stored ones say, so that what it may not run
     stays so. :class:`~tensorstash.errors.Conflict` where it is something else by now: another
-    kind, another dtype, stored in another way."""
+    kind, another dtype, stored in another way, or created anew. ``found``: its document, where it
+    was read a moment ago."""
     try:
-        node = require(driver, path, allow_pickle=None)
+        if found is None or known.zarr_format != 3:
+            node = require(driver, path, allow_pickle=None)
+        else:
+            parsed = _parse(driver, path, found, None)
+            assert parsed is not None
+            node = parsed
     except (Invalid, Unsupported) as error:
         raise _changed(driver, path, f"it can be read no longer ({error})") from error
     now = node.content
@@ -190,6 +212,25 @@ def reread(driver: Driver, path: str, known: Content) -> Node:
     return node
 
 
+def reread_copied(
+    driver: Driver, path: str, known: ArraySpec, found: tuple[Buffer, Tag] | None = None
+) -> Node:
+    """As :func:`reread`, of an array that is ``known`` from the consolidated metadata of a group
+    above. It must not be shorter: what is absent then would read as fill."""
+    try:
+        node = reread(driver, path, known, found)
+        shape = node.content.shape if isinstance(node.content, ArraySpec) else ()
+        if any(map(lt, shape, known.shape)):
+            raise Conflict(f"its shape is {shape} by now, not {known.shape}")
+    except (Conflict, NotFound) as error:
+        raise type(error)(
+            f"{located(driver, path)} is not what the consolidated metadata of a group above says; "
+            'open the group with mode="r+", which looks past that, and consolidate() it again: '
+            f"{error}"
+        ) from error
+    return node
+
+
 def _changed(driver: Driver, path: str, what: str) -> Conflict:
     return Conflict(
         f"{located(driver, path)} was replaced since this handle was opened: {what}; open it again",
@@ -204,7 +245,7 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
     the node there and what belongs to it goes first, in any case whole.
     :class:`~tensorstash.errors.AlreadyExists` too where something else is stored there."""
     document, attributes = _documents(content)
-    data = zarr3.encode(document)
+    data = zarr3.encode(document) + _behind(content)
     check_place(driver, path)
     if overwrite:
         _remove_link(driver, path)  # what it leads to is not replaced, and not looked at
@@ -407,6 +448,12 @@ def _documents(content: Content) -> tuple[dict[str, Any], dict[str, Any] | None]
     return zarr2.group_document(content), attributes
 
 
+def _behind(content: Content) -> bytes:
+    """What stands behind the document of a new node."""
+    identity = content.identity if isinstance(content, ArraySpec) else None
+    return trailer.encode(Trailer(identity=identity or b""))
+
+
 def _attributes(content: Content) -> dict[str, Any]:
     if isinstance(content, ArraySpec):
         return zarr2.attributes_document(content)
@@ -498,14 +545,15 @@ def _finish(made: Claim, content: Content) -> Tag:
     """Have the node whole: of Zarr v2, whose documents bear no mark, these come last, and what
     marks it goes."""
     if content.zarr_format == 3:
-        return finish(made)
+        return finish(made, _behind(content))
     document, attributes = _documents(content)
     if attributes is None and made.driver.capabilities.leases:
         attributes = {}  # where there are none, an older holder's could yet be stored
     still_ours(made)
     if attributes is not None:
         put_instead(made, made.path + zarr2.ATTRS, zarr3.encode(attributes))
-    tag = put_instead(made, made.path + _key(content), zarr3.encode(document))
+    data = zarr3.encode(document) + _behind(content)
+    tag = put_instead(made, made.path + _key(content), data)
     remove(made)
     return tag
 

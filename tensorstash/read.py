@@ -14,6 +14,7 @@ from .chunks import Chunks, scratch
 from .codec import ChunkSpec, Pipeline
 from .fetch import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .index import Point, Stride, Take, Transform
+from .look import Look
 from .named import Fields
 from .place import core, gather, hull, joint_first, repeat_core, scatter
 from .plan import Part, Plan, plan
@@ -72,9 +73,15 @@ class Reader:
         straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
 
-    def read(self, transform: Transform, out: NDArray[Any], fields: Fields | None = None) -> None:
+    def read(
+        self,
+        transform: Transform,
+        out: NDArray[Any],
+        fields: Fields | None = None,
+        look: Look | None = None,
+    ) -> None:
         """``out`` (of the transform's shape and the array's dtype, any strides) is filled; with
-        ``fields``, of records of nothing but these."""
+        ``fields``, of records of nothing but these. ``look``: what travels along, far away."""
         if 0 in transform.shape:
             return
         if self._ahead is not None and self._stream is not None:
@@ -83,14 +90,14 @@ class Reader:
         if one is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             if self._stream is not None:
-                self._read_far(self._stream, todo, out, fields)
+                self._read_far(self._stream, todo, out, fields, look)
             elif self._fetcher is not None:
                 self._read_near(self._fetcher, todo, out, fields)
             repeat_core(todo, out)
         elif self._stream is not None:
             # Of threads that want one chunk, the first fetches it.
             with nullcontext() if self.cache is None else self.cache.flight(one.chunk):
-                for arrival in self._stream.single(one):
+                for arrival in self._stream.single(one, look):
                     self._put_single(self._stream.settle(arrival, self._target), out, fields)
         elif self._fetcher is not None:
             self._read_single(self._fetcher, one, out, fields)
@@ -146,7 +153,12 @@ class Reader:
                 spread(fetcher.cut(rest, _pieces(threads)), work, threads)
 
     def _read_far(
-        self, stream: Stream, todo: Plan, out: NDArray[Any], fields: Fields | None
+        self,
+        stream: Stream,
+        todo: Plan,
+        out: NDArray[Any],
+        fields: Fields | None,
+        look: Look | None,
     ) -> None:
         """Where they do: one window of requests, whose answers threads decode as they come."""
 
@@ -155,7 +167,7 @@ class Reader:
             sink.prepare()
             return lambda arrival: sink.put(*stream.settle(arrival, sink.target))
 
-        with closing(stream.arrivals(todo)) as arrivals:
+        with closing(stream.arrivals(todo, look)) as arrivals:
             spread(arrivals, work, self._threads(todo))
 
     def _single(self, transform: Transform) -> Part | None:

@@ -12,11 +12,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .driver import Check, Driver, Put, Tag, get_at_most
-from .errors import Conflict, Corrupt, Invalid, Unsupported
+from .errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from .fence import Fence, until_alone
 from .formats.document import MAX_LENGTH
+from .formats.zarr3 import check_listed
 from .index import Stride, Transform
-from .node import lock_key, reread
+from .node import Node, lock_key, reread
 from .spec import ArraySpec
 from .write import Writer
 
@@ -36,8 +37,8 @@ def append(
     axis: int,
     make_writer: MakeWriter,
     lock_timeout: float | None,
-) -> tuple[ArraySpec, int]:
-    """Grow the array along ``axis`` by ``rows``; answers the new spec and where they begin.
+) -> tuple[Node, int]:
+    """Grow the array along ``axis`` by ``rows``; answers the new metadata and where they begin.
 
     Appenders take turns by the driver's lock. Rows are stored beyond the edge, where no reader
     looks, and then the new shape is put in one step: an append that fails or is killed leaves
@@ -57,7 +58,7 @@ def _append(
     axis: int,
     make_writer: MakeWriter,
     check: Check,
-) -> tuple[ArraySpec, int]:
+) -> tuple[Node, int]:
     node = reread(driver, path, spec)
     before = _array(node.content)
     start = before.shape[axis]
@@ -68,7 +69,7 @@ def _append(
             f"axis {axis}; the other axes must be equal"
         )
     if rows.shape[axis] == 0:
-        return before, start
+        return node, start
     fence = Fence(driver, path, node, check)
     after = write_beyond(before, rows, axis, make_writer, fence)
     check()
@@ -81,7 +82,8 @@ def write_beyond(
     """Store ``rows`` beyond the edge along ``axis``, where no reader looks; answers the spec
     under which they will show. For the holder of the lock."""
     start = before.shape[axis]
-    after = _with_shape(before, axis, start + rows.shape[axis])
+    shape = before.shape
+    after = _with_shape(before, (*shape[:axis], start + rows.shape[axis], *shape[axis + 1 :]))
     if isinstance(check, Fence) and check.eager:
         check.reach = after.shape
     where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
@@ -96,7 +98,7 @@ def resize(
     shape: Sequence[int],
     make_writer: MakeWriter,
     lock_timeout: float | None,
-) -> ArraySpec:
+) -> Node:
     """Give the array a new shape. Cells that leave it are forgotten: growing again shows fill.
 
     The shape changes in one step, also where one axis grows and another shrinks: cells that
@@ -114,17 +116,18 @@ def _resize(
     shape: Sequence[int],
     make_writer: MakeWriter,
     check: Check,
-) -> ArraySpec:
+) -> Node:
     node = reread(driver, path, spec)
     before = _array(node.content)
     fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
     if not fits:
-        raise Invalid(f"cannot resize an array of shape {before.shape} to {tuple(shape)}")
-    after = before
-    for axis, length in enumerate(shape):
-        after = _with_shape(after, axis, length)
+        raise Invalid(
+            f"cannot resize an array of shape {before.shape} to {tuple(shape)}; give a length for "
+            "each of its axes"
+        )
+    after = _with_shape(before, shape)
     if after.shape == before.shape:
-        return before
+        return node
     grows = any(map(gt, after.shape, before.shape))
     shrinks = any(map(lt, after.shape, before.shape))
     fence = Fence(driver, path, node, check)
@@ -133,10 +136,10 @@ def _resize(
     if grows:
         _clear(driver, path, before, after, make_writer, check)
     check()
-    after = _publish(fence, before, after)
+    published = _publish(fence, before, after)
     if shrinks:
-        _clear(driver, path, after, before, make_writer, check)
-    return after
+        _clear(driver, path, _array(published.content), before, make_writer, check)
+    return published
 
 
 def _clear(
@@ -184,7 +187,7 @@ def _resize_fenced(
     make_writer: MakeWriter,
     grows: bool,
     shrinks: bool,
-) -> ArraySpec:
+) -> Node:
     """What is stored is looked at before the shape is published, so that publishing proves that
     no newer holder stored it; what has changed since is left to whoever grows the array."""
     driver, path = fence.driver, fence.path
@@ -224,7 +227,8 @@ def _resize_fenced(
         found = [each for each in found if each[1] not in gone]
     published = _publish(fence, before, after)
     if shrinks:
-        writer = make_writer(published, published.shape, fence)
+        spec = _array(published.content)
+        writer = make_writer(spec, spec.shape, fence)
         try:
             cut_off = [(k, t) for i, k, t in found if new.is_outside(i) and not old.is_outside(i)]
             _drop(writer, cut_off)
@@ -261,7 +265,7 @@ class _Within:
         self._counts = before.grid.counts(tuple(map(min, reach, after.shape)))
         # Chunks of which all lies in ``before`` stand first along each axis.
         self._whole = [
-            min(count, length // axis.size(0))
+            min(count, axis.of(length))
             for count, length, axis in zip(
                 self._counts, before.shape, before.grid.axes, strict=True
             )
@@ -289,7 +293,8 @@ class _Within:
 def _check_few(reached: _Within) -> None:
     if reached.count > _OPEN:
         raise Corrupt(
-            f"an append that did not end may have stored {reached.count} chunks, more than can be "
+            f"an append that did not end may have stored {counted(reached.count, 'chunk')}, "
+            f"more than can be "
             "put right; delete what follows the last '}' of the array's metadata, if you trust the "
             "rest"
         )
@@ -335,7 +340,7 @@ class _Beyond:
         return any(map(ge, index, self._counts))
 
 
-def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> ArraySpec:
+def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> Node:
     """Put the new shape, keeping what others did to the rest of the document meanwhile."""
 
     def change(content: Any) -> ArraySpec:
@@ -346,9 +351,15 @@ def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> ArraySpec:
                 "held: another program does not use the lock; repeat the call",
                 key=fence.path,
             )
-        return replace(now, shape=after.shape)
+        if now.grid != before.grid:
+            raise Conflict(
+                "the lengths of the chunks changed while the array's lock was held: another "
+                "program does not use the lock; repeat the call",
+                key=fence.path,
+            )
+        return _with_shape(now, after.shape)
 
-    return _array(fence.publish(change).content)
+    return fence.publish(change)
 
 
 def _array(content: Any) -> ArraySpec:
@@ -356,8 +367,11 @@ def _array(content: Any) -> ArraySpec:
     return content
 
 
-def _with_shape(spec: ArraySpec, axis: int, length: int) -> ArraySpec:
-    if spec.grid.chunks is None and length != spec.shape[axis]:
-        raise Unsupported("an array with rectilinear chunks cannot change its shape; copy it")
-    shape = (*spec.shape[:axis], length, *spec.shape[axis + 1 :])
-    return replace(spec, shape=shape)
+def _with_shape(spec: ArraySpec, shape: Sequence[int]) -> ArraySpec:
+    """``spec`` of another shape, each of its chunks listed where the grid lists them."""
+    grid = spec.grid.covering(shape)
+    if grid is spec.grid:
+        return replace(spec, shape=tuple(shape))
+    check_listed(grid)
+    document = {**spec.document, "chunk_grid": grid.document()} if spec.document else {}
+    return replace(spec, shape=tuple(shape), grid=grid, document=document)

@@ -20,13 +20,16 @@ from .chain import parse_codecs
 from .codec import ChunkSpec, Codec, Pipeline, Serializer, split
 from .driver import Buffer, Span
 from .dtype import short
-from .errors import Corrupt, Invalid, Unsupported
+from .errors import Corrupt, Invalid, StashError, Unsupported, counted
 from .fill import is_fill
 from .limits import HUGE, INDEX, SHARD_CHUNKS, SLACK
 from .registry import make_codec
 
 _EMPTY = (1 << 64) - 1
 _INDEX_DTYPE = np.dtype("uint64")
+_EXACT = frozenset(("bytes", "crc32c", "transpose", "reshape"))
+_PROBE = (2**64 - 1, 0, 1, 2**63 + 12345, 4097, 255, 2**53 + 1)
+"""Numbers of an index, among them the mark of an absent chunk."""
 
 
 class Sharding(Serializer):
@@ -106,12 +109,14 @@ class BoundSharding(Sharding):
         index = _index_spec(self.grid)
         if index.nbytes > INDEX:
             raise Unsupported(
-                f"a shard of {self.count} inner chunks has an index of {index.nbytes} bytes; the "
+                f"a shard of {counted(self.count, 'inner chunk')} has an index of "
+                f"{counted(index.nbytes, 'byte')}; the "
                 f"most is {INDEX}, larger inner chunks need less"
             )
         self._index = Pipeline(self.index_codecs, index)
         if self._index.nbytes is None:
             raise _not_fixed(self.index_codecs)
+        _check_exact(self._index)
         self.index_nbytes = self._index.nbytes
         # Writers may leave holes, of chunks that were replaced.
         chunks = 2 * self.count if self.inner.sized else SHARD_CHUNKS
@@ -141,7 +146,8 @@ class BoundSharding(Sharding):
         """The index as ``(count, 2)`` offsets and sizes; absent chunks have size -1."""
         if len(data) != self.index_nbytes:
             raise Corrupt(
-                f"a shard index of {self.index_nbytes} bytes was expected, {len(data)} are there",
+                f"a shard index of {counted(self.index_nbytes, 'byte')} was expected, "
+                f"{len(data)} are there",
                 codec=self.name,
             )
         entries = self._index.decode(data).reshape(self.count, 2)
@@ -151,7 +157,8 @@ class BoundSharding(Sharding):
         limit = self.inner.most
         if bool((entries[~absent, 1] > limit).any()):
             raise Corrupt(
-                f"the shard index claims an inner chunk of more than {limit} bytes, the most "
+                f"the shard index claims an inner chunk of more than "
+                f"{counted(limit, 'byte')}, the most "
                 "that one can have",
                 codec=self.name,
             )
@@ -191,7 +198,8 @@ class BoundSharding(Sharding):
         size = sum(len(part) for part in parts if part is not None)
         if size > self.most:
             raise Invalid(
-                f"a shard of {size} bytes, the most that is read of one is {self.most}; use "
+                f"a shard of {counted(size, 'byte')}, the most that is read of one is "
+                f"{self.most}; use "
                 'smaller shards, or open it with limits={"chunk": ...}, wherever it is read too'
             )
         index = self._encode_index(parts)
@@ -253,6 +261,23 @@ def _check_fixed(index_codecs: Sequence[Codec]) -> None:
     size = serializer.encoded_nbytes(_index_spec((1,)))
     if size is None or any(step.encoded_nbytes(size) is None for step in tail):
         raise _not_fixed(index_codecs)
+
+
+def _check_exact(index: Pipeline) -> None:
+    """Offsets and the mark of an absent chunk must come back to the bit, as from codecs that round,
+    cast or leave out bits they do not."""
+    if all(codec.name in _EXACT for codec in index.codecs):
+        return
+    numbers = np.array(_PROBE, _INDEX_DTYPE)
+    turns = range(len(numbers) if index.spec.count < len(numbers) else 1)
+    probes = [np.resize(np.roll(numbers, turn), index.spec.shape) for turn in turns]
+    try:
+        kept = all(np.array_equal(index.decode(index.encode(probe)), probe) for probe in probes)
+    except StashError:
+        kept = False
+    if not kept:
+        names = ", ".join(codec.name for codec in index.codecs)
+        raise Invalid(f"index_codecs must keep every number of 64 bits, which {names} do not")
 
 
 def _not_fixed(index_codecs: Sequence[Codec]) -> Invalid:

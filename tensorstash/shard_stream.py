@@ -18,6 +18,7 @@ from .chunks import Chunks
 from .driver import Buffer, Request, Span, Tag
 from .errors import Conflict, Corrupt
 from .fetch import RETRIES, runs
+from .look import Look
 from .plan import Part, Plan
 from .shard import BoundSharding
 from .stats import Meter
@@ -76,7 +77,7 @@ class ShardStream(Stream):
         self.indices = indices
         self._counts = chunks.grid.counts(chunks.spec.shape)
 
-    def arrivals(self, todo: Plan) -> Generator[Arrival, None, None]:
+    def arrivals(self, todo: Plan, look: Look | None = None) -> Generator[Arrival, None, None]:
         """See :meth:`Stream.arrivals`. While the chunks of some shards come in, the indices of the
         next are asked for."""
         grid, key = self.sharding.grid, self.chunks.key
@@ -84,31 +85,32 @@ class ShardStream(Stream):
         size = max(_LEAST, self.chunks.driver.capabilities.concurrency)
         batches = iter(lambda: list(islice(shards, size)), [])
         batch = next(batches, [])
-        self._locate(batch)
+        self._locate(batch, look)
         while batch:
             following = next(batches, [])
             ahead = begin(partial(self._locate, following)) if following else None
             try:
-                yield from self._fetch(batch)
+                yield from self._fetch(batch, None if following else look)
             finally:
                 if ahead is not None:
                     ahead()
             batch = following
 
-    def single(self, part: Part) -> Generator[Arrival, None, None]:
+    def single(self, part: Part, look: Look | None = None) -> Generator[Arrival, None, None]:
         """See :meth:`Stream.single`."""
         pairs = list(map(divmod, part.chunk, self.sharding.grid))
         place = tuple(shard for shard, _ in pairs)
         local = Part(tuple(inner for _, inner in pairs), *part[1:])
         shard = _Shard(place, self.chunks.key(place), [local])
         with self.indices.flight(shard.key):  # of threads in one shard, the first asks
-            self._locate([shard])
-        yield from self._fetch([shard])
+            self._locate([shard], look)
+        yield from self._fetch([shard], look)
 
     # -- where the chunks are -----------------------------------------------------------------
 
-    def _locate(self, shards: list[_Shard]) -> None:
-        """Find out which bytes of each shard are wanted; of one that comes whole, all."""
+    def _locate(self, shards: list[_Shard], look: Look | None = None) -> None:
+        """Find out which bytes of each shard are wanted; of one that comes whole, all. ``look``
+        travels along where no bytes will be."""
         asked: list[_Shard] = []
         requests: list[Request] = []
         span = self.sharding.index_span
@@ -125,7 +127,15 @@ class ShardStream(Stream):
                 continue
             requests.append(Request(shard.key, span, None if kept is None else kept[0]))
             asked.append(shard)
+        # Absent and kept chunks need nothing more; what is to be fetched takes the look along.
+        idle = look is not None and not any(shard.whole or shard.wanted for shard in shards)
+        if idle and requests and look is not None and (request := look.request()):
+            requests.append(request)
         for i, found in self.chunks.driver.get_many_tagged(requests):
+            if i == len(asked):
+                assert look is not None
+                look.settle(found)
+                continue
             shard = asked[i]
             if found is None:
                 self.indices.drop(shard.key)
@@ -173,10 +183,10 @@ class ShardStream(Stream):
 
     # -- their bytes --------------------------------------------------------------------------
 
-    def _fetch(self, shards: list[_Shard]) -> Iterator[Arrival]:
+    def _fetch(self, shards: list[_Shard], look: Look | None) -> Iterator[Arrival]:
         """All arrivals of located shards, those that change meanwhile located again."""
         for _ in range(RETRIES):
-            yield from self._fetch_once(shards)
+            yield from self._fetch_once(shards, look)
             shards = [shard for shard in shards if shard.changed]
             if not shards:
                 return
@@ -184,9 +194,10 @@ class ShardStream(Stream):
         place, key = shards[0].place, shards[0].key
         raise Conflict(f"shard {place} at key {key!r} changes faster than it can be read", key=key)
 
-    def _fetch_once(self, shards: list[_Shard]) -> Iterator[Arrival]:
+    def _fetch_once(self, shards: list[_Shard], look: Look | None) -> Iterator[Arrival]:
         asked: dict[int, tuple[_Shard, Span | None, list[int]]] = {}
         gap = self.chunks.driver.capabilities.gap_bytes
+        looks: list[int] = []
         count = itertools.count()
 
         def requests() -> Iterator[Request]:
@@ -199,11 +210,17 @@ class ShardStream(Stream):
                     for span, inside in zip(spans, members, strict=True):
                         asked[next(count)] = shard, span, inside
                         yield Request(shard.key, span)
+            if look is not None and (request := look.request()):
+                looks.append(next(count))
+                yield request
 
         for shard in shards:
             if shard.confirmed:
                 yield from self._ready(shard)
         for i, found in with_place(self.chunks, self.chunks.driver.get_many_tagged(requests())):
+            if look is not None and i in looks:
+                look.settle(found)
+                continue
             shard, span, inside = asked.pop(i)
             if span is None:
                 yield from self._split(shard, found)

@@ -14,7 +14,7 @@ from .bitwise import is_fill
 from .cached import Cached
 from .codec import ChunkSpec, Codec, Pipeline
 from .dtype import short
-from .errors import StashError
+from .errors import StashError, counted
 from .grid import Grid
 
 
@@ -63,7 +63,8 @@ class ArraySpec:
     ``fill`` is a 0-d array of ``dtype``; ``fill_defined`` is ``False`` for Zarr v2's
     ``null``, whose absent chunks read as zeros, or NaT. ``document`` is the document as stored, so
     that rewriting it keeps what we do not interpret. ``reach``: how far appends that did not end
-    may yet store chunks (:mod:`.formats.trailer`).
+    may yet store chunks (:mod:`.formats.trailer`). ``identity``: what tells it from other arrays at
+    the same place; empty where others stored it, ``None`` where that was not looked at.
     """
 
     shape: tuple[int, ...]
@@ -78,6 +79,7 @@ class ArraySpec:
     fill_defined: bool = True
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     reach: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    identity: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def ndim(self) -> int:
@@ -113,18 +115,26 @@ by their bits."""
 def difference(known: ArraySpec, now: ArraySpec) -> str | None:
     """What makes ``now`` another array than ``known``, in words; ``None`` where a handle that
     knows the one may read and write the other. Lengths, names and attributes may differ, and the
-    same may be spelled otherwise."""
+    same may be spelled otherwise. Others drop the identity when they change the document: then the
+    rest decides."""
+    found = _difference(known, now)
+    if found is None and now.identity and known.identity not in (None, now.identity):
+        return "it is another array, though a like one"
+    return found
+
+
+def _difference(known: ArraySpec, now: ArraySpec) -> str | None:
     if known.zarr_format != now.zarr_format:
         return f"Zarr v{known.zarr_format} is now v{now.zarr_format}"
     if known.dtype != now.dtype:
         return f"dtype {known.dtype} is now {now.dtype}"
     if known.ndim != now.ndim:
-        return f"{known.ndim} axes are now {now.ndim}"
+        return f"{counted(known.ndim, 'axis is', 'axes are')} now {now.ndim}"
     if not _is_same_fill(known.fill, now.fill):
         return f"fill value {short(known.fill[()])} is now {short(now.fill[()])}"
     if _is_same_document(known.document, now.document):
         return None
-    if known.grid != now.grid:
+    if not known.grid.begins(now.grid):  # listed chunks grow with the array
         edges = [spec.grid.chunks or "of differing shapes" for spec in (known, now)]
         return f"chunks {edges[0]} are now {edges[1]}"
     if known.keys != now.keys:

@@ -22,6 +22,7 @@ from .codec import Pipeline
 from .driver import Buffer, Request, Span, Tag
 from .errors import Corrupt
 from .fetch import Fetched, Target, owned
+from .look import Look
 from .place import hull
 from .plan import Part, Plan
 from .stats import Meter
@@ -58,12 +59,12 @@ class Stream(ABC):
         self.meter = meter
 
     @abstractmethod
-    def arrivals(self, todo: Plan) -> Generator[Arrival, None, None]:
+    def arrivals(self, todo: Plan, look: Look | None = None) -> Generator[Arrival, None, None]:
         """Every part of ``todo``, in order of arrival. A part may come twice, when its shard
-        changed meanwhile: the later one counts."""
+        changed meanwhile: the later one counts. ``look`` travels with the last of them."""
 
     @abstractmethod
-    def single(self, part: Part) -> Iterator[Arrival]:
+    def single(self, part: Part, look: Look | None = None) -> Iterator[Arrival]:
         """As :meth:`arrivals`, for one part with its chunk's index in the whole array."""
 
     def settle(self, arrival: Arrival, target: Target) -> Fetched:
@@ -114,21 +115,24 @@ class ChunkStream(Stream):
     """Chunks that are stored one an object: a request each. Of a large uncompressed chunk of
     which little is wanted, only the bytes from its first wanted element to its last."""
 
-    def arrivals(self, todo: Plan) -> Generator[Arrival, None, None]:
+    def arrivals(self, todo: Plan, look: Look | None = None) -> Generator[Arrival, None, None]:
         """See :meth:`Stream.arrivals`."""
-        return self._arrivals(todo.parts(), not todo.joint)
+        return self._arrivals(todo.parts(), not todo.joint, look)
 
-    def single(self, part: Part) -> Iterator[Arrival]:
+    def single(self, part: Part, look: Look | None = None) -> Iterator[Arrival]:
         """See :meth:`Stream.single`."""
-        return self._arrivals(iter([part]), True)
+        return self._arrivals(iter([part]), True, look)
 
-    def _arrivals(self, parts: Iterator[Part], in_part: bool) -> Generator[Arrival, None, None]:
+    def _arrivals(
+        self, parts: Iterator[Part], in_part: bool, look: Look | None
+    ) -> Generator[Arrival, None, None]:
         chunks, cache = self.chunks, self.cache
         key_of, one = chunks.key, chunks.pipeline
         in_part = in_part and one is not None and one.raw and one.spec.nbytes > _SPAN_FROM
         ready: deque[Arrival] = deque()
         asked: dict[int, _Asked] = {}
         short: list[Part] = []
+        looks: list[int] = []
         count = itertools.count()
 
         def requests() -> Iterator[Request]:
@@ -144,10 +148,16 @@ class ChunkStream(Stream):
                 asked[next(count)] = _Asked(part, key, held, tag, span)
                 most = one.most if one is not None else chunks.most(part.chunk)
                 yield Request(key, None if span is None else Span(*span), tag, most)
+            if look is not None and (request := look.request()):
+                looks.append(next(count))
+                yield request
 
         for i, found in with_place(chunks, chunks.driver.get_many_tagged(requests())):
             while ready:
                 yield ready.popleft()
+            if look is not None and i in looks:
+                look.settle(found)
+                continue
             part, key, held, old, span = asked.pop(i)
             if found is None:
                 if cache is not None:
@@ -164,4 +174,4 @@ class ChunkStream(Stream):
                 yield Arrival(part, key, part.chunk, None, data, pipeline, key, tag, span)
         yield from ready
         if short:  # smaller than a chunk: read whole, so that its decoder says what is wrong
-            yield from self._arrivals(iter(short), False)
+            yield from self._arrivals(iter(short), False, None)

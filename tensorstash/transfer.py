@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from .bitwise import is_fill
 from .create import make_spec, open
 from .driver import Driver, located
 from .errors import Invalid
+from .formats.trailer import new_identity
 from .grid import cuts
 from .handle import Settings
 from .limited import limited
@@ -52,16 +55,17 @@ def copy(
     """
     if progress:
         _need_tqdm()
-    origin = _origin(source)
+    origin = _origin(source).settle()
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
-    spec = _changed(origin.spec, changes)
+    spec = replace(_changed(origin.spec, changes), identity=new_identity())
     limits = origin.settings.limits
     driver = limited(resolve(target, options), limits)
     if overwrite:
         _refuse_inside(origin, driver)
     # Nothing of it is stored yet, its document neither.
     made = Array(driver, "", Settings(mode="r+", limits=limits), spec, created=True)
+    made.watch(False)
     blocks = _blocks(origin, spec)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize, spec.dtype.itemsize)
@@ -75,6 +79,8 @@ def copy(
                 made[where] = values
 
         spread(blocks, lambda: move, _at_once(origin, made), waits=True)
+        origin.check_same()  # what was not listed was none of another's either
+    made.watch(True)
     return made
 
 
@@ -86,7 +92,7 @@ def _origin(source: Any) -> Array:
         try:
             return open(source)
         except Invalid as error:
-            is_group = str(error).endswith("is a group; open it with open_group()")
+            is_group = re.search(r"is a group; open it with open_\w+\(\)$", str(error)) is not None
             if not is_group:
                 raise
     raise Invalid(

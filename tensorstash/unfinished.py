@@ -130,14 +130,14 @@ def claim(
     )
 
 
-def finish(made: Claim) -> Tag:
-    """Take the mark away, keeping what someone has changed in the document meanwhile; answers the
-    tag of the document."""
+def finish(made: Claim, behind: bytes = b"") -> Tag:
+    """Take the mark away, keeping what someone has changed in the document meanwhile, and store
+    ``behind`` it; answers the tag of the document."""
     document, tag = made.document, made.tag
     for attempt in range(_TRIES):
         made.check()
         try:
-            return put_over(made.driver, made.key, zarr3.encode(document), tag)
+            return put_over(made.driver, made.key, zarr3.encode(document) + behind, tag)
         except Conflict:
             document, tag = still_ours(made)
             pause(attempt)

@@ -26,7 +26,7 @@ def split(text: str) -> tuple[str, str] | None:
     head = text.partition("://")[0]
     if head != text and "/" not in head:
         raise Invalid(
-            f"{text!r} begins as a URL but {head!r} is no scheme; write a URL as s3://bucket/x, "
+            f"{text!r} begins as a URL but {head!r} is not a scheme; write a URL as s3://bucket/x, "
             f"and a path of that name as {'./' + text!r}"
         )
     return None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtype import OBJECT, STRING, short
+from .dtype import OBJECT, STRING, int_range, is_small_int, short, widened
 from .errors import Invalid
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -30,7 +30,7 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             return as_array(value, dtype)
         typed = getattr(value, "dtype", None) is not None and hasattr(value, "__array__")
         try:
-            made: NDArray[Any] = np.asarray(value) if typed else np.asarray(value, dtype=dtype)
+            made = np.asarray(value) if typed else _untyped(value, dtype)
         except (TypeError, ValueError, OverflowError) as error:
             raise Invalid(
                 f"cannot make {type(value).__name__} into an array of {dtype}: {error}"
@@ -43,6 +43,16 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     except (TypeError, ValueError, OverflowError) as error:
         raise Invalid(f"cannot store {value.dtype} in an array of {dtype}: {error}") from error
     return cast
+
+
+def _untyped(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not is_small_int(dtype):
+        return np.asarray(value, dtype=dtype)
+    wide = np.asarray(value, dtype=widened(dtype))
+    low, high = int_range(dtype)
+    if wide.size and not low <= wide.min() <= wide.max() <= high:  # NumPy raises, ml_dtypes wraps
+        raise OverflowError(f"{dtype} holds integers from {low} to {high}")
+    return wide.astype(dtype)
 
 
 def as_objects(value: Any, shape: tuple[int, ...], raw: bool) -> NDArray[Any]:
@@ -146,7 +156,7 @@ def parse_bytes(value: int | str) -> int:
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
     if found is None or found[2].upper() not in _UNITS:
-        raise Invalid(f"{value!r} is no size in bytes; write 4096, '256MiB' or '1GiB'")
+        raise Invalid(f"{value!r} is not a size in bytes; write 4096, '256MiB' or '1GiB'")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 from operator import add, ge, gt, lt, mul
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from .errors import Corrupt
 from .fence import Fence
 from .fill import is_fill
 from .index import Transform
+from .job import Item, Job, Stored
+from .look import Look
 from .merge import Guess, Merge, merge_many, merge_one
 from .named import Fields
 from .place import core, gather, joint_first, scatter
@@ -31,22 +33,6 @@ _BATCH = 128  # objects that are merged at once
 
 Change = Callable[[NDArray[Any]], None]
 """Brings new values into a chunk of the array's grid, in place."""
-
-
-Stored: TypeAlias = tuple[str, Buffer | None]
-"""A key and what shall be stored there; ``None``: nothing, for it would be all fill."""
-
-_Item = TypeVar("_Item")
-
-
-class _Job(NamedTuple, Generic[_Item]):
-    """How an item of a write becomes one object: ``whole``, where nothing is wanted of what is
-    stored, else by ``merge``. ``place``: the object's index, for messages."""
-
-    whole: Callable[[_Item], Stored | None]
-    merge: Callable[[_Item], Merge]
-    covers: Callable[[_Item], bool]
-    place: Callable[[_Item], tuple[int, ...]]
 
 
 class Writer:
@@ -83,8 +69,9 @@ class Writer:
         self.guess = guess or Guess()
         self.fields = fields
 
-    def write(self, transform: Transform, value: NDArray[Any]) -> None:
-        """``value`` (of the transform's shape, any dtype NumPy can assign) is stored."""
+    def write(self, transform: Transform, value: NDArray[Any], look: Look | None = None) -> None:
+        """``value`` (of the transform's shape, any dtype NumPy can assign) is stored. ``look`` has
+        ended before the first put, and travels with what is read before, far away."""
         if 0 in transform.shape:
             return
         chunks = self.chunks
@@ -94,15 +81,15 @@ class Writer:
         source = core(todo, value, -1)  # of values for one element, the last one stays
         sharding = chunks.sharding
         if sharding is None:
-            part_job = _Job(
+            part_job = Job(
                 partial(self._whole_chunk, todo, source),
                 partial(self._chunk_merge, todo, source),
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
-            self._store(part_job, todo.parts(), self._threads(todo), _BATCH)
+            self._store(part_job, todo.parts(), self._threads(todo), _BATCH, look)
             return
-        shard_job = _Job(
+        shard_job = Job(
             partial(self._whole_shard, sharding, todo, source),
             partial(self._shard_merge, sharding, todo, source),
             partial(self._covers_whole_shard, sharding, todo),
@@ -110,7 +97,7 @@ class Writer:
         )
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
-        self._store(shard_job, shards, 1, batch)  # threads encode within a shard
+        self._store(shard_job, shards, 1, batch, look)  # threads encode within a shard
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
@@ -159,16 +146,31 @@ class Writer:
 
     # -- every object of a write ------------------------------------------------------------
 
-    def _store(self, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int) -> None:
+    def _store(
+        self,
+        job: Job[Item],
+        items: Iterator[Item],
+        threads: int,
+        batch: int,
+        look: Look | None,
+    ) -> None:
         capabilities = self.chunks.driver.capabilities
         if self.fence is not None:
             self._store_fenced(self.fence, job, items, threads, batch)
             return
         if not capabilities.local:
+            first = [*islice(items, batch + 1)]
+            if len(first) <= batch and not any(map(job.covers, first)):
+                merges = map(job.merge, first)
+                self._merge_all(merges, batch, capabilities.concurrency, look)
+                return
+            if look is not None:
+                look.done()
+            items = chain(first, items)
             self._store_far(job, items, threads, batch, capabilities.concurrency)
             return
 
-        def store(item: _Item) -> None:
+        def store(item: Item) -> None:
             found = job.whole(item)
             if found is None:
                 self._merge_one(job.merge(item))
@@ -178,12 +180,12 @@ class Writer:
         spread(items, lambda: store, threads)
 
     def _store_far(
-        self, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int, concurrency: int
+        self, job: Job[Item], items: Iterator[Item], threads: int, batch: int, concurrency: int
     ) -> None:
         """Where every request is a round trip: objects that are covered go out in one window, and
         those to be merged come and go ``batch`` at a time."""
         driver = self.chunks.driver
-        touched: list[_Item] = []
+        touched: list[Item] = []
         absent: list[str] = []
         shared = Shared(items)
 
@@ -212,7 +214,7 @@ class Writer:
         self._merge_all(map(job.merge, touched), batch, concurrency)
 
     def _store_fenced(
-        self, fence: Fence, job: _Job[_Item], items: Iterator[_Item], threads: int, batch: int
+        self, fence: Fence, job: Job[Item], items: Iterator[Item], threads: int, batch: int
     ) -> None:
         """Under a lease: every put on a condition. What is to be merged comes first, as reading it
         before the fence closes saves looking at the document again. Whole chunks are put where
@@ -220,18 +222,18 @@ class Writer:
         that failed left, or an older holder's."""
         driver = self.chunks.driver
         concurrency = driver.capabilities.concurrency
-        parts: dict[bool, list[_Item]] = {True: [], False: []}
+        parts: dict[bool, list[Item]] = {True: [], False: []}
         for item in items:
             parts[job.covers(item)].append(item)
         self._merge_all(map(job.merge, parts[False]), batch, concurrency)
         if not parts[True]:
             return
         fence()
-        refused: list[_Item] = []
+        refused: list[Item] = []
         shared = Shared(parts[True])
 
         def put(_: int) -> None:
-            sent: list[_Item] = []
+            sent: list[Item] = []
 
             def puts() -> Iterator[Put]:
                 for item in shared:
@@ -254,7 +256,7 @@ class Writer:
             fence.strict = True  # what is there may be a newer holder's: ask the server
             self._merge_all(map(partial(self._instead, job), refused), batch, concurrency)
 
-    def _instead(self, job: _Job[_Item], item: _Item) -> Merge:
+    def _instead(self, job: Job[Item], item: Item) -> Merge:
         """A whole chunk in place of whatever is there."""
         found = job.whole(item)
         assert found is not None
@@ -295,11 +297,13 @@ class Writer:
         pipeline = Pipeline(spec.codecs, spec.chunk_spec(spec.grid.chunk_shape(index)))
         return pipeline.encode(blank(pipeline.spec))
 
-    def _merge_all(self, merges: Iterator[Merge], batch: int, concurrency: int) -> None:
+    def _merge_all(
+        self, merges: Iterator[Merge], batch: int, concurrency: int, look: Look | None = None
+    ) -> None:
         while some := [*islice(merges, batch)]:
             lost = some
-            if len(some) > 1:
-                lost = merge_many(self.chunks.driver, some, self.check, self.guess)
+            if len(some) > 1 or look is not None:
+                lost = merge_many(self.chunks.driver, some, self.check, self.guess, look)
             spread(lost, lambda: self._merge_one, concurrency, waits=True)
 
     def _merge_one(self, merge: Merge) -> None:

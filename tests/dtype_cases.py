@@ -18,6 +18,7 @@ SMALL = [
     "float8_e5m2",
     "float8_e5m2fnuz",
     "float8_e8m0fnu",
+    *("int2", "int4", "uint2", "uint4"),
 ]
 PLAIN = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

@@ -30,6 +30,21 @@ VALUES: list[Any] = [
     *(",", [], [1], [[1, 0]], [1, 0], [0], {}, {"a": 1}, {"id": 33}, [{"id": 33}], [{"id": 4}]),
     [{"id": 33, "dict_size": 2**32 - 1}],
     *([None], "shuffle", "lz4", "zstd", "snappy", "zlib", [2**70], "x" * 5000, [[[[]]]], "bytes"),
+    *(
+        [-1],
+        [[0]],
+        [[0, 1]],
+        [2, -1],
+        [2, 2, 2],
+        "int8",
+        "uint8",
+        "float16",
+        "int4",
+        "wrap",
+        "clamp",
+    ),
+    *("nearest-away", {"encode": [[1, 2]]}, {"decode": [["NaN", 0]]}, "reversible", "fixed_rate"),
+    *("first_byte", "last_byte", "none", "fixed_precision", "fixed_accuracy", "NaN", "Infinity", 4),
     *("end", "start", "utf-8", "utf-7", "idna", "zlib_codec", "rot13", "\ud800", "\0"),
 ]
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -63,11 +78,23 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "numcodecs.packbits": (),
     "numcodecs.astype": ("encode_dtype", "decode_dtype"),
     "numcodecs.pcodec": ("level", "mode_spec", "delta_spec", "paging_spec"),
+    "reshape": ("shape",),
+    "bitround": ("keepbits",),
+    "packbits": ("padding_encoding", "first_bit", "last_bit"),
+    "cast_value": ("data_type", "rounding", "out_of_range", "scalar_map"),
+    "scale_offset": ("offset", "scale"),
+    "zfp": ("mode", "tolerance", "rate", "precision", "minbits"),
     "numcodecs.nothing": ("level",),
     "nothing": (),
 }
-ARRAYS = ("delta", "fixedscaleoffset", "quantize", "bitround", "packbits", "astype")
-SERIALIZERS = ("bytes", "vlen-utf8", "vlen-bytes", "sharding_indexed", "numcodecs.pcodec")
+ARRAYS = (
+    *("delta", "fixedscaleoffset", "quantize", "bitround", "astype"),
+    *("numcodecs.packbits", "transpose", "reshape", "cast_value", "scale_offset"),
+)
+SERIALIZERS = (
+    *("bytes", "vlen-utf8", "vlen-bytes", "sharding_indexed", "numcodecs.pcodec"),
+    *("packbits", "zfp"),
+)
 FILTERS: dict[str, tuple[str, ...]] = {
     **{name.removeprefix("numcodecs."): options for name, options in OPTIONS.items()},
     "categorize": ("labels", "dtype", "astype"),
@@ -77,7 +104,7 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "pickle": ("protocol",),
 }
 KINDS = [("u2", (8,)), ("f8", (2, 4)), ("?", (8,)), ("i4", ()), ("M8[s]", (3,)), ("string", (3,))]
-KINDS += [("bytes", (3,)), ("f4", (0, 3)), ("U3", (4,))]
+KINDS += [("bytes", (3,)), ("f4", (0, 3)), ("U3", (4,)), ("int4", (2, 3)), ("uint2", (9,))]
 
 
 class Fuzz:
@@ -147,7 +174,7 @@ class Fuzz:
         codec = {"name": name, "configuration": self.options(OPTIONS[name])}
         chain: list[Any] = [codec]
         short = name.removeprefix("numcodecs.")
-        if short in ARRAYS or name == "transpose":
+        if name in ARRAYS or (short != "packbits" and short in ARRAYS):
             chain = [codec, "bytes"]
         elif name not in SERIALIZERS:
             chain = [{"string": "vlen-utf8", "bytes": "vlen-bytes"}.get(dtype, "bytes"), codec]
@@ -311,6 +338,10 @@ CHAINS: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
     ("<f8", [("numcodecs.pcodec", {})]),
     ("<f8", [("numcodecs.delta", {"dtype": "<f8", "astype": "<f4"}), _LITTLE, ("zstd", {})]),
     ("?", [("numcodecs.packbits", {}), ("bytes", {}), ("numcodecs.zlib", {})]),
+    ("<i2", [("reshape", {"shape": [-1]}), ("packbits", {"last_bit": 3})]),
+    ("<i2", [("bitround", {"keepbits": 3}), ("packbits", {"padding_encoding": "last_byte"})]),
+    ("<f8", [("scale_offset", {"scale": 2}), ("cast_value", {"data_type": "uint8"}), _LITTLE]),
+    ("<i4", [("scale_offset", {"scale": 2}), ("cast_value", {"data_type": "float32"}), _LITTLE]),
     ("|u1", [("sharding_indexed", _SHARD)]),
     ("|u1", [("sharding_indexed", {**_SHARD, "codecs": [ONE, "zstd"]}), ("gzip", {})]),
     ("<u2", [_LITTLE, ("zstd", {}), ("gzip", {}), ("crc32c", {})]),

@@ -121,7 +121,11 @@ CREATE: dict[str, Row] = {
     "filters in v3": (lambda w: w.create(filters=[]), Invalid, "numcodecs.delta"),
     "filters": (lambda w: w.create(filters=5, zarr_format=2), Invalid, "filters.*'id'"),
     "filter": (lambda w: w.create(filters=[{"id": "x"}], zarr_format=2), Unsupported, "'x'"),
-    "names": (lambda w: w.create(dimension_names=["a", "b"]), Invalid, "2 dimension_names for 1"),
+    "names": (
+        lambda w: w.create(dimension_names=["a", "b"]),
+        Invalid,
+        "2 names for 1 axis",
+    ),
     "names, text": (lambda w: w.create(dimension_names="a"), Invalid, "dimension_names.*'a'"),
     "names, a number": (lambda w: w.create(dimension_names=[5]), Invalid, "dimension_names"),
     "attributes": (lambda w: w.create(attributes=5), Invalid, "attributes.*not 5"),

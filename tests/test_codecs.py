@@ -273,6 +273,7 @@ def test_every_leaf_keeps_the_contract() -> None:
         for name in modules
         if hasattr(importlib.import_module(f"tensorstash.codecs.{name}"), "make")
     }
+    importlib.import_module("tests.test_codecs_registered")
     tested = {c.codec.name.replace("-", "_") for c in contracts() if hasattr(c, "codec")}
     assert len(leaves) >= 8
     assert leaves <= tested, f"no contract test for {leaves - tested}"

@@ -78,7 +78,8 @@ class Stage:
         return code
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
+# The README's blocks run as programs, twice: tests/test_readme.py.
+@pytest.mark.parametrize("page", [p for p in PAGES[1:] if blocks(p)], ids=name)
 def test_code_blocks_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -155,10 +156,15 @@ FOR_ADAPTERS = {
         "as_rows",
         "as_value",
         "attributes",
+        "check_same",
         "check_stored",
         "make_writer",
         "read_transform",
+        "read_unwatched",
+        "settle",
+        "watch",
         "write_transform",
+        "write_unwatched",
     ),
 }
 
@@ -218,3 +224,21 @@ def test_every_public_member_has_a_docstring(cls: type) -> None:
     for member in dir(cls):
         if not member.startswith("_"):
             assert inspect.getdoc(inspect.getattr_static(cls, member)), f"{cls.__name__}.{member}"
+
+
+def test_examples_in_docstrings_run() -> None:
+    """Of everything public and its members, with the names that a reader would have imported."""
+    import numpy as np
+
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    report: list[str] = []
+    for public in tensorstash.__all__:
+        thing = getattr(tensorstash, public)
+        if not inspect.isclass(thing) and not inspect.isfunction(thing):
+            continue
+        where = sys.modules[thing.__module__]  # else members of classes are not looked at
+        for example in finder.find(thing, public, module=where, globs={}):
+            example.globs.update(stash=tensorstash, np=np)
+            runner.run(example, out=report.append)
+    assert not runner.failures, "".join(report)
+    assert runner.tries >= 6

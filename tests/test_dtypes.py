@@ -62,7 +62,7 @@ def test_parse_gives_the_native_packed_dtype(asked: object, expected: np.dtype) 
         (np.dtype([("a", object)]), Invalid, "object"),
         ("int5", Invalid, "int5"),
         (np.longdouble, Unsupported, "float64"),
-        (ml_dtypes.int4, Unsupported, "int4"),
+        (ml_dtypes.float4_e2m1fn, Unsupported, "float4"),
         (np.dtypes.StringDType(na_object=None), Invalid, "missing"),
         (np.dtype("V0"), Invalid, "no bytes"),
         ("U500000000", Unsupported, "bytes"),
@@ -118,7 +118,7 @@ def test_names_that_zarr_python_wrote_are_read() -> None:
     ("value", "error"),
     [
         ("flot32", Unsupported),
-        ("int4", Unsupported),
+        ("int1", Unsupported),
         ("r12", Invalid),
         ("r0", Invalid),
         (7, Invalid),

@@ -54,8 +54,10 @@ READS: list[tuple[str, dict[str, Any], Any, int]] = [
 def test_a_read_costs_a_request_an_object(how: Any, index: Any, requests: int) -> None:
     array, driver = far(**how)
     same(array[index], MODEL[index])
-    assert len(driver.sent) == requests == len({key for _, key in driver.sent})
-    assert driver.most == min(requests, 8)
+    look = [("get", "zarr.json")] * bool(requests)  # in the same window, behind them
+    assert driver.sent[requests:] == look
+    assert requests == len({key for _, key in driver.sent[:requests]})
+    assert driver.most == min(requests + len(look), 8)
 
 
 def test_opening_costs_one_request_and_creating_few() -> None:
@@ -83,13 +85,15 @@ def test_parts_of_shards_cost_their_index_once_and_a_request_a_run() -> None:
     array, driver, model = large()
     driver.reset()
     same(array[0, 0], model[0, 0])
-    assert driver.sent == [("get", "c/0/0")] * 2  # index, chunk
+    look = ("get", "zarr.json")  # beside the chunks, once a read
+    assert driver.sent == [("get", "c/0/0"), look, ("get", "c/0/0")]  # index, chunk
     same(array[0], model[0])  # two shards: one index known, two neighbours each are one run
-    assert len(driver.sent) == 2 + 3
+    assert len(driver.sent) == 2 + 3 + 2
     same(array[:, 3], model[:, 3])  # chunks 0 and 2 of a shard: 8 KiB apart, two runs
-    assert len(driver.sent) == 5 + 1 + 4
+    assert len(driver.sent) == 5 + 1 + 4 + 3
     same(array[...], model)
-    assert len(driver.sent) == 10 + 3 + 1  # one shard was never met: it comes whole
+    assert len(driver.sent) == 10 + 3 + 1 + 4  # one shard was never met: it comes whole
+    assert driver.sent.count(look) == 4
 
 
 @pytest.mark.parametrize("shards", [None, (16, 10)])
@@ -256,13 +260,14 @@ def test_what_is_on_its_way_is_waited_for() -> None:
 
 
 WRITES: list[tuple[str, dict[str, Any], Any, int, int]] = [
-    # objects covered cost a put, those in part (or at the edge) a get and a put
-    ("everything", {}, np.s_[...], 4, 36),
-    ("whole chunks", {}, np.s_[4:8, 5:15], 0, 2),
-    ("element", {}, np.s_[7, 3], 1, 1),
-    ("row", {}, np.s_[7], 4, 4),
-    ("every shard", SHARDS, np.s_[...], 2, 6),
-    ("part of a shard", SHARDS, np.s_[:4, :5], 1, 1),
+    # objects covered cost a put, those in part (or at the edge) a get and a put; and a look at the
+    # document, which travels with the gets where nothing is put without one
+    ("everything", {}, np.s_[...], 5, 36),
+    ("whole chunks", {}, np.s_[4:8, 5:15], 1, 2),
+    ("element", {}, np.s_[7, 3], 2, 1),
+    ("row", {}, np.s_[7], 5, 4),
+    ("every shard", SHARDS, np.s_[...], 3, 6),
+    ("part of a shard", SHARDS, np.s_[:4, :5], 2, 1),
 ]
 
 
@@ -289,14 +294,15 @@ def test_filling_a_new_array_asks_nothing_first(shards: Any, objects: int) -> No
     array = stash.create(driver, MODEL.shape, "i4", chunks=(4, 5), shards=shards)
     driver.reset()
     array[...] = MODEL
-    assert [verb for verb, _ in driver.sent] == ["put"] * objects
+    assert driver.sent[0] == ("get", "zarr.json")  # is it still this array?
+    assert [verb for verb, _ in driver.sent[1:]] == ["put"] * objects
     same(array[...], MODEL)
     # Something is there after all: noticed by the refused put, and not tried again.
     driver.reset()
     array[...] = -MODEL
     verbs = [verb for verb, _ in driver.sent]
     edges = 4 if shards is None else 2
-    assert verbs.count("get") == edges and objects < verbs.count("put") <= objects + edges
+    assert verbs.count("get") == edges + 1 and objects < verbs.count("put") <= objects + edges
     same(array[...], -MODEL)
     driver.reset()
     array[...] = MODEL

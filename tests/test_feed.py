@@ -47,7 +47,7 @@ def test_every_row_once_with_all_of_its_fields(shuffle: Any, threads: int, prefe
     assert all(batch["row"].flags.owndata for batch in batches)
 
 
-@pytest.mark.filterwarnings("ignore:.*come twice")
+@pytest.mark.filterwarnings("ignore:.*comes? twice")
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=30),
@@ -319,7 +319,7 @@ def test_a_slow_side_waits_for_the_other(producing: float, consuming: float) -> 
         ({"shuffle": 1}, "shuffle is False, True or 'exact', not 1"),
         ({"lanes": 0}, "lanes is a whole number from 1 on"),
         ({"pool": 0}, "pool is a whole number from 1 on"),
-        ({"pool_bytes": "lots"}, "'lots' is no size in bytes"),
+        ({"pool_bytes": "lots"}, "'lots' is not a size in bytes"),
         ({"threads": 0}, "threads is a whole number from 1 on"),
         ({"prefetch": -1}, "prefetch is a whole number from 0 on"),
         ({"seed": "x"}, "seed is a whole number, not 'x'"),

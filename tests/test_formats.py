@@ -302,7 +302,7 @@ def test_a_structured_array_stays_what_it_was() -> None:
     [
         ({"a": {"b": [1, np.int64(3)]}}, r"a\.b\[1\]"),
         ({"when": np.datetime64("2020")}, "when"),
-        ({"s": {1, 2}}, "s is a set"),
+        ({"s": {1, 2}}, "s is of type set"),
         ({"a": b"x"}, "bytes"),
         ({"a": {3: 4}}, "3"),
     ],

@@ -44,12 +44,15 @@ def test_a_consolidated_group_is_one_read(zarr_format: Any) -> None:
         group["raw/nope"]
     assert driver.counts == {}
     assert (image[...] == 7).all()
-    own = 1 if zarr_format == 3 else 3  # once, what the array itself says
+    # The chunks, and once the array's own document: is it what the copy says, still?
+    own = 1 if zarr_format == 3 else 3
     assert driver.reads.keys == 4 + own
+    assert driver.counts["tag"] == Count()
     assert driver.counts["list_dir"] == Count()
     driver.reset()
     assert (image[...] == 7).all()
     assert driver.reads.keys == 4
+    assert driver.counts["tag"].calls == 1
 
 
 def test_a_writer_sees_past_consolidated_metadata(zarr_format: Any) -> None:

@@ -117,8 +117,8 @@ V3: dict[str, tuple[dict[str, Any], str]] = {
     "the fill's sign": ({"fill_value": -0.0}, r"fill value.*-0\.0"),
     "keys": ({"chunk_key_encoding": encoded("default", ".")}, "chunk keys"),
     "keys of v2": ({"chunk_key_encoding": encoded("v2", "/")}, "chunk keys"),
-    "axes": ({"shape": [6, 1], "chunk_grid": grid(4, 1)}, "1 axes.*2"),
-    "a scalar": ({"shape": [], "chunk_grid": grid()}, "1 axes.*0"),
+    "axes": ({"shape": [6, 1], "chunk_grid": grid(4, 1)}, "1 axis is.*2"),
+    "a scalar": ({"shape": [], "chunk_grid": grid()}, "1 axis is.*0"),
     "what must be understood": ({"more": {"name": "odd", "must_understand": True}}, "more"),
 }  # fmt: skip
 
@@ -136,7 +136,7 @@ V2: dict[str, tuple[dict[str, Any], str]] = {
     "chunks": ({"chunks": [2]}, "chunks"),
     "fill": ({"fill_value": 7.5}, "fill value"),
     "separator": ({"shape": [6], "dimension_separator": "/"}, "chunk keys"),
-    "axes": ({"shape": [6, 1], "chunks": [4, 1]}, "axes"),
+    "axes": ({"shape": [6, 1], "chunks": [4, 1]}, "1 axis is now 2"),
 }
 
 OPERATIONS: dict[str, Callable[[Array], Any]] = {

@@ -173,7 +173,7 @@ def test_ranks_have_equal_work() -> None:
     every = []
     for loader in loaders:
         assert (loader.padded, loader.dropped, len(loader)) == (1, 0, 3)
-        with pytest.warns(UserWarning, match="1 of 103 rows come twice"):
+        with pytest.warns(UserWarning, match="1 of 103 rows comes twice"):
             every.append([batch["row"].tolist() for batch in loader])
     assert [[len(b) for b in batches] for batches in every] == [[10, 10, 6]] * 4
     assert {row for batches in every for batch in batches for row in batch} == set(range(103))

@@ -17,7 +17,7 @@ from numpy.lib.recfunctions import repack_fields
 import tensorstash as stash
 from tensorstash.errors import Invalid, InvalidSelection, Unsupported
 from tests.layouts import EXAMPLES
-from tests.oracle import numpy_index, outer_index, outer_of, same
+from tests.oracle import numpy_index, outer_index, outer_of, point_index, point_of, same
 from tests.record_layouts import (
     ARRAYS,
     DOTTED,
@@ -67,6 +67,38 @@ def test_reads_are_numpys(data: Any) -> None:
             out = np.empty(wanted.shape, wanted.dtype)
             assert array.read(selection, out=out) is out
             same(out, wanted)
+
+
+@settings(max_examples=2 * EXAMPLES)
+@given(st.data())
+def test_fields_inside_outer_and_pointwise_selections_are_numpys(data: Any) -> None:
+    layout = data.draw(record_layouts())
+    with tempfile.TemporaryDirectory() as folder:
+        array, model = begun(data, layout, folder)
+        places = np.arange(model.size).reshape(layout.shape)
+        rules: Any = {"oindex": (outer_index, outer_of), "vindex": (point_index, point_of)}
+        for turn in range(4):
+            verb = data.draw(st.sampled_from(sorted(rules)))
+            draws, rule = rules[verb]
+            names = data.draw(names_of(layout.dtype))
+            index = data.draw(draws(layout.shape))
+            selection = spelled(data.draw, names, index)
+            chosen = np.asarray(rule(model, index))
+            wanted = np.asarray(fields_of(chosen, names))
+            same(getattr(array, verb)[selection], wanted if wanted.ndim else wanted[()])
+            view = getattr(array.lazy[...], verb)
+            if not wanted.shape[chosen.ndim :]:  # there are no views of fields that are arrays
+                same(view[selection].read(), wanted)
+            value = random_records(turn, chosen.shape, layout.dtype)
+            at = np.asarray(rule(places, index))
+            if len(np.unique(at)) < at.size:  # which of two values stays is not said
+                value[...] = random_records(turn, (), layout.dtype)
+            getattr(array, verb)[selection] = fields_of(value, names)
+            flat = model.reshape(-1)
+            for name in [names] if isinstance(names, str) else names:
+                part = field_of(flat, name)
+                part[at] = field_of(value, name)
+            same(array[...], model)
 
 
 @settings(max_examples=2 * EXAMPLES)
@@ -151,10 +183,10 @@ def test_a_view_of_a_field_is_written_through_and_travels(tmp_path: Path) -> Non
         (("x", "x", 2), "named twice"),
         ((["x"], "y"), "named once"),
         ((["x"], ["y"]), "named once"),
-        (["x", 1], "is no index"),
+        (["x", 1], "is not an index"),
         (("x", 9), "out of bounds"),
         (("x", 0, 0), "too many indices"),
-        (np.array(["x"]), "is no index"),
+        (np.array(["x"]), "is not an index"),
     ],
 )
 def test_what_names_no_field(selection: Any, says: str) -> None:

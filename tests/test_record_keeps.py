@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tensorstash as stash
-from tensorstash.errors import Invalid, StashError
+from tensorstash.errors import Conflict, Invalid, StashError, Unsupported
 from tensorstash.records.formats import FORMS
 
 _DTYPES = [
@@ -145,6 +145,22 @@ def test_every_format_taken_back_is_the_same_or_refused(form: Any) -> None:
     assert kept > 20
 
 
+@pytest.mark.parametrize("dtype", ["m8[s]", "M8[s]", "m8[h]"])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_seconds_that_polars_cannot_count_are_no_nulls(dtype: str, ragged: bool) -> None:
+    # It keeps them as milliseconds, and makes null of what these cannot count.
+    for count, fits in ((2**40, True), (2**60, False)):
+        row = np.array([count, -count], dtype)
+        rows = {"t": [row] * 2} if ragged else {"t": row}
+        records = stash.save_records({}, rows)
+        if fits:
+            frame = records.with_format("polars")[:]
+            _same(stash.save_records({}, frame), records)
+        else:
+            with pytest.raises(Unsupported, match="polars cannot hold"):
+                records.with_format("polars")[:]
+
+
 def _some() -> stash.Records:
     made = stash.create_records(
         {},
@@ -195,7 +211,9 @@ def test_records_are_saved_over_themselves_or_into_others() -> None:
     with half.writer() as writer:
         writer.extend(_some())
     assert [meta["id"] for meta in half["meta"][:]] == [0, 1, 1, 2, 0, 1, 2]
-    empty = stash.save_records({}, records.where([]))
+    with pytest.raises(Conflict, match="replaced"):  # those are no more
+        stash.save_records({}, records.where([]))
+    empty = stash.save_records({}, _some().where([]))
     assert len(empty) == 0 and empty.schema == records.schema
 
 

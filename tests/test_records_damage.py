@@ -76,11 +76,11 @@ DAMAGE: dict[str, tuple[Callable[..., Any], type[StashError], str]] = {
     "kind as list": (lambda d, m, x: each(m["fields"], a=["fixed"]), Unsupported, "'a'"),
     "no kind": (lambda d, m, x: each(m["fields"], a=None), Unsupported, "kind None"),
     "absent field": (lambda d, m, x: each(m["fields"], z="fixed"), Corrupt, "'z' but has no meta"),
-    "numbers as text": (lambda d, m, x: each(m["fields"], a="text"), Corrupt, "'a' is no text"),
+    "numbers as text": (lambda d, m, x: each(m["fields"], a="text"), Corrupt, "'a' is not text"),
     "text as numbers": (lambda d, m, x: each(m["fields"], s="fixed"), Corrupt, "'s' is fixed but"),
-    "text as bytes": (lambda d, m, x: each(m["fields"], s="bytes"), Corrupt, "'s' is no bytes"),
-    "bytes as json": (lambda d, m, x: each(m["fields"], b="json"), Corrupt, "'b' is no json"),
-    "text as object": (lambda d, m, x: each(m["fields"], s="object"), Corrupt, "'s' is no object"),
+    "text as bytes": (lambda d, m, x: each(m["fields"], s="bytes"), Corrupt, "'s' is not bytes"),
+    "bytes as json": (lambda d, m, x: each(m["fields"], b="json"), Corrupt, "'b' is not json"),
+    "text as object": (lambda d, m, x: each(m["fields"], s="object"), Corrupt, "'s' is not object"),
     "ragged as fixed": (lambda d, m, x: each(m["fields"], t="fixed"), Corrupt, "'t'"),
     "fixed as ragged": (lambda d, m, x: each(m["fields"], a="ragged"), Corrupt, "'a/values'"),
     "climbing": (lambda d, m, x: each(m["fields"], **{"../up": "fixed"}), Corrupt, "cannot name"),
@@ -89,11 +89,11 @@ DAMAGE: dict[str, tuple[Callable[..., Any], type[StashError], str]] = {
     "within": (lambda d, m, x: each(m["fields"], **{"a/b": "fixed"}), Corrupt, "cannot hold"),
     "member gone": (lambda d, m, x: x.pop("a"), Corrupt, "'a' but has no metadata"),
     "member odd": (lambda d, m, x: each(x, a={"zarr_format": 3, "node_type": "group"}), Corrupt,
-                   "'a' is no array"),
+                   "'a' is not an array"),
     "member false": (lambda d, m, x: each(x["a"], data_type="int31"), Unsupported, "'a'.*int31"),
     "member scalar": (
         lambda d, m, x: each(x["in/x"], shape=[], chunk_grid={
-            "name": "regular", "configuration": {"chunk_shape": []}}), Corrupt, "'in/x' is no array"
+            "name": "regular", "configuration": {"chunk_shape": []}}), Corrupt, "is not an array"
     ),
     "members odd": (lambda d, m, x: each(m, members={"h": 5}), Corrupt, "as metadata of members"),
     "members a list": (lambda d, m, x: each(m, members=[1]), Corrupt, "as metadata of members"),
@@ -294,7 +294,7 @@ def test_assignments_that_do_not_fit() -> None:
     before = dict(place)
     for rows, value, match in [
         (slice(0, 2), {"a": np.zeros((3, 2), int), "s": ["", ""]}, "field 'a'"),
-        (slice(0, 2), {"a": [1, 2], "s": ["x"]}, "field 's': 1 values for 2 rows"),
+        (slice(0, 2), {"a": [1, 2], "s": ["x"]}, "field 's': 1 value for 2 rows"),
         ([0, 9], {"a": [1, 2], "s": "x"}, "out of bounds"),
         ("a", [1], r"assign to rows, r\[i\] = {...}, or to a field: r\['a'\]\[rows\] = ..."),
         (("a", "b"), 1, "assign to rows"),

@@ -210,13 +210,13 @@ def test_text_and_bytes() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("t", b"bytes", "is no text"),
-        ("t", 5, "is no text"),
-        ("t", None, "is no text"),
-        ("t", ["a"], "is no text"),
+        ("t", b"bytes", "is not text"),
+        ("t", 5, "is not text"),
+        ("t", None, "is not text"),
+        ("t", ["a"], "is not text"),
         ("t", "\ud800", "no UTF-8"),
-        ("b", "text", "is no bytes"),
-        ("b", 5, "is no bytes"),
+        ("b", "text", "is not bytes"),
+        ("b", 5, "is not bytes"),
         ("j", float("nan"), "no JSON"),
         ("j", [np.float32("inf")], "no JSON"),
         ("j", np.array([np.nan]), "no JSON"),
@@ -334,7 +334,7 @@ def test_objects_are_not_loaded_by_who_did_not_ask() -> None:
             lambda: list(reader),  # noqa: B023
         ):
             refused(call, "field 'o'.*allow_pickle=True", Unsupported)
-        assert driver.counts == {}
+        assert driver.reads.calls == 0  # chunks; what is asked is whether they are the same records
     refused(lambda: reader.append({"o": 1}), "allow_pickle", Unsupported)
     assert not Trap.sprung
     stash.open_records(driver, allow_pickle=True)[0]

@@ -73,11 +73,11 @@ def test_shards_codecs_and_fill_by_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"rows_per_chunk": 0}, "0 is no number of rows"),
-        ({"rows_per_chunk": 1.5}, "1.5 is no number of rows"),
-        ({"rows_per_chunk": {"a": -1}}, "-1 is no number"),
+        ({"rows_per_chunk": 0}, "0 is not a number of rows"),
+        ({"rows_per_chunk": 1.5}, "1.5 is not a number of rows"),
+        ({"rows_per_chunk": {"a": -1}}, "-1 is not a number"),
         ({"rows_per_chunk": {"nope": 1}}, "no field 'nope'"),
-        ({"rows_per_shard": True}, "True is no number"),
+        ({"rows_per_shard": True}, "True is not a number"),
         ({"codecs": "nope"}, "field 'a'.*nope"),
         ({"codecs": {"nope": "zstd"}}, "no field 'nope'"),
         ({"fill_value": "x"}, "field 'a'"),

@@ -209,7 +209,7 @@ def nothing() -> Any:
 
 def test_a_factory_that_answers_no_place(there: stash.Records) -> None:
     view = pickle.loads(pickle.dumps(there.with_connection_factory(nothing)))
-    with pytest.raises(Invalid, match="factory answered NoneType, which is no place"):
+    with pytest.raises(Invalid, match="factory answered NoneType, which is not a place"):
         view[0]
 
 

@@ -171,7 +171,7 @@ def test_lengths_read_no_values() -> None:
         view = watched.where([5, 5, 29, 0])
         assert view.lengths("t").tolist() == [len(rows[i]) for i in (5, 5, 29, 0)]
         assert values == []
-    with pytest.raises(Invalid, match="'n' is no ragged field; those are: none"):
+    with pytest.raises(Invalid, match="'n' is not a ragged field; those are: none"):
         stash.create_records({}, {"n": "i4"}).lengths("n")
 
 
@@ -204,8 +204,8 @@ def test_values_of_rows_are_read_once_a_chunk() -> None:
         ([1.5], "lose"),
         ([2**31], "out of range"),
         (["a"], "lose"),
-        ("abc", "axes"),
-        (None, "axes"),
+        ("abc", "1 axis a row"),
+        (None, "1 axis a row"),
         ([[1], [2, 3]], "inhomogeneous"),
         (np.ones((1, 1, 1), "i4"), "3 axes where 1"),
     ],
@@ -223,7 +223,7 @@ def test_rows_that_do_not_fit(value: Any, match: str) -> None:
         with pytest.raises(Invalid, match=f"field 't'.*{match}") as caught:
             call()
         assert "\n" not in str(caught.value)
-        assert "1 axes a row" in str(caught.value)
+        assert "1 axis a row" in str(caught.value)
     assert dict(records.driver._mapping) == before  # type: ignore[attr-defined]
 
 

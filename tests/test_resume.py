@@ -99,7 +99,7 @@ def test_the_same_loader_goes_on_with_the_same_batches(shuffle: Any) -> None:
     assert rows_of(again) == rows_of(first)
 
 
-@pytest.mark.filterwarnings("ignore:.*come twice")
+@pytest.mark.filterwarnings("ignore:.*comes? twice")
 @settings(max_examples=60, deadline=None)
 @given(
     shuffle=st.sampled_from(SHUFFLES),
@@ -138,7 +138,7 @@ def test_any_row_of_ranks_and_batches(
     assert sorted(found + rows_of(last)) == list(range(rows))
 
 
-@pytest.mark.filterwarnings("ignore:.*come twice")
+@pytest.mark.filterwarnings("ignore:.*comes? twice")
 @settings(max_examples=120, deadline=None)
 @given(
     shuffle=st.sampled_from(SHUFFLES),
@@ -206,7 +206,7 @@ def expected(left: int, whole: int, world: int, drop: bool) -> tuple[int, int, i
     return -rest % world, 0, -(-left // whole)
 
 
-@pytest.mark.filterwarnings("ignore:.*come twice")
+@pytest.mark.filterwarnings("ignore:.*comes? twice")
 def test_the_numbers_are_those_of_what_is_still_to_come() -> None:
     first: Feed[Any] = Feed(Counted(1000, 16), 15, shuffle=True, rank=0, world_size=3)
     batches = iter(first)

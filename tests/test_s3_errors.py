@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +16,15 @@ import tensorstash as stash
 from tensorstash.driver import Request, Span
 from tensorstash.drivers import s3 as s3_driver
 from tensorstash.drivers.s3.driver import S3Driver
-from tensorstash.errors import Denied, Invalid, NoSpace, NotFound, Unavailable, Unsupported
+from tensorstash.errors import (
+    Conflict,
+    Denied,
+    Invalid,
+    NoSpace,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from tests.servers.rgw import Rgw
 from tests.servers.s3 import S3
 
@@ -102,6 +111,81 @@ def test_without_the_right_to_list_a_missing_key_is_not_absent(rgw: Rgw, client:
     with pytest.raises(Denied):
         [*driver.list()]
     driver.close()
+
+
+def allowed(rgw: Rgw, *actions: str) -> tuple[Rgw, str]:
+    """A user who may do these with the objects of a bucket, and not list them."""
+    bucket, user = rgw.make_bucket(), rgw.make_user()
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": [f"arn:aws:iam:::user/{user.user}"]},
+        "Action": [f"s3:{action}" for action in actions],
+        "Resource": [f"arn:aws:s3:::{bucket}/*"],
+    }
+    boto = rgw.client()
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    boto.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    boto.close()
+    return user, bucket
+
+
+def test_denied_reads_are_absent_where_one_wants_that(rgw: Rgw, client: str) -> None:
+    reader, bucket = allowed(rgw, "GetObject")
+    owner = connect(rgw, client, bucket)
+    array = stash.create(owner, (6,), "i4", chunks=(2,))
+    array[2:4] = 7
+    driver = connect(reader, client, bucket, denied_is_absent=True)
+    assert stash.load(driver).tolist() == [0, 0, 7, 7, 0, 0]
+    assert pickle.loads(pickle.dumps(driver))._denied_is_absent  # its keys do not travel
+    assert driver.get("not there") is None and driver.tag("not there") is None
+    assert driver.get_ranges("not there", [Span(0, 2), Span(3, 4)]) is None
+    with pytest.raises(NotFound):
+        stash.open(f"s3://{bucket}/nothing", options={**reader.options, "denied_is_absent": True})
+    for call in (
+        lambda: driver.put("k", b"1"),
+        lambda: driver.put("k", b"1", if_absent=True),
+        lambda: driver.delete("zarr.json"),
+        lambda: [*driver.list()],
+    ):
+        with pytest.raises(Denied):
+            call()
+    assert owner.get("zarr.json") is not None and owner.get("k") is None
+    for wrong in ({"secret": "not-the-secret"}, {"key": "nobody-by-that-key"}):
+        stranger = connect(reader, client, bucket, denied_is_absent=True, **wrong)
+        with pytest.raises(Denied):
+            stranger.get("zarr.json")
+        stranger.close()
+    driver.close()
+    owner.close()
+
+
+def test_conditions_hold_where_denied_reads_are_absent(rgw: Rgw, client: str) -> None:
+    writer, bucket = allowed(rgw, "GetObject", "PutObject", "DeleteObject")
+    driver = connect(writer, client, bucket, denied_is_absent=True)
+    tag = driver.put("k", b"1", if_absent=True)
+    with pytest.raises(Conflict):
+        driver.put("k", b"2", if_absent=True)
+    driver.put("k", b"3", if_tag=tag)
+    with pytest.raises(Conflict):
+        driver.put("k", b"4", if_tag=tag)
+    assert bytes(driver.get("k") or b"") == b"3"
+    blind, place = allowed(rgw, "PutObject", "DeleteObject")
+    owner = connect(rgw, client, place)
+    owner.put("k", b"theirs")
+    other = connect(blind, client, place, denied_is_absent=True)
+    assert other.get("k") is None  # the danger that the docs state
+    with pytest.raises(Conflict):
+        other.put("k", b"mine", if_absent=True)
+    assert bytes(owner.get("k") or b"") == b"theirs"
+    for each in (driver, owner, other):
+        each.close()
+
+
+def test_denied_is_absent_is_checked() -> None:
+    with pytest.raises(Invalid, match="not both"):
+        s3_driver.connect("b/x", unsafe=True, denied_is_absent=True)
+    with pytest.raises(Invalid, match="True or False"):
+        s3_driver.connect("b/x", denied_is_absent="yes")  # type: ignore[arg-type]
 
 
 def test_a_full_quota_is_no_space(rgw: Rgw, client: str) -> None:

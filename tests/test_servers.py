@@ -72,8 +72,9 @@ def test_a_server_that_does_not_answer_shows_its_log() -> None:
 def test_a_killed_test_run_leaves_no_server(how: signal.Signals) -> None:
     # Started in a thread that is over: the server belongs to the process.
     code = (
-        "import threading, time\n"
+        "import signal, threading, time\n"
         "from tests.servers.valkey import valkey\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs of shells ignore it
         "def start():\n"
         "    server = valkey(); print(server.process.pid, flush=True); kept.append(server)\n"
         "kept = []\n"

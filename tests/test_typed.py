@@ -191,12 +191,12 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(next={"obs": np.zeros((4, 4), "uint8")}), "no value for 'next/reward'"),
         (broken(next=3), "no value for 'next/obs'"),
         (Transition(None, *[*vars(transition(1)).values()][1:]), "no value for 'obs'"),
-        (Next(0, 0), "is no Transition, and no dict"),
-        ([1, 2], "is no Transition, and no dict"),
+        (Next(0, 0), "is neither Transition nor a dict"),
+        ([1, 2], "is neither Transition nor a dict"),
         (broken(obs=np.zeros((4, 5), "uint8")), "field 'obs': "),
         (broken(action=0.5), "field 'action'"),
         (broken(tokens=np.zeros((2, 2), "int32")), "field 'tokens'"),
-        (broken(label=3), "field 'label': 3 is no text"),
+        (broken(label=3), "field 'label': 3 is not text"),
     ],
 )
 def test_what_is_no_row_changes_nothing(records: stash.Records, value: Any, message: str) -> None:
@@ -262,7 +262,7 @@ class Unresolved:
 
 def test_names_of_a_class_are_fields(records: stash.Records) -> None:
     with pytest.raises(
-        Invalid, match="Wrong names 'lable', which is no field; did you mean 'label'"
+        Invalid, match="Wrong names 'lable', which is not a field; did you mean 'label'"
     ):
         typed(records, Wrong)
     with pytest.raises(Invalid, match="does not describe a row"):

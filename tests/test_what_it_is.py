@@ -52,3 +52,14 @@ def test_a_group_is_copied_as_the_error_says(tmp_path: Path) -> None:
 
 def test_redis_on_this_host() -> None:
     assert connect("redis:///0/name", {}).url == connect("redis://localhost:6379/0/name", {}).url
+
+
+def test_records_are_told_from_groups_and_what_creates_is_named(tmp_path: Path) -> None:
+    stash.create_records(tmp_path / "r", {"x": "int32"})
+    with pytest.raises(Invalid, match=r"is a group; open it with open_records\(\)$"):
+        stash.open(tmp_path / "r")
+    with pytest.raises(Invalid, match="copy takes one array and this is a group"):
+        stash.copy(tmp_path / "r", tmp_path / "copy")
+    for open_it in (stash.open, stash.open_group, stash.open_records):
+        with pytest.raises(NotFound, match=r"create\(\), create_group\(\), create_records\(\)"):
+            open_it(tmp_path / "nothing")

@@ -45,7 +45,7 @@ def test_whole_chunks_are_not_read() -> None:
     ):
         array[index] = 7
     assert driver.reads == Count()
-    assert driver.counts["tag"] == Count()
+    assert driver.counts["tag"].calls == 5  # once a call: is it this array still?
     assert driver.counts["lock"] == Count()
     assert driver.writes.calls == 9 + 3 + 3 + 3 + 9
 
@@ -135,7 +135,7 @@ def test_any_layout_of_memory_is_stored_the_same(shards: Any) -> None:
         array = stash.create({}, (6, 8), "f4", chunks=(3, 4), shards=shards)
         array[...] = form
         same(array[...], model)
-        stored = {key: bytes(array.driver.get(key) or b"") for key in array.driver.list()}
+        stored = {key: bytes(array.driver.get(key) or b"") for key in array.driver.list("c/")}
         wanted = wanted or stored
         assert stored == wanted
 

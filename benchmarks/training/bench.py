@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..setting import cores
+from . import data
 from .child import Child, Failed
 
 Reading = dict[str, Any]
@@ -160,6 +161,27 @@ def stored(
         for path, (library, what) in todo.items()
     ]
     return dict(zip(todo, gather(tasks, 1200), strict=True))
+
+
+def outcome(
+    bench: Bench,
+    title: str,
+    field: Sequence[tuple[Any, Entry, Path]],
+    failed: Mapping[Path, str],
+    line: Callable[[Any, Entry], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Race contestants, each with its entry and its store (``failed``: stores that were not
+    written, and why); answers their lines, with the bytes that each store takes."""
+    for _, made, path in field:
+        made.error = failed.get(path, "")
+    race(bench, [made for _, made, _ in field])
+    results = []
+    for one, made, path in field:
+        found = line(one, made)
+        found["stored"] = data.stored(path) if path.exists() else None
+        results.append(found)
+        bench.say(f"{title}, {one.name}: {made.error or format(found['rate'], '.0f') + '/s'}")
+    return results
 
 
 def line_of(

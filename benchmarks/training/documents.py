@@ -10,7 +10,7 @@ import numpy as np
 
 from ..samples import Array
 from . import data
-from .bench import Bench, entry, line_of, race, stored
+from .bench import Bench, Entry, entry, line_of, outcome, stored
 from .child import State
 from .document_readers import by_name, everyone
 from .gauge import Gauge
@@ -96,6 +96,10 @@ def _compare(batch: Any, rows: Array, form: str, tokens: Array, offsets: Array) 
 # -- in the parent --------------------------------------------------------------------------
 
 
+def _line(one: Any, made: Entry) -> dict[str, Any]:
+    return line_of(one, made.readings, made.error, FIGURES)
+
+
 def measure(bench: Bench) -> dict[str, Any]:
     """The three forms, on one core and on all."""
     count = 20_000 if bench.quick else 200_000
@@ -118,26 +122,22 @@ def measure(bench: Bench) -> dict[str, Any]:
             }
             failed = stored(children, MODULE, todo)
             for form in FORMS:
-                entries = [
-                    entry(
-                        one.name,
-                        children[one.library],
-                        f"{MODULE}:read",
-                        *(one.name, str(folder), str(paths[one.name]), form),
-                        12 * limit if one.fills else limit,
+                field = [
+                    (
+                        one,
+                        entry(
+                            one.name,
+                            children[one.library],
+                            f"{MODULE}:read",
+                            *(one.name, str(folder), str(paths[one.name]), form),
+                            12 * limit if one.fills else limit,
+                        ),
+                        paths[one.name],
                     )
                     for one in here
                 ]
-                for one, made in zip(here, entries, strict=True):
-                    made.error = failed.get(paths[one.name], "")
-                race(bench, entries)
-                results = []
-                for one, made in zip(here, entries, strict=True):
-                    line = line_of(one, made.readings, made.error, FIGURES)
-                    line["stored"] = data.stored(paths[one.name])
-                    results.append(line)
-                    told = made.error or f"{line['rate']:.0f}/s"
-                    bench.say(f"W4 {form}, {cores} cores, {one.name}: {told}")
+                title = f"W4 {form}, {cores} cores"
+                results = outcome(bench, title, field, failed, _line)
                 sets.append({"cores": cores, "verb": form, "results": results})
     shutil.rmtree(folder)
     return {

@@ -75,3 +75,13 @@ def served(data: Any, spec: Images, workers: int, context: Any, **how: Any) -> A
         multiprocessing_context=context,
         **how,
     )
+
+
+class Mapped(ImageLoader):
+    """A loader whose handle begins with a map-style dataset."""
+
+    def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
+        return served(handle[0], spec, workers, context)
+
+    def touch(self, handle: Any) -> None:
+        handle[0][0]

@@ -1,9 +1,8 @@
-"""``python -m benchmarks train``: all training workloads, and what is kept of them."""
+"""``python -m benchmarks train``: the training workloads."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 
 from .. import machine
 from ..setting import cores
-from . import documents, filling, images, report, resume, vectors, windows, workers
+from . import documents, filling, images, resume, vectors, windows, workers
 from .bench import Bench
 
 WORKLOADS: dict[str, Any] = {
@@ -56,51 +55,21 @@ PACKAGES = (
 
 
 def measure(
+    name: str,
     quick: bool,
-    rounds: int | None,
-    out: Path,
+    rounds: int,
     where: str | None,
-    only: list[str],
-    by: list[str],
+    by: frozenset[str],
     held: tuple[int, ...],
-) -> None:
-    """Measure the workloads in ``only`` (all when empty) by the libraries in ``by`` (alike), held
-    to so many cores; what comes of it is kept in ``training.json``, beside earlier results of
-    others."""
+) -> dict[str, Any]:
+    """Measure a workload by the libraries in ``by`` (all when empty), held to so many cores (one,
+    then all)."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # what helpers say of children that end
-    kept = report.load(out)
-    count = rounds or (1 if quick else 5)
-    for name, run in WORKLOADS.items():
-        if only and name not in only:
-            continue
-        begin, before = time.monotonic(), machine.load()
-        busy = max(1.0, float(before) / cores())
-        until = begin + QUICK[name] * busy if quick else math.inf
-        with tempfile.TemporaryDirectory(dir=where) as folder:
-            result = run(Bench(quick, count, Path(folder), frozenset(by), held, until))
-        kept[name] = result | {
-            "quick": quick,
-            "rounds": count,
-            "seconds": time.monotonic() - begin,
-            "load": f"{before} before, {machine.load()} after",
-            "hardware": machine.hardware(),
-            "versions": versions(),
-        }
-        print(f"{name}: {kept[name]['seconds']:.0f} s", flush=True)
-        out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(kept, indent=1, ensure_ascii=False)
-        (out / f"{report.NAME}.json").write_text(text + "\n")
-    draw(kept, out)
-
-
-def draw(kept: dict[str, Any], out: Path) -> None:
-    """The picture, where matplotlib is installed."""
-    try:
-        from .picture import draw as paint
-    except ImportError:
-        return
-    if kept.get("W1"):
-        paint(kept["W1"], out / f"{report.NAME}.png")
+    busy = max(1.0, float(machine.load()) / cores())
+    until = time.monotonic() + QUICK[name] * busy if quick else math.inf
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        result = WORKLOADS[name](Bench(quick, rounds, Path(folder), by, held, until))
+    return {**result, "quick": quick, "rounds": rounds}
 
 
 def versions() -> dict[str, str]:

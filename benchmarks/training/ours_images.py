@@ -12,10 +12,10 @@ from ..layout import Layout
 from ..peer import OURS
 from ..samples import Array
 from .data import PIXELS, parts
-from .image_loader import Batch, ImageLoader, Images, served
+from .image_loader import Batch, ImageLoader, Images, Mapped
 
 
-class OurImages(ImageLoader):
+class OurImages(Mapped):
     """One way to store and read them."""
 
     library = OURS
@@ -66,12 +66,6 @@ class OurImages(ImageLoader):
             batches.set_epoch(number)
         for batch in batches:
             yield batch["image"], batch["label"]
-
-    def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
-        return served(handle[0], spec, workers, context)
-
-    def touch(self, handle: Any) -> None:
-        handle[0][0]
 
 
 def loaders() -> list[ImageLoader]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .words import best, cores, count, even, is_ours
@@ -19,32 +20,38 @@ def rows(kept: dict[str, Any]) -> list[Row]:
     return found
 
 
-def _images(work: dict[str, Any]) -> list[Row]:
+def alike(name: str, work: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Of W1 and W4, by part: the compressed stores of equal shuffle."""
     found = []
     for part in work["sets"]:
         lines = [line for line in part["results"] if not line["error"]]
-        equal = [line for line in lines if even(line, work["random"], work["quick"])]
-        packed = [line for line in equal if line["packed"] != "no"]
-        what = f"{part['data']} images, {cores(part)}"
-        found += _faster(packed, f"{what}: fastest compressed store of equal shuffle")
+        if name == "W1":
+            lines = [line for line in lines if even(line, work["random"], work["quick"])]
+            lines = [line for line in lines if line["packed"] != "no"]
+            what = f"{part['data']} images, {cores(part)}"
+        else:
+            spread = 1.6 if work["quick"] else 1.2
+            lines = [
+                line
+                for line in lines
+                if line["quality"]
+                and line["quality"]["spread"] <= spread
+                and line["stored"]
+                and line["stored"] < 0.9 * work["bytes"]
+            ]
+            what = f"{part['verb']}, {cores(part)}"
+        found.append((what, lines))
     return found
 
 
-def _documents(work: dict[str, Any]) -> list[Row]:
-    found = []
-    for part in work["sets"]:
-        lines = [
-            line
-            for line in part["results"]
-            if not line["error"]
-            and line["quality"]
-            and line["quality"]["spread"] <= (1.6 if work["quick"] else 1.2)
-            and line["stored"]
-            and line["stored"] < 0.9 * work["bytes"]
-        ]
-        what = f"{part['verb']}, {cores(part)}"
-        found += _faster(lines, f"{what}: fastest compressed store of equal shuffle")
-    return found
+def _shuffled(name: str) -> Callable[[dict[str, Any]], list[Row]]:
+    def judge(work: dict[str, Any]) -> list[Row]:
+        found = []
+        for what, lines in alike(name, work):
+            found += _faster(lines, f"{what}: fastest compressed store of equal shuffle")
+        return found
+
+    return judge
 
 
 def _faster(lines: list[dict[str, Any]], goal: str) -> list[Row]:
@@ -127,10 +134,10 @@ def _filling(work: dict[str, Any]) -> list[Row]:
 
 
 JUDGES: dict[str, Any] = {
-    "W1": _images,
+    "W1": _shuffled("W1"),
     "W2": _vectors,
     "W3": _windows,
-    "W4": _documents,
+    "W4": _shuffled("W4"),
     "W5": _workers,
     "W6": _resume,
     "W8": _filling,

@@ -1,17 +1,27 @@
-"""The section on training in ``performance.md``."""
+"""The figures of the training workloads."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
+from .. import runs
+from ..kept import Results
 from ..tables import met, table
 from . import reach
 from .quality import as_text
 from .words import Line, cores, count, name, rate, ratio, seconds, shuffle, size
 
-NAME = "training"
+PREAMBLE = (
+    "Each library runs in a process of its own, held to as many cores as a table says (thread "
+    "pools of torch, BLOSC and OpenMP likewise); the processes take turns, and figures are medians "
+    "over the rounds that count, with the least and the most behind them. All store the same data, "
+    "made from seeds; files are in the page cache. Every epoch is checked: each row once, and "
+    "samples of it against the source. An epoch that takes too long is broken off, and then no row "
+    "may have come twice. Bytes read are what read system calls answered (`/proc/self/io`): mapped "
+    "files are read by page faults and count nothing, but their pages count as memory. Peak memory "
+    "is beyond what was resident before the epoch. First batch: opening included. *defaults* is "
+    "what a library's first example does, *fast* what its documents recommend for speed."
+)
 CEILING = (
     "An uncompressed memory-mapped file is faster for random rows on a local disk whose pages are "
     "in memory than anything that decompresses, and nothing here claims otherwise: those rows are "
@@ -20,67 +30,25 @@ CEILING = (
 )
 
 
-def load(out: Path) -> dict[str, Any]:
-    """The results so far."""
-    path = out / f"{NAME}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def title(name: str) -> str:
+    """Of the heading above a workload."""
+    return f"{name}: {SECTIONS[name][0]}"
 
 
-def section(kept: dict[str, Any]) -> list[str]:
-    """Everything about it, as Markdown."""
-    if not kept:
-        return []
-    lines = ["## Training", "", *_preamble(kept)]
+def section(kept: Results) -> list[str]:
+    """Everything about them, as Markdown."""
+    lines = [PREAMBLE, "", CEILING, ""]
+    if "W1" in kept:
+        lines += ["![Records a second, and how random the batches are](training.png)", ""]
     head = ["", "reach", "ours", "met"]
     rows = [[w, goal, value, met(done)] for w, goal, value, done in reach.rows(kept)]
-    lines += table(head, rows) if rows else []
-    if "W1" in kept:
-        lines += ["![Records a second against shuffle quality](training.png)", ""]
-    for key, show in SECTIONS.items():
+    lines += ["## Reach", "", *table(head, rows)] if rows else []
+    for key, (_, show) in SECTIONS.items():
         if key in kept:
-            lines += show(kept[key])
+            work = kept[key]
+            small = "Sizes are shrunk: `--quick`. " if work["quick"] else ""
+            lines += [f"## {title(key)}", "", small + runs.words(work["run"]), "", *show(work)]
     return lines
-
-
-def _preamble(kept: dict[str, Any]) -> list[str]:
-    last = next(reversed(list(kept.values())))
-    minutes = sum(work["seconds"] for work in kept.values()) / 60
-    quick = ", ".join(key for key, work in kept.items() if work["quick"])
-    quick = f" (with `--quick`: {quick})" if quick else ""
-    rounds = ", ".join(f"{key} {work['rounds']}" for key, work in kept.items())
-    machine = "; ".join(
-        f"{key}: {value}" for key, value in last["hardware"].items() if "load" not in key
-    )
-    loads = "; ".join(f"{key} {work['load']}" for key, work in kept.items())
-    versions = ", ".join(f"{key} {value}" for key, value in last["versions"].items())
-    words = (
-        f"`python -m benchmarks train`{quick}, {minutes:.0f} minutes. Each library runs in a "
-        "process of its own, held to as many cores as a table says (thread pools of torch, "
-        "BLOSC and OpenMP likewise); the processes take turns, and figures are medians over the "
-        f"rounds that count ({rounds}), with the least and the most behind them. All store the "
-        "same data, made from seeds; files are in the page cache. Every epoch is checked: each "
-        "row once, and samples of it against the source. An epoch that takes too long is broken "
-        "off, and then no row may have come twice. Bytes read are what read system calls "
-        "answered (`/proc/self/io`): mapped files are read by page faults and count nothing, "
-        "but their pages count as memory. Peak memory is beyond what was resident before the "
-        "epoch. First batch: opening included. *defaults* is what a library's first example "
-        "does, *fast* what its documents recommend for speed."
-    )
-    return [
-        words,
-        "",
-        CEILING,
-        "",
-        f"- {machine}",
-        f"- load (processes that want to run): {loads}",
-        f"- versions: {versions}",
-        "",
-    ]
-
-
-def _sized(work: Line, words: str) -> list[str]:
-    small = " Sizes are shrunk: `--quick`." if work["quick"] else ""
-    return [words + small, ""]
 
 
 def _images(work: Line) -> list[str]:
@@ -92,7 +60,7 @@ def _images(work: Line) -> list[str]:
         "ones. Shuffle: distinct runs of 64 stored rows in a batch / spread of batch means over "
         f"random ones / share of neighbours less than 64 rows apart; true random gives {random}."
     )
-    lines = ["### W1: shuffled images", "", *_sized(work, words)]
+    lines = [words, ""]
     head = ["contestant", "how", "records/s", "shuffle", "CPU us/record", "read ÷ delivered"]
     head += ["peak memory", "first batch", "stored", "compressed"]
     for part in work["sets"]:
@@ -128,7 +96,7 @@ def _vectors(work: Line) -> list[str]:
         f"{work['batch']} random rows, and single columns. Chunks: decoded a batch, where it can "
         "be told, beside the distinct chunks that the rows lie in."
     )
-    lines = ["### W2: rows and columns of a matrix", "", *_sized(work, words)]
+    lines = [words, ""]
     for part in work["sets"]:
         head = ["contestant", "how", "values/s" if part["verb"] == "column" else "rows/s"]
         head += ["CPU us", "read ÷ delivered", "chunks", "distinct", "peak memory", "stored"]
@@ -157,7 +125,7 @@ def _windows(work: Line) -> list[str]:
         f"all that begin {work['stride']} steps apart, in order. A cache of a quarter holds a "
         "quarter of the data. Chunks: decoded a batch beside those that were not there before."
     )
-    lines = ["### W3: windows of a series", "", *_sized(work, words)]
+    lines = [words, ""]
     head = ["contestant", "how", "windows/s", "spread", "CPU us", "read ÷ delivered", "chunks"]
     head += ["new", "peak memory", "first batch", "stored"]
     for part in work["sets"]:
@@ -188,7 +156,7 @@ def _documents(work: Line) -> list[str]:
         "tensor, or a jagged nested tensor. LitData's `TokensLoader` has no documents, but blocks "
         "of their average length. Shuffle as in W1."
     )
-    lines = ["### W4: documents", "", *_sized(work, words)]
+    lines = [words, ""]
     head = ["contestant", "how", "documents/s", "tokens/s", "shuffle", "CPU us"]
     head += ["read ÷ delivered", "peak memory", "first batch", "stored"]
     for part in work["sets"]:
@@ -217,7 +185,7 @@ def _workers(work: Line) -> list[str]:
         f"{work['workers']} worker(s): four batches, {work['repeats']} times. Memory is what a "
         "worker has for itself. Pickle: of the dataset."
     )
-    lines = ["### W5: worker processes", "", *_sized(work, words)]
+    lines = [words, ""]
     head = ["contestant", "start", "read before", "outcome", "first batch", "memory a worker"]
     rows = []
     for line in work["lines"]:
@@ -247,7 +215,7 @@ def _resume(work: Line) -> list[str]:
         "then with 1, 2 and 4 ranks. Exact: all rows came, each once. Seconds are from nothing to "
         "the first batch after a state; bytes those of the pickled state."
     )
-    lines = ["### W6: resuming", "", *_sized(work, words)]
+    lines = [words, ""]
     head = ["contestant", "workers 2, 1, 3", "seconds", "state", "ranks 1, 2, 4", "seconds"]
     rows = []
     for line in work["lines"]:
@@ -268,7 +236,7 @@ def _filling(work: Line) -> list[str]:
         f"random places of eight chunks, and batches of {work['batch']} rows appended. "
         "Milliseconds and bytes (read and written; of Redis, by the server's count) a row."
     )
-    lines = ["### W8: filling", "", *_sized(work, words)]
+    lines = [words, ""]
     sizes = [str(n) for n in work["sizes"]]
     head = ["contestant", *(f"row of {int(n):,}" for n in sizes), "appended"]
     rows = []
@@ -300,11 +268,11 @@ def _absent(work: Line) -> list[str]:
 
 
 SECTIONS: dict[str, Any] = {
-    "W1": _images,
-    "W2": _vectors,
-    "W3": _windows,
-    "W4": _documents,
-    "W5": _workers,
-    "W6": _resume,
-    "W8": _filling,
+    "W1": ("shuffled images", _images),
+    "W2": ("rows and columns of a matrix", _vectors),
+    "W3": ("windows of a series", _windows),
+    "W4": ("documents", _documents),
+    "W5": ("worker processes", _workers),
+    "W6": ("resuming", _resume),
+    "W8": ("filling", _filling),
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..samples import Array
 from .data import PIXELS
-from .image_loader import Batch, ImageLoader, Images, served
+from .image_loader import Batch, ImageLoader, Images, Mapped
 
 WIDTH = int(np.prod(PIXELS))
 
@@ -109,7 +109,7 @@ class GrainImages(ImageLoader):
         return batches.to_iter_dataset(grain.ReadOptions(count, prefetch_buffer_size=8))
 
 
-class FaceImages(ImageLoader):
+class FaceImages(Mapped):
     """Arrow files, mapped."""
 
     library = "HF Datasets"
@@ -160,12 +160,6 @@ class FaceImages(ImageLoader):
             image = table["image"].combine_chunks().flatten().to_numpy()
             label = table["label"].to_numpy()
             yield torch.from_numpy(np.array(image.reshape(-1, *PIXELS))), torch.from_numpy(label)
-
-    def dataset(self, handle: Any, spec: Images, workers: int, context: Any) -> Any:
-        return served(handle[0], spec, workers, context)
-
-    def touch(self, handle: Any) -> None:
-        handle[0][0]
 
 
 def loaders() -> list[ImageLoader]:

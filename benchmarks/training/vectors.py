@@ -14,7 +14,7 @@ from ..layout import Layout
 from ..peer import OURS
 from ..samples import Array
 from . import data
-from .bench import Bench, entry, extent, middle, race, stored
+from .bench import Bench, Entry, entry, extent, middle, outcome, stored
 from .child import State
 from .gauge import Gauge
 from .row_peers import PEERS
@@ -168,25 +168,22 @@ def measure(bench: Bench) -> dict[str, Any]:
             }
             failed = stored(children, MODULE, todo)
             for verb in ("rows", "column"):
-                entries = [
-                    entry(
-                        way.name,
-                        children[way.library],
-                        f"{MODULE}:{verb}",
-                        *(way, str(source), str(paths[way]), limit),
+                field = [
+                    (
+                        way,
+                        entry(
+                            way.name,
+                            children[way.library],
+                            f"{MODULE}:{verb}",
+                            *(way, str(source), str(paths[way]), limit),
+                        ),
+                        paths[way],
                     )
                     for way in running
                 ]
-                for way, made in zip(running, entries, strict=True):
-                    made.error = failed.get(paths[way], "")
-                race(bench, entries)
-                sets.append({"cores": cores, "verb": verb, "results": []})
-                for way, made in zip(running, entries, strict=True):
-                    line = _line(way, made.readings, made.error)
-                    line["stored"] = data.stored(paths[way]) if paths[way].exists() else None
-                    sets[-1]["results"].append(line)
-                    told = made.error or f"{line['rate']:.0f}/s"
-                    bench.say(f"W2 {verb}, {cores} cores, {way.name}: {told}")
+                title = f"W2 {verb}, {cores} cores"
+                results = outcome(bench, title, field, failed, _line)
+                sets.append({"cores": cores, "verb": verb, "results": results})
     shutil.rmtree(folder)
     absent = {way.library: text for way, text in why.items() if text}
     return {"rows": count, "width": WIDTH, "batch": BATCH, "sets": sets, "absent": absent}
@@ -197,13 +194,13 @@ def _path(folder: Path, way: Way) -> Path:
     return folder / "".join(c if c.isalnum() else "-" for c in words)
 
 
-def _line(way: Way, readings: list[dict[str, Any]], error: str) -> dict[str, Any]:
+def _line(way: Way, made: Entry) -> dict[str, Any]:
     names = ("rate", "cpu_us", "amplification", "peak", "chunks", "distinct")
     return {
         "library": way.library,
         "variant": way.name.split(": ", 1)[1],
         "how": way.how,
-        "error": error,
-        **{name: middle(readings, name) for name in names},
-        "range": extent(readings, "rate"),
+        "error": made.error,
+        **{name: middle(made.readings, name) for name in names},
+        "range": extent(made.readings, "rate"),
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import data
-from .bench import Bench, entry, line_of, race, stored
+from .bench import Bench, Entry, entry, line_of, outcome, stored
 from .child import State
 from .gauge import Gauge
 from .quality import quality
@@ -105,6 +105,10 @@ def _compare(windows: Any, begin: Any, values: Any) -> None:
 # -- in the parent --------------------------------------------------------------------------
 
 
+def _line(one: Any, made: Entry) -> dict[str, Any]:
+    return line_of(one, made.readings, made.error, FIGURES)
+
+
 def measure(bench: Bench) -> dict[str, Any]:
     """Both ways, on one core and on all."""
     count = 1_000_000 if bench.quick else 20_000_000
@@ -126,28 +130,23 @@ def measure(bench: Bench) -> dict[str, Any]:
             }
             failed = stored(children, MODULE, todo)
             for verb in ("random", "overlapping"):
-                able = [one for one in here if verb in one.verbs]
-                entries = [
-                    entry(
-                        one.name,
-                        children[one.library],
-                        f"{MODULE}:read",
-                        *(one.name, str(source), str(paths[one.name]), verb),
-                        8 * limit if one.order == "pool" else limit,  # first it fills the pool
+                field = [
+                    (
+                        one,
+                        entry(
+                            one.name,
+                            children[one.library],
+                            f"{MODULE}:read",
+                            *(one.name, str(source), str(paths[one.name]), verb),
+                            8 * limit if one.order == "pool" else limit,  # first it fills the pool
+                        ),
+                        paths[one.name],
                     )
-                    for one in able
+                    for one in here
+                    if verb in one.verbs
                 ]
-                for one, made in zip(able, entries, strict=True):
-                    made.error = failed.get(paths[one.name], "")
-                race(bench, entries)
-                results = []
-                for one, made in zip(able, entries, strict=True):
-                    line = line_of(one, made.readings, made.error, FIGURES)
-                    where = paths[one.name]
-                    line["stored"] = data.stored(where) if where.exists() else None
-                    results.append(line)
-                    told = made.error or f"{line['rate']:.0f}/s"
-                    bench.say(f"W3 {verb}, {cores} cores, {one.name}: {told}")
+                title = f"W3 {verb}, {cores} cores"
+                results = outcome(bench, title, field, failed, _line)
                 sets.append({"cores": cores, "verb": verb, "results": results})
     shutil.rmtree(folder)
     return {

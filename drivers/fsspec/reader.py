@@ -26,7 +26,7 @@ from tensorstash.drivers.fsspec.process import Process
 from tensorstash.drivers.fsspec.recipe import Recipe
 from tensorstash.drivers.thread_lock import ThreadLocks
 from tensorstash.drivers.window import Window
-from tensorstash.errors import DriverError, Invalid, Unsupported
+from tensorstash.errors import DriverError, Invalid, Unsupported, counted
 
 Answer: TypeAlias = tuple[Buffer, Tag] | None
 
@@ -245,7 +245,8 @@ class FsspecReader(Driver):
             )
             if wanted is not None and len(data) > wanted:
                 raise Unsupported(
-                    f"{self.url} answered {len(data)} bytes of {key!r} where {wanted} were asked "
+                    f"{self.url} answered {counted(len(data), 'byte')} of {key!r} where "
+                    f"{wanted} were asked "
                     "for; copy the data to where parts can be read"
                 )
             return data

@@ -74,7 +74,7 @@ def encode(place: str, key: str) -> bytes:
     try:
         return place.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise Invalid(f"key {key!r} is no UTF-8 text; use another") from None
+        raise Invalid(f"key {key!r} is not UTF-8 text; use another") from None
 
 
 def is_ours(name: str) -> bool:

@@ -25,6 +25,8 @@ from redis.exceptions import ConnectionError as Lost
 from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as Late
 
+from tensorstash.errors import counted
+
 _PIECE = 64 << 10
 _LARGE_PIECE = 1 << 20
 _LINE = 64 << 10  # bytes of an error or a status; those of Lua carry a part of the script
@@ -62,7 +64,7 @@ class TooLarge(InvalidResponse):
     """A string is longer than it can be: the ``index``-th of its reply has ``nbytes`` bytes."""
 
     def __init__(self, index: int, nbytes: int, most: int) -> None:
-        super().__init__(f"{nbytes} bytes where there can be {most}")
+        super().__init__(f"{counted(nbytes, 'byte')} where there can be {most}")
         self.index = index
         self.nbytes = nbytes
         self.most = most
@@ -170,7 +172,9 @@ class BoundedParser(BaseParser):
             return None
         self._elements -= count
         if self._elements < 0:
-            raise InvalidResponse(f"an array of {count} elements where there can be fewer")
+            raise InvalidResponse(
+                f"an array of {counted(count, 'element')} where there can be fewer"
+            )
         if depth == _DEPTH:
             raise InvalidResponse(f"arrays nested more than {_DEPTH} deep")
         found: list[Any] = []

@@ -12,7 +12,7 @@ from tensorstash.drivers.redis.keys import RedisKeys
 from tensorstash.drivers.redis.link import Errand, RedisLink
 from tensorstash.drivers.redis.replies import done, flag
 from tensorstash.drivers.redis.scripts import ABSENT, ANY, DELETE, PUT
-from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported
+from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported, counted
 
 LARGEST = 512 << 20
 """Bytes of a value: what a server takes unless it was told otherwise."""
@@ -162,6 +162,7 @@ def _data(key: str, value: Buffer) -> bytes:
     size = len(value) if type(value) is bytes else memoryview(value).nbytes
     if size > LARGEST:
         raise Unsupported(
-            f"{key!r} has {size} bytes, and Redis takes {LARGEST} a value; use smaller chunks"
+            f"{key!r} has {counted(size, 'byte')}, and Redis takes {LARGEST} a value; use "
+            f"smaller chunks"
         )
     return bytes(value)

@@ -37,6 +37,7 @@ def connect(
     connection: Connection | None = None,
     client: str = "auto",
     unsafe: bool = False,
+    denied_is_absent: bool = False,
     timeout: float = 30.0,
     idle: float = 10.0,
     lease: float = 10.0,
@@ -61,7 +62,20 @@ def connect(
     ``lease``: seconds after which the lock of a dead process is free. Values of
     ``multipart_bytes`` or more go up in parts of ``part_bytes``. ``unsafe`` allows servers that
     do not keep conditions: for a single writing process, see :class:`S3Driver`.
+
+    ``denied_is_absent`` is for buckets that answer 403 where an object is absent, because who asks
+    lacks ``s3:ListBucket``: reads that are denied so find nothing. The danger: a chunk that is
+    stored and whose reading is denied reads as fill too, without an error. Writes, deletes and
+    listings that are denied, wrong keys and expired tokens stay
+    :class:`~tensorstash.errors.Denied`.
     """
+    if not isinstance(denied_is_absent, bool):
+        raise Invalid("option 'denied_is_absent' of s3:// must be True or False")
+    if denied_is_absent and unsafe:
+        raise Invalid(
+            "s3:// takes denied_is_absent=True or unsafe=True, not both: an object that is denied "
+            "would be replaced by one that is to be created"
+        )
     if endpoint is not None and endpoint_url is not None:
         raise Invalid("options 'endpoint' and 'endpoint_url' of s3:// mean the same; give one")
     if connection is not None and not callable(connection):
@@ -88,5 +102,6 @@ def connect(
         connection=connection,
         client=pool.check_kind(client),
         unsafe=bool(unsafe),
+        denied_is_absent=denied_is_absent,
         limits=Limits(timeout, lease, multipart_bytes, part_bytes).checked(),
     )

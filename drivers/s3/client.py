@@ -36,13 +36,17 @@ class Failed(Exception):
     (501, or 400 to a header it does not know), ``redirected`` (to another server, which was not
     asked), ``other`` (its cause is a :class:`~tensorstash.drivers.body.Surplus` where more bytes
     came than there can be). The message names no secret;
-    ``timed_out`` says that ``lost`` means an answer that did not come in time.
+    ``timed_out`` says that ``lost`` means an answer that did not come in time; ``hidden`` that
+    ``denied`` may be about an absent object, and is not about who asks.
     """
 
-    def __init__(self, kind: Kind, message: str, *, timed_out: bool = False) -> None:
+    def __init__(
+        self, kind: Kind, message: str, *, timed_out: bool = False, hidden: bool = False
+    ) -> None:
         super().__init__(message)
         self.kind: Kind = kind
         self.timed_out = timed_out
+        self.hidden = hidden
 
 
 class Found(NamedTuple):
@@ -56,12 +60,14 @@ class Found(NamedTuple):
 
 
 class Head(NamedTuple):
-    """An object's ETag, size and the mark it was put with, and how many requests that took."""
+    """An object's ETag, size and the mark it was put with, how many requests that took, and when
+    it was stored (seconds since 1970)."""
 
     etag: str
     size: int
     mark: str | None
     requests: int = 1
+    modified: float | None = None
 
 
 class Page(NamedTuple):

@@ -29,7 +29,7 @@ from tensorstash.drivers.s3.keys import HIDDEN, is_key, is_lock, lock_place, own
 from tensorstash.drivers.s3.limits import Limits
 from tensorstash.drivers.s3.requests import Requests
 from tensorstash.drivers.s3.settings import Settings
-from tensorstash.errors import Conflict, Invalid, Unsupported
+from tensorstash.errors import Conflict, Invalid, Unsupported, counted
 
 _GAP = 256 << 10
 # Of 64 requests that are under way together, one more takes 20 ms / 64 and some CPU, which at
@@ -65,6 +65,7 @@ class S3Driver(Driver):
         connection: Connection | None = None,
         client: str = "auto",
         unsafe: bool = False,
+        denied_is_absent: bool = False,
         limits: Limits = _LIMITS,
     ) -> None:
         """See :func:`connect`. ``root`` is empty or ends in ``/``."""
@@ -81,6 +82,7 @@ class S3Driver(Driver):
         self._connection = connection
         self._client = client
         self._unsafe = unsafe
+        self._denied_is_absent = denied_is_absent
         self._limits = limits
         # By process; those of ancestors stay, so that nothing of theirs is closed here.
         self._requests: dict[int, Requests] = {}
@@ -153,6 +155,11 @@ class S3Driver(Driver):
         """The stored object's ETag, from a request for its first byte: unlike the answer to a
         HEAD, that tells a missing bucket from a missing object."""
         return self._run(self._here().tag(owned(key)))
+
+    def modified(self, key: str) -> float | None:
+        """The object's ``Last-Modified``."""
+        head = self._run(self._here().head(owned(key)))
+        return None if head is None else head.modified
 
     # -- writing ------------------------------------------------------------------
 
@@ -308,7 +315,12 @@ class S3Driver(Driver):
 
     def __reduce__(self) -> tuple[Callable[..., S3Driver], tuple[Any, ...]]:
         """Without keys: elsewhere they come from ``connection`` or the usual chain."""
-        how = {"connection": self._connection, "client": self._client, "unsafe": self._unsafe}
+        how = {
+            "connection": self._connection,
+            "client": self._client,
+            "unsafe": self._unsafe,
+            "denied_is_absent": self._denied_is_absent,
+        }
         settings, limits = self._settings.without_secrets(), asdict(self._limits)
         return _restore, (self._settings.bucket, self._root, settings, limits, how)
 
@@ -321,7 +333,9 @@ class S3Driver(Driver):
         if found is None:
             settings = self._settings.with_connection(self._connection)
             kind = pool.choose(self._client)
-            made = Requests(kind, settings, self._root, self.url, self._limits)
+            made = Requests(
+                kind, settings, self._root, self.url, self._limits, self._denied_is_absent
+            )
             found = self._requests.setdefault(pid, made)
         return found
 
@@ -354,7 +368,8 @@ class S3Driver(Driver):
         """Put where the object is absent (``None``) or still ``tag``."""
         if len(data) > _LARGEST_PUT:
             raise Unsupported(
-                f"{len(data)} bytes for {place!r} are more than one conditional put to S3 may hold "
+                f"{counted(len(data), 'byte')} for {place!r} are more than one conditional "
+                f"put to S3 may hold "
                 "(5 GiB); use smaller chunks",
             )
         here = self._here()

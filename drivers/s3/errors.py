@@ -26,7 +26,8 @@ def error_of(failed: Failed, verb: str, key: str, url: str) -> StashError:
         if verb == "read":
             advice = (
                 "the credentials are wrong or lack s3:GetObject, or the object is absent and "
-                "they lack s3:ListBucket, without which the server does not say so"
+                "they lack s3:ListBucket, without which the server does not say so "
+                "(options={'denied_is_absent': True} reads it as absent)"
             )
         if "no usable credentials" in said:
             advice = (

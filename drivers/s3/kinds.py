@@ -41,6 +41,12 @@ _STATUSES: dict[int, Kind] = {
 }
 
 
+def is_hidden(code: str | None, status: int | None) -> bool:
+    """Whether a server that does not say what is absent may have answered so. Wrong keys, wrong
+    signatures and tokens that have expired have codes of their own."""
+    return status == 403 and code in (None, "", "403", "AccessDenied", "Forbidden")
+
+
 def kind_of(code: str | None, status: int | None) -> Kind:
     """What kind of failure it is; the code, where known, says it more exactly."""
     return _CODES.get(code or "") or _STATUSES.get(status or 0, "other")

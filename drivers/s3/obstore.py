@@ -39,6 +39,7 @@ from tensorstash.drivers.s3.obstore_failures import answer_of
 from tensorstash.drivers.s3.obstore_held import held
 from tensorstash.drivers.s3.obstore_store import usable
 from tensorstash.drivers.s3.settings import Settings
+from tensorstash.errors import counted
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, OffsetRange, SuffixRange
@@ -121,7 +122,7 @@ class ObstoreClient(Client):
             raise answer.failure() from answer.cause(error)
         etag, size = _etag(result.meta["e_tag"]), result.meta["size"]
         if len(data) != last - first:
-            raise Failed("lost", f"{len(data)} bytes came of {last - first}")
+            raise Failed("lost", f"{counted(len(data), 'byte')} came of {last - first}")
         if span is not None:
             start, stop = span.resolve(size)
             if not first <= start <= stop <= last:
@@ -152,7 +153,8 @@ class ObstoreClient(Client):
                 return None if head is None else head._replace(requests=head.requests + 1)
             raise answer.failure() from answer.cause(error)
         meta = result.meta
-        return Head(_etag(meta["e_tag"]), meta["size"], result.attributes.get(_MARK))
+        mark, at = result.attributes.get(_MARK), meta["last_modified"].timestamp()
+        return Head(_etag(meta["e_tag"]), meta["size"], mark, modified=at)
 
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
         """See :meth:`Client.page`."""

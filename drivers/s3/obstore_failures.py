@@ -8,7 +8,7 @@ from typing import NamedTuple
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
 from tensorstash.drivers.s3.client import Failed
-from tensorstash.drivers.s3.kinds import kind_of
+from tensorstash.drivers.s3.kinds import is_hidden, kind_of
 
 # Only the Debug print at the end of the text can be trusted: in it line breaks of a key or of a
 # server's answer are escaped, so neither can stand for a line of its own.
@@ -53,7 +53,8 @@ class Answer(NamedTuple):
         said = " ".join(str(word) for word in (self.status, self.code) if word is not None)
         if conditional and self.absent:  # what a server may say to If-Match where nothing is
             return Failed("precondition", said)
-        return Failed(kind_of(self.code, self.status), said)
+        hidden = is_hidden(self.code, self.status)
+        return Failed(kind_of(self.code, self.status), said, hidden=hidden)
 
     def cause(self, error: Exception) -> Exception | None:
         """The error to chain. Not one about a signature: the server may repeat in it what was

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tensorstash.driver import Span, Traffic, check_size
 from tensorstash.drivers.body import Surplus, too_large
 from tensorstash.drivers.s3 import listing, pool, retry
-from tensorstash.drivers.s3.client import Client, Failed, Found, Page
+from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.errors import SCHEME, error_of, unknown
 from tensorstash.drivers.s3.keys import HIDDEN
 from tensorstash.drivers.s3.limits import Limits
@@ -35,7 +35,16 @@ class Requests:
     """What the driver asks for, below ``root``, in one process. Its coroutines run in the event
     loop; keys are the driver's."""
 
-    def __init__(self, kind: str, settings: Settings, root: str, url: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        kind: str,
+        settings: Settings,
+        root: str,
+        url: str,
+        limits: Limits,
+        denied_is_absent: bool = False,
+    ) -> None:
+        self._denied_is_absent = denied_is_absent
         self.traffic = Traffic()
         self.settings = settings
         self.limits = limits
@@ -57,7 +66,11 @@ class Requests:
 
         async def attempt(n: int) -> Found | None:
             found = await self._send(
-                n, "GET", key, lambda client: client.get(place, span, unless, most), span
+                n,
+                "GET",
+                key,
+                lambda client: self._seen(client.get(place, span, unless, most)),
+                span,
             )
             if found is not None:
                 self.traffic.bytes_read += len(found.data)
@@ -68,14 +81,18 @@ class Requests:
 
     async def tag(self, key: str) -> str | None:
         """The stored version's ETag."""
+        head = await self.head(key)
+        return None if head is None else head.etag
+
+    async def head(self, key: str) -> Head | None:
+        """See :meth:`Client.head`."""
         place = self._root + key
 
-        async def attempt(n: int) -> str | None:
-            head = await self._send(n, "HEAD", key, lambda client: client.head(place))
-            if head is None:
-                return None
-            self.traffic.requests += head.requests - 1
-            return head.etag
+        async def attempt(n: int) -> Head | None:
+            head = await self._send(n, "HEAD", key, lambda client: self._seen(client.head(place)))
+            if head is not None:
+                self.traffic.requests += head.requests - 1
+            return head
 
         return await self._repeat("read", key, attempt)
 
@@ -125,7 +142,7 @@ class Requests:
         doubtful = repeated = False
 
         async def look(client: Client) -> Any:
-            return await client.head(place)
+            return await self._seen(client.head(place))
 
         async def attempt(n: int) -> str:
             nonlocal doubtful, repeated
@@ -221,6 +238,15 @@ class Requests:
             shared = self._shared = self._pool.get(self._kind, self.settings, self._environment)
         return shared
 
+    async def _seen(self, work: Awaitable[_T | None]) -> _T | None:
+        """What a read found; nothing where it is denied and the user wants that read as absent."""
+        try:
+            return await work
+        except Failed as failed:
+            if failed.hidden and self._denied_is_absent:
+                return None
+            raise
+
     async def _conditions(self) -> None:
         """See to it that the server keeps conditions: tried out once in a process."""
         shared = self.shared()
@@ -247,7 +273,7 @@ class Requests:
                 return await self._send(n, verb, key, lambda _: work, conditional=True)
 
             if not shared.sent:  # only then is it known whose servers these are
-                await send("HEAD", client.head(self._root + key))
+                await send("HEAD", self._seen(client.head(self._root + key)))
             return Conditions() if client.amazon else await probe(send, client, self._root + key)
 
         return await self._repeat("try conditional puts below", HIDDEN, attempt)

@@ -23,9 +23,10 @@ from tensorstash.driver import Buffer, Span
 from tensorstash.drivers import body
 from tensorstash.drivers.s3 import retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Kind, Page
-from tensorstash.drivers.s3.kinds import kind_of
+from tensorstash.drivers.s3.kinds import is_hidden, kind_of
 from tensorstash.drivers.s3.s3fs_session import Elsewhere, file_system
 from tensorstash.drivers.s3.settings import Settings
+from tensorstash.errors import counted
 
 _MARK = "tensorstash-mark"
 _NOTHING: Mapping[str, Any] = {}
@@ -112,7 +113,7 @@ class S3fsClient(Client):
         except _Beyond:  # so it exists, and holds nothing
             head = await self._head(key)
             return None if head is None else head._replace(requests=2)
-        return Head(found.etag, found.size, _mark(answer))
+        return Head(found.etag, found.size, _mark(answer), modified=_modified(answer))
 
     async def _head(self, key: str) -> Head | None:
         try:
@@ -120,7 +121,7 @@ class S3fsClient(Client):
         except _Absent:
             return None
         etag, size = _etag(answer), int(_told(answer, "ContentLength", "lost"))
-        return Head(etag, size, _mark(answer))
+        return Head(etag, size, _mark(answer), modified=_modified(answer))
 
     async def page(self, prefix: str, folders: bool, after: str | None = None) -> Page:
         """See :meth:`Client.page`."""
@@ -295,7 +296,7 @@ class S3fsClient(Client):
         except Exception as error:
             raise self._outcome(error) from error
         if part.nbytes is not None and len(data) != part.nbytes:
-            raise Failed("lost", f"{len(data)} bytes came of {part.nbytes}")
+            raise Failed("lost", f"{counted(len(data), 'byte')} came of {part.nbytes}")
         size = len(data) if part.size is None else part.size
         return Found(data, etag, size, requests)
 
@@ -365,7 +366,7 @@ class S3fsClient(Client):
         kind = kind_of(code, status)
         if kind in ("refused", "other") and message and message != code:
             shown += f": {self._clean(message)}"
-        return Failed(kind, shown)
+        return Failed(kind, shown, hidden=is_hidden(code, status))
 
     def _clean(self, text: str) -> str:
         """One line without secrets."""
@@ -404,6 +405,11 @@ def _body(value: Buffer) -> bytes:
 
 def _mark(answer: Any) -> str | None:
     return cast("str | None", answer.get("Metadata", {}).get(_MARK))
+
+
+def _modified(answer: Any) -> float | None:
+    found = answer.get("LastModified")
+    return None if found is None else float(found.timestamp())
 
 
 def _told(answer: Any, name: str, kind: Kind = "other") -> Any:

@@ -41,7 +41,7 @@ from tensorstash.drivers import flock
 from tensorstash.drivers.descriptor import Descriptor
 from tensorstash.drivers.zip import archive, compact, unpack, writer
 from tensorstash.drivers.zip.records import LONGEST, Directory, Member, version
-from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace
+from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace, counted
 from tensorstash.urls import file_path, split
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
@@ -241,7 +241,8 @@ class ZipDriver(Driver):
                 raise Invalid(f"key {key[:200]!r} cannot be a name in a zip") from None
             if size > LONGEST:
                 raise Invalid(
-                    f"key {key[:80]!r}... has {size} bytes, and a name in a zip at most {LONGEST}; "
+                    f"key {key[:80]!r}... has {counted(size, 'byte')}, and a name in a zip "
+                    f"at most {LONGEST}; "
                     "use shorter names"
                 )
         return place

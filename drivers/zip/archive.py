@@ -31,7 +31,7 @@ from tensorstash.drivers.zip.records import (
     read_bytes,
     sizes64,
 )
-from tensorstash.errors import Corrupt, Invalid, Unsupported
+from tensorstash.errors import Corrupt, Invalid, Unsupported, counted
 
 _MOST = 256 << 20
 """Bytes of a directory, at most."""
@@ -50,7 +50,7 @@ def read(fd: int, path: str, before: Directory | None = None) -> Directory:
     with their members again."""
     status = os.fstat(fd)
     if not S_ISREG(status.st_mode):
-        raise Invalid(f"{path!r} is no file, and so no zip; give the path of a zip file")
+        raise Invalid(f"{path!r} is not a file, and so not a zip; give the path of a zip file")
     size = status.st_size
     if size == 0:
         return Directory({}, 0)
@@ -70,7 +70,7 @@ def read(fd: int, path: str, before: Directory | None = None) -> Directory:
     if begins == b"PK\3\4" and not padded:
         # This may be the end of a zip within the one that was cut.
         return _recovered(fd, path, size, before)
-    why = f"{size - stop} bytes follow its directory that are of no zip"
+    why = f"{counted(size - stop, 'byte follows', 'bytes follow')} its directory that are of no zip"
     return replace(found, fixed=found.fixed or why, lost="" if padded else why)
 
 
@@ -154,7 +154,8 @@ def _ending(fd: int, path: str, stop: int, before: Directory | None) -> Director
         raise Broken("its end record counts more bytes than there are")
     if nbytes > _MOST:
         raise Corrupt(
-            f"the directory of {path!r} has {nbytes} bytes, more than the {_MOST} it can have; "
+            f"the directory of {path!r} has {counted(nbytes, 'byte')}, more than the "
+            f"{_MOST} it can have; "
             "use fewer and larger members"
         )
     base = place - start
@@ -334,7 +335,7 @@ def _recovered(fd: int, path: str, size: int, before: Directory | None) -> Direc
     found = recover.walk(fd, size)
     if not found.entries and not found.cut:
         raise Invalid(
-            f"{path!r} is no zip, and is left as it is; give another path, or remove the file"
+            f"{path!r} is not a zip, and is left as it is; give another path, or remove the file"
         )
     data = b"".join(found.entries)
     entries = _entries(data, 0, path)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from tensorstash.driver import Buffer, Span
 from tensorstash.drivers.zip.inflate import Inflated
 from tensorstash.drivers.zip.records import Member, read_bytes
-from tensorstash.errors import Corrupt, Unsupported
+from tensorstash.errors import Corrupt, Unsupported, counted
 
 _STORED, _DEFLATED = 0, 8
 _EXPANDS = 1040
@@ -67,7 +67,8 @@ def _check(member: Member, path: str, most: int | None) -> None:
         raise _damaged(member, path)
     if member.size > max(_LARGE, _RATIO * member.stored) and (most or 0) < member.size:
         raise Corrupt(
-            f"{member.name!r} in zip://{path} would be {member.size} bytes, of {member.stored} "
+            f"{member.name!r} in zip://{path} would be {counted(member.size, 'byte')}, of "
+            f"{member.stored} "
             "in the file; unpack the file, if you trust it",
             key=member.name,
         )

@@ -17,7 +17,7 @@ from dataclasses import replace
 from tensorstash.driver import Buffer
 from tensorstash.drivers.zip import records
 from tensorstash.drivers.zip.records import Directory
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, counted
 
 _JOINED = 1 << 16
 """Bytes up to which what stands side by side is copied together, to be written at once."""
@@ -83,7 +83,8 @@ def _planned(
     for name, value in items:
         if len(value) > records.LARGEST:
             raise Invalid(
-                f"{name!r} has {len(value)} bytes, more than a zip takes; use smaller chunks"
+                f"{name!r} has {counted(len(value), 'byte')}, more than a zip takes; use "
+                f"smaller chunks"
             )
         member, head = records.made(name, name.encode(), end, known.base, value)
         pieces += (head, value) if len(value) > _JOINED else (b"".join((head, value)),)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from ..cached import Cached
 from ..dtype import short
-from ..errors import Corrupt, Invalid
+from ..errors import Corrupt, Invalid, counted
 from ..limits import check_document
 from .document import check_depth, decode
 from .large import SPACE, Others, Placed, Some, Text, first_from
@@ -321,7 +321,8 @@ def _read_large(
         known = isinstance(error, json.JSONDecodeError)
         detail = f"{error.msg} at byte {error.pos}" if known else str(error)  # type: ignore[union-attr]
         raise Corrupt(
-            f"{name} ({len(data)} bytes) is not JSON: {detail[:120]}; restore or recreate it",
+            f"{name} ({counted(len(data), 'byte')}) is not JSON: {detail[:120]}; restore or "
+            f"recreate it",
             key=name,
         ) from error
     return document, placed

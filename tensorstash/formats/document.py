@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 
 from ..dtype import is_extended, is_float, short
-from ..errors import Corrupt, Invalid, Unsupported
+from ..errors import Corrupt, Invalid, Unsupported, counted
 from ..limits import check_document
 
 MAX_NDIM: Final = 64
@@ -56,7 +56,8 @@ def decode(data: bytes | bytearray | memoryview, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         detail = str(error) if len(str(error)) < 120 else type(error).__name__
         raise Corrupt(
-            f"{name} ({len(data)} bytes) is not JSON: {detail}; restore or recreate it", key=name
+            f"{name} ({counted(len(data), 'byte')}) is not JSON: {detail}; restore or recreate it",
+            key=name,
         ) from error
     if not isinstance(document, dict):
         raise Corrupt(f"{name} holds {short(document)}, not a JSON object", key=name)
@@ -70,7 +71,8 @@ def check_depth(data: bytes, name: str) -> None:
         return
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise Corrupt(
-            f"{name} ({len(data)} bytes) nests deeper than {MAX_DEPTH} levels, the most that is "
+            f"{name} ({counted(len(data), 'byte')}) nests deeper than {MAX_DEPTH} levels, "
+            f"the most that is "
             "read; restore or recreate it",
             key=name,
         )
@@ -161,7 +163,7 @@ def _check_json(value: Any, where: str, depth: int) -> None:
             _check_json(item, f"{where}[{index}]", depth + 1)
     else:
         raise Invalid(
-            f"{where} is a {type(value).__name__}, which JSON cannot hold; "
+            f"{where} is of type {type(value).__name__}, which JSON cannot hold; "
             "convert it with .tolist(), .item() or str()"
         )
 
@@ -189,7 +191,9 @@ def lengths(value: Any, what: str, least: int) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise Invalid(f"{what} is {short(value)}, not a list of integers")
     if len(value) > MAX_NDIM:
-        raise Unsupported(f"{what} has {len(value)} axes; the most is {MAX_NDIM}")
+        raise Unsupported(
+            f"{what} has {counted(len(value), 'axis', 'axes')}; the most is {MAX_NDIM}"
+        )
     for item in value:
         if type(item) is not int or not least <= item <= MAX_LENGTH:
             raise Invalid(f"{what} has {short(item)}; each must be an integer of at least {least}")
@@ -203,7 +207,9 @@ def edges(value: Any, what: str, shape: Sequence[int]) -> tuple[int, ...]:
     """
     found = lengths(value, what, 0)
     if len(found) != len(shape):
-        raise Invalid(f"{what} {list(found)} has not the {len(shape)} axes of the shape")
+        raise Invalid(
+            f"{what} {list(found)} has not the {counted(len(shape), 'axis', 'axes')} of the shape"
+        )
     if any(edge == 0 and length for edge, length in zip(found, shape, strict=True)):
         raise Invalid(f"{what} {list(found)} has an edge below 1")
     return tuple(max(1, edge) for edge in found)

@@ -1,7 +1,7 @@
-"""What the holder of a lease writes behind a metadata document: blanks, which every reader of JSON
-skips.
+"""What stands behind a metadata document: blanks, which every reader of JSON skips.
 
-A trailer makes every such document another one, also where a version follows from the bytes, and
+An identity tells an array from another one at the same place, however alike. What the holder of
+a lease adds makes every such document another one, also where a version follows from the bytes, and
 says how far chunks may yet come from an append that did not end. Base 4 in the four blanks of
 JSON; a key of our own would be refused by other readers of Zarr.
 """
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from .document import MAX_NDIM
 
 _BLANKS = b" \t\n\r"
-_MAGIC, _OPEN, _KEPT = 0xB4, 1, 2
+_MAGIC, _OPEN, _KEPT, _NAMED = 0xB4, 1, 2, 8
 _SALT = 8
 _LENGTH = 8
+_UNSALTED = bytes(_SALT)
 _MOST = (1 << 64) - 1
-_LONGEST = 4 * (1 + _SALT + _LENGTH * MAX_NDIM)  # whoever stores more blanks, it is no trailer
+_LONGEST = 4 * (1 + 2 * _SALT + _LENGTH * MAX_NDIM)  # whoever stores more blanks, it is no trailer
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,37 @@ class Trailer:
     """``salt`` is one holder's step. ``open``: it was about to change chunks, and has not published
     since. ``kept``: some holder took over bytes of another one as they were. ``reach``: no append
     that is not finished stores anything at or beyond these positions along each axis (empty: there
-    is none)."""
+    is none). ``identity``: random bytes of the array, new whenever one is created in this place
+    (empty: it was stored by others)."""
 
     salt: bytes = b""
     open: bool = False
     kept: bool = False
     reach: tuple[int, ...] = ()
+    identity: bytes = b""
 
     def next(self, *, open: bool, kept: bool = False, reach: Sequence[int] = ()) -> Trailer:
         """The trailer of another step, which reaches ``reach`` too."""
         far = tuple(map(max, self.reach, reach)) if self.reach and reach else self.reach
-        return Trailer(secrets.token_bytes(_SALT), open, self.kept or kept, far or tuple(reach))
+        salt = secrets.token_bytes(_SALT)
+        return Trailer(salt, open, self.kept or kept, far or tuple(reach), self.identity)
 
 
 NONE = Trailer()
 
 
+def new_identity() -> bytes:
+    """Random bytes that no other array has."""
+    return secrets.token_bytes(_SALT)
+
+
 def encode(trailer: Trailer) -> bytes:
     """The blanks that say ``trailer``."""
-    if not trailer.salt:
+    if not trailer.salt and not trailer.identity:
         return b""
     lengths = b"".join(min(n, _MOST).to_bytes(_LENGTH, "big") for n in trailer.reach)
-    found = bytes([_MAGIC | _OPEN * trailer.open | _KEPT * trailer.kept]) + trailer.salt + lengths
+    flags = _OPEN * trailer.open | _KEPT * trailer.kept | _NAMED * bool(trailer.identity)
+    found = bytes([_MAGIC | flags]) + (trailer.salt or _UNSALTED) + trailer.identity + lengths
     return bytes(_BLANKS[byte >> shift & 3] for byte in found for shift in (6, 4, 2, 0))
 
 
@@ -63,12 +73,14 @@ def decode(document: bytes | bytearray | memoryview) -> Trailer:
         a << 6 | b << 4 | c << 2 | d
         for a, b, c, d in zip(digits[::4], digits[1::4], digits[2::4], digits[3::4], strict=True)
     )
-    lengths = found[1 + _SALT :]
-    if found[0] & ~(_OPEN | _KEPT) != _MAGIC or len(found) <= _SALT or len(lengths) % _LENGTH:
+    named = _SALT * bool(found[0] & _NAMED)
+    lengths = found[1 + _SALT + named :]
+    known = found[0] & ~(_OPEN | _KEPT | _NAMED) == _MAGIC
+    if not known or len(found) <= _SALT + named or len(lengths) % _LENGTH:
         return NONE
     reach = [
         int.from_bytes(lengths[i : i + _LENGTH], "big") for i in range(0, len(lengths), _LENGTH)
     ]
-    return Trailer(
-        found[1 : 1 + _SALT], bool(found[0] & _OPEN), bool(found[0] & _KEPT), tuple(reach)
-    )
+    salt, identity = found[1 : 1 + _SALT], found[1 + _SALT : 1 + _SALT + named]
+    salt = b"" if named and salt == _UNSALTED else salt
+    return Trailer(salt, bool(found[0] & _OPEN), bool(found[0] & _KEPT), tuple(reach), identity)

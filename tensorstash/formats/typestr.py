@@ -11,19 +11,19 @@ import numpy as np
 
 from ..dtype import (
     DEPTH_LIMIT,
+    EXTENDED,
     ITEM_LIMIT,
     OBJECT,
-    SMALL_FLOATS,
     STRING,
     check_size,
+    extended,
     is_extended,
     native,
     parts,
     record,
     short,
-    small_float,
 )
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 
 OBJECT_CODECS: Final = frozenset(
     ["vlen-utf8", "vlen-bytes", "vlen-array", "json2", "pickle", "msgpack2", "categorize"]
@@ -72,8 +72,8 @@ def from_v2(value: Any, filters: Sequence[Mapping[str, Any]] | None = None) -> n
 def _from_v2(value: Any, depth: int) -> np.dtype[Any]:
     if depth > DEPTH_LIMIT:
         raise Unsupported(f"dtype nests records deeper than {DEPTH_LIMIT} levels")
-    if isinstance(value, str) and value in SMALL_FLOATS:
-        return small_float(value)
+    if isinstance(value, str) and value in EXTENDED:
+        return extended(value)
     if isinstance(value, str):
         match = re.fullmatch(r"([<>|])([biufcmMSUV])(\d*)(\[\d*[A-Za-zμ]+\])?", value)
         if not match or (match[4] and match[2] not in "mM"):
@@ -108,5 +108,7 @@ def _subarray(base: np.dtype[Any], shape: Any) -> np.dtype[Any]:
         size *= edge
         check_size(size)
     if len(edges) > DEPTH_LIMIT:
-        raise Unsupported(f"a field of {len(edges)} axes; the most is {DEPTH_LIMIT}")
+        raise Unsupported(
+            f"a field of {counted(len(edges), 'axis', 'axes')}; the most is {DEPTH_LIMIT}"
+        )
     return np.dtype((base, tuple(edges)))

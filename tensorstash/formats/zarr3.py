@@ -15,7 +15,7 @@ from .. import fill as fills
 from ..chain import extension, parse_codecs
 from ..codec import Codec, Pipeline
 from ..dtype import short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 from ..grid import AxisGrid, Grid, RectilinearAxis, RegularAxis
 from ..spec import ArraySpec, KeyEncoding
 from . import mark
@@ -34,6 +34,7 @@ from .document import (
 __all__ = [
     "KEY",
     "array_document",
+    "check_listed",
     "encode",
     "group_document",
     "parse",
@@ -161,10 +162,20 @@ def _grid(value: Any, shape: tuple[int, ...]) -> Grid:
     if sum(len(axis) for axis in axes if isinstance(axis, list)) > RUN_LIMIT:
         raise Unsupported(f"a rectilinear chunk_grid of more than {RUN_LIMIT} runs of chunks")
     grid = Grid(tuple(_axis(axis, n) for axis, n in zip(axes, shape, strict=True)))
-    listed = (axis.runs for axis in grid.axes if isinstance(axis, RectilinearAxis))
+    check_listed(grid)
+    return grid
+
+
+def check_listed(grid: Grid) -> None:
+    """:class:`~tensorstash.errors.Unsupported` where a grid lists more chunks than are read, or
+    longer axes."""
+    listed = [axis.runs for axis in grid.axes if isinstance(axis, RectilinearAxis)]
+    if sum(map(len, listed)) > RUN_LIMIT:
+        raise Unsupported(f"a rectilinear chunk_grid of more than {RUN_LIMIT} runs of chunks")
     if sum(count for runs in listed for _, count in runs) > EDGE_LIMIT:
         raise Unsupported(f"a rectilinear chunk_grid of more than {EDGE_LIMIT} chunks on its axes")
-    return grid
+    if any(sum(edge * count for edge, count in runs) > MAX_LENGTH for runs in listed):
+        raise Unsupported(f"a rectilinear chunk_grid whose chunks add up to more than {MAX_LENGTH}")
 
 
 def _axis(value: Any, length: int) -> AxisGrid:
@@ -201,7 +212,9 @@ def _dimension_names(value: Any, ndim: int) -> tuple[str | None, ...] | None:
     if not isinstance(value, list) or not all(n is None or isinstance(n, str) for n in value):
         raise Invalid(f"dimension_names {short(value)} are not a list of names and nulls")
     if len(value) != ndim:
-        raise Invalid(f"{len(value)} dimension_names for {ndim} axes")
+        raise Invalid(
+            f"dimension_names has {counted(len(value), 'name')} for {counted(ndim, 'axis', 'axes')}"
+        )
     return tuple(value)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, counted
 from ..values import parse_bytes, parse_whole
 from .cuts import Numbers
 from .epochs import Epochs, Progress
@@ -177,8 +177,9 @@ class Course:
             self._warned = padded
             what = "an epoch" if rows == len(self.source) else "the rest of the epoch"
             warnings.warn(
-                f"{padded} of {rows} rows come twice in {what}, that {self.world_size} ranks have "
-                f"as many; drop_last=True drops {rows % self._share.whole} instead",
+                f"{padded} of {counted(rows, 'row')} {'comes' if padded == 1 else 'come'} twice in "
+                f"{what}, that {counted(self.world_size, 'rank has', 'ranks have')} as many; "
+                f"drop_last=True drops {rows % self._share.whole} instead",
                 stacklevel=level + 1,
             )
         return self._epochs.next(rest)

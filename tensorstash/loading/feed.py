@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Generic, TypeVar
 
-from ..errors import NoMemory
+from ..errors import NoMemory, counted
 from ..threads import cores
 from .ahead import Stop
 from .batches import Batches, Epoch, Reads
@@ -124,6 +124,7 @@ class Feed(Course, Generic[Batch]):
             raise
         except MemoryError as error:
             raise NoMemory(
-                f"no memory for the batches of {len(source)} rows: {str(error)[:200]}; use smaller "
+                f"no memory for the batches of {counted(len(source), 'row')}: "
+                f"{str(error)[:200]}; use smaller "
                 "batches, smaller chunks, or fewer fields"
             ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import NoMemory, Unsupported
+from ..errors import NoMemory, Unsupported, counted
 
 Fields = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
@@ -42,7 +42,8 @@ class Memory:
             }
         except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
             raise NoMemory(
-                f"no memory for {count} blocks of {rows} rows: {error}; use smaller chunks"
+                f"no memory for {counted(count, 'block')} of {counted(rows, 'row')}: "
+                f"{error}; use smaller chunks"
             ) from error
 
     def give(self, fields: Fields, count: int, rows: int, arrays: dict[str, NDArray[Any]]) -> None:

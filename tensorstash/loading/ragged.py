@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Invalid, InvalidSelection
+from ..errors import Invalid, InvalidSelection, counted
 from ..values import as_array, is_tensor
 
 Shapes = NDArray[np.int64]
@@ -44,7 +44,10 @@ class Ragged:
         that ``dtype`` cannot hold."""
         if isinstance(rows, Ragged):
             if rows.ndim != ndim:
-                raise Invalid(f"rows of {rows.ndim} axes where {ndim} are needed")
+                raise Invalid(
+                    f"rows of {counted(rows.ndim, 'axis', 'axes')} where "
+                    f"{counted(ndim, 'is', 'are')} needed"
+                )
             rows = rows.checked()
             values = as_array(rows.values, dtype).astype(dtype, copy=False)
             return cls(values, rows.offsets, rows.shapes)
@@ -113,7 +116,7 @@ class Ragged:
         if isinstance(rows, (int, np.integer)):
             n = len(self)
             if not -n <= rows < n:
-                raise InvalidSelection(f"row {rows} is out of bounds for {n} rows")
+                raise InvalidSelection(f"row {rows} is out of bounds for {counted(n, 'row')}")
             i = int(rows) % n
             return self.values[self.offsets[i] : self.offsets[i + 1]].reshape(self.shapes[i])
         if isinstance(rows, slice) and rows.step in (None, 1):
@@ -162,7 +165,10 @@ class Ragged:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<Ragged {len(self)} rows of {self.ndim} axes, {len(self.values)} {self.dtype}>"
+        return (
+            f"<Ragged {counted(len(self), 'row')} of "
+            f"{counted(self.ndim, 'axis', 'axes')}, {len(self.values)} {self.dtype}>"
+        )
 
 
 def runs_of(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -184,5 +190,8 @@ def _row(row: Any, dtype: np.dtype[Any], ndim: int, i: int) -> NDArray[Any]:
     array = as_array(row, dtype)
     if array.ndim != ndim:
         what = "a tensor" if is_tensor(row) else "a value"
-        raise Invalid(f"row {i} is {what} of {array.ndim} axes where {ndim} are needed")
+        raise Invalid(
+            f"row {i} is {what} of {counted(array.ndim, 'axis', 'axes')} where "
+            f"{counted(ndim, 'is', 'are')} needed"
+        )
     return array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import Invalid
+from ..errors import Invalid, counted
 
 
 def check_shared_out(rank: int, world: int) -> None:
@@ -24,7 +24,8 @@ def check_shared_out(rank: int, world: int) -> None:
     if world % info.num_workers == 0 and rank % info.num_workers == info.id:
         return
     raise Invalid(
-        f"each of {info.num_workers} workers iterates the IterableDataset, and would give every "
+        f"each of {counted(info.num_workers, 'worker')} iterates the IterableDataset, and "
+        f"would give every "
         f"row of rank {rank} of {world}: with get_worker_info() as info, make the loader in the "
         "worker, with rank=rank * info.num_workers + info.id and "
         "world_size=world_size * info.num_workers; or let the DataLoader have num_workers=0 or 1, "

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import NoMemory
+from ..errors import NoMemory, counted
 from ..limits import HUGE
 
 Columns: TypeAlias = dict[str, Any]
@@ -77,7 +77,8 @@ class Blocks:
             bounds = np.arange(0, rows + size, size, dtype=np.int64)
         except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
             raise NoMemory(
-                f"no memory to order {rows} rows in blocks of {size}; use larger chunks, or a slice"
+                f"no memory to order {counted(rows, 'row')} in blocks of {size}; use larger "
+                f"chunks, or a slice"
             ) from error
         bounds[-1] = rows
         return bounds if rows else bounds[-1:]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, counted
 
 MOST_LANES = 1 << 16
 """Lanes that there may be: their numbers have 16 bits."""
@@ -68,7 +68,9 @@ class State:
                 f"set_epoch({state.epoch}), or resume with the release that saved the state"
             )
         if state.order == "pooled" and not (0 < state.lanes <= MOST_LANES and state.pool):
-            raise Invalid(f"the state is of {state.lanes} lanes and a pool of {state.pool} blocks")
+            raise Invalid(
+                f"the state is of {state.lanes} lanes and a pool of {counted(state.pool, 'block')}"
+            )
         if state.position > state.rows:
             raise Invalid(f"the state is at row {state.position} of {state.rows}")
         return state
@@ -83,7 +85,7 @@ class State:
         if self.rows != rows:
             added = "make it of the rows there were, as records.where(slice(0, n)), or "
             raise Invalid(
-                f"the state is of {self.rows} rows, and there are {rows}: "
+                f"the state is of {counted(self.rows, 'row')}, and there are {rows}: "
                 f"{added if rows > self.rows else ''}{_ADVICE}"
             )
         if self.data != data:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from ..driver import Driver, located
 from ..explain import readable
-from ..info import stored_size
+from ..info import changed, modified_at, stored_size
 from .catalog import Catalog, arrays_of
 from .schema import Field
 
@@ -32,6 +33,8 @@ class RecordsInfo:
     url: str
     rows: int
     fields: tuple[FieldInfo, ...]
+    modified: datetime | None = None
+    """When the document of their group was last stored (see :class:`tensorstash.Info`)."""
 
     @property
     def stored_bytes(self) -> int:
@@ -56,8 +59,9 @@ class RecordsInfo:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in (head, *rows)
         ]
-        stored = readable(self.stored_bytes)
-        return "\n".join([f"{self.url}: {self.rows:,} rows, {stored} stored", *lines])
+        stored, when = readable(self.stored_bytes), changed(self.modified)
+        many = f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}"
+        return "\n".join([f"{self.url} (changed: {when}): {many}, {stored} stored", *lines])
 
 
 def info(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> RecordsInfo:
@@ -73,4 +77,5 @@ def info(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> R
             if field.dtype.kind not in "TO":
                 nbytes += spec.size * spec.dtype.itemsize
         found.append(FieldInfo(name, field, catalog.chunk_rows(name), nbytes, objects, stored))
-    return RecordsInfo(located(driver, path), catalog.rows, tuple(found))
+    modified = modified_at(driver, f"{path}zarr.json")
+    return RecordsInfo(located(driver, path), catalog.rows, tuple(found), modified)

@@ -29,22 +29,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtype import STRING, short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 from ..loading.ragged import Ragged, offsets_of
 from ..loading.source import Columns, nested
 from .elements import common, library, unfolded, zoned
 from .schema import Field
 
 
-def table(columns: Columns, fields: Mapping[str, Field], *, tensors: bool = True) -> Any:
-    """A ``pyarrow.Table``. Elements of several axes are lists within lists without ``tensors``.
-    ``fields`` tell what lists hold."""
+def table(columns: Columns, fields: Mapping[str, Field], target: str = "Arrow") -> Any:
+    """A ``pyarrow.Table``, or what ``target``, polars, takes as one without loss: there elements
+    of several axes are lists within lists. ``fields`` tell what lists hold."""
     pa = library("pyarrow")
     columns = unfolded(columns)
     made = {}
     for path, column in columns.items():
         try:
-            made[path] = _array(pa, path, column, fields.get(path), tensors)
+            made[path] = _array(pa, path, column, fields.get(path), target)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise Unsupported(f"field {path!r} has no Arrow form: {error}") from error
     arrays = {name: _struct(pa, value) for name, value in nested(made).items()}
@@ -92,11 +92,11 @@ def _struct(pa: Any, value: Any) -> Any:
     return pa.StructArray.from_arrays(arrays, names=list(value))
 
 
-def _array(pa: Any, path: str, column: Any, field: Field | None, tensors: bool) -> Any:
+def _array(pa: Any, path: str, column: Any, field: Field | None, target: str) -> Any:
     if isinstance(column, Ragged):
-        return _ragged(pa, path, column)
+        return _ragged(pa, path, column, target)
     if isinstance(column, np.ndarray):
-        return _elements(pa, path, column, tensors)
+        return _elements(pa, path, column, target)
     if field.kind == "bytes" if field else column and all(type(v) is bytes for v in column):
         return _texts(pa, column, pa.binary(), pa.large_binary())
     if field is not None and field.kind == "object":
@@ -108,13 +108,13 @@ def _array(pa: Any, path: str, column: Any, field: Field | None, tensors: bool) 
     return _texts(pa, texts, pa.string(), pa.large_string())
 
 
-def _elements(pa: Any, path: str, column: NDArray[Any], tensors: bool) -> Any:
-    flat, shape = _leaf(pa, path, column.reshape(-1)), column.shape[1:]
+def _elements(pa: Any, path: str, column: NDArray[Any], target: str) -> Any:
+    flat, shape = _leaf(pa, path, column.reshape(-1), target), column.shape[1:]
     if not shape:
         return flat
     if not math.prod(shape):
         raise Unsupported(f"field {path!r}: Arrow has no elements of shape {shape}; deselect it")
-    if tensors and len(shape) > 1:
+    if target == "Arrow" and len(shape) > 1:
         storage = pa.FixedSizeListArray.from_arrays(flat, math.prod(shape))
         kind = pa.fixed_shape_tensor(flat.type, shape)
         return pa.ExtensionArray.from_storage(kind, storage)
@@ -123,8 +123,8 @@ def _elements(pa: Any, path: str, column: NDArray[Any], tensors: bool) -> Any:
     return flat
 
 
-def _ragged(pa: Any, path: str, column: Ragged) -> Any:
-    made = _leaf(pa, path, column.values)
+def _ragged(pa: Any, path: str, column: Ragged, target: str) -> Any:
+    made = _leaf(pa, path, column.values, target)
     for axis in reversed(range(1, column.ndim)):
         # Along each axis, as many lists as the axes before it have places.
         places = np.prod(column.shapes[:, :axis], axis=1, dtype=np.int64)
@@ -134,7 +134,7 @@ def _ragged(pa: Any, path: str, column: Ragged) -> Any:
     return pa.LargeListArray.from_arrays(pa.array(offsets), made)
 
 
-def _leaf(pa: Any, path: str, flat: NDArray[Any]) -> Any:
+def _leaf(pa: Any, path: str, flat: NDArray[Any], target: str) -> Any:
     kind = flat.dtype.kind
     if kind == "c":
         raise Unsupported(f"field {path!r}: Arrow has no complex numbers; deselect it")
@@ -142,7 +142,7 @@ def _leaf(pa: Any, path: str, flat: NDArray[Any]) -> Any:
         return _texts(pa, flat.tolist(), pa.string(), pa.large_string())
     if kind in "SO":
         return _texts(pa, flat.tolist(), pa.binary(), pa.large_binary())
-    plain = common(path, flat, "Arrow")
+    plain = common(path, flat, target)
     if plain.dtype.kind == "V" and plain.dtype.names is None:
         memory = pa.py_buffer(np.ascontiguousarray(plain))
         size = plain.dtype.itemsize
@@ -246,4 +246,6 @@ def _extension(pa: Any, path: str, array: Any) -> Any:
 
 def _complete(path: str, array: Any) -> None:
     if array.null_count:
-        raise Invalid(f"field {path!r} has {array.null_count} missing values; fill them first")
+        raise Invalid(
+            f"field {path!r} has {counted(array.null_count, 'missing value')}; fill them first"
+        )

@@ -13,11 +13,13 @@ from typing import Any, cast, get_args
 
 from ..attributes import Attributes
 from ..cached import Cached
+from ..driver import Tag
 from ..dtype import is_extended, short
-from ..errors import Corrupt, Invalid, StashError, Unsupported
+from ..errors import Corrupt, Invalid, StashError, Unsupported, counted
 from ..formats import zarr3
 from ..formats.document import GroupDocument
-from ..spec import ArraySpec
+from ..formats.trailer import new_identity
+from ..spec import ArraySpec, difference
 from . import schema, sizes
 from .schema import Field, Fields, Kind
 from .sizes import Notes
@@ -34,7 +36,8 @@ _VERSION = 1
 class Catalog:
     """``fields`` by path, ``specs`` of all arrays by path (a ragged field has two, ``values``
     and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``;
-    ``notes``: what rows of ragged fields are taken to have, noted as they were added."""
+    ``notes``: what rows of ragged fields are taken to have, noted as they were added; ``tag``: of
+    the document that says so, where it was read."""
 
     fields: Fields
     specs: Mapping[str, ArraySpec]
@@ -43,6 +46,7 @@ class Catalog:
     groups: Mapping[str, Mapping[str, Any]]
     document: Mapping[str, Any]
     notes: Mapping[str, Notes] = field_of(default_factory=dict)
+    tag: Tag | None = field_of(default=None, repr=False, compare=False)
 
     def chunk_rows(self, path: str) -> int:
         """Rows of one chunk of a field."""
@@ -68,6 +72,28 @@ def arrays_of(path: str, field: Field) -> tuple[str, ...]:
     return (f"{path}/{VALUES}", f"{path}/{OFFSETS}") if field.kind == "ragged" else (path,)
 
 
+def identified(specs: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    """The arrays of new fields, told from those of any other: old handles know them by it."""
+    return {name: replace(spec, identity=new_identity()) for name, spec in specs.items()}
+
+
+def replaced(known: Catalog, now: Catalog) -> dict[str, str | None]:
+    """Fields of ``known`` that are others in ``now``, and in which way; ``None``: they are gone."""
+    found: dict[str, str | None] = {}
+    for path, field in known.fields.items():
+        other = now.fields.get(path)
+        if other is None:
+            found[path] = None
+        elif other != field:
+            found[path] = f"{field!r} is now {other!r}"
+        else:
+            for name in arrays_of(path, field):
+                what = difference(known.specs[name], now.specs[name])
+                if what is not None:
+                    found[path] = what
+    return found
+
+
 def is_same_array(one: ArraySpec, other: ArraySpec) -> bool:
     """Whether two specs differ in nothing that stored or decoded chunks depend on."""
     return all(
@@ -91,6 +117,9 @@ def to_document(catalog: Catalog) -> GroupDocument:
     """The group's document."""
     kinds = {path: field.kind for path, field in catalog.fields.items()}
     mark: dict[str, Any] = {"records": _VERSION, "rows": catalog.rows, "fields": kinds}
+    identities = {n: s.identity.hex() for n, s in catalog.specs.items() if s.identity}
+    if identities:
+        mark["identities"] = identities
     known = members(catalog)
     odd = [path for path, spec in catalog.specs.items() if not _is_known_to_all(spec)]
     if odd:
@@ -120,6 +149,9 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
     if not isinstance(apart, Mapping) or not all(isinstance(m, Mapping) for m in apart.values()):
         raise Corrupt(f"{where} has {short(apart)} as metadata of members", key=zarr3.KEY)
     known = {**(document.consolidated or {}), **apart}
+    identities = mark.get("identities", {})
+    if not isinstance(identities, Mapping):
+        raise Corrupt(f"{where} has {short(identities)} as identities of arrays", key=zarr3.KEY)
     _check_names(kinds, where)
     specs: dict[str, ArraySpec] = {}
     groups = {p: m for p, m in known.items() if m.get("node_type") == "group"}
@@ -131,11 +163,13 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
             )
         names = arrays_of(path, Field(cast(Kind, kind)))
         for name in names:
-            specs[name] = _spec(known.get(name), name, where)
+            identity = _identity(identities.get(name, ""), name, where)
+            specs[name] = replace(_spec(known.get(name), name, where), identity=identity)
         fields[path] = _field(cast(Kind, kind), [specs[name] for name in names], path, where)
         if specs[names[-1]].shape[0] != rows:
             raise Corrupt(
-                f"{where} has {rows} rows, but its field {path!r} {specs[names[-1]].shape[0]}",
+                f"{where} has {counted(rows, 'row')}, but its field {path!r} "
+                f"{specs[names[-1]].shape[0]}",
                 key=zarr3.KEY,
             )
     notes = sizes.parse(mark.get("sizes", {}))
@@ -229,8 +263,17 @@ def _spec(member: Mapping[str, Any] | None, path: str, where: str) -> ArraySpec:
     except StashError as error:
         raise type(error)(f"in the consolidated metadata of {where}, {path!r}: {error}") from error
     if not isinstance(content, ArraySpec) or not content.shape:
-        raise Corrupt(f"{where}: {path!r} is no array with rows", key=zarr3.KEY)
+        raise Corrupt(f"{where}: {path!r} is not an array with rows", key=zarr3.KEY)
     return content
+
+
+def _identity(given: Any, path: str, where: str) -> bytes:
+    try:
+        return bytes.fromhex(given)
+    except (TypeError, ValueError) as error:
+        raise Corrupt(
+            f"{where} has {short(given)} as the identity of {path!r}", key=zarr3.KEY
+        ) from error
 
 
 def _field(kind: Kind, specs: list[ArraySpec], path: str, where: str) -> Field:
@@ -246,7 +289,7 @@ def _field(kind: Kind, specs: list[ArraySpec], path: str, where: str) -> Field:
             raise Corrupt(f"{where}: the arrays of ragged field {path!r} do not fit", key=zarr3.KEY)
         return Field(kind, spec.dtype, (), max(1, columns - 2))
     if spec.dtype.kind != sort or len(spec.shape) != 1:
-        raise Corrupt(f"{where}: field {path!r} is no {kind} but {spec.dtype}", key=zarr3.KEY)
+        raise Corrupt(f"{where}: field {path!r} is not {kind} but {spec.dtype}", key=zarr3.KEY)
     return Field(kind, spec.dtype)
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ..array import Array
 from ..driver import located
 from ..dtype import STRING, short
-from ..errors import Corrupt, Invalid, StashError, Unsupported
+from ..errors import Corrupt, Invalid, StashError, Unsupported, counted
 from ..index import leading
+from ..look import Look
 from ..operators import NoOperators
 from ..values import broadcast
 from .numbers import alone, numbers
@@ -44,9 +45,17 @@ class FieldArray(Array):
         )
 
 
-def read_rows(array: Array, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """``array[rows]``; see :meth:`~tensorstash.array.Array.read`."""
-    return array.read_transform(leading(rows, array.shape), out)
+def read_rows(
+    array: Array, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None
+) -> NDArray[Any]:
+    """``array[rows]``; see :meth:`~tensorstash.array.Array.read`. Whether the field is still this
+    one is looked at once for all fields, or by ``look``."""
+    return array.read_unwatched(leading(rows, array.shape), out, None, look)
+
+
+def write_rows(array: Array, rows: Rows, values: Any, look: Look | None = None) -> None:
+    """``array[rows] = values``, after ``look``."""
+    array.write_unwatched(leading(rows, array.shape), values, None, look)
 
 
 class Column(NoOperators, ABC):
@@ -71,10 +80,10 @@ class Column(NoOperators, ABC):
         """A row's value as values of one row, to be checked."""
         return [value]
 
-    def put(self, rows: Rows, values: Any) -> int:
-        """Store checked values in rows that are there. Answers where values that were added for
-        it end, of a field that has values apart from its rows."""
-        self.arrays[0][rows] = values
+    def put(self, rows: Rows, values: Any, look: Look | None = None) -> int:
+        """Store checked values in rows that are there, once ``look`` has ended. Answers where
+        values that were added for it end, of a field that has values apart from its rows."""
+        write_rows(self.arrays[0], rows, values, look)
         return 0
 
     def reserve(self, values: Any) -> Any:
@@ -131,15 +140,17 @@ class ListColumn(Column):
         )
         if single:
             if not repeat:
-                raise self.wrong(f"{short(values)} where {count} rows' values are needed")
+                raise self.wrong(
+                    f"{short(values)} where values of {counted(count, 'row')} are needed"
+                )
             values = [values] * count
         if not isinstance(values, Iterable):
-            raise self.wrong(f"{short(values)} where {count} rows' values are needed")
+            raise self.wrong(f"{short(values)} where values of {counted(count, 'row')} are needed")
         listed = list(values)
         if isinstance(values, np.ndarray) and self.field.kind != "object":
             listed = values.tolist()
         if len(listed) != count:
-            raise self.wrong(f"{len(listed)} values for {count} rows")
+            raise self.wrong(f"{counted(len(listed), 'value')} for {counted(count, 'row')}")
         out = np.empty(count, STRING if self.field.dtype.kind == "T" else object)
         for i, value in enumerate(listed):
             encoded = self.encode(value)
@@ -164,7 +175,7 @@ class TextColumn(ListColumn):
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
         if not isinstance(value, str):
-            raise self.wrong(f"{short(value)} is no text")
+            raise self.wrong(f"{short(value)} is not text")
         return value
 
 
@@ -178,7 +189,7 @@ class BytesColumn(ListColumn):
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
         if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise self.wrong(f"{short(value)} is no bytes")
+            raise self.wrong(f"{short(value)} is not bytes")
         return bytes(value)
 
 
@@ -258,4 +269,4 @@ def _plain(value: Any) -> Any:
     """NumPy's numbers and arrays, and tensors, as JSON has them."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is no JSON value")
+    raise TypeError(f"a value of type {type(value).__name__} is not JSON")

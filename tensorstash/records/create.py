@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..location import Location, resolve
 from ..reach import reach
 from ..values import parse_lengths
 from . import formats, grow, infer, layout
-from .catalog import MARK, Catalog, reserved, to_document
+from .catalog import MARK, Catalog, identified, reserved, to_document
 from .classes import schema_of
 from .kept import Kept, Values, is_of, kept, refuse_shapeless
 from .records import Records
@@ -78,7 +79,7 @@ def create_at(
     how: Mapping[str, Any],
 ) -> Records:
     """Create records below a driver's root; ``path`` is empty or ends in ``/``."""
-    specs = layout.specs(fields, length, **how)
+    specs = identified(layout.specs(fields, length, **how))
     if not isinstance(attributes or {}, Mapping):
         raise Invalid(f"attributes are a dict of values by name, not {short(attributes)}")
     if MARK in (attributes or {}):
@@ -89,9 +90,9 @@ def create_at(
         node.check_place(driver, f"{path}{name}/")
     # The document that claims the place comes first: of several creators one wins, and it says
     # all that readers of records need. Those of single fields follow.
-    node.create(driver, path, to_document(catalog), overwrite=overwrite)
+    tag = node.create(driver, path, to_document(catalog), overwrite=overwrite)
     grow.follow(driver, path, catalog, shapes=False)
-    return Records(Table(At(driver, path), settings, catalog))
+    return Records(Table(At(driver, path), settings, replace(catalog, tag=tag)))
 
 
 def open_records(

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import is_extended, parts
+from ..dtype import is_extended, parts, widened
 from ..errors import Invalid, Unsupported
 from ..loading.source import Columns
 
@@ -53,9 +53,10 @@ def _parts(path: str, column: Any) -> Iterator[tuple[str, Any]]:
 def common(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
     """``array`` itself, or in the nearest type that holds each of its values exactly and that
     data frames know too; :class:`~tensorstash.errors.Unsupported` names the field where there
-    is none. bfloat16 and float8 become float32; times, days, seconds or a unit below."""
+    is none. bfloat16 and float8 become float32, integers of fewer bits those of
+    eight; times, days, seconds or a unit below."""
     if is_extended(array.dtype):
-        return array.astype(np.float32)
+        return array.astype(widened(array.dtype))
     return _times(path, array, target) if array.dtype.kind in "mM" else array
 
 
@@ -65,6 +66,8 @@ def _times(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
     if kind == "m":
         # A span in days is one in seconds; one in months or years has no fixed length.
         wanted = {"D": "s", "W": "s"}.get(unit, wanted) if unit not in "YM" else unit
+    if (wanted, target) == ("s", "polars"):
+        wanted = "ms"  # of seconds that these cannot count it makes null
     if wanted not in _KNOWN:
         raise Unsupported(f"field {path!r}: {target} has no type for {array.dtype}; cast it")
     if (unit, scale) == (wanted, 1):

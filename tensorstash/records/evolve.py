@@ -12,12 +12,13 @@ from ..belongings import look
 from ..driver import Check
 from ..dtype import short
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound
-from ..formats import zarr3
+from ..formats import trailer, zarr3
+from ..formats.trailer import Trailer
 from ..resize import write_beyond
 from ..spec import ArraySpec
 from ..unfinished import put_over, what_is_unfinished
 from . import grow, layout, schema
-from .catalog import Catalog, arrays_of, with_sizes, with_values
+from .catalog import Catalog, arrays_of, identified, with_sizes, with_values
 from .rowset import RowSet, Shuffled, parted
 from .table import Table, column_of
 
@@ -59,7 +60,8 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         for name in arrays_of(path, fields[path]):
             node.check_place(driver, f"{root}{name}/")
         step = min(layout.step_of(fields), *map(before.chunk_rows, before.fields))
-        specs = layout.specs(fields, before.rows, **{"rows_per_chunk": step, **how})
+        how_ = {"rows_per_chunk": step, **how}
+        specs = identified(layout.specs(fields, before.rows, **how_))
         after = replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})
         arrays = {n: grow.member(driver, root, n, table.settings, s) for n, s in specs.items()}
         column = column_of(path, fields[path], list(arrays.values()))
@@ -71,7 +73,8 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         node.mark(driver, f"{root}{path}/", "field", _within(path, specs))
         for name in apart:  # values are appended, which needs a document
             document = zarr3.encode(zarr3.array_document(specs[name]))
-            put_over(driver, f"{root}{name}/{zarr3.KEY}", document, None)
+            behind = trailer.encode(Trailer(identity=specs[name].identity or b""))
+            put_over(driver, f"{root}{name}/{zarr3.KEY}", document + behind, None)
         stored = column.reserve(checked)
         empty = replace(specs[rows], shape=(0, *specs[rows].shape[1:]))
         write_beyond(empty, stored, 0, arrays[rows].make_writer, check)
@@ -101,7 +104,7 @@ def _make_room(table: Table, path: str, catalog: Catalog) -> None:
         node.delete(driver, place)
     elif node.load_any(driver, place):
         raise AlreadyExists(
-            f"{table.where} holds a {path!r} that is no field of the records; choose another "
+            f"{table.where} holds {path!r}, which is not a field of the records; choose another "
             "name, or delete it through open_group()"
         )
     look(driver, place)
@@ -176,7 +179,8 @@ def rename(table: Table, old: str, new: str) -> None:
                 strict=True,
             )
             for source, target in arrays:
-                specs[target] = _as_stored(table, source, specs.pop(source))
+                moved = _as_stored(table, source, specs.pop(source))
+                specs |= identified({target: moved})
         notes = {names.get(path, path): known for path, known in before.notes.items()}
         return _without(replace(before, fields=fields, specs=specs, notes=notes))
 

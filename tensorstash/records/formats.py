@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import is_extended, short
+from ..dtype import is_extended, short, widened
 from ..errors import Invalid
 from ..loading.ragged import Ragged
 from ..loading.source import Columns, KnownColumns, nested
@@ -148,7 +148,7 @@ def _python_values(column: Any) -> list[Any]:
 
 def _python_array(array: NDArray[Any]) -> Any:
     if is_extended(array.dtype):
-        return array.astype(np.float32).tolist()
+        return array.astype(widened(array.dtype)).tolist()
     return (_python_times(array) if array.dtype.kind in "mM" else array).tolist()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtype import OBJECT, STRING, listed, short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 from ..loading.ragged import Ragged
 from ..loading.source import Columns
 from . import arrow
@@ -41,7 +41,7 @@ def pandas_frame(columns: Columns) -> Any:
 def polars_frame(columns: Columns, fields: Mapping[str, Field]) -> Any:
     """A ``polars.DataFrame``."""
     pl = library("polars")
-    return pl.from_arrow(arrow.table(columns, fields, tensors=False), rechunk=False)
+    return pl.from_arrow(arrow.table(columns, fields, "polars"), rechunk=False)
 
 
 def of_pandas(frame: Any, whole: Collection[str] = ()) -> Columns:
@@ -117,7 +117,7 @@ def of_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
         text = bool(values) and all(isinstance(value, str) for value in values)
         return {path: np.array(values, STRING) if text else values}
     if missing := int(series.isna().sum()):
-        raise Invalid(f"field {path!r} has {missing} missing values; fill them first")
+        raise Invalid(f"field {path!r} has {counted(missing, 'missing value')}; fill them first")
     if hasattr(dtype, "numpy_dtype"):
         return {path: series.to_numpy(dtype=dtype.numpy_dtype)}
     if str(dtype) in ("str", "string"):

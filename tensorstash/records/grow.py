@@ -22,7 +22,8 @@ from ..formats import trailer, zarr3
 from ..formats.document import GroupDocument, decode
 from ..formats.mark import is_marked
 from ..handle import Settings
-from ..node import require, reread, update
+from ..look import Found
+from ..node import Node, require, reread, update
 from ..resize import write_beyond
 from ..spec import ArraySpec, difference
 from ..threads import spread
@@ -47,16 +48,21 @@ _GROUP = GroupDocument()
 """What the handle of records knows of the node: that it is a group of Zarr v3."""
 
 
-def load(driver: Driver, path: str, known: Catalog | None = None) -> Catalog:
+def load(driver: Driver, path: str, known: Catalog | None = None, found: Found = None) -> Catalog:
     """The records at ``path``: one small read. ``known``: those of a handle, in whose place
-    nothing else may have been put."""
+    nothing else may have been put. ``found``: the document, where it was read a moment ago."""
     where = located(driver, path)
     if known is not None:
-        return _catalog(reread(driver, path, _GROUP).content, where)
-    content = require(driver, path).content
-    if not isinstance(content, GroupDocument):
+        return _of(reread(driver, path, _GROUP, found), where)
+    node = require(driver, path)
+    if not isinstance(node.content, GroupDocument):
         raise Invalid(f"{where} is an array; open it with open()")
-    return from_document(content, where)
+    return replace(from_document(node.content, where), tag=node.tag)
+
+
+def _of(node: Node, where: str) -> Catalog:
+    """The records of a document that was read again."""
+    return replace(_catalog(node.content, where), tag=node.tag)
 
 
 def _catalog(content: Any, where: str) -> Catalog:
@@ -130,7 +136,7 @@ def checked(
 ) -> Catalog:
     """The records as they are now, when their fields are those that a handle knows."""
     node = reread(driver, path, _GROUP)
-    catalog = _catalog(node.content, located(driver, path))
+    catalog = _of(node, located(driver, path))
     _same_fields(catalog, fields, specs, located(driver, path))
     return catalog
 
@@ -188,7 +194,8 @@ def _change(
         published = with_values(kept, there)
         return to_document(published)
 
-    fence.publish(publish)
+    tag = fence.publish(publish).tag
+    published = replace(published, tag=tag)
     try:
         follow(driver, path, published, check=check)
     except StashError as error:
@@ -207,8 +214,8 @@ def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
         widened.append(with_values(_catalog(content, where), lengths))
         return to_document(widened[-1])
 
-    update(driver, path, publish, like=_GROUP)
-    return widened[-1]
+    tag = update(driver, path, publish, like=_GROUP).tag
+    return replace(widened[-1], tag=tag)
 
 
 def follow(
@@ -231,11 +238,16 @@ def follow(
             stored = found[i]
             own = None if stored is None else decode(stored[0], keys[i])
             document = _brought(own, wanted[name], catalog.specs.get(name), name in growing, shapes)
+            behind = trailer.NONE if stored is None else trailer.decode(stored[0])
+            identity = getattr(catalog.specs.get(name), "identity", None) or b""
+            if behind.identity not in (b"", identity):  # left over from a field that was dropped
+                document = wanted[name]
             if document is None:
                 continue
-            data = zarr3.encode(document)
-            if stored is not None:  # the array may have a holder of its own
-                data += trailer.encode(trailer.decode(stored[0]))
+            if document is wanted[name]:
+                behind = replace(behind, identity=identity)
+            # What was behind it stays: the array may have a holder of its own.
+            data = zarr3.encode(document) + trailer.encode(behind)
             if not conditional:
                 yield Put(keys[i], data)
             elif stored is None:

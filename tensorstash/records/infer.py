@@ -189,8 +189,8 @@ def _of_one(path: str, value: Any) -> Field:
         raise Invalid(f"field {path!r}: {short(value)} tells no dtype; name one in the schema")
     if found.kind != "fixed":
         raise Invalid(
-            f"field {path!r}: {short(value)} is no array; name it in the schema as ragged(dtype) "
-            "or json"
+            f"field {path!r}: {short(value)} is not an array; name it in the schema as "
+            "ragged(dtype) or json"
         )
     return found
 

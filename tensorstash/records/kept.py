@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import dtype as dtypes
-from ..dtype import OBJECT, STRING, is_extended
+from ..dtype import OBJECT, STRING, is_extended, widened
 from ..errors import Invalid, StashError
 from ..loading.ragged import Ragged
 from ..values import is_tensor
@@ -142,7 +142,7 @@ def _is_type(shown: Any, stored: np.dtype[Any]) -> bool:
         return True
     kind = stored.kind
     if is_extended(stored):
-        return bool(shown == np.float32)
+        return bool(shown == widened(stored))
     if kind in "mM":  # tensors count units; tables have units of their own
         return bool(shown == np.int64 or shown.kind == kind)
     return kind in "US" and shown.kind in "TOU"

@@ -64,7 +64,7 @@ def specs(
     for given in (*exact.values(), step, rows_per_shard):
         if given is not None and (type(given) is not int or given < 1):
             raise Invalid(
-                f"{short(given)} is no number of rows for a chunk or shard; the least is 1"
+                f"{short(given)} is not a number of rows for a chunk or shard; the least is 1"
             )
     if step is None:
         step = step_of(fields)

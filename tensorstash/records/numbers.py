@@ -84,7 +84,7 @@ def _array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             raise
         return as_array(value, dtype)  # tuples within tuples
     except (TypeError, RuntimeError) as error:  # of tensors within lists
-        raise Invalid(f"{short(value)} is no array: {error}") from error
+        raise Invalid(f"{short(value)} is not an array: {error}") from error
     if dtype.names is not None and found.dtype.names is None:  # tuples: one for each record
         return as_array(value, dtype)
     if found.dtype.kind == "f" and dtype.kind in "iu":

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
-from ..errors import Corrupt, Invalid
+from ..errors import Corrupt, Invalid, counted
 from ..loading.ragged import Ragged, offsets_of, runs_of
-from .column import Column, Rows, read_rows
+from ..look import Look
+from .column import Column, Rows, read_rows, write_rows
 from .numbers import alone, numbers
 from .rowset import as_numbers
 from .schema import Field
@@ -64,12 +65,14 @@ class RaggedColumn(Column):
                 rows = [self._row(row) for row in values]
                 made = Ragged.of(rows, field.dtype, field.ndim)
         except (Invalid, TypeError, ValueError) as error:
-            raise self.wrong(f"{error}; give one array of {field.ndim} axes a row") from error
+            raise self.wrong(
+                f"{error}; give one array of {counted(field.ndim, 'axis', 'axes')} a row"
+            ) from error
         if len(made) != count:
-            raise self.wrong(f"{len(made)} rows' values for {count} rows")
+            raise self.wrong(f"values of {counted(len(made), 'row')} for {counted(count, 'row')}")
         return made
 
-    def put(self, rows: Rows, values: Ragged) -> int:
+    def put(self, rows: Rows, values: Ragged, look: Look | None = None) -> int:
         """See :meth:`Column.put`: where the row lies if its shape stays, else at the end of the
         values. Either way one put of one chunk replaces a row: nobody sees half of it."""
         wanted = as_numbers(rows)
@@ -77,17 +80,19 @@ class RaggedColumn(Column):
         keep = len(wanted) - 1 - first  # of values for one row, the last one stays
         if len(keep) < len(wanted):
             wanted, values = wanted[keep], values[keep]
-        places = read_rows(self.arrays[1], wanted)
+        places = read_rows(self.arrays[1], wanted, None, look)
+        if look is not None:
+            look.done()
         stays = self._stays(places, values)
         if stays.any():
             kept, starts = values[stays], places[stays, 0]
             at = runs_of(starts, np.diff(kept.offsets))
             if at.size:
-                self._known(int(at.max()) + 1)[at] = kept.values
+                write_rows(self._known(int(at.max()) + 1), at, kept.values)
         if stays.all():
             return 0
         moved = self.reserve(values[~stays])
-        self.arrays[1][wanted[~stays]] = moved
+        write_rows(self.arrays[1], wanted[~stays], moved)
         return int(moved[:, 1].max())
 
     def reserve(self, values: Ragged) -> NDArray[np.int64]:

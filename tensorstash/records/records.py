@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..driver import Driver
 from ..dtype import listed, short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, counted
 from ..formats.document import GroupDocument
 from ..handle import Settings
 from ..loading.source import Columns, nested
@@ -90,7 +90,7 @@ class Records(RecordSource):
         if not self.table.known:
             return f"<tensorstash.Records at {self.table.where}>"
         names = ", ".join(self.names)
-        return f"<tensorstash.Records {len(self)} rows of {names} at {self.table.where}>"
+        return f"<tensorstash.Records {counted(len(self), 'row')} of {names} at {self.table.where}>"
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -338,7 +338,7 @@ class Records(RecordSource):
         field = self.fields.get(path)
         if field is None or field.kind != "ragged":
             known = ", ".join(repr(n) for n, f in self.fields.items() if f.kind == "ragged")
-            raise Invalid(f"{path!r} is no ragged field; those are: {known or 'none'}")
+            raise Invalid(f"{path!r} is not a ragged field; those are: {known or 'none'}")
         return path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..errors import DriverError, InvalidSelection, NotFound
+from ..errors import DriverError, InvalidSelection, NotFound, counted
 from ..index import Point, Stride, Take, select
 from ..loading.permutation import permuted
 from ..values import is_tensor, natural
@@ -242,7 +242,7 @@ def normalize(selection: Any, count: int) -> int | Rows:
     if len(shape) != 1:
         raise InvalidSelection(
             f"rows are chosen along one axis: an integer, a slice, a mask or a list of integers, "
-            f"not something of {len(shape)} dimensions"
+            f"not something of {counted(len(shape), 'dimension')}"
         )
     if isinstance(axis_map, Take):
         return axis_map.array

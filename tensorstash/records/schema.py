@@ -61,7 +61,14 @@ BY_TYPE: Final = {
 
 
 def ragged(dtype: Any, ndim: int = 1) -> Field:
-    """A field whose rows are arrays of ``dtype`` with ``ndim`` axes, each row of its own shape."""
+    """A field whose rows are arrays of ``dtype`` with ``ndim`` axes, each row of its own shape.
+
+    >>> r = stash.create_records("memory://texts", {"tokens": stash.ragged("int32")})
+    >>> r.extend({"tokens": [[1, 2, 3], [4]]})
+    0
+    >>> r[1]["tokens"].tolist()
+    [4]
+    """
     element = dtypes.parse(dtype)
     if element.kind in "TO":
         raise Invalid(f"a ragged field holds numbers, not {short(dtype)}; use str, bytes or json")

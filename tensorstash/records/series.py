@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidSelection, Unsupported
+from ..errors import InvalidSelection, Unsupported, counted
 from . import formats
 from .column import Rows
 from .ragged_column import RaggedColumn
@@ -73,11 +73,13 @@ class Series:
         if not isinstance(column, RaggedColumn):
             raise Unsupported(f"field {self._path!r} is not ragged; all of its rows are alike")
         self._table.check()
-        return column.lengths(self._at(slice(0, self._count, 1)))
+        found = column.lengths(self._at(slice(0, self._count, 1)))
+        self._table.check_same([self._path])
+        return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if self._kind not in ("fixed", "text") or copy is False:
-            raise InvalidSelection(f"field {self._path!r} is no plain array; read it with [...]")
+            raise InvalidSelection(f"field {self._path!r} is not a plain array; read it with [...]")
         found: NDArray[Any] = self[...]
         return found if dtype is None else found.astype(dtype, copy=False)
 
@@ -88,7 +90,7 @@ class Series:
         return dtype
 
     def __repr__(self) -> str:
-        return f"<Series {self._path!r} of {self._count} rows, {self._column.field!r}>"
+        return f"<Series {self._path!r} of {counted(self._count, 'row')}, {self._column.field!r}>"
 
     @property
     def _kind(self) -> str:

@@ -10,12 +10,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidSelection
+from ..errors import InvalidSelection, counted
 from ..loading.feed import Feed
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.touched import Touched
 from ..sources.windows import Windows
 from . import formats, layout
+from .catalog import replaced
 from .column import Rows
 from .layout import RAGGED_BYTES
 from .rowset import All, RowSet, Run, as_numbers, plain
@@ -44,12 +45,12 @@ class RecordSource:
 
     def _view(self: _Self, **changes: Any) -> _Self:
         made = object.__new__(type(self))
-        made.__dict__ |= {k: v for k, v in self.__dict__.items() if k not in ("_layout",)}
+        made.__dict__ |= self.__getstate__()
         made.__dict__ |= changes
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_layout",)}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_layout", "_pinned")}
 
     # -- a source ---------------------------------------------------------------------------
 
@@ -111,14 +112,45 @@ class RecordSource:
     def at_rows(self: _Self, rows: int) -> _Self:
         """All rows as they were when there were so many; of a view, whose rows were chosen, what
         it is."""
-        return self._view(rows=Run(0, 1, rows)) if isinstance(self.rows, All) else self
+        if not isinstance(self.rows, All):
+            return self
+        made = self._view(rows=Run(0, 1, rows))
+        if "_pinned" in self.__dict__:  # of an epoch that is resumed
+            made.__dict__["_pinned"] = self.__dict__["_pinned"]
+        return made
 
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
         if _in_worker():
             self.table.use_one_thread()
         stored = self.rows.at(rows, self.table.catalog.rows)
-        return self.table.take(plain(stored), self.names, out)
+        names = self._same_names()
+        for name in out or ():
+            if name not in names:  # its memory would stay as it is
+                raise self.table.gone(name)
+        return self.table.take(plain(stored), names, out)
+
+    def at_epoch(self: _Self, epoch: int) -> _Self:
+        """The same fields, which must not become others while an epoch runs."""
+        known = self.__dict__.get("_layout")
+        made = self._view(_pinned=(self.names, self.table.catalog))
+        if known is not None:
+            made.__dict__["_layout"] = known
+        return made
+
+    def _same_names(self) -> tuple[str, ...]:
+        """The names of fields to be read, which are still those that an epoch began with."""
+        pinned, now = self.__dict__.get("_pinned"), self.table.catalog
+        if pinned is None:
+            return self.names
+        names, known = pinned
+        if now is not known:
+            changes = replaced(known, now)
+            for name in names:
+                if name in changes:
+                    raise self.table.changed(name, changes[name], now)
+            self.__dict__["_pinned"] = names, now
+        return names  # type: ignore[no-any-return]
 
     def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
         """The chunks that rows have a part in, or runs of ``length`` from them on, where the view's
@@ -209,7 +241,7 @@ class RecordSource:
         rows = np.asarray(indices, dtype=np.intp)
         n = len(self)
         if rows.size and not -n <= rows.min() <= rows.max() < n:
-            raise InvalidSelection(f"a row is out of range for {n} rows")
+            raise InvalidSelection(f"a row is out of range for {counted(n, 'row')}")
         return np.where(rows < 0, rows + n, rows)
 
     def _rows_at_once(self, name: str) -> int:

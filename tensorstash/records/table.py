@@ -13,14 +13,24 @@ from ..array import Array, renewed
 from ..belongings import Belongings
 from ..copies import publishes
 from ..driver import Check, Driver, located
-from ..errors import Closed, Conflict, Invalid, NotFound, ReadOnly
+from ..errors import (
+    Closed,
+    Conflict,
+    Corrupt,
+    Invalid,
+    NotFound,
+    ReadOnly,
+    StashError,
+    Unsupported,
+)
 from ..formats import zarr3
 from ..handle import Settings
 from ..loading.source import Columns
-from ..spec import ArraySpec
+from ..look import Found, Look, blame
+from ..spec import ArraySpec, difference
 from ..threads import once
 from . import grow, layout
-from .catalog import Catalog, arrays_of, is_same_array, values_of
+from .catalog import Catalog, arrays_of, is_same_array, replaced, values_of
 from .column import (
     BytesColumn,
     Column,
@@ -35,6 +45,9 @@ from .ragged_column import RaggedColumn
 from .schema import Field, Fields
 
 Place = tuple[Driver, str]
+
+_LOOK = ""
+"""Among the names of fields to be read: the look at the document. No field has this name."""
 
 _KINDS: Mapping[str, type[Column]] = {
     "fixed": FixedColumn,
@@ -66,6 +79,8 @@ class Table:
         self._place: Place | None = None
         self._catalog = catalog
         self._columns: tuple[Catalog, dict[str, Column], dict[str, Array]] | None = None
+        self.now = catalog  # as last seen, which is not always what is gone by
+        self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
 
     @property
     def place(self) -> Place:
@@ -121,6 +136,7 @@ class Table:
             now = self._catalog
             if now is None or now is before or now.rows <= catalog.rows:
                 self._catalog = catalog
+            self.now = catalog
 
         once(change)
 
@@ -133,7 +149,8 @@ class Table:
     def _array(self, name: str, spec: ArraySpec) -> Array:
         """The handle on an array, with what it has cached while the array is the same."""
         old = None if self._columns is None else self._columns[2].get(name)
-        if old is not None and is_same_array(old.spec, spec):
+        same = old is not None and old.spec.identity == spec.identity
+        if old is not None and same and is_same_array(old.spec, spec):
             return renewed(old, spec)
         driver, path = self.place
         kind = FieldArray if name in self.fields else Array
@@ -143,7 +160,9 @@ class Table:
         if driver.capabilities.leases:
             # Where a chunk is absent, one who added rows, was stopped and wakes late stores his.
             settings = replace(settings, write_fill=True)
-        return kind(driver, f"{path}{name}/", settings, spec)
+        made = kind(driver, f"{path}{name}/", settings, spec)
+        made.guard = FieldGuard(self, name)
+        return made
 
     # -- rows -----------------------------------------------------------------------------
 
@@ -158,11 +177,84 @@ class Table:
             if name not in columns:
                 raise self.gone(name)
 
+        look = self.look(found)
+
         def read(name: str) -> None:
+            if name == _LOOK:
+                assert look is not None
+                look.done()
+                return
             found[name] = columns[name].take(rows, None if out is None else out.get(name))
 
-        self._each([*found], read)
+        names = [*found]
+        try:
+            self._each(names if look is None else [*names, _LOOK], read)
+        except (Corrupt, Invalid, NotFound, Unsupported) as error:
+            blame(lambda: self.check_same(names), error)
+            raise
+        if look is None:
+            self.check_same(names)
         return found
+
+    # -- the same fields still ------------------------------------------------------------
+
+    def check_same(self, names: Iterable[str]) -> None:
+        """:class:`~tensorstash.errors.Conflict` or :class:`~tensorstash.errors.NotFound` where
+        some of these fields are no more, or others are in their places. One request that moves no
+        bytes, while the document is the one that was last seen."""
+        if not self.settings.immutable:
+            self._refuse(self.seen(), names)
+
+    def look(self, names: Iterable[str]) -> Look | None:
+        """The same far away, to be asked for together with what a call reads; ``None`` where a
+        request costs no round trip, or nothing changes."""
+        if self.settings.immutable or self.place[0].capabilities.local:
+            return None
+        names = [*names]
+        now = self.now or self.catalog
+        self._refuse(now, names)  # a field that was replaced does not come back
+        return self.ask(now, lambda now: self._refuse(now, names))
+
+    def ask(self, now: Catalog, verify: Callable[[Catalog], None]) -> Look:
+        """A look at the document, last seen as ``now``; another one is given to ``verify``."""
+        driver, path = self.place
+
+        def changed(found: Found) -> None:
+            self.now = grow.load(driver, path, self.catalog, found)
+            verify(self.now)
+
+        return Look(driver, path + zarr3.KEY, now.tag, changed)
+
+    def seen(self) -> Catalog:
+        """The document as it is now, which need not be what is gone by."""
+        driver, path = self.place
+        now = self.now or self.catalog
+        if now.tag is None or driver.tag(path + zarr3.KEY) != now.tag:
+            now = self.now = grow.load(driver, path, self.catalog)
+        return now
+
+    def _refuse(self, now: Catalog, names: Iterable[str]) -> None:
+        known = self.catalog
+        if now is known:
+            return
+        changes = self._changes
+        if changes is None or changes[0] is not known or changes[1] is not now:
+            changes = self._changes = known, now, replaced(known, now)
+        if changes[2]:
+            for name in names:
+                if name in changes[2]:
+                    raise self.changed(name, changes[2][name], now)
+
+    def changed(self, name: str, what: str | None, now: Catalog) -> StashError:
+        """The error about a field that is another one by now, or none."""
+        if what is None:
+            return self.gone(name, now.fields)
+        return Conflict(
+            f"field {name!r} of {self.where} was replaced since it was opened: {what}; refresh(), "
+            "or open it again"
+        )
+
+    # -- changes --------------------------------------------------------------------------
 
     def check_stored(self) -> None:
         """:class:`~tensorstash.errors.Conflict` where other fields were put in the place of
@@ -177,10 +269,13 @@ class Table:
             if name not in columns:
                 raise self.gone(name)
         ends: dict[str, int] = {}
+        look = self.look(values)
+        if look is None:
+            self.check_same(values)
 
         def put(name: str) -> None:
             try:
-                ends[name] = columns[name].put(rows, values[name])
+                ends[name] = columns[name].put(rows, values[name], look)
             except NotFound:
                 grow.restore(*self.place, self.fields, self.catalog.specs)
                 ends[name] = columns[name].put(rows, values[name])
@@ -259,9 +354,9 @@ class Table:
             connect = At(*self.place)
         return Table, (connect, self.settings, None, self.closed)
 
-    def gone(self, name: str) -> NotFound:
+    def gone(self, name: str, fields: Fields | None = None) -> NotFound:
         """The error about a field that a view has and the records have no more."""
-        known = ", ".join(map(repr, self.fields))
+        known = ", ".join(map(repr, fields or self.fields))
         return NotFound(
             f"{self.where} has no field {name!r} any more; there are: {known}; make the view again"
         )
@@ -275,6 +370,36 @@ class Table:
 def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:
     """The column of a field over its arrays."""
     return _KINDS[field.kind](path, field, arrays)
+
+
+class FieldGuard:
+    """Tells whether the array ``name`` of a table is the one that its handle knows, by the
+    records' document: the array's own one follows late."""
+
+    def __init__(self, table: Table, name: str) -> None:
+        self._table = table
+        self._name = name
+        self._same: tuple[ArraySpec, Catalog] | None = None
+
+    def check(self, spec: ArraySpec) -> None:
+        """See :class:`~tensorstash.array.Guard`."""
+        self._compare(spec, self._table.seen())
+
+    def look(self, spec: ArraySpec) -> Look:
+        """See :class:`~tensorstash.array.Guard`."""
+        now = self._table.catalog if self._table.now is None else self._table.now
+        self._compare(spec, now)
+        return self._table.ask(now, lambda now: self._compare(spec, now))
+
+    def _compare(self, spec: ArraySpec, now: Catalog) -> None:
+        same = self._same
+        if same is not None and same[0] is spec and same[1] is now:
+            return
+        other = now.specs.get(self._name)
+        what = None if other is None else difference(spec, other)
+        if other is None or what is not None:
+            raise self._table.changed(self._name, what, now)
+        self._same = spec, now
 
 
 class At:
@@ -302,6 +427,6 @@ class By:
             return self._open(found)
         except Invalid as error:
             raise Invalid(
-                f"the connection factory answered {type(found).__name__}, which is no place of "
+                f"the connection factory answered {type(found).__name__}, which is not a place of "
                 f"records: {error}"
             ) from error

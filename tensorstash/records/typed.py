@@ -173,7 +173,7 @@ class Typed(Generic[T]):
         """The values of an instance, or a dict, by path: those of every field it describes."""
         row, fields = self._row, self._records.fields
         if not isinstance(value, Mapping) and not row.holds(value):
-            raise Invalid(f"{short(value)} is no {row.name}, and no dict of its fields")
+            raise Invalid(f"{short(value)} is neither {row.name} nor a dict of its fields")
         whole = {p.removeprefix(self._above) for p, f in fields.items() if f.kind in _VALUES}
         return self._named({self._above + path: v for path, v in flat(value, whole).items()})
 
@@ -213,7 +213,7 @@ def _paths(row: RowClass, above: str, fields: Mapping[str, Field]) -> list[str]:
         if not inside and name in row.optional:
             continue
         if not inside:
-            raise Invalid(f"{row.name} names {path!r}, which is no field{_meant(path, fields)}")
+            raise Invalid(f"{row.name} names {path!r}, which is not a field{_meant(path, fields)}")
         if inner is not None:
             inside = _paths(inner, path + "/", fields)
         elif name in row.unresolved and inside != [path]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Invalid
+from ..errors import Invalid, counted
 from ..loading.ragged import Ragged
 from ..loading.source import Source
 
@@ -49,7 +49,7 @@ def _plain(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
 
 def _kind(column: Any) -> str:
     if isinstance(column, Ragged):
-        return f"ragged {column.dtype} of {column.ndim} axes"
+        return f"ragged {column.dtype} of {counted(column.ndim, 'axis', 'axes')}"
     if isinstance(column, np.ndarray):
         return _plain(column.shape[1:], column.dtype)
     return "a list"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..errors import Invalid
+from ..errors import Invalid, counted
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.touched import Touched
 from ..threads import spread
@@ -53,7 +53,7 @@ class Arrays:
 
     def __repr__(self) -> str:
         named = "" if self._single else f" of arrays {', '.join(self.columns)}"
-        return f"<{self._length} rows{named}>"
+        return f"<{counted(self._length, 'row')}{named}>"
 
     @property
     def names(self) -> tuple[str, ...]:

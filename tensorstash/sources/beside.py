@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, counted
 from ..handle import Handle
 from ..lazy import View
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
@@ -71,7 +71,7 @@ class Beside:
 
     def __repr__(self) -> str:
         named = f" of arrays {', '.join(self._names)}" if self._shape is dict else ""
-        return f"<{self._length} rows{named}>"
+        return f"<{counted(self._length, 'row')}{named}>"
 
     @Cached
     def blocks(self) -> Blocks:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtype import short
-from ..errors import InvalidSelection
+from ..errors import InvalidSelection, counted
 from ..index import Point, Stride, select
 from ..loading.source import Columns
 
@@ -57,7 +57,8 @@ class MapStyle(ABC):
         outside = (numbers < -count) | (numbers >= count)
         if outside.any():
             raise InvalidSelection(
-                f"row {numbers[outside][0]} is out of bounds for {count} rows; ask for one from "
+                f"row {numbers[outside][0]} is out of bounds for {counted(count, 'row')}; "
+                f"ask for one from "
                 f"{-count} to {count - 1}"
             )
         with _torch("worker_errors").keeping_fields():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, counted
 from ..loading.order import Order
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..loading.touched import Touched
@@ -59,7 +59,7 @@ def mix(
             raise Invalid(f"weights name {', '.join(by_name)}; the sources are {', '.join(names)}")
         weights = [by_name[name] for name in names]
     if weights is not None and len(weights) != len(names):
-        raise Invalid(f"{len(weights)} weights for {len(names)} sources")
+        raise Invalid(f"{len(weights)} weights for {counted(len(names), 'source')}")
     return Mix(names, [as_source(one) for one in given], weights, seed, stop, origin)
 
 
@@ -114,7 +114,9 @@ class Mix(MapStyle):
         if stop == "all":
             rows = max(int(self._schedule.position(k, _exactly(n - 1))[0]) for k, n in every) + 1
             if rows > _MOST_ROWS:
-                raise Invalid(f"all sources have given every row after {rows} rows; stop earlier")
+                raise Invalid(
+                    f"all sources have given every row after {counted(rows, 'row')}; stop earlier"
+                )
             return rows
         if isinstance(stop, bool) or not isinstance(stop, (int, np.integer)) or stop < 1:
             raise Invalid(f'stop is "first", "all" or a number of rows, not {short(stop)}')
@@ -125,7 +127,7 @@ class Mix(MapStyle):
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{part:.1%} of {name!r}" for name, part in self.weights.items())
-        return f"<tensorstash.Mix {len(self)} rows, {parts}>"
+        return f"<tensorstash.Mix {counted(len(self), 'row')}, {parts}>"
 
     @property
     def weights(self) -> dict[str, float]:

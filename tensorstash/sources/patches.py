@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, counted
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.touched import Touched
 from ..values import parse_lengths, parse_whole
@@ -231,7 +231,10 @@ def _dims(column: Sliced, axes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     ndim = len(column.shape)
     if axes is None:
         if len(shape) > ndim:
-            raise Invalid(f"{column.what} has {ndim} axes, a patch of {shape} needs {len(shape)}")
+            raise Invalid(
+                f"{column.what} has {counted(ndim, 'axis', 'axes')}, a patch of "
+                f"{shape} needs {len(shape)}"
+            )
         return tuple(range(ndim - len(shape), ndim))
     given = [axes] if isinstance(axes, (int, np.integer)) else list(axes)
     if not all(isinstance(a, (int, np.integer)) and -ndim <= a < ndim for a in given):

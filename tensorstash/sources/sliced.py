@@ -15,7 +15,7 @@ from ..cached import Cached
 from ..codec import Codec
 from ..driver import Driver
 from ..dtype import short
-from ..errors import Invalid, NoMemory
+from ..errors import Invalid, NoMemory, counted
 from ..grid import AxisGrid, RegularAxis
 from ..handle import Handle
 from ..index import AxisMap, Stride, Take, Transform, dims_of, identity
@@ -80,7 +80,8 @@ class Edges:
             found = self.starts(np.arange(first, last + 2))
         except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
             raise NoMemory(
-                f"no memory to order {last + 1 - first} chunks; use larger chunks, or a slice"
+                f"no memory to order {counted(last + 1 - first, 'chunk')}; use larger "
+                f"chunks, or a slice"
             ) from error
         found[0], found[-1] = 0, self.length
         return found

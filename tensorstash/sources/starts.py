@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Invalid
+from ..errors import Invalid, counted
 
 Rows = NDArray[np.int64]
 
@@ -72,13 +72,18 @@ def parse_ends(boundaries: Any, rows: int) -> Rows:
         )
     if given.dtype.kind == "b":
         if len(given) != rows:
-            raise Invalid(f"a mask of {len(given)} boundaries does not fit {rows} rows")
+            raise Invalid(
+                f"a mask of {counted(len(given), 'boundary', 'boundaries')} does "
+                f"not fit {counted(rows, 'row')}"
+            )
         return np.flatnonzero(given).astype(np.int64) + 1
     ends = given.astype(np.int64)
     wrong = np.flatnonzero((ends < 0) | (ends > rows))
     if len(wrong):
         at = int(wrong[0])
-        raise Invalid(f"boundary {at} is {given[at]}; offsets lie within the {rows} rows")
+        raise Invalid(
+            f"boundary {at} is {given[at]}; offsets lie within the {counted(rows, 'row')}"
+        )
     falls = np.flatnonzero(np.diff(ends) < 0)
     if len(falls):
         at = int(falls[0])

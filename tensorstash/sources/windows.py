@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, counted
 from ..handle import Handle
 from ..lazy import View
 from ..loading.ragged import runs_of
@@ -79,7 +79,7 @@ class Windows(MapStyle):
 
     def __repr__(self) -> str:
         cut = "" if self._boundaries is None else ", none across a boundary"
-        every = f"{self.length} rows, {self.stride} apart{cut}"
+        every = f"{counted(self.length, 'row')}, {self.stride} apart{cut}"
         return f"<tensorstash.Windows of {every}, of {self.source!r}>"
 
     @Cached
@@ -321,7 +321,8 @@ def _consecutive(windows: Rows) -> bool:
 def _refuse_ragged(source: Source, length: int) -> None:
     for name in getattr(source, "ragged_names", ())[:1]:
         raise Invalid(
-            f"field {name!r} is ragged: a window would be {length} whole rows of it, not {length} "
+            f"field {name!r} is ragged: a window would be {counted(length, 'whole row')} of "
+            f"it, not {length} "
             "of its values. For windows of values store them end to end as an array (Windows in "
             f"docs/torch.md); leave {name!r} out by fields=; or say whole_rows=True"
         )

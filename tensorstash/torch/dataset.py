@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
 from ..dtype import short
-from ..errors import Invalid, InvalidSelection
+from ..errors import Invalid, InvalidSelection, counted
 from ..handle import Handle
 from ..lazy import View
 from .tensors import to_numpy, to_tensor
@@ -52,7 +52,7 @@ class ArrayDataset(Dataset[Any]):
 
     def __repr__(self) -> str:
         arrays = ", ".join(f"{array.shape[1:]} {array.dtype}" for array in self.arrays)
-        return f"<tensorstash.ArrayDataset {self._length} rows of {arrays}>"
+        return f"<tensorstash.ArrayDataset {counted(self._length, 'row')} of {arrays}>"
 
     def __len__(self) -> int:
         return self._length
@@ -67,7 +67,9 @@ class ArrayDataset(Dataset[Any]):
         """The rows at ``indices``, in that order, repeats included; one read an array."""
         rows = np.asarray(indices, dtype=np.intp)
         if rows.size and not -self._length <= rows.min() <= rows.max() < self._length:
-            raise InvalidSelection(f"a row is out of range for a dataset of {self._length} rows")
+            raise InvalidSelection(
+                f"a row is out of range for a dataset of {counted(self._length, 'row')}"
+            )
         with keeping_fields():
             columns = [_rows(_in_worker(array), rows) for array in self.arrays]
         if self.transform is not None:

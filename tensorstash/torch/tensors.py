@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..dtype import is_small_int, widened
 from ..errors import Invalid, Unsupported
 from ..handle import Handle
 from ..index import Transform, identity, outer, point, select
-from ..lazy import Indexer
+from ..lazy import Indexer, Rule
 from ..named import Fields, named
 
 # NumPy has no such types, torch takes no array of ml_dtypes: they cross as integers.
@@ -30,13 +32,17 @@ _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
 def to_tensor(array: NDArray[Any]) -> torch.Tensor:
     """A tensor over ``array``'s own memory.
 
-    bfloat16 and float8 arrive as such. datetime64 and timedelta64 become int64 counts of their
-    unit. Strings, bytes and records have no tensor: :class:`~tensorstash.errors.Unsupported`.
+    bfloat16 and float8 arrive as such. Integers of two and four bits, with which torch does no
+    arithmetic, become int8 and uint8, in memory of their own. datetime64 and timedelta64 become
+    int64 counts of their unit. Strings, bytes and records have no tensor:
+    :class:`~tensorstash.errors.Unsupported`.
     """
     array = np.asarray(array)
     special = _BY_NAME.get(array.dtype.name)
     if special is not None:
         return torch.from_numpy(array.view(_BITS[special][0])).view(special)
+    if is_small_int(array.dtype):
+        array = array.astype(widened(array.dtype))
     if array.dtype.kind in "mM":
         array = array.view(np.int64)
     if array.dtype.kind not in "biufc":
@@ -84,14 +90,17 @@ class Tensors:
     @property
     def oindex(self) -> Indexer[torch.Tensor]:
         """Orthogonal selection, as a tensor."""
-        base = identity(self._array.shape)
-        return Indexer(self._tensor, self._array.write_transform, outer, base)
+        return self._indexer(outer)
 
     @property
     def vindex(self) -> Indexer[torch.Tensor]:
         """Pointwise selection, as a tensor."""
-        base = identity(self._array.shape)
-        return Indexer(self._tensor, self._array.write_transform, point, base)
+        return self._indexer(point)
+
+    def _indexer(self, rule: Rule) -> Indexer[torch.Tensor]:
+        array = self._array
+        names = partial(named, dtype=array.dtype)
+        return Indexer(self._tensor, array.write_transform, rule, identity(array.shape), names)
 
     def _tensor(self, transform: Transform, fields: Fields | None = None) -> torch.Tensor:
         return to_tensor(self._array.read_transform(transform, None, fields))

@@ -1,0 +1,102 @@
+"""One call's look at the metadata document, far away: whether it is still the one that a handle
+knows, asked for in the same window as what the call reads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from .driver import Buffer, Driver, Request, Tag
+from .errors import Conflict, NotFound, StashError
+from .spec import ArraySpec
+
+Found = tuple[Buffer, Tag] | None
+"""A document and its tag; ``None``: there is none."""
+
+
+class Look:
+    """Asked for once a call, by whichever thread sends requests first. ``verify`` is called with
+    what is stored where that is not of the version ``tag``, and raises where it will not do."""
+
+    def __init__(
+        self, driver: Driver, key: str, tag: Tag | None, verify: Callable[[Found], None]
+    ) -> None:
+        self.driver = driver
+        self._request = Request(key, unless=tag, most=driver.metadata_limit)
+        self._verify = verify
+        self._changes = threading.Condition()
+        self._asked = False
+        self._settled = False
+        self._error: Exception | None = None
+
+    def request(self) -> Request | None:
+        """What to ask for, unless that was done; then :meth:`settle` must follow, or
+        :meth:`forget`."""
+        with self._changes:
+            if self._asked:
+                return None
+            self._asked = True
+            return self._request
+
+    def settle(self, found: Found) -> None:
+        """The answer has come."""
+        error = None
+        try:
+            if found is None or found[1] != self._request.unless:
+                self._verify(found)
+        except Exception as raised:
+            error = raised
+            raise
+        finally:
+            with self._changes:
+                self._settled, self._error = True, error
+                self._changes.notify_all()
+
+    def forget(self) -> None:
+        """No answer will come; somebody else is to ask."""
+        with self._changes:
+            if not self._settled:
+                self._asked = False
+                self._changes.notify_all()
+
+    def done(self) -> None:
+        """Before anything is stored: wait for the answer, or ask."""
+        while True:
+            with self._changes:
+                while self._asked and not self._settled:
+                    self._changes.wait()
+                if self._settled:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                self._asked = True
+            try:
+                for _, found in self.driver.get_many_tagged([self._request]):
+                    self.settle(found)
+            finally:
+                self.forget()
+
+
+class Guard(Protocol):
+    """Who tells whether an array is still the one of ``spec``, where that is not told by its own
+    document."""
+
+    def check(self, spec: ArraySpec) -> None:
+        """Raise where it is not."""
+        ...
+
+    def look(self, spec: ArraySpec) -> Look:
+        """The same, to be asked for together with what a call reads, far away."""
+        ...
+
+
+def blame(check: Callable[[], None], error: Exception) -> None:
+    """What was read makes no sense, so ``error`` says: raise where that is as it is another's by
+    now, which ``check`` tells."""
+    try:
+        check()
+    except (Conflict, NotFound) as changed:
+        raise changed from error
+    except StashError:
+        return
