@@ -199,8 +199,12 @@ ZSTD = named("zstd", level=1)
         sharded("index-big", "ZT", shard((4, 3), LITTLE, index=[BIG, CRC])),
         sharded("whole", "ZT", shard((8, 12), LITTLE)),
         sharded("inner-transpose", "ZT", shard((4, 3), FLIP, BIG, ZSTD)),
-        sharded("nested", "ZT", shard((4, 6), shard((2, 3), LITTLE, ZSTD))),
-        sharded("nested-start", "ZT", shard((4, 6), shard((2, 3), LITTLE, location="start"))),
+        sharded("nested", since("3.1.6") + "T", shard((4, 6), shard((2, 3), LITTLE, ZSTD))),
+        sharded(
+            "nested-start",
+            since("3.1.6") + "T",
+            shard((4, 6), shard((2, 3), LITTLE, location="start")),
+        ),
         # TensorStore refuses codecs after a sharding codec.
         sharded("nested-crc32c", "Z", shard((4, 6), shard((2, 3), LITTLE, ZSTD), CRC)),
         sharded("outer-gzip", "Z", shard((4, 3), LITTLE), named("gzip", level=1)),
