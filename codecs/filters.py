@@ -34,7 +34,7 @@ from tensorstash.codecs.numcodec import (
     number,
     wrap,
 )
-from tensorstash.codecs.numcodec_arrays import decoded
+from tensorstash.codecs.numcodec_arrays import check_zfp, decoded
 from tensorstash.codecs.vlen import check_count, check_end
 from tensorstash.codecs.vlen_bytes import VlenBytes
 from tensorstash.codecs.vlen_utf8 import VlenUtf8
@@ -171,6 +171,7 @@ class Filters(Serializer):
                 # msgpack2 cannot take an array without axes.
                 single = isinstance(value, np.ndarray) and not value.ndim
                 value = value.reshape(1) if single else value
+                check_zfp(identifier, step, value)
                 value = attempt(identifier, step.encode, value)
             else:
                 value = step.encode(flat(value))

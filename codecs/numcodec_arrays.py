@@ -23,6 +23,8 @@ _KINDS = {
     "zfpy": ("int32", "int64", "float32", "float64"),
 }
 _SLACK = 1 << 16
+_BLOCK_BITS = 16658
+"""The most that zfp makes of a block, of four axes in 64 bits."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +48,7 @@ class NumcodecSerializer(Named, Serializer):
         """What numcodecs makes of the chunk, in C order and native byte order."""
         plain = np.asarray(chunk, chunk.dtype.newbyteorder("="), order="C")
         plain = plain.view(_numbers(plain.dtype))
+        check_zfp(self.identifier, self.codec, plain)
         return flat(attempt(self.name, self.codec.encode, plain))
 
     def encoded_limit(self, spec: ChunkSpec) -> int | None:
@@ -106,9 +109,61 @@ def _unzfp(data: bytes, spec: ChunkSpec) -> NDArray[Any]:
     # Each block has at least so many bits, whatever is in them: zfp skips them unlooked.
     least = header["config"]["expert"]["minbits"] if header["mode"] in ("rate", "expert") else 0
     if least * zfp_blocks(spec) > 8 * len(data):
-        raise ValueError(f"{len(data)} bytes are too few for blocks of {least} bits")
+        raise ValueError(
+            f"its {counted(len(data), 'byte')} cannot hold blocks of {counted(least, 'bit')}"
+        )
     # zfp reads on beyond its input when that is cut short: let it find zeros there.
     return np.asarray(zfpy.decompress_numpy(data + bytes(zfp_most(spec))))
+
+
+def check_zfp(identifier: str, step: Any, plain: Any) -> None:
+    """:class:`~tensorstash.errors.Invalid` where ``step`` is zfpy in a mode that cannot hold these
+    numbers: zfp would write beyond its memory, or other numbers."""
+    kwargs = getattr(step, "compression_kwargs", {}) if identifier == "zfpy" else {}
+    if not isinstance(plain, np.ndarray) or not any(option >= 0 for option in kwargs.values()):
+        return
+    rate, axes = kwargs.get("rate"), plain.ndim
+    least = zfp_least(plain.dtype)
+    if rate is not None and not least <= zfp_bits(rate, axes) <= _BLOCK_BITS:
+        raise Invalid(
+            f"codec 'zfpy' has no rate {rate} of {plain.dtype} along "
+            f"{counted(axes, 'axis', 'axes')}; use {least / 4**axes} to 64"
+        )
+    try:
+        check_lossy(plain)
+    except ValueError as error:
+        raise Invalid(f"codec 'zfpy' cannot encode this chunk: {error}") from error
+
+
+def check_lossy(plain: NDArray[Any]) -> None:
+    """``ValueError`` where a lossy mode of zfp would make others of numbers, also of those beside
+    them: infinity and NaN have no place there, and integers need one bit to spare."""
+    if not plain.size:
+        return
+    if plain.dtype.kind == "f":
+        if not np.isfinite(plain).all():
+            raise ValueError(
+                "NaN and infinity, also as the fill value around what is written, spoil what "
+                "is beside them; only the mode that loses nothing holds them"
+            )
+        return
+    end = 1 << 8 * plain.itemsize - 2
+    if int(plain.min()) <= -end or int(plain.max()) >= end:
+        raise ValueError(
+            f"{plain.dtype} from {-end} down and from {end} up would wrap; only the mode that "
+            "loses nothing holds them"
+        )
+
+
+def zfp_bits(rate: float, ndim: int) -> int:
+    """Bits of a block at a ``rate`` in bits an element, as zfp reckons them."""
+    return math.floor(rate * float(4**ndim) + 0.5)
+
+
+def zfp_least(dtype: np.dtype[Any]) -> int:
+    """Bits that each block has at least. Of floats it begins with an exponent, which zfpy writes
+    even where the rate, and so its memory, has no room for it."""
+    return {"float32": 9, "float64": 12}.get(dtype.name, 1)
 
 
 def zfp_blocks(spec: ChunkSpec) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tensorstash.codec import Buffer, ChunkSpec, Codec, Serializer, short, take
 from tensorstash.dtype import is_extended, is_small_int
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, counted
 
 Padding = Literal["none", "first_byte", "last_byte"]
 _BLOCK = 1 << 15
@@ -96,9 +96,8 @@ class Packbits(Serializer):
         """The elements, in memory of their own."""
         expected = self.encoded_nbytes(spec)
         if len(data) != expected:
-            raise ValueError(
-                f"{len(data)} bytes where shape {spec.shape} of {spec.dtype} takes {expected}"
-            )
+            held = counted(len(data), "byte")
+            raise ValueError(f"{held} where shape {spec.shape} of {spec.dtype} takes {expected}")
         first, last, own = self._bits(spec.dtype)
         width, halves = _component(spec.dtype)
         step, count = last - first + 1, spec.count * halves

@@ -101,7 +101,7 @@ class ScaleOffset(ArrayCodec):
             steps = [(end - offset, (end - offset) * scale) for end in (least, most)]
         else:
             if np.any(_remainder(wide, scale)):
-                raise ValueError(f"a number is no multiple of the scale {scale}")
+                raise ValueError(f"a number is not a multiple of the scale {scale}")
             steps = [(end // scale, end // scale + offset) for end in (least, most)]
         for step in steps:
             if any(not low <= number <= high for number in step):

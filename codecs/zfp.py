@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorstash.codec import Buffer, ChunkSpec, Codec, Serializer, short, take
-from tensorstash.codecs.numcodec_arrays import zfp_most
+from tensorstash.codecs.numcodec_arrays import check_lossy, zfp_bits, zfp_least, zfp_most
 from tensorstash.errors import Invalid, Unsupported
 
 _OPTIONS = {
@@ -52,7 +52,8 @@ class Zfp(Serializer):
     ``mode`` is ``"reversible"`` (exact), ``"fixed_accuracy"`` with a ``tolerance``,
     ``"fixed_rate"`` with a ``rate`` in bits an element, or ``"fixed_precision"`` with a
     ``precision`` in bits. Integers of 8 and 16 bits are widened to 32, float16 and bfloat16 to
-    float32; unsigned ones of 32 and 64 bits go as signed ones, and larger values are refused.
+    float32; unsigned ones of 32 and 64 bits go as signed ones, and larger values are refused. So
+    are, but for ``"reversible"``, NaN, infinity, NaT and integers that need all of 32 or 64 bits.
     """
 
     name: ClassVar[str] = "zfp"
@@ -109,7 +110,12 @@ class Zfp(Serializer):
         return self
 
     def overfull(self, spec: ChunkSpec) -> str | None:
-        """zfp knows no tolerance of integers: what it makes of them differs by more."""
+        """zfp knows no tolerance of integers: what it makes of them differs by more. Nor does it
+        make anything of less than a bit a block."""
+        if self.rate is not None and not self._bits(spec.shape, _wide(spec.dtype)):
+            return (
+                f"codec 'zfp' has no rate {self.rate}: no block would have a bit; use a higher one"
+            )
         if self.mode != "fixed_accuracy" or spec.dtype.kind not in "iumM":
             return None
         return f"codec 'zfp' has no fixed_accuracy of {spec.dtype}; use another mode"
@@ -119,8 +125,20 @@ class Zfp(Serializer):
         plain = np.ascontiguousarray(_promoted(chunk))
         if not plain.ndim:
             plain = plain.reshape(1)
-        made: bytes = _zfpy().compress_numpy(plain, write_header=False, **self._options())
+        options = self._options()
+        narrow = chunk.dtype.kind in "iu" and chunk.itemsize < plain.itemsize  # fits, promoted
+        if self.mode != "reversible" and not narrow:
+            check_lossy(plain)
+        if self.rate is not None:  # zfpy does not raise it by dtype here, as it does in decode
+            options = {"rate": self._bits(plain.shape, plain.dtype) / 4**plain.ndim}
+        made: bytes = _zfpy().compress_numpy(plain, write_header=False, **options)
         return made
+
+    def _bits(self, shape: tuple[int, ...], wide: np.dtype[Any]) -> int:
+        """Bits of each block in mode ``fixed_rate``."""
+        assert self.rate is not None
+        bits = zfp_bits(self.rate, len(shape) or 1)
+        return max(bits, zfp_least(wide)) if wide.kind == "f" else bits
 
     def decode(self, data: Buffer, spec: ChunkSpec) -> NDArray[Any]:
         """The numbers; of what is cut short the last ones are others."""

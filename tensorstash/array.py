@@ -56,8 +56,7 @@ class Array(NoOperators):
     Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
     must be closed, may be used by several threads, works in forked processes, and pickles
     small. It knows the shape from when it was opened (or last changed the shape itself);
-    :meth:`refresh` looks again.
-    Where the array was deleted or overwritten, every call raises
+    :meth:`refresh` looks again. Where the array was deleted or overwritten, every call raises
     :class:`~tensorstash.errors.NotFound` or :class:`~tensorstash.errors.Conflict`: one look at its
     document a call, none with ``immutable``.
     """
@@ -167,7 +166,9 @@ class Array(NoOperators):
         """What it is, when it changed, what is stored of it (lists the stored chunks)."""
         self._open()
         self.settle()
-        return info(self.driver, self.path, self.spec, self._read.chunks)
+        found = info(self.driver, self.path, self.spec, self._read.chunks)
+        self.check_same()
+        return found
 
     @property
     def stats(self) -> Stats:
@@ -583,7 +584,8 @@ class Array(NoOperators):
 
     def _open(self, write: bool = False) -> None:
         if self._closed:
-            raise Closed(f"this handle on {located(self.driver, self.path)} is closed; open again")
+            where = located(self.driver, self.path)
+            raise Closed(f"this handle on {where} is closed; open it again")
         if write and not self.writable:
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')

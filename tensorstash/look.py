@@ -60,6 +60,11 @@ class Look:
                 self._asked = False
                 self._changes.notify_all()
 
+    def again(self) -> None:
+        """What was told is of before what is read now: it is to be asked anew."""
+        with self._changes:
+            self._asked = self._settled = False
+
     def done(self) -> None:
         """Before anything is stored: wait for the answer, or ask."""
         while True:
@@ -76,6 +81,50 @@ class Look:
                     self.settle(found)
             finally:
                 self.forget()
+
+
+class Together:
+    """One look for several reads under way at once: the last of them to send its requests asks,
+    so that none reads what is stored later."""
+
+    def __init__(self, look: Look, reads: int) -> None:
+        self.look = look
+        self.reads = [_Read(self) for _ in range(reads)]
+        self._to_come = reads
+        self._changes = threading.Lock()
+
+    def is_last(self, read: _Read) -> bool:
+        """``read`` has sent its requests; whether all others have."""
+        with self._changes:
+            self._to_come -= not read.sent
+            read.sent = True
+            return self._to_come == 0
+
+
+class _Read(Look):
+    """The look, as one of the reads has it."""
+
+    def __init__(self, together: Together) -> None:
+        self._together = together
+        self.sent = False
+
+    def request(self) -> Request | None:
+        together = self._together
+        return together.look.request() if together.is_last(self) else None
+
+    def settle(self, found: Found) -> None:
+        self._together.look.settle(found)
+
+    def forget(self) -> None:
+        self._together.look.forget()
+
+    def again(self) -> None:
+        self._together.look.again()
+
+    def done(self) -> None:
+        """This read has ended, which perhaps had nothing to ask for. Who began it sees to the
+        look: here it may be asked for by a read that fails, and be waited for in vain."""
+        self._together.is_last(self)
 
 
 class Guard(Protocol):

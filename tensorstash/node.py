@@ -29,7 +29,7 @@ from .errors import (
 from .file_kinds import told
 from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
-from .formats.mark import Layout, is_records
+from .formats.mark import Layout, Marked, is_records
 from .formats.trailer import Trailer
 from .spec import ArraySpec, difference
 from .unfinished import (
@@ -196,6 +196,10 @@ def reread(
             node = parsed
     except (Invalid, Unsupported) as error:
         raise _changed(driver, path, f"it can be read no longer ({error})") from error
+    except Corrupt as error:
+        if not isinstance(error.__cause__, Marked):
+            raise
+        raise _changed(driver, path, str(error.__cause__)) from error
     now = node.content
     if isinstance(known, ArraySpec):
         if not isinstance(now, ArraySpec):

@@ -84,17 +84,16 @@ class ShardStream(Stream):
         shards = (_Shard(place, key(place), list(parts)) for place, parts in todo.shards(grid))
         size = max(_LEAST, self.chunks.driver.capabilities.concurrency)
         batches = iter(lambda: list(islice(shards, size)), [])
-        batch = next(batches, [])
-        self._locate(batch, look)
+        batch, following = next(batches, []), next(batches, [])
+        self._locate(batch, None if following else look)
         while batch:
-            following = next(batches, [])
             ahead = begin(partial(self._locate, following)) if following else None
             try:
                 yield from self._fetch(batch, None if following else look)
             finally:
                 if ahead is not None:
                     ahead()
-            batch = following
+            batch, following = following, next(batches, [])
 
     def single(self, part: Part, look: Look | None = None) -> Generator[Arrival, None, None]:
         """See :meth:`Stream.single`."""
@@ -190,6 +189,8 @@ class ShardStream(Stream):
             shards = [shard for shard in shards if shard.changed]
             if not shards:
                 return
+            if look is not None:
+                look.again()
             self._locate(shards)
         place, key = shards[0].place, shards[0].key
         raise Conflict(f"shard {place} at key {key!r} changes faster than it can be read", key=key)

@@ -174,4 +174,6 @@ class ChunkStream(Stream):
                 yield Arrival(part, key, part.chunk, None, data, pipeline, key, tag, span)
         yield from ready
         if short:  # smaller than a chunk: read whole, so that its decoder says what is wrong
-            yield from self._arrivals(iter(short), False, None)
+            if look is not None:
+                look.again()
+            yield from self._arrivals(iter(short), False, look)

@@ -429,7 +429,7 @@ def test_a_header_that_asks_zfp_to_read_beyond_the_end(version: int) -> None:
         }
     stash.create(place, (1 << 20,), "f4", chunks=(1 << 20,), **options)
     place["0" if version == 2 else "c/0"] = data
-    with pytest.raises(Corrupt, match="too few"):
+    with pytest.raises(Corrupt, match="cannot hold blocks"):
         stash.open(place)[...]
 
 

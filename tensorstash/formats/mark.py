@@ -125,11 +125,15 @@ def is_marked(document: Mapping[str, Any]) -> bool:
     return document.get(FIELD) is not None
 
 
+class Marked(Corrupt):
+    """What is stored bears the mark."""
+
+
 def refuse(document: Mapping[str, Any], name: str) -> None:
     """Raise where ``document`` bears the mark."""
     mark = mark_in(document)
     if mark is not None:
-        raise Corrupt(f"{name} is marked as unfinished: {mark.advice}", key=name)
+        raise Marked(f"{name} is marked as unfinished: {mark.advice}", key=name)
 
 
 def loaded(data: bytes | bytearray | memoryview | None) -> dict[str, Any]:

@@ -68,8 +68,9 @@ class Column(NoOperators, ABC):
         self.arrays = tuple(arrays)
 
     @abstractmethod
-    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
-        """The rows' values: an array, a ``Ragged``, or a list."""
+    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
+        """The rows' values: an array, a ``Ragged``, or a list. ``look`` travels with what is
+        asked for last, far away."""
 
     @abstractmethod
     def checked(self, values: Any, count: int, repeat: bool = False) -> Any:
@@ -90,9 +91,11 @@ class Column(NoOperators, ABC):
         """What ``values`` need before rows are added: answers what is added as rows."""
         return values
 
-    def read(self, rows: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def read(
+        self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None
+    ) -> NDArray[Any]:
         """What the first array holds in these rows."""
-        return read_rows(self.arrays[0], rows, out)
+        return read_rows(self.arrays[0], rows, out, look)
 
     def wrong(self, what: str) -> Invalid:
         """An error about this field's values."""
@@ -102,9 +105,9 @@ class Column(NoOperators, ABC):
 class FixedColumn(Column):
     """Rows of one shape and dtype."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
+    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
         """See :meth:`Column.take`."""
-        return self.read(rows, out)
+        return self.read(rows, out, look)
 
     def one(self, value: Any) -> Any:
         """See :meth:`Column.one`."""
@@ -168,9 +171,9 @@ class ListColumn(Column):
 class TextColumn(ListColumn):
     """Rows of text."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
+    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
         """See :meth:`Column.take`: a StringDType array."""
-        return self.read(rows)
+        return self.read(rows, None, look)
 
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
@@ -182,9 +185,9 @@ class TextColumn(ListColumn):
 class BytesColumn(ListColumn):
     """Rows of bytes."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
+    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
         """See :meth:`Column.take`: a list of bytes."""
-        return self.read(rows).tolist()
+        return self.read(rows, None, look).tolist()
 
     def encode(self, value: Any) -> Any:
         """See :meth:`ListColumn.encode`."""
@@ -196,9 +199,9 @@ class BytesColumn(ListColumn):
 class JsonColumn(ListColumn):
     """Rows of whatever JSON can hold; one never written is ``None``."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
+    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
         """See :meth:`Column.take`: a list of values."""
-        found = self.read(rows).tolist()
+        found = self.read(rows, None, look).tolist()
         try:
             return [json.loads(text) if text else None for text in found]
         except (ValueError, RecursionError) as error:
@@ -218,11 +221,11 @@ class ObjectColumn(ListColumn):
     """Rows of Python objects, pickled. Reading them runs code found in the data, so that both
     sides must have asked for it."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Any:
+    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
         """See :meth:`Column.take`: a list of objects."""
         self._allowed()
         try:
-            return [pickle.loads(d) if d else None for d in self.read(rows).tolist()]
+            return [pickle.loads(d) if d else None for d in self.read(rows, None, look).tolist()]
         except StashError:
             raise
         except (ImportError, AttributeError) as error:

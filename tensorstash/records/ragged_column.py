@@ -32,13 +32,13 @@ class RaggedColumn(Column):
         # Replaced by handles that know more values, never changed: threads use it as it is.
         self._longest = arrays[0]
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None) -> Ragged:
+    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Ragged:
         """See :meth:`Column.take`. Two reads: of offsets, and of the values they point at."""
         places = read_rows(self.arrays[1], rows)
         starts, sizes = self._sound(places)
         shapes = places[:, 2:] if self.field.ndim > 1 else None
         offsets = offsets_of(sizes)
-        return Ragged(self._values(starts, sizes, int(offsets[-1])), offsets, shapes)
+        return Ragged(self._values(starts, sizes, int(offsets[-1]), look), offsets, shapes)
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """Elements along the first axis of each row, without reading any value."""
@@ -150,7 +150,11 @@ class RaggedColumn(Column):
         return places[:, 0], places[:, 1] - places[:, 0]
 
     def _values(
-        self, starts: NDArray[np.int64], sizes: NDArray[np.int64], total: int
+        self,
+        starts: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        total: int,
+        look: Look | None = None,
     ) -> NDArray[Any]:
         if not total:
             return np.empty(0, self.field.dtype)
@@ -159,10 +163,12 @@ class RaggedColumn(Column):
         values = self._reaching(int(stops.max()))
         begins = starts[filled]
         if (begins[1:] == stops[:-1]).all():  # one run
-            return read_rows(values, slice(int(begins[0]), int(stops[-1])))
+            return read_rows(values, slice(int(begins[0]), int(stops[-1])), None, look)
         if values.driver.capabilities.local and values.chunks is not None:
             return _by_stretch(values, begins, sizes[filled], total, values.chunks[0])
-        return read_rows(values, runs_of(begins, sizes[filled]))  # in one window of requests
+        return read_rows(
+            values, runs_of(begins, sizes[filled]), None, look
+        )  # in one window of requests
 
     def _append(self, values: NDArray[Any]) -> int:
         """Store values at the end; answers where they begin."""

@@ -26,7 +26,7 @@ from ..errors import (
 from ..formats import zarr3
 from ..handle import Settings
 from ..loading.source import Columns
-from ..look import Found, Look, blame
+from ..look import Found, Look, Together, blame
 from ..spec import ArraySpec, difference
 from ..threads import once
 from . import grow, layout
@@ -45,9 +45,6 @@ from .ragged_column import RaggedColumn
 from .schema import Field, Fields
 
 Place = tuple[Driver, str]
-
-_LOOK = ""
-"""Among the names of fields to be read: the look at the document. No field has this name."""
 
 _KINDS: Mapping[str, type[Column]] = {
     "fixed": FixedColumn,
@@ -177,18 +174,22 @@ class Table:
             if name not in columns:
                 raise self.gone(name)
 
-        look = self.look(found)
+        names = [*found]
+        look = self.look(names)
+        reads = (
+            {} if look is None else dict(zip(names, Together(look, len(names)).reads, strict=True))
+        )
 
         def read(name: str) -> None:
-            if name == _LOOK:
-                assert look is not None
-                look.done()
-                return
-            found[name] = columns[name].take(rows, None if out is None else out.get(name))
+            own, place = reads.get(name), None if out is None else out.get(name)
+            found[name] = columns[name].take(rows, place, own)
+            if own is not None:
+                own.done()
 
-        names = [*found]
         try:
-            self._each(names if look is None else [*names, _LOOK], read)
+            self._each(names, read)
+            if look is not None:
+                look.done()
         except (Corrupt, Invalid, NotFound, Unsupported) as error:
             blame(lambda: self.check_same(names), error)
             raise
