@@ -2,7 +2,7 @@
 # Everything is installed into .venv; a second run installs nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint check fix bench bench-quick bench-page bench-train bench-train-quick train-peers clean
+.PHONY: help demo test test-long test-matrix lint check fix bench bench-quick bench-page bench-train bench-train-quick train-peers clean
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -28,6 +28,9 @@ test: $(VENV)/.test ## run the tests
 
 test-long: $(VENV)/.test ## campaigns that take minutes: over every driver, every interrupt
 	@$(BIN)/python -m pytest -m long $(PYTEST)
+
+test-matrix: $(VENV)/.uv ## a part of the tests: each Python, oldest and newest dependencies
+	@$(BIN)/python .ci/matrix
 
 lint: $(VENV)/.dev ## format, lint, types, import rules
 	@$(BIN)/ruff format --check .
@@ -63,7 +66,7 @@ bench-train-quick: ## the same, small: about two minutes; writes to bench-out/
 train-peers: $(VENV)/.train-bench
 
 clean: ## remove .venv, caches and what the demo wrote
-	rm -rf $(VENV) .venv-train build dist demo-data bench-out *.egg-info
+	rm -rf $(VENV) .venv-train .matrix build dist demo-data bench-out *.egg-info
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -97,6 +100,11 @@ $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 	@echo "==> installing what the tests need into $(VENV) (the first time: minutes, torch is large)"
 	@$(PIP_INSTALL) --editable '.[test]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.uv: $(VENV)/pyvenv.cfg
+	@echo "==> installing uv, which makes the environments of the matrix, into $(VENV)"
+	@$(PIP_INSTALL) 'uv>=0.9'
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
 	@echo "==> installing what developers need into $(VENV) (the first time: minutes, torch is large)"

@@ -18,6 +18,10 @@ from .tables import Index
 
 _ALL = slice(None)
 
+# NumPy before 2.2 mixes up memory, and crashes, where strings are put at index arrays; objects
+# it puts right.
+_STRINGS_OVERWRITE = np.lib.NumpyVersion(np.__version__) < "2.2.0"
+
 
 def gather(array: NDArray[Any], selection: Sequence[Index], joint: int = 0) -> NDArray[Any]:
     """``array`` at ``selection``: the first ``joint`` items are index arrays that act pointwise
@@ -40,6 +44,8 @@ def scatter(
     positions the last one stays."""
     basic = (_ALL if isinstance(item, np.ndarray) else item for item in selection)
     array = array[(*basic, ...)]  # the ellipsis keeps a view where every item is an integer
+    if _STRINGS_OVERWRITE and array.dtype.kind == "T" and piece.dtype.kind == "T":
+        piece = piece.astype(object)
     own = [item for item in selection[joint:] if not isinstance(item, int)]
     arrays = [item for item in own if isinstance(item, np.ndarray)]
     if len(arrays) + (joint > 0) <= 1:

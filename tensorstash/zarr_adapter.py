@@ -83,17 +83,35 @@ class DriverStore(Store):
     def __repr__(self) -> str:
         return f"<DriverStore {located(self.driver)}>"
 
+    @property
+    def _supports_sync_io(self) -> bool:
+        """zarr's fused pipeline asks here (3.3 and newer) whether to call the methods named
+        ``..._sync``: from as many threads as there are cores, too few for a network."""
+        return self.driver.capabilities.local
+
     # -- reading ------------------------------------------------------------------
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """The value, or a part of it; ``None`` when nothing is stored."""
+        return await self._run(
+            lambda: self.get_sync(key, prototype=prototype, byte_range=byte_range)
+        )
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """As ``get``, in the calling thread."""
         span = _span(byte_range)
-        if not _possible(key):
+        value = _kept(self.driver.get(key, span)) if _possible(key) else None
+        if value is None:
             return None
-        value = await self._run(lambda: _kept(self.driver.get(key, span)))
-        return None if value is None else prototype.buffer.from_bytes(value)
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(value)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -143,9 +161,12 @@ class DriverStore(Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Store the value."""
+        await self._run(lambda: self.set_sync(key, value))
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """As ``set``, in the calling thread."""
         self._check_writable()
-        data = _bytes(value)
-        await self._run(lambda: self.driver.put(key, data))
+        self.driver.put(key, _bytes(value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Store the value unless there is one: in one step where the driver can."""
@@ -168,9 +189,13 @@ class DriverStore(Store):
 
     async def delete(self, key: str) -> None:
         """Remove the value; no error when absent."""
+        await self._run(lambda: self.delete_sync(key))
+
+    def delete_sync(self, key: str) -> None:
+        """As ``delete``, in the calling thread."""
         self._check_writable()
         if _possible(key):
-            await self._run(lambda: self.driver.delete(key))
+            self.driver.delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove every value below the folder ``prefix``."""

@@ -29,6 +29,7 @@ _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 
 settings.register_profile("default", max_examples=80, **_QUIET)
 settings.register_profile("ci", max_examples=80, derandomize=True, print_blob=True, **_QUIET)
+settings.register_profile("matrix", max_examples=10, derandomize=True, print_blob=True, **_QUIET)
 settings.register_profile("long", max_examples=5000, **_QUIET)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")

@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 import tensorstore
 import zarr
+from packaging.version import Version
 
 import tensorstash as stash
+
+ZARR = Version(zarr.__version__)
+
+
+def since(version: str) -> str:
+    """``Z`` where the zarr-python of this run is of ``version`` or newer."""
+    return "Z" if Version(version) <= ZARR else ""
+
 
 SHAPE, CHUNKS = (9, 10), (4, 6)
 N = SHAPE[0] * SHAPE[1]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.core.dtype import get_data_type_from_json
 
+import tensorstash as stash
 from tensorstash import dtype as dtypes
 from tensorstash.errors import Invalid, StashError, Unsupported
 from tensorstash.formats import typestr
@@ -210,3 +211,17 @@ def test_a_huge_typestr_allocates_nothing() -> None:
     for value in ("|S99999999999999", "<U536870911", [["a", "<f8", [1 << 20, 1 << 20]]]):
         with pytest.raises(Unsupported):
             typestr.from_v2(value)
+
+
+def test_strings_at_index_arrays() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        words = ["é" * n for n in rng.integers(0, 40, 16)]
+        array = stash.create({}, (8,), "string", chunks=5)
+        array[...] = words[:8]
+        at = rng.permutation(8)[: rng.integers(1, 9)]
+        array.oindex[at] = words[8 : 8 + len(at)]
+        for i, word in zip(at, words[8:], strict=False):
+            words[i] = word
+        assert array[...].tolist() == words[:8]
+        assert array.oindex[at].tolist() == [words[i] for i in at]

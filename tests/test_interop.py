@@ -3,7 +3,8 @@
 Every case is a row that says who can read it: ``Z`` zarr-python, ``T`` TensorStore, ``t``
 TensorStore one field at a time, ``c`` TensorStore opens it as characters on an axis of their
 own, which its Python package cannot show. A peer that is *not* named must fail to open the
-array: when a new version learns to read it, the row is out of date and the test says so.
+array: when a new version learns to read it, the row is out of date and the test says so. Where
+versions in use differ, the row says since which (``since``).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tests.peers import (
     named,
     refused,
     shard,
+    since,
     store,
 )
 
@@ -106,8 +108,8 @@ def run(cases: list[Case]) -> Any:
         Case("timedelta64", "Z", "m8[us]"),
         Case("utf32", "Z", "<U4"),
         Case("bytes-fixed", "Z", "S4"),
-        Case("struct", "t", RECORD),
-        Case("struct-nested", "", DEEP),
+        Case("struct", since("3.2") + "t", RECORD),
+        Case("struct-nested", since("3.2"), DEEP),
     ]
 )
 def test_data_types(case: Case, tmp_path: Path) -> None:
@@ -197,8 +199,12 @@ ZSTD = named("zstd", level=1)
         sharded("index-big", "ZT", shard((4, 3), LITTLE, index=[BIG, CRC])),
         sharded("whole", "ZT", shard((8, 12), LITTLE)),
         sharded("inner-transpose", "ZT", shard((4, 3), FLIP, BIG, ZSTD)),
-        sharded("nested", "ZT", shard((4, 6), shard((2, 3), LITTLE, ZSTD))),
-        sharded("nested-start", "ZT", shard((4, 6), shard((2, 3), LITTLE, location="start"))),
+        sharded("nested", since("3.1.6") + "T", shard((4, 6), shard((2, 3), LITTLE, ZSTD))),
+        sharded(
+            "nested-start",
+            since("3.1.6") + "T",
+            shard((4, 6), shard((2, 3), LITTLE, location="start")),
+        ),
         # TensorStore refuses codecs after a sharding codec.
         sharded("nested-crc32c", "Z", shard((4, 6), shard((2, 3), LITTLE, ZSTD), CRC)),
         sharded("outer-gzip", "Z", shard((4, 3), LITTLE), named("gzip", level=1)),

@@ -210,8 +210,9 @@ def test_a_plain_array_has_no_fields(dtype: str) -> None:
     for selection in ("x", ["x", "y"], ("x", 1), (0, "x")):
         with pytest.raises(InvalidSelection, match="fields are named in"):
             array[selection]
-    with pytest.raises(InvalidSelection, match="fields are named in"):
-        stash.create({}, (4,), PLAIN).oindex["x", [0]]
+    for pick in (array.oindex, array.vindex):
+        with pytest.raises(InvalidSelection, match="fields are named in"):
+            pick["x", [0]]
 
 
 def test_values_that_do_not_fit() -> None:

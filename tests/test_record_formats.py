@@ -20,6 +20,7 @@ import tensorstash as stash
 from tensorstash.errors import Invalid, Unsupported
 from tensorstash.loading.ragged import Ragged
 from tensorstash.records import schema
+from tensorstash.records.elements import recast
 from tensorstash.records.formats import FORMS, columns_of, nested, one_row, present
 
 TEXT = np.dtypes.StringDType()
@@ -464,3 +465,13 @@ def test_an_index_is_a_field_or_refused() -> None:
         known.extend(named)
     known[:2] = frame[1:].reset_index(drop=True)
     assert known["x"][:].tolist() == [2, 3, 3]
+
+
+@pytest.mark.parametrize("far", [-(1 << 62), (1 << 63) - 1, (1 << 63) // 3600 + 1])
+def test_times_that_do_not_fit_are_told_from_those_that_do(far: int) -> None:
+    times = np.array([[far, 5], ["NaT", 7]], "M8[h]")
+    cast, exact = recast(times, "M8[s]")
+    assert exact.tolist() == [[False, True], [True, True]]
+    assert cast[exact].astype("M8[h]").tolist() == times[exact].tolist()
+    lowest = np.array([-(1 << 63) + 1, 10**9], "m8[fs]")
+    assert recast(lowest, "m8[us]")[1].tolist() == [False, True]

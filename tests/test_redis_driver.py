@@ -188,7 +188,11 @@ def test_values_are_stored_plain(driver: Driver, client: Any, tmp_path: Path) ->
         array[3:20, 5:6] = 8
     assert sorted(driver.list()) == sorted(file.list())
     for key in file.list():
-        assert client.get(f"{place(driver)}/{key}") == file.get(key)
+        value, same = client.get(f"{place(driver)}/{key}"), file.get(key)
+        assert same is not None
+        if key.endswith("zarr.json"):  # the blanks behind it differ: drawn for each array
+            value, same = value.rstrip(), same.rstrip()
+        assert value == same
     stored = {name.decode() for name in client.scan_iter(f"{place(driver)}/*", count=10_000)}
     assert len(stored) == 2 * len([*driver.list()])
 

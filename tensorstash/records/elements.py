@@ -72,7 +72,29 @@ def _times(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
         raise Unsupported(f"field {path!r}: {target} has no type for {array.dtype}; cast it")
     if (unit, scale) == (wanted, 1):
         return array
-    cast = array.astype(f"{kind}8[{wanted}]")
-    if not np.array_equal(cast.astype(array.dtype), array, equal_nan=True):
+    cast, exact = recast(array, f"{kind}8[{wanted}]")
+    if not exact.all():
         raise Unsupported(f"field {path!r}: times in {array.dtype} that {target} cannot hold")
     return cast
+
+
+def recast(times: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """``times`` in another unit, and which of them it tells exactly. What does not fit is any
+    time, and not exact."""
+    cast = _cast(times, dtype)
+    return cast, (_cast(cast, times.dtype) == times) | np.isnat(times)
+
+
+def _cast(times: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """NumPy from 2.5 refuses what does not fit, where those before it counted past the end."""
+    try:
+        return times.astype(dtype)
+    except OverflowError:
+        return np.array([_one(time, dtype) for time in times.flat], dtype).reshape(times.shape)
+
+
+def _one(time: Any, dtype: Any) -> Any:
+    try:
+        return time.astype(dtype)
+    except OverflowError:
+        return np.array("NaT", dtype)[()]

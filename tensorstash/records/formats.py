@@ -28,7 +28,7 @@ from ..errors import Invalid
 from ..loading.ragged import Ragged
 from ..loading.source import Columns, KnownColumns, nested
 from . import arrow, frames, tensordicts
-from .elements import unfolded
+from .elements import recast, unfolded
 from .given import columns_of, flat, row_of
 from .kept import KEY, Kept, Rows, Values, keep, shapeless, text_of
 from .schema import Field
@@ -159,10 +159,9 @@ def _python_times(array: NDArray[Any]) -> NDArray[Any]:
     if unit == "generic" or (kind == "m" and unit in "YM"):
         return array
     days = kind == "M" and unit in "YMWD"
-    told = array.astype("M8[D]" if days else f"{kind}8[us]")
-    exact = told.astype(array.dtype) == array
+    told, exact = recast(array, "M8[D]" if days else f"{kind}8[us]")
     out = told.astype(object)
     for at, value in np.ndenumerate(out):
-        if value is not None and not (exact[at] and isinstance(value, (date, timedelta))):
+        if not (exact[at] and (value is None or isinstance(value, (date, timedelta)))):
             out[at] = array[at]
     return out
