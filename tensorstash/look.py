@@ -75,12 +75,18 @@ class Look:
                     if self._error is not None:
                         raise self._error
                     return
-                self._asked = True
-            try:
-                for _, found in self.driver.get_many_tagged([self._request]):
-                    self.settle(found)
-            finally:
-                self.forget()
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask now, in a window of its own, unless that was done."""
+        request = self.request()
+        if request is None:
+            return
+        try:
+            for _, found in self.driver.get_many_tagged([request]):
+                self.settle(found)
+        finally:
+            self.forget()
 
 
 class Together:
@@ -122,9 +128,10 @@ class _Read(Look):
         self._together.look.again()
 
     def done(self) -> None:
-        """This read has ended, which perhaps had nothing to ask for. Who began it sees to the
-        look: here it may be asked for by a read that fails, and be waited for in vain."""
-        self._together.is_last(self)
+        """This read has ended, which perhaps had nothing to ask for. What another asked is not
+        waited for: that read may have failed."""
+        if self._together.is_last(self):
+            self._together.look.ask()
 
 
 class Guard(Protocol):

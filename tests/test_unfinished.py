@@ -295,7 +295,7 @@ def test_handles_from_before(driver: Driver) -> None:
     half(driver, LAYOUTS["v3"])
     for call in (old.refresh, lambda: old.append(OLD), lambda: old.resize((2, 6)),
                  lambda: old.attrs.update(a=1)):  # fmt: skip
-        with pytest.raises(Corrupt, match="copy again"):
+        with pytest.raises(Conflict, match="copy again"):
             call()
 
 
