@@ -11,12 +11,13 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tensorstash.codec import Cached
 from tensorstash.dtype import int_range, is_extended, is_small_int
 
 Rounding = Literal[
@@ -80,7 +81,7 @@ class Cast:
         rest = np.where(hit, np.zeros((), self.source), plain) if hit.any() else plain
         return np.where(hit, outputs[at], self._cast(rest))
 
-    @cached_property
+    @Cached
     def _table(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The scalars that pairs speak of, in order, and what becomes of each."""
         keys = _widen(np.array([pair[0] for pair in self.pairs], self.source))

@@ -135,7 +135,7 @@ def test_explain_counts_what_a_read_then_costs(data: Any) -> None:
     assert driver.reads.keys <= cost.requests
     if shards is None:
         assert driver.reads.keys == cost.requests == cost.objects == cost.chunks
-    assert ("chunks" in str(cost)) and "\n" not in str(cost)
+    assert ("chunk" in str(cost)) and "\n" not in str(cost)
 
 
 def test_explain_takes_any_selection_of_any_size() -> None:

@@ -451,7 +451,8 @@ def test_reading_a_chunk_looks_at_no_link(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("open", "stat", "lstat", "fstat", "readv", "pread", "close", "readlink"):
         count(name, getattr(os, name))
     a[:2]
-    assert calls == ["open", "readv"]  # and it is closed by its owner (descriptor.py)
+    # It is closed by its owner (descriptor.py), and the document is still of the same version.
+    assert calls == ["open", "readv", "stat"]
 
 
 def test_what_exists_behind_a_link_is_not_created_anew(group: stash.Group, target: Path) -> None:
