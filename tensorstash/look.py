@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from copy import copy
 from typing import Protocol
 
 from .driver import Buffer, Driver, Request, Tag
@@ -46,7 +47,7 @@ class Look:
             if found is None or found[1] != self._request.unless:
                 self._verify(found)
         except Exception as raised:
-            error = raised
+            error = copy(raised)  # without the frames that it leaves, which hold this
             raise
         finally:
             with self._changes:
@@ -73,7 +74,7 @@ class Look:
                     self._changes.wait()
                 if self._settled:
                     if self._error is not None:
-                        raise self._error
+                        raise copy(self._error)
                     return
             self.ask()
 

@@ -14,9 +14,11 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.errors import Corrupt, NotFound
+from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.errors import Conflict, Corrupt, NotFound
 from tensorstash.threads import begin
 from tensorstash.torch import Loader, Windows
+from tests.far import FarDriver
 from tests.interrupts import uncollected, until
 from tests.shm_names import fresh, left
 
@@ -114,6 +116,19 @@ def recorded(url: str) -> None:
     assert rows[1]["t"] == [7]
 
 
+def replaced(url: str) -> None:
+    array = filled(url + "/a")
+    stash.create(url + "/a", (8, 40_000), "i4", overwrite=True)
+    with pytest.raises(Conflict):
+        array[0]
+    records = stash.create_records(url + "/r", {"x": "i4", "y": "i4"}, 3)
+    old, field = stash.open_records(url + "/r"), stash.open_records(url + "/r")["x"]
+    records.drop_field("x")
+    for gone in (lambda: old[0], lambda: field[0]):
+        with pytest.raises(NotFound):
+            gone()
+
+
 def loaded(url: str) -> None:
     array = filled(url)
     for batch in Loader(array, batch_size=2, threads=2, prefetch=2, shuffle=True, seed=1):
@@ -142,7 +157,8 @@ def copied(url: str) -> None:
     "use",
     [
         through_a_cache, read_ahead, read_ahead_to_what_is_damaged, damaged_in_threads,
-        damaged_in_shards, merged, grown, viewed, grouped, recorded, loaded, loading_was_stopped,
+        damaged_in_shards, merged, grown, viewed, grouped, recorded, replaced, loaded,
+        loading_was_stopped,
         loaded_what_is_damaged, copied,
     ],
     ids=lambda use: use.__name__,
@@ -151,6 +167,23 @@ def test_the_store_goes_with_its_last_handle(name: str, use: Callable[[str], Non
     with uncollected():
         use(f"shm://{name}")
         assert until(lambda: left(name) == [], 5)  # a thread may be about to end
+
+
+@pytest.mark.parametrize("shards", [None, 8])
+@pytest.mark.parametrize("cache", [0, "1MiB"])
+def test_a_look_far_away_that_fails_holds_no_handle(shards: int | None, cache: Any) -> None:
+    driver = FarDriver(MemoryDriver())
+    with uncollected():
+        array = stash.create(driver, 16, "i4", chunks=4, shards=shards)
+        array[...] = 1
+        array = stash.open(driver, "r+", cache=cache)
+        stash.create(driver, 16, "i4", chunks=4, shards=shards, overwrite=True)
+        for use in (lambda a: a[...], lambda a: a[1], lambda a: a.__setitem__(1, 2)):
+            with pytest.raises(Conflict):
+                use(array)
+        gone = weakref.ref(array)
+        del array
+        assert until(lambda: gone() is None, 5)
 
 
 class _Held:

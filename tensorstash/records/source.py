@@ -148,7 +148,7 @@ class RecordSource:
             changes = replaced(known, now)
             for name in names:
                 if name in changes:
-                    raise self.table.changed(name, changes[name], now)
+                    raise self.table.latest.changed(name, changes[name], now)
             self.__dict__["_pinned"] = names, now
         return names  # type: ignore[no-any-return]
 

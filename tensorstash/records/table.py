@@ -20,14 +20,13 @@ from ..errors import (
     Invalid,
     NotFound,
     ReadOnly,
-    StashError,
     Unsupported,
 )
 from ..formats import zarr3
 from ..handle import Settings
 from ..loading.source import Columns
-from ..look import Found, Look, Together, blame
-from ..spec import ArraySpec, difference
+from ..look import Look, Together, blame
+from ..spec import ArraySpec
 from ..threads import once
 from . import grow, layout
 from .catalog import Catalog, arrays_of, is_same_array, replaced, values_of
@@ -41,6 +40,7 @@ from .column import (
     Rows,
     TextColumn,
 )
+from .latest import FieldGuard, Latest, gone
 from .ragged_column import RaggedColumn
 from .schema import Field, Fields
 
@@ -76,7 +76,7 @@ class Table:
         self._place: Place | None = None
         self._catalog = catalog
         self._columns: tuple[Catalog, dict[str, Column], dict[str, Array]] | None = None
-        self.now = catalog  # as last seen, which is not always what is gone by
+        self._latest: Latest | None = None
         self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
 
     @property
@@ -129,13 +129,23 @@ class Table:
         """``catalog`` is how the records are now; or were, if another thread has learned of more
         rows since ``before`` was known."""
 
+        latest = self._latest or Latest(*self.place, catalog)
+
         def change() -> None:
             now = self._catalog
             if now is None or now is before or now.rows <= catalog.rows:
                 self._catalog = catalog
-            self.now = catalog
+            self._latest, latest.now = latest, catalog
 
         once(change)
+
+    @property
+    def latest(self) -> Latest:
+        """The document as last seen."""
+        catalog, latest = self.catalog, self._latest
+        if latest is None:
+            latest = self._latest = Latest(*self.place, catalog)
+        return latest
 
     def use_one_thread(self) -> None:
         """Read with the caller's thread alone from now on."""
@@ -158,7 +168,7 @@ class Table:
             # Where a chunk is absent, one who added rows, was stopped and wakes late stores his.
             settings = replace(settings, write_fill=True)
         made = kind(driver, f"{path}{name}/", settings, spec)
-        made.guard = FieldGuard(self, name)
+        made.guard = FieldGuard(self.latest, name)
         return made
 
     # -- rows -----------------------------------------------------------------------------
@@ -204,7 +214,7 @@ class Table:
         some of these fields are no more, or others are in their places. One request that moves no
         bytes, while the document is the one that was last seen."""
         if not self.settings.immutable:
-            self._refuse(self.seen(), names)
+            self._refuse(self.latest.seen(), names)
 
     def look(self, names: Iterable[str]) -> Look | None:
         """The same far away, to be asked for together with what a call reads; ``None`` where a
@@ -212,27 +222,8 @@ class Table:
         if self.settings.immutable or self.place[0].capabilities.local:
             return None
         names = [*names]
-        now = self.now or self.catalog
-        self._refuse(now, names)  # a field that was replaced does not come back
-        return self.ask(now, lambda now: self._refuse(now, names))
-
-    def ask(self, now: Catalog, verify: Callable[[Catalog], None]) -> Look:
-        """A look at the document, last seen as ``now``; another one is given to ``verify``."""
-        driver, path = self.place
-
-        def changed(found: Found) -> None:
-            self.now = grow.load(driver, path, self.catalog, found)
-            verify(self.now)
-
-        return Look(driver, path + zarr3.KEY, now.tag, changed)
-
-    def seen(self) -> Catalog:
-        """The document as it is now, which need not be what is gone by."""
-        driver, path = self.place
-        now = self.now or self.catalog
-        if now.tag is None or driver.tag(path + zarr3.KEY) != now.tag:
-            now = self.now = grow.load(driver, path, self.catalog)
-        return now
+        self._refuse(self.latest.now, names)  # a field that was replaced does not come back
+        return self.latest.ask(lambda now: self._refuse(now, names))
 
     def _refuse(self, now: Catalog, names: Iterable[str]) -> None:
         known = self.catalog
@@ -244,16 +235,7 @@ class Table:
         if changes[2]:
             for name in names:
                 if name in changes[2]:
-                    raise self.changed(name, changes[2][name], now)
-
-    def changed(self, name: str, what: str | None, now: Catalog) -> StashError:
-        """The error about a field that is another one by now, or none."""
-        if what is None:
-            return self.gone(name, now.fields)
-        return Conflict(
-            f"field {name!r} of {self.where} was replaced since it was opened: {what}; refresh(), "
-            "or open it again"
-        )
+                    raise self.latest.changed(name, changes[2][name], now)
 
     # -- changes --------------------------------------------------------------------------
 
@@ -355,12 +337,9 @@ class Table:
             connect = At(*self.place)
         return Table, (connect, self.settings, None, self.closed)
 
-    def gone(self, name: str, fields: Fields | None = None) -> NotFound:
+    def gone(self, name: str) -> NotFound:
         """The error about a field that a view has and the records have no more."""
-        known = ", ".join(map(repr, fields or self.fields))
-        return NotFound(
-            f"{self.where} has no field {name!r} any more; there are: {known}; make the view again"
-        )
+        return gone(self.where, name, self.fields)
 
     @property
     def fields(self) -> Fields:
@@ -371,36 +350,6 @@ class Table:
 def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:
     """The column of a field over its arrays."""
     return _KINDS[field.kind](path, field, arrays)
-
-
-class FieldGuard:
-    """Tells whether the array ``name`` of a table is the one that its handle knows, by the
-    records' document: the array's own one follows late."""
-
-    def __init__(self, table: Table, name: str) -> None:
-        self._table = table
-        self._name = name
-        self._same: tuple[ArraySpec, Catalog] | None = None
-
-    def check(self, spec: ArraySpec) -> None:
-        """See :class:`~tensorstash.array.Guard`."""
-        self._compare(spec, self._table.seen())
-
-    def look(self, spec: ArraySpec) -> Look:
-        """See :class:`~tensorstash.array.Guard`."""
-        now = self._table.catalog if self._table.now is None else self._table.now
-        self._compare(spec, now)
-        return self._table.ask(now, lambda now: self._compare(spec, now))
-
-    def _compare(self, spec: ArraySpec, now: Catalog) -> None:
-        same = self._same
-        if same is not None and same[0] is spec and same[1] is now:
-            return
-        other = now.specs.get(self._name)
-        what = None if other is None else difference(spec, other)
-        if other is None or what is not None:
-            raise self._table.changed(self._name, what, now)
-        self._same = spec, now
 
 
 class At:
