@@ -96,9 +96,12 @@ class Together:
 
     def __init__(self, look: Look, reads: int) -> None:
         self.look = look
-        self.reads = [_Read(self) for _ in range(reads)]
         self._to_come = reads
         self._changes = threading.Lock()
+
+    def read(self) -> Look:
+        """The look, as one of the reads has it."""
+        return _Read(self)
 
     def is_last(self, read: _Read) -> bool:
         """``read`` has sent its requests; whether all others have."""

@@ -186,6 +186,17 @@ def test_a_look_far_away_that_fails_holds_no_handle(shards: int | None, cache: A
         assert until(lambda: gone() is None, 5)
 
 
+def test_fields_that_look_together_hold_no_handle() -> None:
+    driver = FarDriver(MemoryDriver())
+    with uncollected():
+        made = stash.create_records(driver, {"id": "i8", "t": stash.ragged("i4")}, rows_per_chunk=4)
+        made.extend({"id": np.arange(6), "t": [[k] * k for k in range(6)]})
+        assert len(stash.open_records(driver)[:]["t"]) == 6
+        gone = weakref.ref(driver)
+        del driver, made
+        assert until(lambda: gone() is None, 5)
+
+
 class _Held:
     """What a piece of work refers to."""
 

@@ -186,9 +186,8 @@ class Table:
 
         names = [*found]
         look = self.look(names)
-        reads = (
-            {} if look is None else dict(zip(names, Together(look, len(names)).reads, strict=True))
-        )
+        together = None if look is None else Together(look, len(names))
+        reads = {} if together is None else {name: together.read() for name in names}
 
         def read(name: str) -> None:
             own, place = reads.get(name), None if out is None else out.get(name)
