@@ -129,13 +129,12 @@ class Table:
         """``catalog`` is how the records are now; or were, if another thread has learned of more
         rows since ``before`` was known."""
 
-        latest = self._latest or Latest(*self.place, catalog)
-
         def change() -> None:
-            now = self._catalog
+            now, latest = self._catalog, self._latest
             if now is None or now is before or now.rows <= catalog.rows:
                 self._catalog = catalog
-            self._latest, latest.now = latest, catalog
+            if latest is not None:
+                latest.now = catalog
 
         once(change)
 
