@@ -4,7 +4,7 @@ knows, asked for in the same window as what the call reads."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from typing import Protocol
 
@@ -80,14 +80,39 @@ class Look:
 
     def ask(self) -> None:
         """Ask now, in a window of its own, unless that was done."""
-        request = self.request()
-        if request is None:
-            return
-        try:
-            for _, found in self.driver.get_many_tagged([request]):
-                self.settle(found)
-        finally:
-            self.forget()
+        for _ in answers(self.driver, (), self):
+            pass
+
+
+def answers(
+    driver: Driver, requests: Iterable[Request], look: Look | None
+) -> Iterator[tuple[int, Found]]:
+    """What one window answers to ``requests``, by their numbers. ``look`` travels behind them,
+    unless another asks already."""
+    return driver.get_many_tagged(requests) if look is None else _with(look, driver, requests)
+
+
+def _with(look: Look, driver: Driver, requests: Iterable[Request]) -> Iterator[tuple[int, Found]]:
+    sent: list[int] = []
+
+    def each() -> Iterator[Request]:
+        n = 0
+        for request in requests:
+            yield request
+            n += 1
+        if (last := look.request()) is not None:
+            sent.append(n)
+            yield last
+
+    try:
+        for i, found in driver.get_many_tagged(each()):
+            if i in sent:
+                look.settle(found)
+            else:
+                yield i, found
+    finally:
+        if sent:
+            look.forget()
 
 
 class Together:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
 from .errors import Conflict, Corrupt
 from .fence import Fence
-from .look import Look
+from .look import Look, answers
 from .threads import key_lock
 from .turn import turn
 
@@ -152,7 +152,9 @@ def merge_many(
     for merge in merges:
         (likely if _is_likely_absent(driver, merge, guess) else asked).append(merge)
     try:
-        found = _found(driver, asked, look)
+        found = dict(answers(driver, map(_request, asked), look))
+        if look is not None:
+            look.done()
     except Corrupt:  # one has too many bytes: each on its own, to repair or to refuse that one
         if look is not None:
             look.done()
@@ -205,25 +207,6 @@ def merge_many(
     if lost and isinstance(check, Fence):
         check.close()
     return lost
-
-
-def _found(
-    driver: Driver, asked: Sequence[Merge], look: Look | None
-) -> dict[int, tuple[Buffer, Tag] | None]:
-    """What is stored of each, and that it is still the array's."""
-    requests = [_request(merge) for merge in asked]
-    extra = look.request() if look is not None and requests else None
-    if look is None or extra is None:
-        found = dict(driver.get_many_tagged(requests))
-    else:
-        try:
-            found = dict(driver.get_many_tagged([*requests, extra]))
-            look.settle(found.pop(len(asked)))
-        finally:
-            look.forget()
-    if look is not None:
-        look.done()
-    return found
 
 
 def _same(one: Buffer, other: Buffer) -> bool:

@@ -18,7 +18,7 @@ from .chunks import Chunks
 from .driver import Buffer, Request, Span, Tag
 from .errors import Conflict, Corrupt
 from .fetch import RETRIES, runs
-from .look import Look
+from .look import Look, answers
 from .plan import Part, Plan
 from .shard import BoundSharding
 from .stats import Meter
@@ -127,14 +127,8 @@ class ShardStream(Stream):
             requests.append(Request(shard.key, span, None if kept is None else kept[0]))
             asked.append(shard)
         # Absent and kept chunks need nothing more; what is to be fetched takes the look along.
-        idle = look is not None and not any(shard.whole or shard.wanted for shard in shards)
-        if idle and requests and look is not None and (request := look.request()):
-            requests.append(request)
-        for i, found in self.chunks.driver.get_many_tagged(requests):
-            if i == len(asked):
-                assert look is not None
-                look.settle(found)
-                continue
+        idle = requests and not any(shard.whole or shard.wanted for shard in shards)
+        for i, found in answers(self.chunks.driver, requests, look if idle else None):
             shard = asked[i]
             if found is None:
                 self.indices.drop(shard.key)
@@ -198,7 +192,6 @@ class ShardStream(Stream):
     def _fetch_once(self, shards: list[_Shard], look: Look | None) -> Iterator[Arrival]:
         asked: dict[int, tuple[_Shard, Span | None, list[int]]] = {}
         gap = self.chunks.driver.capabilities.gap_bytes
-        looks: list[int] = []
         count = itertools.count()
 
         def requests() -> Iterator[Request]:
@@ -211,17 +204,11 @@ class ShardStream(Stream):
                     for span, inside in zip(spans, members, strict=True):
                         asked[next(count)] = shard, span, inside
                         yield Request(shard.key, span)
-            if look is not None and (request := look.request()):
-                looks.append(next(count))
-                yield request
 
         for shard in shards:
             if shard.confirmed:
                 yield from self._ready(shard)
-        for i, found in with_place(self.chunks, self.chunks.driver.get_many_tagged(requests())):
-            if look is not None and i in looks:
-                look.settle(found)
-                continue
+        for i, found in with_place(self.chunks, answers(self.chunks.driver, requests(), look)):
             shard, span, inside = asked.pop(i)
             if span is None:
                 yield from self._split(shard, found)

@@ -22,7 +22,7 @@ from .codec import Pipeline
 from .driver import Buffer, Request, Span, Tag
 from .errors import Corrupt
 from .fetch import Fetched, Target, owned
-from .look import Look
+from .look import Look, answers
 from .place import hull
 from .plan import Part, Plan
 from .stats import Meter
@@ -95,10 +95,10 @@ class Stream(ABC):
         return part, chunk
 
 
-def with_place(chunks: Chunks, answers: Iterator[Item]) -> Iterator[Item]:
-    """``answers`` of the driver, with the place of a chunk or shard that has too many bytes."""
+def with_place(chunks: Chunks, found: Iterator[Item]) -> Iterator[Item]:
+    """What the driver ``found``, with the place of a chunk or shard that has too many bytes."""
     try:
-        yield from answers
+        yield from found
     except Corrupt as error:
         raise chunks.oversized(error) from error.__cause__
 
@@ -132,7 +132,6 @@ class ChunkStream(Stream):
         ready: deque[Arrival] = deque()
         asked: dict[int, _Asked] = {}
         short: list[Part] = []
-        looks: list[int] = []
         count = itertools.count()
 
         def requests() -> Iterator[Request]:
@@ -148,16 +147,10 @@ class ChunkStream(Stream):
                 asked[next(count)] = _Asked(part, key, held, tag, span)
                 most = one.most if one is not None else chunks.most(part.chunk)
                 yield Request(key, None if span is None else Span(*span), tag, most)
-            if look is not None and (request := look.request()):
-                looks.append(next(count))
-                yield request
 
-        for i, found in with_place(chunks, chunks.driver.get_many_tagged(requests())):
+        for i, found in with_place(chunks, answers(chunks.driver, requests(), look)):
             while ready:
                 yield ready.popleft()
-            if look is not None and i in looks:
-                look.settle(found)
-                continue
             part, key, held, old, span = asked.pop(i)
             if found is None:
                 if cache is not None:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from ..driver import Driver, located
 from ..explain import readable
+from ..formats import zarr3
 from ..info import changed, modified_at, stored_size
 from .catalog import Catalog, arrays_of
 from .schema import Field
@@ -77,5 +78,5 @@ def info(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> R
             if field.dtype.kind not in "TO":
                 nbytes += spec.size * spec.dtype.itemsize
         found.append(FieldInfo(name, field, catalog.chunk_rows(name), nbytes, objects, stored))
-    modified = modified_at(driver, f"{path}zarr.json")
+    modified = modified_at(driver, path + zarr3.KEY)
     return RecordsInfo(located(driver, path), catalog.rows, tuple(found), modified)
