@@ -39,29 +39,37 @@ _note: Any = _Held.note.__set__  # type: ignore[attr-defined]
 _once = (True,)
 
 
+# A frame may outlive its call, in the traceback of a finalizer, say, that the collector ran within
+# it. So no name of these functions refers to what they made when they return.
+
+
 def turn(lock: Lock) -> AbstractContextManager[None]:
     """``lock`` held alone in a ``with`` block, for once and by that statement only."""
-    held, made = _Held(), _Turn()
-    made.__exit__ = partial(_nothing, held)  # type: ignore[attr-defined]
-    made.__enter__ = _taking(held, lock, map(lock.acquire, _once)).__next__  # type: ignore[attr-defined]
-    return made  # type: ignore[return-value]
+    held, made = _Held(), [_Turn()]
+    made[0].__exit__ = partial(_nothing, held)  # type: ignore[attr-defined]
+    made[0].__enter__ = _taking(held, lock, map(lock.acquire, _once)).__next__  # type: ignore[attr-defined]
+    del held
+    return made.pop()  # type: ignore[return-value]
 
 
 def take(lock: Lock, seconds: float | None) -> object | None:
     """Take ``lock``, which is released when nothing refers to what is returned; ``None`` where
     that takes longer."""
     held = _Held()
-    left = -1 if seconds is None else max(seconds, 0)
-    taking = _taking(held, lock, map(lock.acquire, _once, (left,)))
-    return next(compress((held,), map(not_, taking)), None)
-
-
-def _taking(held: _Held, lock: Lock, acquiring: Iterator[bool]) -> Iterator[None]:
-    """Its only step takes the lock and has ``held`` release it; none where the time is up."""
-    one = (held,)
-    return map(_note, one, map(weakref.ref, compress(one, acquiring), (lock.__exit__,)))
+    acquiring = map(lock.acquire, _once, (-1 if seconds is None else max(seconds, 0),))
+    steps = [compress((held,), map(not_, _taking(held, lock, acquiring)))]
+    del held
+    return next(steps.pop(), None)
 
 
 def wait(lock: Lock) -> None:
     """Return when nobody has ``lock``."""
     any(map(lock.__exit__, map(lock.acquire, _once)))
+
+
+def _taking(held: _Held, lock: Lock, acquiring: Iterator[bool]) -> Iterator[None]:
+    """Its only step takes the lock and has ``held`` release it; none where the time is up."""
+    one = (held,)
+    steps = [map(_note, one, map(weakref.ref, compress(one, acquiring), (lock.__exit__,)))]
+    del held, one
+    return steps.pop()

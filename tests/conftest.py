@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import Any
 
+import numpy.random  # noqa: F401  before torch's workers do: finalizers break it there on 3.11
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -45,9 +46,11 @@ def finish(*processes: Any, seconds: float = 90) -> None:
         process.join(max(0.0, end - time.monotonic()))
     hung = [process for process in processes if process.exitcode is None]
     for process in hung:
+        os.kill(process.pid, signal.SIGABRT)  # pytest's faulthandler prints where its threads are
+        process.join(10)
         process.kill()
         process.join()
-    assert not hung, "a process hangs"
+    assert not hung, f"{len(hung)} of {len(processes)} processes hang; stderr tells where"
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 

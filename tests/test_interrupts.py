@@ -9,12 +9,14 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
 import pytest
@@ -434,6 +436,32 @@ def test_a_turn_ends_with_its_block_however_that_ends() -> None:
         del held
         assert in_thread(lambda: take(lock, 0) is not None)  # noqa: B023
         wait(lock)
+
+
+@pytest.mark.parametrize("lock", [threading.Lock(), threading.RLock()])
+def test_a_turn_ends_though_somebody_keeps_every_frame(lock: Any) -> None:
+    # As the traceback of a finalizer does, from whichever frame the collector ran in.
+    kept: list[FrameType] = []
+
+    def is_free() -> bool:
+        return in_thread(lambda: lock.acquire(blocking=False) and not lock.release())
+
+    sys.setprofile(lambda frame, event, _: kept.append(frame))
+    try:
+        with turn(lock):
+            assert not is_free()
+        assert is_free()
+        with suppress(ZeroDivisionError), turn(lock):
+            raise ZeroDivisionError
+        assert is_free()
+        held = take(lock, None)
+        assert held is not None
+        assert not is_free()
+        del held
+        assert is_free()
+    finally:
+        sys.setprofile(None)
+    assert {"turn", "take"} <= {frame.f_code.co_name for frame in kept}
 
 
 def test_a_descriptor_is_closed_once_and_at_the_latest_when_it_goes(tmp_path: Path) -> None:
