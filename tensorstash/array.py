@@ -69,9 +69,11 @@ class Array(NoOperators):
         spec: ArraySpec | None = None,
         created: bool = False,
         tag: Tag | None = None,
+        identity: bytes | None = None,
     ) -> None:
-        """Made by ``tensorstash.open`` and ``create``. Without ``spec`` it is read on first use;
-        ``created``: just now, so that there is no chunk yet; ``tag``: of its document, if known."""
+        """Made by ``tensorstash.open`` and ``create``. Without ``spec`` it is read on first use,
+        and must then have the ``identity``, where that is known; ``created``: just now, so that
+        there is no chunk yet; ``tag``: of its document, if known."""
         self.driver = driver
         self.path = path
         self.settings = settings
@@ -80,6 +82,7 @@ class Array(NoOperators):
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
         self._meter = Meter()
         self._guess = Guess(absent=created)
+        self._identity = identity
         self._tag = tag  # of the document, where it is known to be this array's
         self._watched = not settings.immutable
         self.guard: Guard | None = None
@@ -302,7 +305,7 @@ class Array(NoOperators):
                 records = fields.records(result, transform.shape)
                 self._read.read(transform, records, fields, look)
         except MemoryError as error:
-            raise self._no_memory("read", transform.shape, error) from error
+            raise self._read.chunks.no_memory("read", transform.shape, error) from error
         return result
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -354,7 +357,7 @@ class Array(NoOperators):
             source = value_of(value, transform.shape)
             self.make_writer(self.spec, fields=fields).write(transform, source, look)
         except MemoryError as error:
-            raise self._no_memory("write", transform.shape, error) from error
+            raise self._read.chunks.no_memory("write", transform.shape, error) from error
 
     def append(self, rows: Any, axis: int = 0) -> int:
         """Grow the array along ``axis`` by ``rows``; answers the index of the first of them.
@@ -376,7 +379,7 @@ class Array(NoOperators):
                 self.settings.lock_timeout,
             )
         except MemoryError as error:
-            raise self._no_memory("append", value.shape, error) from error
+            raise self._read.chunks.no_memory("append", value.shape, error) from error
         self._adopt(node)
         return start
 
@@ -395,7 +398,7 @@ class Array(NoOperators):
                 self.settings.lock_timeout,
             )
         except MemoryError as error:
-            raise self._no_memory("resize to", wanted, error) from error
+            raise self._read.chunks.no_memory("resize to", wanted, error) from error
         self._adopt(node)
 
     def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
@@ -412,7 +415,8 @@ class Array(NoOperators):
         place, of another dtype, or stored in another way."""
         self._open()
         if self._spec is None:
-            node = require_array(self.driver, self.path, self.settings.allow_pickle)
+            allow = self.settings.allow_pickle
+            node = require_array(self.driver, self.path, allow, self._identity)
         else:
             node = reread(self.driver, self.path, self._spec)
         return self._adopt(node)
@@ -474,7 +478,8 @@ class Array(NoOperators):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
-        return Array, (self.driver, self.path, self.settings)
+        identity = self._identity if self._spec is None else self._spec.identity
+        return Array, (self.driver, self.path, self.settings, None, False, None, identity)
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -528,18 +533,6 @@ class Array(NoOperators):
             )
         return axis % self.ndim
 
-    def _no_memory(self, verb: str, shape: Sequence[int], error: MemoryError) -> MemoryError:
-        """``error`` as one of ours, which says what chunks there are: one at least is decoded."""
-        if isinstance(error, NoMemory):
-            return error
-        detail = str(error).partition("\n")[0] or "the machine has no more"
-        where = located(self.driver, self.path)
-        return NoMemory(
-            f"no memory to {verb} shape {tuple(shape)} of {self.dtype} in chunks of "
-            f"{self.spec.grid.chunks or 'differing shapes'} at {where}: {detail}; select less, or "
-            "store smaller chunks"
-        )
-
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
         """What a selection gives, and the rest of it, without names of fields. Where what is known
         comes from a copy, the look at the array's own metadata is that of this read, which is
@@ -572,7 +565,7 @@ class Array(NoOperators):
         return self
 
     def _content(self) -> ArraySpec | None:
-        return self._spec
+        return self._spec if self._identity is None else self.spec
 
     def _indexer(self, rule: Rule) -> Indexer[Any]:
         names = partial(named, dtype=self.settle().dtype)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .cached import Cached
 from .codec import ChunkSpec, Pipeline
-from .driver import REPAIR, Driver
+from .driver import REPAIR, Driver, located
 from .errors import Corrupt, NoMemory, NotFound, counted
 from .grid import Grid
 from .shard import BoundSharding, Sharding
@@ -114,15 +114,15 @@ class Chunks:
         a chunk of :attr:`grid`, or of a shard whose own index is damaged."""
         if error.chunk is not None:
             return error
-        located = Corrupt(
+        placed = Corrupt(
             f"{what} {index} at key {key!r} in {self.driver.url} is damaged: "
             f"{str(error).removesuffix(REPAIR)}{REPAIR}",
             key=key,
             chunk=index,
             codec=error.codec or self.spec.codecs[-1].name,  # the outermost: drivers name none
         )
-        located.__cause__ = error.__cause__ or error
-        return located
+        placed.__cause__ = error.__cause__ or error
+        return placed
 
     def oversized(self, error: Corrupt) -> Corrupt:
         """``error`` of a driver, which knows the key of an object alone, with its place."""
@@ -131,6 +131,17 @@ class Chunks:
             return error
         what = "chunk" if self.sharding is None else "shard"
         return self.damaged(error, error.key, index, what)
+
+    def no_memory(self, verb: str, shape: Sequence[int], error: MemoryError) -> NoMemory:
+        """``error`` as one of ours, which says what chunks there are: one at least is decoded."""
+        if isinstance(error, NoMemory):
+            return error
+        detail = str(error).partition("\n")[0] or "the machine has no more"
+        return NoMemory(
+            f"no memory to {verb} shape {tuple(shape)} of {self.spec.dtype} in chunks of "
+            f"{self.spec.grid.chunks or 'differing shapes'} at {located(self.driver, self.path)}: "
+            f"{detail}; select less, or store smaller chunks"
+        )
 
     @property
     def plain(self) -> bool:

@@ -123,7 +123,7 @@ class View(NoOperators):
             yield from piece.outsides or ()
 
     def __repr__(self) -> str:
-        return f"<View {self.shape} {self.dtype} of {self.array!r}>"
+        return f"<View {self.shape} of {self.array!r}>"
 
 
 class Indexer(Generic[Result]):

@@ -31,7 +31,7 @@ from .formats import trailer, zarr2, zarr3
 from .formats.document import GroupDocument
 from .formats.mark import Layout, Marked, is_records
 from .formats.trailer import Trailer
-from .spec import ArraySpec, difference
+from .spec import ANOTHER, ArraySpec, difference, is_another
 from .unfinished import (
     Alone,
     Claim,
@@ -168,11 +168,16 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
     return node
 
 
-def require_array(driver: Driver, path: str, allow_pickle: bool) -> Node:
+def require_array(
+    driver: Driver, path: str, allow_pickle: bool, identity: bytes | None = None
+) -> Node:
     """As :func:`require`; :class:`~tensorstash.errors.Invalid` where a group is there, or an array
-    whose codec and dtype the registry does not allow together."""
+    whose codec and dtype the registry does not allow together;
+    :class:`~tensorstash.errors.Conflict` where it is another than that of a known ``identity``."""
     node = require(driver, path, allow_pickle=allow_pickle)
     if isinstance(node.content, ArraySpec):
+        if is_another(identity, node.content.identity):
+            raise _changed(driver, path, ANOTHER)
         node.content.check_pair()
         return node
     call = "open_records" if is_records(node.content.attributes) else "open_group"

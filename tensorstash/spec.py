@@ -112,15 +112,23 @@ _FREE = ("shape", "attributes", "dimension_names", "fill_value")
 by their bits."""
 
 
+ANOTHER = "it is another array, though a like one"
+
+
 def difference(known: ArraySpec, now: ArraySpec) -> str | None:
     """What makes ``now`` another array than ``known``, in words; ``None`` where a handle that
     knows the one may read and write the other. Lengths, names and attributes may differ, and the
     same may be spelled otherwise. Others drop the identity when they change the document: then the
     rest decides."""
     found = _difference(known, now)
-    if found is None and now.identity and known.identity not in (None, now.identity):
-        return "it is another array, though a like one"
+    if found is None and is_another(known.identity, now.identity):
+        return ANOTHER
     return found
+
+
+def is_another(known: bytes | None, now: bytes | None) -> bool:
+    """Whether two identities tell that the array is not the one that was known."""
+    return bool(now) and known not in (None, now)
 
 
 def _difference(known: ArraySpec, now: ArraySpec) -> str | None:

@@ -19,7 +19,7 @@ from ..errors import Corrupt, Invalid, StashError, Unsupported, counted
 from ..formats import zarr3
 from ..formats.document import GroupDocument
 from ..formats.trailer import new_identity
-from ..spec import ArraySpec, difference
+from ..spec import ArraySpec, difference, is_another
 from . import schema, sizes
 from .schema import Field, Fields, Kind
 from .sizes import Notes
@@ -92,6 +92,17 @@ def replaced(known: Catalog, now: Catalog) -> dict[str, str | None]:
                 if what is not None:
                     found[path] = what
     return found
+
+
+def as_known(now: Catalog, identities: Mapping[str, bytes | None]) -> Catalog:
+    """``now`` as one who knows arrays by these ``identities`` must have it: those that are others
+    by now with the identity of before, so that they are told from it, and only they."""
+    others = {
+        name: replace(spec, identity=identities[name])
+        for name, spec in now.specs.items()
+        if is_another(identities.get(name), spec.identity)
+    }
+    return replace(now, specs={**now.specs, **others}) if others else now
 
 
 def is_same_array(one: ArraySpec, other: ArraySpec) -> bool:

@@ -26,10 +26,10 @@ from ..formats import zarr3
 from ..handle import Settings
 from ..loading.source import Columns
 from ..look import Look, Together, blame
-from ..spec import ArraySpec
+from ..spec import ANOTHER, ArraySpec
 from ..threads import once
 from . import grow, layout
-from .catalog import Catalog, arrays_of, is_same_array, replaced, values_of
+from .catalog import Catalog, arrays_of, as_known, is_same_array, replaced, values_of
 from .column import (
     BytesColumn,
     Column,
@@ -60,7 +60,8 @@ class Table:
     """The records at one place, as they were when last looked at.
 
     ``connect`` answers the driver and path, and is called on first use: in a process into which
-    the table was pickled, by the user's own function where there is one.
+    the table was pickled, by the user's own function where there is one. ``identities``: those of
+    the arrays that a pickled table knew.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Table:
         settings: Settings,
         catalog: Catalog | None = None,
         closed: bool = False,
+        identities: Mapping[str, bytes | None] | None = None,
     ) -> None:
         self._connect = connect
+        self._identities = identities or {}
         self.settings = settings
         self.closed = closed
         self._place: Place | None = None
@@ -101,7 +104,7 @@ class Table:
     def catalog(self) -> Catalog:
         """The fields and the number of rows, as last looked at."""
         if self._catalog is None:
-            self.refresh()
+            self._load()
         assert self._catalog is not None
         return self._catalog
 
@@ -118,6 +121,21 @@ class Table:
             # Whole or not at all, so that threads need no lock: one that a fork would inherit.
             known = self._columns = catalog, columns, arrays
         return known[1]
+
+    def _load(self) -> None:
+        """Look at the stored document for the first time."""
+        self.check()
+        now = grow.load(*self.place)
+        known, latest = as_known(now, self._identities), Latest(*self.place, now)
+        if known is not now and self.settings.immutable:  # nobody looks at what is latest
+            name = next(iter(replaced(known, now)))
+            raise latest.changed(name, ANOTHER, now)
+
+        def change() -> None:
+            if self._catalog is None:
+                self._catalog, self._latest = known, latest
+
+        once(change)
 
     def refresh(self) -> None:
         """Look at the stored document again."""
@@ -333,7 +351,10 @@ class Table:
         connect = self._connect
         if isinstance(connect, At):
             connect = At(*self.place)
-        return Table, (connect, self.settings, None, self.closed)
+        identities = self._identities
+        if self._catalog is not None:
+            identities = {name: spec.identity for name, spec in self._catalog.specs.items()}
+        return Table, (connect, self.settings, None, self.closed, identities)
 
     def gone(self, name: str) -> NotFound:
         """The error about a field that a view has and the records have no more."""
