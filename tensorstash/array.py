@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,7 +34,7 @@ from .grid import cut, cuts
 from .handle import Settings
 from .index import Transform, has_ellipsis, identity, outer, point, select, spans
 from .info import Info, info
-from .lazy import Indexer, Lazy, Rule
+from .lazy import Indexer, Lazy, Rule, Tensors
 from .look import Found, Guard, Look, blame
 from .mapped import mapped
 from .merge import Guess
@@ -224,9 +223,9 @@ class Array(NoOperators):
         return Lazy(self.settle())
 
     @property
-    def torch(self) -> Any:
+    def torch(self) -> Tensors:
         """The same selections as torch tensors: ``a.torch[10:20]``."""
-        return importlib.import_module("tensorstash.torch").Tensors(self.settle())
+        return Tensors(self.settle())
 
     def mmap(self, selection: Any = ...) -> NDArray[Any]:
         """As ``a[selection]`` of one uncompressed chunk, without reading it: a read-only view of

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol
 
 from .driver import Driver
-from .dtype import listed
-from .errors import NotFound
+from .errors import NotFound, listed
 from .formats.document import as_plain
 from .node import Content, update_attributes
 

@@ -16,8 +16,7 @@ from operator import ge
 
 from .codec import Pipeline
 from .driver import Buffer, Driver, Request, Span, Tag, get_at_most, located
-from .dtype import short
-from .errors import AlreadyExists, Corrupt, StashError
+from .errors import AlreadyExists, Corrupt, StashError, short
 from .formats import mark, zarr2, zarr3
 from .formats.mark import Layout, Layouts
 from .spec import ArraySpec

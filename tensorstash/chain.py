@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .codec import Codec, reason, split
-from .dtype import short
-from .errors import Invalid, StashError, Unsupported
+from .errors import Invalid, StashError, Unsupported, short
 from .registry import make_codec
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from .cached import Cached as Cached
 from .driver import Buffer as Buffer
-from .dtype import short as short
 from .errors import Corrupt, Invalid, StashError, Unsupported, counted
+from .errors import short as short
 from .limits import CHUNK, HUGE, NODE_BYTES, SLACK, room
 from .limits import values_in as values_in
 

@@ -18,8 +18,7 @@ from .array import Array
 from .chain import make
 from .codec import Pipeline
 from .driver import Driver
-from .dtype import short
-from .errors import AlreadyExists, Invalid, NotFound, counted
+from .errors import AlreadyExists, Invalid, NotFound, counted, short
 from .formats import zarr2
 from .formats.document import as_plain, lengths
 from .formats.trailer import new_identity

@@ -12,12 +12,11 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 
-from .errors import Invalid, Unsupported, counted
+from .errors import Invalid, Unsupported, counted, short
 
 STRING: Final = np.dtypes.StringDType()
 """Text of any length."""
@@ -32,7 +31,6 @@ DEPTH_LIMIT: Final = 16
 """Most records within records."""
 
 _SHOWN: Final = 400
-_LISTED: Final = 20
 """Characters, or elements, that a message could show: more than it does."""
 
 _NUMPY: Final = {
@@ -355,23 +353,3 @@ def check_size(nbytes: int) -> None:
 
 def _named(name: str, **configuration: Any) -> dict[str, Any]:
     return {"name": name, "configuration": configuration}
-
-
-def listed(names: Iterable[str]) -> str:
-    """``names`` for a message: the first twenty, each cut to fit."""
-    first = [short(name) for name in islice(names, _LISTED + 1)]
-    more = ", ..." if len(first) > _LISTED else ""
-    return (", ".join(first[:_LISTED]) or "none") + more
-
-
-def short(value: Any) -> str:
-    """``repr(value)``, on one line and cut to fit a message."""
-    if isinstance(value, str | bytes | list | tuple):
-        value = value[:_SHOWN]  # cut anyway, and stored ones may be of any length
-    try:
-        text = " ".join(repr(value)[:_SHOWN].split())
-    except ValueError:  # an integer of thousands of digits
-        text = f"<{type(value).__name__}>"
-    except RecursionError:
-        text = f"<{type(value).__name__} too deep to show>"
-    return text if len(text) <= 60 else f"{text[:57]}..."

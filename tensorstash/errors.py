@@ -25,6 +25,10 @@ also a builtin where one fits, so ordinary ``except KeyError`` works.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
 __all__ = [
     "AlreadyExists",
     "Closed",
@@ -48,6 +52,8 @@ __all__ = [
 _SHOWN = 400
 """Characters that are shown of either end of a line: what a message quotes may have any length."""
 
+_LISTED = 20
+
 
 def _cut(line: str) -> str:
     return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]} ... {line[-_SHOWN:]}"
@@ -57,6 +63,26 @@ def counted(count: int, one: str, many: str = "") -> str:
     """A count and what it counts, for messages: ``"1 axis"``, ``"2 axes"``. ``many``: of more
     than one, where that is not ``one`` and an ``s``."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """``names`` for a message: the first twenty, each cut to fit."""
+    first = [short(name) for name in islice(names, _LISTED + 1)]
+    more = ", ..." if len(first) > _LISTED else ""
+    return (", ".join(first[:_LISTED]) or "none") + more
+
+
+def short(value: Any) -> str:
+    """``repr(value)``, on one line and cut to fit a message."""
+    if isinstance(value, str | bytes | list | tuple):
+        value = value[:_SHOWN]  # cut anyway, and stored ones may be of any length
+    try:
+        text = " ".join(repr(value)[:_SHOWN].split())
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
+    except RecursionError:
+        text = f"<{type(value).__name__} too deep to show>"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class StashError(Exception):

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from . import dtype as dtypes
 from .bitwise import is_fill
-from .dtype import listed, short
-from .errors import Invalid, counted
+from .errors import Invalid, counted, listed, short
 
 __all__ = [
     "default",

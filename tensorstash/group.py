@@ -13,7 +13,6 @@ from .array import Array
 from .attributes import Attributes
 from .create import LimitsLike, create_at, make_settings, make_spec
 from .driver import Driver, Tag, get_at_most, located
-from .dtype import short
 from .errors import (
     AlreadyExists,
     Closed,
@@ -27,6 +26,7 @@ from .errors import (
     TimedOut,
     Unavailable,
     Unsupported,
+    short,
 )
 from .formats import zarr2, zarr3
 from .formats.consolidated import Members, is_member_path

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtype import short
-from .errors import InvalidSelection, counted
+from .errors import InvalidSelection, counted, short
 
 _MOST_DIMS = 64  # NumPy's own limit
 

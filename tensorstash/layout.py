@@ -13,8 +13,7 @@ import numpy as np
 
 from .chain import extension, make
 from .codec import BytesCodec, Codec, Serializer, split
-from .dtype import short
-from .errors import Invalid, Unsupported, counted
+from .errors import Invalid, Unsupported, counted, short
 from .formats.document import MAX_LENGTH
 from .shard import Sharding
 from .values import parse_lengths

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from .index import Stride, Transform, dims_of, identity, outer, point, select
 from .named import Fields, named
 from .operators import NoOperators
 from .tables import StrideTable
+from .tensors import to_tensor
+
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 Rule = Callable[[Any, Sequence[int]], Transform]
@@ -169,3 +174,36 @@ class Lazy:
 
     def __setitem__(self, selection: Any, value: Any) -> None:
         self._array[selection] = value
+
+
+class Tensors:
+    """``a.torch``: the array's selections as tensors over the one buffer that is read."""
+
+    def __init__(self, array: Handle) -> None:
+        """Tensors of ``array``."""
+        self._array = array
+
+    def __getitem__(self, selection: Any) -> torch.Tensor:
+        fields, selection = named(selection, self._array.dtype)
+        return self._tensor(select(selection, self._array.shape), fields)
+
+    def __setitem__(self, selection: Any, value: Any) -> None:
+        self._array[selection] = value
+
+    @property
+    def oindex(self) -> Indexer[torch.Tensor]:
+        """Orthogonal selection, as a tensor."""
+        return self._indexer(outer)
+
+    @property
+    def vindex(self) -> Indexer[torch.Tensor]:
+        """Pointwise selection, as a tensor."""
+        return self._indexer(point)
+
+    def _indexer(self, rule: Rule) -> Indexer[torch.Tensor]:
+        array = self._array
+        names = partial(named, dtype=array.dtype)
+        return Indexer(self._tensor, array.write_transform, rule, identity(array.shape), names)
+
+    def _tensor(self, transform: Transform, fields: Fields | None = None) -> torch.Tensor:
+        return to_tensor(self._array.read_transform(transform, None, fields))

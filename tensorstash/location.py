@@ -7,8 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .driver import Driver
-from .dtype import short
-from .errors import Invalid
+from .errors import Invalid, short
 from .registry import connect, serves
 from .urls import file_url, half, split
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtype import short
-from .errors import Invalid, InvalidSelection, Unsupported
+from .errors import Invalid, InvalidSelection, Unsupported, short
 from .values import as_array, broadcast
 
 

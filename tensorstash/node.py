@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from .belongings import Belongings, look
 from .copies import drop, dropped
 from .driver import Buffer, Check, Driver, Request, Span, Tag, get_at_most, held, located, pause
-from .dtype import short
 from .errors import (
     AlreadyExists,
     Conflict,
@@ -25,6 +24,7 @@ from .errors import (
     Unavailable,
     Unsupported,
     counted,
+    short,
 )
 from .file_kinds import told
 from .formats import trailer, zarr2, zarr3

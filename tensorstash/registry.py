@@ -19,8 +19,7 @@ from typing import Any
 
 from .codec import Codec
 from .driver import Driver
-from .dtype import short
-from .errors import Invalid, Unsupported
+from .errors import Invalid, Unsupported, short
 
 _CORE_CODECS = {"sharding_indexed": "tensorstash.shard"}
 """Codecs that are layout rather than arithmetic, and so live in the core."""
@@ -80,17 +79,20 @@ def serves(scheme: str, slash: bool) -> bool:
     return True
 
 
+def foreign() -> Any:
+    """The module that makes codecs of numcodecs' own configurations, imported when it is needed."""
+    return importlib.import_module("tensorstash.codecs.foreign")
+
+
 @cache
 def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
     if name in _CORE_CODECS:
         found = importlib.import_module(_CORE_CODECS[name]).make
     else:
-        found = _leaf("tensorstash.codecs", name, "make") or _leaf(
-            "tensorstash.codecs", "foreign", "find"
-        )(name)
+        found = _leaf("tensorstash.codecs", name, "make") or foreign().find(name)
     if found is None:
         known = [*_CORE_CODECS, *_leaves("tensorstash.codecs", "make")]
-        others = importlib.import_module("tensorstash.codecs.foreign").names()
+        others = foreign().names()
         raise Unsupported(f"no codec {short(name)}{_nearest(name, known, others)}")
     return found  # type: ignore[no-any-return]
 

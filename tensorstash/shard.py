@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from .chain import parse_codecs
 from .codec import ChunkSpec, Codec, Pipeline, Serializer, split
 from .driver import Buffer, Span
-from .dtype import short
-from .errors import Corrupt, Invalid, StashError, Unsupported, counted
+from .errors import Corrupt, Invalid, StashError, Unsupported, counted, short
 from .fill import is_fill
 from .limits import HUGE, INDEX, SHARD_CHUNKS, SLACK
 from .registry import make_codec

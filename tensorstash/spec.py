@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from .bitwise import is_fill
 from .cached import Cached
 from .codec import ChunkSpec, Codec, Pipeline
-from .dtype import short
-from .errors import StashError, counted
+from .errors import StashError, counted, short
 from .grid import Grid
 
 

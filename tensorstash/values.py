@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
 import re
 from collections.abc import Iterable
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtype import OBJECT, STRING, int_range, is_small_int, short, widened
-from .errors import Invalid
+from .dtype import OBJECT, STRING, int_range, is_small_int, widened
+from .errors import Invalid, short
+from .tensors import to_numpy
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -26,8 +26,7 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """
     if not isinstance(value, np.ndarray):
         if is_tensor(value):
-            value = _bridge().to_numpy(value)
-            return as_array(value, dtype)
+            return as_array(to_numpy(value), dtype)
         typed = getattr(value, "dtype", None) is not None and hasattr(value, "__array__")
         try:
             made = np.asarray(value) if typed else _untyped(value, dtype)
@@ -80,7 +79,7 @@ def natural(value: Any) -> NDArray[Any]:
     """``value`` as an array of the dtype that it has, or that NumPy finds for it; fixed-length
     text becomes text of any length."""
     if is_tensor(value):
-        found: NDArray[Any] = _bridge().to_numpy(value)
+        found: NDArray[Any] = to_numpy(value)
         return found
     try:
         array = np.asarray(value)
@@ -105,7 +104,7 @@ def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 def as_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array over a caller's buffer, its shape, dtype and writability checked."""
-    array = _bridge().to_numpy(out, shared=True) if is_tensor(out) else out
+    array = to_numpy(out, shared=True) if is_tensor(out) else out
     if not isinstance(array, np.ndarray):
         raise Invalid(f"out must be a NumPy array or a torch tensor, not {type(out).__name__}")
     if array.shape != shape or array.dtype != dtype:
@@ -158,8 +157,3 @@ def parse_bytes(value: int | str) -> int:
     if found is None or found[2].upper() not in _UNITS:
         raise Invalid(f"{value!r} is not a size in bytes; write 4096, '256MiB' or '1GiB'")
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def _bridge() -> Any:
-    # By name: the core does not import its torch face, which imports torch.
-    return importlib.import_module("tensorstash.torch")

@@ -558,7 +558,7 @@ def test_codecs_that_nest_too_deeply_are_refused() -> None:
 
 
 def test_a_message_shows_little_of_a_large_value() -> None:
-    from tensorstash.dtype import short
+    from tensorstash.errors import short
 
     assert short("x" * 10**6) == "'" + "x" * 56 + "..."
     assert len(short([1] * 10**6)) == 60

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate, default_conve
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from tensorstash.errors import Invalid, Unsupported
+from tensorstash.loading.present import present, rows, shown
 from tensorstash.loading.ragged import Ragged
 from tensorstash.torch import Batch
-from tensorstash.torch.present import present, rows, shown
 
 SAME = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 SAME += ("float16", "float32", "float64", "complex64", "complex128")

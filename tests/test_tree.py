@@ -90,7 +90,42 @@ def imported(path: Path, modules: set[str]) -> set[str]:
         for alias in node.names:
             inner = f"{base}.{alias.name}"
             found.add(inner if inner in modules else base)
-    return found & modules - {name}
+    return (found & modules) - {name}
+
+
+def named_in_strings(tree: ast.AST, modules: set[str]) -> set[str]:
+    """The modules of ours that a string names: an argument of ``import_module``, an entry of a
+    table, the fixed start of an f-string (which may name any module below). A façade that does
+    nothing but hand on is named by its own name only."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            first = node.values[0]
+            text = first.value if isinstance(first, ast.Constant) else ""
+            if isinstance(text, str) and IN_FRONT.fullmatch(text):
+                found |= {name for name in modules if name.startswith(text)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named = node.value.replace(":", ".")
+            while named and IN_FULL.fullmatch(named):
+                if named in modules:
+                    found.add(named)
+                    break
+                named = named.rpartition(".")[0]
+    return found
+
+
+IN_FULL = re.compile(r"tensorstash(\.\w+)+")
+IN_FRONT = re.compile(r"tensorstash\.(\w+\.)*\w*")
+BY_NAME = {"tensorstash", "tensorstash.registry"}
+"""These two import by name: what a user asks for by name (a codec of codecs among it), and what
+costs time to import."""
+
+
+def string_graph() -> dict[str, set[str]]:
+    files = python_files("tensorstash", "drivers", "codecs")
+    modules = {module_name(path) for path in files}
+    trees = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    return {name: named_in_strings(tree, modules) - {name} for name, tree in trees.items()}
 
 
 def import_graph() -> dict[str, set[str]]:
@@ -126,14 +161,35 @@ def test_the_cycle_finder_finds_cycles() -> None:
 
 def test_no_import_cycles_lazy_ones_included() -> None:
     # The package's own __init__ is the façade: everything stands behind it.
+    strings = string_graph()
     graph = {
-        module: others - {"tensorstash"}
+        module: (others | (set() if module in BY_NAME else strings[module])) - {"tensorstash"}
         for module, others in import_graph().items()
         if module != "tensorstash"
     }
     assert sum(map(len, graph.values())) > 5, "the import graph looks empty: is the reader broken?"
     found = cycle(graph)
     assert found is None, " -> ".join(found or [])
+
+
+def test_strings_that_name_modules_are_found() -> None:
+    modules = {"tensorstash.a", "tensorstash.a.b", "tensorstash.c"}
+
+    def found(text: str) -> set[str]:
+        return named_in_strings(ast.parse(text), modules)
+
+    assert found("import_module('tensorstash.a.b')") == {"tensorstash.a.b"}
+    assert found("x = {'k': 'tensorstash.c:make'}") == {"tensorstash.c"}
+    assert found("import_module(f'tensorstash.a.{n}')") == {"tensorstash.a.b"}
+    assert found("import_module(f'tensorstash.{n}')") == modules
+    assert found("'see tensorstash.a', 'tensorstash', f'tensorstash needs {n}', 'numpy.a'") == set()
+
+
+def test_only_the_registry_and_the_package_reach_modules_by_name() -> None:
+    strings = string_graph()
+    assert strings["tensorstash.registry"], "no strings are found: is the reader broken?"
+    found = {name: others for name, others in strings.items() if others and name not in BY_NAME}
+    assert not found, found
 
 
 def test_leaves_import_their_contract_and_each_other_only() -> None:

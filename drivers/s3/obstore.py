@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import NotModifiedError
@@ -269,12 +268,12 @@ class ObstoreClient(Client):
         """The client for the rest, made when it is first needed."""
         if self._made is None:
             try:
-                module = import_module("tensorstash.drivers.s3.s3fs")
+                from tensorstash.drivers.s3.s3fs import make
             except ModuleNotFoundError as error:
                 raise Failed(
                     "refused", f"obstore cannot do this; pip install {error.name}"
                 ) from error
-            self._made = cast(Callable[[Settings], Client], module.make)(self._settings)
+            self._made = make(self._settings)
         self._made.quoted = self.quoted
         return self._made
 

@@ -4,7 +4,6 @@ costs more than a hundred requests."""
 from __future__ import annotations
 
 import asyncio
-import importlib
 import importlib.util
 import os
 from collections import OrderedDict
@@ -117,4 +116,10 @@ def check_kind(kind: str) -> str:
 
 
 def _module(kind: str) -> Any:
-    return importlib.import_module(f"tensorstash.drivers.s3.{kind}")
+    if kind == "s3fs":
+        from tensorstash.drivers.s3 import s3fs
+
+        return s3fs
+    from tensorstash.drivers.s3 import obstore
+
+    return obstore

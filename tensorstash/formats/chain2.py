@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,7 +10,8 @@ import numpy as np
 from .. import dtype as dtypes
 from ..chain import make
 from ..codec import Codec, reason, split
-from ..errors import Invalid, StashError, Unsupported
+from ..errors import Invalid, StashError, Unsupported, short
+from ..registry import foreign
 from .typestr import to_v2
 
 SERIALIZED: Final = ("vlen-utf8", "vlen-bytes")
@@ -66,14 +66,12 @@ def chain(
 
 
 def _foreign(name: str, *arguments: Any) -> Any:
-    # Named only here, and late: the core imports no leaf when it is imported itself.
-    module = importlib.import_module("tensorstash.codecs.foreign")
     try:
-        made = getattr(module, name)(*arguments)
+        made = getattr(foreign(), name)(*arguments)
     except (StashError, RecursionError, MemoryError):
         raise
     except Exception as error:  # numcodecs raises what it likes
-        what = dtypes.short(arguments[0])
+        what = short(arguments[0])
         detail = reason(error)
         raise Invalid(f"filters or compressor {what} cannot be: {detail}") from error
     return made

@@ -16,8 +16,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from typing import Any, Final, TypeAlias
 
 from ..cached import Cached
-from ..dtype import short
-from ..errors import Corrupt, Invalid, counted
+from ..errors import Corrupt, Invalid, counted, short
 from ..limits import check_document
 from .document import check_depth, decode
 from .large import SPACE, Others, Placed, Some, Text, first_from

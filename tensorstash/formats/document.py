@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
-from ..dtype import is_extended, is_float, short
-from ..errors import Corrupt, Invalid, Unsupported, counted
+from ..dtype import is_extended, is_float
+from ..errors import Corrupt, Invalid, Unsupported, counted, short
 from ..limits import check_document
 
 MAX_NDIM: Final = 64

@@ -21,9 +21,8 @@ from ..dtype import (
     native,
     parts,
     record,
-    short,
 )
-from ..errors import Invalid, Unsupported, counted
+from ..errors import Invalid, Unsupported, counted, short
 
 OBJECT_CODECS: Final = frozenset(
     ["vlen-utf8", "vlen-bytes", "vlen-array", "json2", "pickle", "msgpack2", "categorize"]

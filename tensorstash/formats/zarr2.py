@@ -13,8 +13,7 @@ from typing import Any, Final, Literal
 from .. import dtype as dtypes
 from .. import fill as fills
 from ..codec import Pipeline
-from ..dtype import short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, short
 from ..grid import Grid
 from ..spec import ArraySpec, KeyEncoding
 from .chain2 import chain, described

@@ -14,8 +14,7 @@ from .. import dtype as dtypes
 from .. import fill as fills
 from ..chain import extension, parse_codecs
 from ..codec import Codec, Pipeline
-from ..dtype import short
-from ..errors import Invalid, Unsupported, counted
+from ..errors import Invalid, Unsupported, counted, short
 from ..grid import AxisGrid, Grid, RectilinearAxis, RegularAxis
 from ..spec import ArraySpec, KeyEncoding
 from . import mark

@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ..dtype import short
-from ..errors import Invalid, counted
+from ..errors import Invalid, counted, short
 from ..values import parse_bytes, parse_whole
 from .cuts import Numbers
+from .dataloader_worker import check_shared_out
 from .epochs import Epochs, Progress
 from .order import Order
 from .ordering import Kind, Ordering
@@ -20,7 +20,6 @@ from .pool import together
 from .quality import amplification, evenness
 from .room import Room
 from .share import Share
-from .shared_out import check_shared_out
 from .source import Source
 from .state import MOST_LANES
 from .touched import repetition, scattered

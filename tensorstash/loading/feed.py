@@ -11,9 +11,9 @@ from ..threads import cores
 from .ahead import Stop
 from .batches import Batches, Epoch, Reads
 from .course import Course, Shuffle, whole
+from .dataloader_worker import check_shared_out
 from .iteration import Iteration
 from .memory import Memory
-from .shared_out import check_shared_out
 from .source import Source
 from .state import State
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..dtype import short
-from ..errors import Invalid, counted
+from ..errors import Invalid, counted, short
 
 MOST_LANES = 1 << 16
 """Lanes that there may be: their numbers have 16 bits."""

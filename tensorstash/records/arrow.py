@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import STRING, short
-from ..errors import Invalid, Unsupported, counted
+from ..dtype import STRING
+from ..errors import Invalid, Unsupported, counted, short
 from ..loading.ragged import Ragged, offsets_of
 from ..loading.source import Columns, nested
 from .elements import common, library, unfolded, zoned

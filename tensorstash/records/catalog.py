@@ -14,8 +14,8 @@ from typing import Any, cast, get_args
 from ..attributes import Attributes
 from ..cached import Cached
 from ..driver import Tag
-from ..dtype import is_extended, short
-from ..errors import Corrupt, Invalid, StashError, Unsupported, counted
+from ..dtype import is_extended
+from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
 from ..formats import zarr3
 from ..formats.document import GroupDocument
 from ..formats.trailer import new_identity

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 
-from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, short
 from . import schema
 from .schema import Field
 from .tensordicts import is_tensordict

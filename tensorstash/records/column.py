@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..array import Array
 from ..driver import located
-from ..dtype import STRING, short
-from ..errors import Corrupt, Invalid, StashError, Unsupported, counted
+from ..dtype import STRING
+from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
 from ..index import leading
 from ..look import Look
 from ..operators import NoOperators

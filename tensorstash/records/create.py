@@ -12,8 +12,7 @@ import numpy as np
 from .. import node
 from ..create import LimitsLike, make_settings
 from ..driver import Driver
-from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, short
 from ..formats import zarr3
 from ..handle import Settings
 from ..limited import limited

@@ -10,8 +10,7 @@ from typing import Any
 from .. import node
 from ..belongings import look
 from ..driver import Check
-from ..dtype import short
-from ..errors import AlreadyExists, Conflict, Invalid, NotFound
+from ..errors import AlreadyExists, Conflict, Invalid, NotFound, short
 from ..formats import trailer, zarr3
 from ..formats.trailer import Trailer
 from ..resize import write_beyond

@@ -15,7 +15,6 @@ form            a batch is
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -23,8 +22,10 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import is_extended, short, widened
-from ..errors import Invalid
+from ..dtype import is_extended, widened
+from ..errors import Invalid, short
+from ..loading.present import present as as_tensors
+from ..loading.present import rows
 from ..loading.ragged import Ragged
 from ..loading.source import Columns, KnownColumns, nested
 from . import arrow, frames, tensordicts
@@ -71,7 +72,7 @@ def present(
     if ragged == "padded":
         columns = {path: _padded(column) for path, column in columns.items()}
     if form == "torch":
-        return keep(importlib.import_module("tensorstash.torch").present(columns, ragged), kept)
+        return keep(as_tensors(columns, ragged), kept)
     if form == "tensordict":
         return keep(tensordicts.tensordict(columns, ragged), kept)
     if form == "arrow":
@@ -104,7 +105,7 @@ def one_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = No
     if form == "numpy":
         return nested({path: column[0] for path, column in columns.items()})
     columns = unfolded(columns)
-    (row,) = importlib.import_module("tensorstash.torch").rows(columns)
+    (row,) = rows(columns)
     return row if form == "torch" else tensordicts.row_tensordict(row, columns)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import OBJECT, STRING, listed, short
-from ..errors import Invalid, Unsupported, counted
+from ..dtype import OBJECT, STRING
+from ..errors import Invalid, Unsupported, counted, listed, short
 from ..loading.ragged import Ragged
 from ..loading.source import Columns
 from . import arrow

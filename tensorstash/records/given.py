@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import parts, short
-from ..errors import Invalid
+from ..dtype import parts
+from ..errors import Invalid, short
 from ..loading.source import Columns
 from ..values import is_tensor, natural
 from . import arrow, frames

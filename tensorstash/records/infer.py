@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import dtype as dtypes
-from ..dtype import OBJECT, short
-from ..errors import Invalid
+from ..dtype import OBJECT
+from ..errors import Invalid, short
 from ..loading.ragged import Ragged
 from .schema import BY_TYPE, Field, Fields, check_paths, field_of, json, ragged
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..create import make_spec
-from ..dtype import short
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid, Unsupported, short
 from ..layout import auto_chunks
 from ..spec import ArraySpec
 from .catalog import OFFSETS, VALUES, Catalog

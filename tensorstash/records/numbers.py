@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import OBJECT, is_float, parts, short
-from ..errors import Invalid
+from ..dtype import OBJECT, is_float, parts
+from ..errors import Invalid, short
 from ..values import as_array, is_tensor, natural
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..driver import Driver
-from ..dtype import listed, short
-from ..errors import Invalid, Unsupported, counted
+from ..errors import Invalid, Unsupported, counted, listed, short
 from ..formats.document import GroupDocument
 from ..handle import Settings
 from ..loading.source import Columns, nested

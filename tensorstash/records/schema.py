@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from .. import dtype as dtypes
-from ..dtype import OBJECT, STRING, short
-from ..errors import Invalid, Unsupported
+from ..dtype import OBJECT, STRING
+from ..errors import Invalid, Unsupported, short
 from ..values import parse_lengths
 
 Kind = Literal["fixed", "ragged", "text", "bytes", "json", "object"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidSelection, counted
+from ..loading.dataloader_worker import in_worker, keeping_fields
 from ..loading.feed import Feed
+from ..loading.present import rows as rows_of_tensors
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.touched import Touched
 from ..sources.windows import Windows
@@ -121,7 +121,7 @@ class RecordSource:
 
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
-        if _in_worker():
+        if in_worker():
             self.table.use_one_thread()
         stored = self.rows.at(rows, self.table.catalog.rows)
         names = self._same_names()
@@ -230,11 +230,10 @@ class RecordSource:
     def rows_for_torch(self, indices: Sequence[int]) -> list[Any]:
         """Rows as torch's default collate function takes them: tensors, unless the view has a
         format of its own. An error in a worker keeps its fields on the way to the parent."""
-        torch = importlib.import_module("tensorstash.torch")
-        with torch.keeping_fields():
+        with keeping_fields():
             columns = self.take(self._positions(indices))
         if self.form in (None, "torch") and self.transform is None:
-            return list(torch.rows(columns))
+            return rows_of_tensors(columns)
         return self.each_row(columns)
 
     def _positions(self, indices: Any) -> NDArray[Any]:
@@ -253,12 +252,6 @@ class RecordSource:
     @property
     def _step(self) -> int:
         return layout.block_rows(self.table.catalog, self.names, self.row_bytes)
-
-
-def _in_worker() -> bool:
-    """Whether this is a worker of torch's ``DataLoader``, of which several fill the processors."""
-    data = sys.modules.get("torch.utils.data")
-    return data is not None and data.get_worker_info() is not None
 
 
 def _blocks(rows: RowSet, count: int, step: int) -> Blocks:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..loading.present import present
 from ..loading.ragged import Ragged
 from ..loading.source import Columns, nested
 from ..values import is_tensor, natural
@@ -18,7 +18,7 @@ def tensordict(columns: Columns, ragged: str) -> Any:
     made = library("tensordict")
     columns = unfolded(columns)
     count = len(next(iter(columns.values()), ()))
-    batch = importlib.import_module("tensorstash.torch").present(columns, ragged)
+    batch = present(columns, ragged)
     values = {path: _within(batch, path) for path in columns}
     stacked = {
         path: value if is_tensor(value) else _stack(made, value) for path, value in values.items()

@@ -6,8 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, short
 from .classes import RowClass, schema_of
 from .given import columns_of, flat
 from .schema import Field

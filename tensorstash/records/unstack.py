@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..loading.present import rows
 from ..loading.source import Columns, nested
 from . import formats
 from .schema import Fields
@@ -23,7 +23,7 @@ def rows_of(columns: Columns, form: str, fields: Fields) -> list[Any]:
             return [nested({name: part[i] for name, part in parts.items()}) for i in range(count)]
         return [{name: part[i] for name, part in parts.items()} for i in range(count)]
     if form == "torch":
-        return list(importlib.import_module("tensorstash.torch").rows(columns))
+        return rows(columns)
     count = len(next(iter(columns.values()), ()))
     if form == "python":
         return list(formats.present(columns, form, "list"))

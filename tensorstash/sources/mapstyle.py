@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import short
-from ..errors import InvalidSelection, counted
+from ..errors import InvalidSelection, counted, short
 from ..index import Point, Stride, select
+from ..loading.dataloader_worker import keeping_fields
+from ..loading.present import shown
 from ..loading.source import Columns
 
 
@@ -61,18 +61,13 @@ class MapStyle(ABC):
                 f"ask for one from "
                 f"{-count} to {count - 1}"
             )
-        with _torch("worker_errors").keeping_fields():
+        with keeping_fields():
             found = self.shown(np.where(numbers < 0, numbers + count, numbers))
-        tensors = _torch("present").shown(found)
+        tensors = shown(found)
         return [item(tensors, i) for i in range(len(numbers))]
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
-
-
-def _torch(name: str) -> Any:
-    # By name: nothing here imports torch, and whoever asks for items in lists has.
-    return importlib.import_module(f"tensorstash.torch.{name}")
 
 
 def as_numbers(rows: Any) -> NDArray[np.int64]:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..dtype import short
-from ..errors import Invalid, counted
+from ..errors import Invalid, counted, short
 from ..loading.order import Order
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..loading.touched import Touched

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..dtype import short
-from ..errors import Invalid, counted
+from ..errors import Invalid, counted, short
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.touched import Touched
 from ..values import parse_lengths, parse_whole

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtype import short
-from ..errors import Invalid
+from ..errors import Invalid, short
 
 Numbers = NDArray[np.int64]
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from ..cached import Cached
 from ..codec import Codec
 from ..driver import Driver
-from ..dtype import short
-from ..errors import Invalid, NoMemory, counted
+from ..errors import Invalid, NoMemory, counted, short
 from ..grid import AxisGrid, RegularAxis
 from ..handle import Handle
 from ..index import AxisMap, Stride, Take, Transform, dims_of, identity

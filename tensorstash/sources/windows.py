@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..dtype import short
-from ..errors import Invalid, counted
+from ..errors import Invalid, counted, short
 from ..handle import Handle
 from ..lazy import View
 from ..loading.ragged import runs_of

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-from ..dtype import short
-from ..errors import Invalid, InvalidSelection, counted
+from ..errors import Invalid, InvalidSelection, counted, short
 from ..handle import Handle
 from ..lazy import View
-from .tensors import to_numpy, to_tensor
-from .worker_errors import keeping_fields
+from ..loading.dataloader_worker import in_worker, keeping_fields
+from ..tensors import to_numpy, to_tensor
 
 
 class ArrayDataset(Dataset[Any]):
@@ -89,7 +88,7 @@ def _rows(array: Any, rows: NDArray[np.intp]) -> Sequence[Any]:
 def _in_worker(column: Any) -> Any:
     """The column, reading with one thread where a loader's workers already fill the processors."""
     array = column.array if isinstance(column, View) else column
-    if get_worker_info() is not None and isinstance(array, Handle) and array.settings.threads != 1:
+    if in_worker() and isinstance(array, Handle) and array.settings.threads != 1:
         array.settings = replace(array.settings, threads=1)
         array.refresh()
     return column

@@ -11,13 +11,13 @@ import torch
 from torch import distributed
 
 from ..errors import Invalid
+from ..loading.batch import moved
 from ..loading.course import Shuffle
 from ..loading.feed import Feed
+from ..loading.present import present, shown
 from ..loading.source import Columns, Source
 from ..sources.beside import as_rows
-from .batch import moved
 from .dataset import ArrayDataset
-from .present import present, shown
 
 
 class Loader(Feed[Any]):

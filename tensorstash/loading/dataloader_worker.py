@@ -1,16 +1,48 @@
-"""Errors that keep their fields on the way from a ``DataLoader`` worker to its parent."""
+"""What is different in a worker of torch's ``DataLoader``: several of them fill the processors, may
+each iterate a whole dataset, and hand errors to their parent as text."""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch.utils.data import get_worker_info
+from ..errors import Conflict, Corrupt, DriverError, Invalid, StashError, counted
 
-from ..errors import Conflict, Corrupt, DriverError, StashError
+
+def in_worker() -> bool:
+    """Whether this is a worker of torch's ``DataLoader``, of which several fill the processors."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None
+
+
+def check_shared_out(rank: int, world: int) -> None:
+    """Raise :class:`~tensorstash.errors.Invalid` in one of several workers over an
+    ``IterableDataset``, unless workers are counted as ranks: every worker runs the whole dataset,
+    so that each row would come once a worker.
+
+    Rows shared out in another way, by views, are refused too: whether they are cannot be seen
+    from within one worker.
+    """
+    data = sys.modules.get("torch.utils.data")
+    if data is None:
+        return
+    info = data.get_worker_info()
+    if info is None or info.num_workers < 2 or not isinstance(info.dataset, data.IterableDataset):
+        return
+    if world % info.num_workers == 0 and rank % info.num_workers == info.id:
+        return
+    raise Invalid(
+        f"each of {counted(info.num_workers, 'worker')} iterates the IterableDataset, and "
+        f"would give every "
+        f"row of rank {rank} of {world}: with get_worker_info() as info, make the loader in the "
+        "worker, with rank=rank * info.num_workers + info.id and "
+        "world_size=world_size * info.num_workers; or let the DataLoader have num_workers=0 or 1, "
+        "for a loader reads with threads"
+    )
 
 
 @contextmanager
@@ -20,7 +52,7 @@ def keeping_fields() -> Iterator[None]:
         yield
     except StashError as error:
         kind = _IN_WORKER.get(type(error))
-        if kind is None or get_worker_info() is None:
+        if kind is None or not in_worker():
             raise
         raise kind.of(error) from error
 

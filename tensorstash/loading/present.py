@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..dtype import is_extended
 from ..errors import Invalid, Unsupported
-from ..loading.ragged import Ragged
-from ..loading.source import Columns, KnownColumns, nested
+from ..tensors import to_tensor
+from ..values import is_tensor
 from .batch import Batch
-from .tensors import to_tensor
+from .ragged import Ragged
+from .source import Columns, KnownColumns, nested
+
+if TYPE_CHECKING:
+    import torch
 
 _RAGGED = ("jagged", "list", "padded")
 _SAME = frozenset(np.dtype(code) for code in "?bhilBHILefdFD")
@@ -75,12 +79,19 @@ def _column(path: str, column: Any, ragged: str) -> Any:
     return shown(column)
 
 
+@cache
+def _from_numpy() -> Callable[[NDArray[Any]], torch.Tensor]:
+    import torch
+
+    return torch.from_numpy
+
+
 def _tensor(path: str, array: NDArray[Any]) -> Any:
     flags = array.flags
     # One of a single element counts as contiguous, whatever its strides: those of a record.
     even = not any(stride % array.itemsize for stride in array.strides)
     if array.dtype in _SAME and flags.c_contiguous and flags.writeable and even:
-        return torch.from_numpy(array)
+        return _from_numpy()(array)
     kind = array.dtype.kind
     if kind in "TUSO":
         return array.tolist()
@@ -106,14 +117,18 @@ def _ragged(path: str, column: Ragged, ragged: str) -> Any:
     if ragged == "padded":
         return _tensor(path, column.to_padded())
     values = _tensor(path, column.values)
-    if not isinstance(values, torch.Tensor):
+    if not is_tensor(values):
         raise Unsupported(f"field {path!r} of dtype {column.dtype} has no torch counterpart")
     if ragged == "list" or column.ndim > 1:
         return _pieces(values, column)
+    import torch
+
     return torch.nested.nested_tensor_from_jagged(values, _tensor(path, column.offsets))
 
 
 def _pieces(values: torch.Tensor, column: Ragged) -> list[torch.Tensor]:
+    import torch
+
     if column.ndim == 1:
         return list(torch.split(values, column.lengths.tolist()))
     pieces = torch.split(values, np.diff(column.offsets).tolist())
@@ -122,8 +137,8 @@ def _pieces(values: torch.Tensor, column: Ragged) -> list[torch.Tensor]:
 
 
 def _apart(column: Any) -> Iterable[Any]:
-    if isinstance(column, torch.Tensor):
-        return column.unbind(0)
+    if is_tensor(column):
+        return column.unbind(0)  # type: ignore[no-any-return]
     if isinstance(column, Batch):  # of an array of records
         every = zip(*map(_apart, column.values()), strict=True)
         return (dict(zip(column, row, strict=True)) for row in every)
