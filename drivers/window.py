@@ -8,7 +8,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from tensorstash.workers import Task, Workers
+from tensorstash.threads import Task, Workers
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")

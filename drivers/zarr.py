@@ -14,12 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from hashlib import blake2b
 from typing import Any, TypeAlias, TypeVar
 
-from zarr.abc.store import (
-    ByteRequest,
-    OffsetByteRequest,
-    RangeByteRequest,
-    Store,
-)
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.core.sync import sync
 

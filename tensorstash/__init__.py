@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .array import Array
 from .create import create, load, open, save
 from .driver import Driver
+from .engine.stats import Stats
 from .errors import (
     AlreadyExists,
     Closed,
@@ -32,14 +33,12 @@ from .errors import (
     Unavailable,
     Unsupported,
 )
-from .explain import Explanation
+from .explain import Explanation, Info
 from .group import Group, create_group, open_group
-from .info import Info
-from .lazy import View
 from .location import Location
 from .log import log_requests
-from .stats import Stats
 from .transfer import copy
+from .view import View
 
 if TYPE_CHECKING:
     from .records import Ragged, Records, create_records, json, open_records, ragged, save_records

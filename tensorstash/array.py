@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import resize as sizes
 from .attributes import Attributes
-from .blocks import blocks
-from .buffer import BufferedWriter
-from .cache import Cache
-from .chunks import Chunks
 from .codec import Codec
+from .coerce import as_array, as_objects, as_out, broadcast, parse_bytes, parse_lengths
 from .driver import Check, Driver, Tag, held, located
+from .engine import resize as sizes
+from .engine.cache import Cache
+from .engine.chunks import Chunks
+from .engine.look import Found, Guard, Look, blame
+from .engine.mmap import mapped
+from .engine.read import Reader
+from .engine.stats import Meter, Stats
+from .engine.stored import present_blocks
+from .engine.update import Guess
+from .engine.write import Writer
 from .errors import (
     Closed,
     Corrupt,
@@ -29,24 +35,15 @@ from .errors import (
     Unsupported,
     counted,
 )
-from .explain import Explanation, explain
-from .grid import cut, cuts
-from .handle import Settings
-from .index import Transform, has_ellipsis, identity, outer, point, select, spans
-from .info import Info, info
-from .lazy import Indexer, Lazy, Rule, Tensors
-from .look import Found, Guard, Look, blame
-from .mapped import mapped
-from .merge import Guess
-from .named import Fields, named
-from .node import Node, lock_key, require_array, reread, reread_copied
-from .operators import NoOperators
-from .read import Reader
-from .spec import ArraySpec
-from .stats import Meter, Stats
-from .stored import present_blocks
-from .values import as_array, as_objects, as_out, broadcast, parse_bytes, parse_lengths
-from .write import Writer
+from .explain import Explanation, Info, explain, info
+from .handle import NoOperators, Settings
+from .indexing.fields import Fields, named
+from .indexing.grid import blocks, cut, cuts
+from .indexing.selection import Transform, has_ellipsis, identity, outer, point, select, spans
+from .metadata.node import Node, lock_key, require_array, reread, reread_copied
+from .metadata.spec import ArraySpec
+from .view import Indexer, Lazy, Rule, Tensors
+from .writer import BufferedWriter
 
 
 class Array(NoOperators):

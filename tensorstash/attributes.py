@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from .driver import Driver
 from .errors import NotFound, listed
-from .formats.document import as_plain
-from .node import Content, update_attributes
+from .metadata.document import as_plain
+from .metadata.node import Content, update_attributes
 
 
 class _Handle(Protocol):

@@ -13,25 +13,23 @@ from numpy.typing import NDArray
 
 from . import dtype as dtypes
 from . import fill as fills
-from . import layout, node
 from .array import Array
-from .chain import make
 from .codec import Pipeline
+from .coerce import as_array, natural, parse_bytes, parse_lengths
 from .driver import Driver
 from .errors import AlreadyExists, Invalid, NotFound, counted, short
-from .formats import zarr2
-from .formats.document import as_plain, lengths
-from .formats.trailer import new_identity
-from .grid import Grid
 from .handle import Settings
-from .layout import CodecsLike
-from .limited import limited
+from .indexing.grid import Grid
 from .limits import Limits
 from .limits import parse as parse_limits
 from .location import Location, resolve
-from .reach import reach
-from .spec import ArraySpec, KeyEncoding
-from .values import as_array, natural, parse_bytes, parse_lengths
+from .metadata import defaults, node, zarr2, zarr3
+from .metadata.defaults import CodecsLike
+from .metadata.document import as_plain, lengths
+from .metadata.spec import ArraySpec, KeyEncoding
+from .metadata.trailer import new_identity
+from .registry import disk_cache, make
+from .wrapper import limited
 
 Mode = Literal["r", "r+", "a", "w", "x"]
 LimitsLike = Mapping[str, int | str] | Limits | None
@@ -134,7 +132,7 @@ def open(
         write_fill=write_fill,
         allow_pickle=allow_pickle,
     )
-    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    driver = open_driver(location, options, cache_dir, cache_dir_bytes, immutable)
     driver = limited(driver, settings.limits)
     if mode in ("r", "r+"):
         if layout_options:
@@ -175,9 +173,9 @@ def make_spec(
     ``chunks``: an edge an axis, or one for all; left out, chosen for about 512 KiB. ``shards``:
     store several chunks in one object, an edge an axis and multiples of ``chunks``; these, left
     out, are chosen to divide them, for about 32 KiB. ``codecs``: see
-    :func:`tensorstash.layout.chain`. ``fill_value``: default zero. ``order="F"`` stores chunks in
-    column-major order. ``zarr_format=2`` and its numcodecs ``filters`` are for readers that know
-    no v3.
+    :func:`tensorstash.metadata.defaults.chain`. ``fill_value``: default zero. ``order="F"`` stores
+    chunks in column-major order. ``zarr_format=2`` and its numcodecs ``filters`` are for readers
+    that know no v3.
     """
     for name in unknown:
         close = get_close_matches(name, make_spec.__kwdefaults__ or (), 1)
@@ -200,11 +198,11 @@ def make_spec(
         if choice not in choices:
             raise Invalid(f"{what} {short(choice)} is none of {', '.join(map(repr, choices))}")
     if shards is None:
-        inner = outer = layout.chunk_shape(chunks, extent, kind.itemsize)
+        inner = outer = defaults.chunk_shape(chunks, extent, kind.itemsize)
     else:
-        outer = layout.chunk_shape(shards, extent, kind.itemsize, "shards")
-        wanted = layout.inner_chunks(outer, kind.itemsize) if chunks in (None, "auto") else chunks
-        inner = layout.chunk_shape(wanted, extent, kind.itemsize)
+        outer = defaults.chunk_shape(shards, extent, kind.itemsize, "shards")
+        wanted = defaults.inner_chunks(outer, kind.itemsize) if chunks in (None, "auto") else chunks
+        inner = defaults.chunk_shape(wanted, extent, kind.itemsize)
     if zarr_format == 2:
         if shards is not None:
             raise Invalid("Zarr v2 has no shards; leave shards out, or use zarr_format=3")
@@ -212,11 +210,11 @@ def make_spec(
     else:
         if filters is not None:
             raise Invalid("filters are Zarr v2's; name them in codecs, as 'numcodecs.delta' say")
-        steps = layout.chain(codecs, kind)
+        steps = defaults.chain(codecs, kind)
         if order == "F" and len(extent) > 1:
             steps = (make("transpose", {"order": list(range(len(extent)))[::-1]}), *steps)
         if shards is not None:
-            steps = layout.sharded(steps, inner, outer)
+            steps = defaults.sharded(steps, inner, outer)
     grid = Grid.regular(outer)
     encoding = key_encoding or ("default" if zarr_format == 3 else "v2")
     spec = ArraySpec(
@@ -279,8 +277,8 @@ def _v2_chain(
     compressor: Mapping[str, Any] | None
     if codecs is None or codecs == "raw":
         compressor = None
-    elif codecs in ("auto", "blosc", *layout.BLOSC):
-        cname = codecs if codecs in layout.BLOSC else "lz4"
+    elif codecs in ("auto", "blosc", *defaults.BLOSC):
+        cname = codecs if codecs in defaults.BLOSC else "lz4"
         shuffle = 2 if dtype.itemsize == 1 else 1
         compressor = {"id": "blosc", "cname": cname, "clevel": 5, "shuffle": shuffle}
     elif isinstance(codecs, str):
@@ -293,7 +291,7 @@ def _v2_chain(
                 "with a whole chain in codecs, order and filters belong into it; or give a "
                 "compressor, as {'id': 'zlib', 'level': 5}"
             )
-        return layout.chain(codecs, dtype)
+        return defaults.chain(codecs, dtype)
     return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)
 
 
@@ -323,3 +321,24 @@ def make_settings(
         limits=parse_limits(limits, parse_bytes),
         **flags,
     )
+
+
+_DOCUMENTS = frozenset({zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED})
+
+
+def open_driver(
+    location: Location,
+    options: Mapping[str, Any] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    cache_dir_bytes: int | str,
+    immutable: bool,
+) -> Driver:
+    """:func:`resolve`, behind a ``DiskCache`` in ``cache_dir`` of at most
+    ``cache_dir_bytes``; what is on this machine already needs none. ``immutable``: what it holds
+    is not compared with what is stored, but for metadata."""
+    driver = resolve(location, options)
+    if cache_dir is None or driver.capabilities.local:
+        return driver
+    limit = parse_bytes(cache_dir_bytes)
+    found: Driver = disk_cache()(driver, os.fspath(cache_dir), limit, immutable, _DOCUMENTS)
+    return found

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from . import copies, node
 from .array import Array
 from .attributes import Attributes
-from .create import LimitsLike, create_at, make_settings, make_spec
+from .create import LimitsLike, create_at, make_settings, make_spec, open_driver
 from .driver import Driver, Tag, get_at_most, located
 from .errors import (
     AlreadyExists,
@@ -28,16 +27,14 @@ from .errors import (
     Unsupported,
     short,
 )
-from .formats import zarr2, zarr3
-from .formats.consolidated import Members, is_member_path
-from .formats.document import GroupDocument, as_plain
-from .formats.mark import fields_of, is_records
 from .handle import Settings
-from .limited import limited
 from .location import Location, resolve
-from .reach import reach
-from .spec import ArraySpec
-from .tree import Branch, draw
+from .metadata import copies, node, zarr2, zarr3
+from .metadata.consolidated import Members, is_member_path
+from .metadata.document import GroupDocument, as_plain
+from .metadata.mark import fields_of, is_records
+from .metadata.spec import ArraySpec
+from .wrapper import limited
 
 GroupMode = Literal["r", "r+", "a", "w", "x"]
 
@@ -509,7 +506,7 @@ def open_group(
     writes = "r" if mode == "r" else "r+"
     flags = {"immutable": immutable, "allow_pickle": allow_pickle}
     settings = make_settings(writes, cache, threads, missing, lock_timeout, limits, **flags)
-    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    driver = open_driver(location, options, cache_dir, cache_dir_bytes, immutable)
     driver = limited(driver, settings.limits)
     if mode in ("w", "x"):
         made = create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
@@ -524,3 +521,22 @@ def open_group(
         return Group(driver, "", settings, made.document)
     except AlreadyExists:
         return Group(driver, "", settings).refresh()
+
+
+Branch: TypeAlias = Iterator[tuple[str, str, "Branch | None"]]
+"""Names with what is said of each, and what lies below it."""
+
+
+def draw(branch: Branch) -> Iterator[str]:
+    """A line for every name, those below indented."""
+    todo = [(branch, next(branch, None), "")]
+    while todo:
+        branch, member, indent = todo.pop()
+        if member is None:
+            continue
+        name, note, below = member
+        following = next(branch, None)
+        yield f"{indent}{'├── ' if following else '└── '}{name} {note}".rstrip()
+        todo.append((branch, following, indent))
+        if below is not None:
+            todo.append((below, next(below, None), indent + ("│   " if following else "    ")))

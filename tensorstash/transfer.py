@@ -13,21 +13,21 @@ import numpy as np
 
 from . import dtype as dtypes
 from . import fill as fills
-from . import node
 from .array import Array
-from .bitwise import is_fill
 from .create import make_spec, open
 from .driver import Driver, located
+from .engine.stored import count, stored_blocks, whole
 from .errors import Invalid
-from .formats.trailer import new_identity
-from .grid import cuts
+from .fill import is_fill
 from .handle import Settings
-from .limited import limited
+from .indexing.grid import cuts
 from .location import Location, resolve
-from .shard import Sharding
-from .spec import ArraySpec
-from .stored import count, stored_blocks, whole
+from .metadata import node
+from .metadata.spec import ArraySpec
+from .metadata.trailer import new_identity
+from .sharding import Sharding
 from .threads import spread
+from .wrapper import limited
 
 _BYTES = 128 << 20  # of target chunks under way at once
 _FEW = 1024  # chunks of a source that are asked for rather than listed

@@ -7,10 +7,10 @@ from typing import Any
 
 from tensorstash import dtype as dtypes
 from tensorstash import fill as fills
-from tensorstash.formats import zarr2, zarr3
-from tensorstash.grid import Grid
+from tensorstash.indexing.grid import Grid
+from tensorstash.metadata import zarr2, zarr3
+from tensorstash.metadata.spec import ArraySpec
 from tensorstash.registry import make_codec
-from tensorstash.spec import ArraySpec
 
 BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 V3: dict[str, Any] = {

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 import tensorstash as stash
-from tensorstash import node
 from tensorstash.driver import Driver
 from tensorstash.errors import Conflict
 from tensorstash.location import resolve
+from tensorstash.metadata import node
 from tests.oracle import same
 from tests.remote import Remote
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis.extra import numpy as hnp
 
 from tensorstash.codec import Pipeline
-from tensorstash.index import Point, Stride, Transform
+from tensorstash.indexing.selection import Point, Stride, Transform
 
 # -- comparing ---------------------------------------------------------------------------------
 

@@ -13,11 +13,7 @@ from hypothesis import given, settings
 
 import tensorstash as stash
 from tensorstash.errors import InvalidSelection
-from tests.layouts import (
-    EXAMPLES,
-    layouts,
-    values,
-)
+from tests.layouts import EXAMPLES, layouts, values
 from tests.oracle import (
     advanced_index,
     numpy_index,

@@ -12,22 +12,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 import tensorstash as stash
-from tests.layouts import (
-    EXAMPLES,
-    layouts,
-    plain,
-    values,
-    where,
-)
-from tests.oracle import (
-    numpy_index,
-    outer_index,
-    outer_of,
-    point_index,
-    point_of,
-    result_of,
-    same,
-)
+from tests.layouts import EXAMPLES, layouts, plain, values, where
+from tests.oracle import numpy_index, outer_index, outer_of, point_index, point_of, result_of, same
 
 # -- sequences of everything -------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.cache import Cache
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.engine.cache import Cache
 from tensorstash.errors import Corrupt, NotFound
 from tensorstash.testing.counting import Count, CountingDriver
 from tests.oracle import count_decodes, same

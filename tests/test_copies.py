@@ -14,20 +14,10 @@ import pytest
 import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import AlreadyExists, Conflict, Invalid, NotFound, StashError
-from tensorstash.formats import trailer
-from tensorstash.formats.consolidated import without_copy
+from tensorstash.metadata import trailer
+from tensorstash.metadata.consolidated import without_copy
 from tensorstash.testing.counting import CountingDriver
-from tests.copied import (
-    CHANGES,
-    DEPTHS,
-    NEW,
-    OLD,
-    array,
-    check,
-    consolidate,
-    copied,
-    made,
-)
+from tests.copied import CHANGES, DEPTHS, NEW, OLD, array, check, consolidate, copied, made
 from tests.every_place import KINDS, place
 
 # zarr-python warns that consolidated metadata is not in the v3 specification.

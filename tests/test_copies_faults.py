@@ -19,15 +19,7 @@ from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, StashError
 from tensorstash.testing.counting import Call, FailingDriver, Fault
-from tests.copied import (
-    CHANGES,
-    OLD,
-    array,
-    check,
-    consolidate,
-    copied,
-    made,
-)
+from tests.copied import CHANGES, OLD, array, check, consolidate, copied, made
 from tests.races import TRIALS, fork, in_threads
 
 # zarr-python warns that consolidated metadata is not in the v3 specification.

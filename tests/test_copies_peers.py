@@ -12,14 +12,7 @@ import zarr
 
 import tensorstash as stash
 from tensorstash.errors import Invalid
-from tests.copied import (
-    CHANGES,
-    OLD,
-    array,
-    check,
-    copied,
-    made,
-)
+from tests.copied import CHANGES, OLD, array, check, copied, made
 
 # zarr-python warns that consolidated metadata is not in the v3 specification.
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tensorstash.diskcache import DiskCache
 from tensorstash.driver import Buffer, Changed, Driver, Request, Span, Tag, Traffic
+from tensorstash.drivers.diskcache.driver import DiskCache
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Invalid, TimedOut
@@ -242,7 +242,7 @@ def test_the_window_stays_lazy_and_bounded(tmp_path: Path, immutable: bool, ever
 
 
 def test_hits_do_not_pile_up_behind_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorstash.diskcache._READY", 10)
+    monkeypatch.setattr("tensorstash.drivers.diskcache.driver._READY", 10)
     remote = Window(FileDriver(tmp_path / "remote"))
     remote.put_many((name, name.encode()) for name in "abc")
     mine = DiskCache(remote, tmp_path / "cache", LIMIT, immutable=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tensorstash.diskcache import DiskCache
 from tensorstash.driver import Request, Span, Tag
+from tensorstash.drivers.diskcache.driver import DiskCache
 from tensorstash.drivers.file import FileDriver
 from tensorstash.testing.counting import CountingDriver
 
@@ -241,7 +241,7 @@ def test_it_is_tried_again_after_a_minute(
     (tmp_path / "cache").unlink()
     mine.get("k")
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr("tensorstash.diskcache_folder._PAUSE", 0.0)
+    monkeypatch.setattr("tensorstash.drivers.diskcache.folder._PAUSE", 0.0)
     mine._folder._resume = 0.0
     mine.get("k")
     assert len(files(tmp_path / "cache")) == 1

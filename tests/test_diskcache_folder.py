@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tensorstash import diskcache_entry
-from tensorstash.diskcache import DiskCache
 from tensorstash.driver import Span, Tag
+from tensorstash.drivers.diskcache import entry as diskcache_entry
+from tensorstash.drivers.diskcache.driver import DiskCache
 from tensorstash.drivers.file import FileDriver
 from tensorstash.testing.counting import CountingDriver
 

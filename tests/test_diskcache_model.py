@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tensorstash.diskcache import DiskCache
 from tensorstash.driver import Buffer, Changed, Request, Span, Tag
+from tensorstash.drivers.diskcache.driver import DiskCache
 from tensorstash.drivers.file import FileDriver
 from tensorstash.errors import Conflict
 from tensorstash.testing.counting import Count, CountingDriver

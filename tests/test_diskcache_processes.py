@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tensorstash.diskcache import DiskCache
 from tensorstash.driver import Request, Span
+from tensorstash.drivers.diskcache.driver import DiskCache
 from tensorstash.drivers.file import FileDriver
 from tensorstash.testing.counting import CountingDriver
 

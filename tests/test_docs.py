@@ -145,8 +145,13 @@ def test_architecture_names_the_files_there_are() -> None:
         paths = [*ROOT.glob(one), *ROOT.glob(f"tensorstash/{one}"), *ROOT.glob(f"*/{one}")]
         assert paths, f"docs/architecture.md names {one}, which is not there"
         found |= set(paths)
-    unnamed = {*(ROOT / "tensorstash").glob("*.py")} - found
-    assert {path.name for path in unnamed} <= {"__init__.py"}
+    ours = {*(ROOT / "tensorstash").glob("*.py"), *(ROOT / "tensorstash").glob("*/*.py")}
+    unnamed = {
+        path.relative_to(ROOT / "tensorstash").as_posix()
+        for path in ours - found
+        if path.name != "__init__.py" and path.parent.name not in ("testing", "drivers", "codecs")
+    }
+    assert not unnamed, f"docs/architecture.md does not say what these are: {sorted(unnamed)}"
 
 
 FOR_ADAPTERS = {

@@ -14,7 +14,7 @@ from zarr.core.dtype import get_data_type_from_json
 import tensorstash as stash
 from tensorstash import dtype as dtypes
 from tensorstash.errors import Invalid, StashError, Unsupported
-from tensorstash.formats import typestr
+from tensorstash.metadata.zarr2 import from_v2, to_v2
 from tests.dtype_cases import NESTED, PLAIN, RECORDS, SMALL
 
 # --- what a user may ask for ---------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_subarrays_are_for_v2() -> None:
     dtype = dtypes.parse([("a", "f4", (2, 3))])
     with pytest.raises(Unsupported, match="zarr_format=2"):
         dtypes.to_v3(dtype)
-    assert typestr.from_v2(typestr.to_v2(dtype)) == dtype
+    assert from_v2(to_v2(dtype)) == dtype
 
 
 # --- Zarr v2 --------------------------------------------------------------------------------
@@ -163,8 +163,8 @@ def test_subarrays_are_for_v2() -> None:
 
 @given(RECORDS, st.sampled_from(["little", "big"]))
 def test_every_dtype_survives_its_v2_document(dtype: np.dtype, endian: str) -> None:
-    document = json.loads(json.dumps(typestr.to_v2(dtype, endian)))
-    stored = typestr.from_v2(document)
+    document = json.loads(json.dumps(to_v2(dtype, endian)))
+    stored = from_v2(document)
     assert dtypes.native(stored) == dtype
     if dtype.str[0] in "<>" and dtypes.parse(dtype).type.__module__ == "numpy":
         assert stored.str[0] == (">" if endian == "big" else "<")
@@ -173,16 +173,16 @@ def test_every_dtype_survives_its_v2_document(dtype: np.dtype, endian: str) -> N
 @pytest.mark.parametrize("name", [*PLAIN, "M8[ns]", "m8[10s]", "U4", "S3", "V5"])
 def test_typestr_is_numpys(name: str) -> None:
     dtype = np.dtype(name)
-    assert typestr.to_v2(dtype) == dtype.str
-    assert typestr.from_v2(dtype.str) == dtype
+    assert to_v2(dtype) == dtype.str
+    assert from_v2(dtype.str) == dtype
 
 
 def test_object_dtype_follows_its_codec() -> None:
-    assert typestr.from_v2("|O", [{"id": "vlen-utf8"}]).kind == "T"
-    assert typestr.from_v2("|O", [{"id": "vlen-bytes"}]) == np.dtype(object)
-    assert typestr.from_v2("|O", [{"id": "json2"}]) == np.dtype(object)
+    assert from_v2("|O", [{"id": "vlen-utf8"}]).kind == "T"
+    assert from_v2("|O", [{"id": "vlen-bytes"}]) == np.dtype(object)
+    assert from_v2("|O", [{"id": "json2"}]) == np.dtype(object)
     with pytest.raises(Unsupported, match="object codec"):
-        typestr.from_v2("|O", [{"id": "delta"}])
+        from_v2("|O", [{"id": "delta"}])
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,13 @@ def test_object_dtype_follows_its_codec() -> None:
 )
 def test_typestrs_that_cannot_be(value: object) -> None:
     with pytest.raises(StashError):
-        typestr.from_v2(value)
+        from_v2(value)
 
 
 def test_a_huge_typestr_allocates_nothing() -> None:
     for value in ("|S99999999999999", "<U536870911", [["a", "<f8", [1 << 20, 1 << 20]]]):
         with pytest.raises(Unsupported):
-            typestr.from_v2(value)
+            from_v2(value)
 
 
 def test_strings_at_index_arrays() -> None:

@@ -235,7 +235,7 @@ class Stubborn(MemoryDriver):
 
 
 def test_a_writer_that_never_wins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorstash.merge._PATIENCE", 0.05)
+    monkeypatch.setattr("tensorstash.engine.update._PATIENCE", 0.05)
     array = stash.create(Stubborn(), DATA.shape, DATA.dtype, chunks=4)
     array[...] = DATA
     with pytest.raises(Conflict, match=r"chunk \(1, 1\) at key 'c/1/1'") as caught:

@@ -176,7 +176,7 @@ def test_a_shard_that_changes_meanwhile_is_read_again(times: int) -> None:
 
 
 def test_a_shard_that_never_holds_still_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorstash.shard_stream.RETRIES", 3)
+    monkeypatch.setattr("tensorstash.engine.remote_shards.RETRIES", 3)
     _, quiet, _ = large()
     array = stash.open(Restless(quiet.driver, 1000))
     with pytest.raises(Conflict, match="faster"):

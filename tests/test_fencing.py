@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash import node
 from tensorstash.create import make_spec
 from tensorstash.driver import held
 from tensorstash.drivers.redis import RedisDriver
+from tensorstash.engine.fence import Fence, Moved
+from tensorstash.engine.resize import _Within
 from tensorstash.errors import Conflict, StashError, Unsupported
-from tensorstash.fence import Fence, Moved
-from tensorstash.formats import trailer
-from tensorstash.formats.trailer import Trailer
 from tensorstash.location import resolve
+from tensorstash.metadata import node, trailer
+from tensorstash.metadata.trailer import Trailer
 from tensorstash.records import evolve
 from tensorstash.records.table import Table
-from tensorstash.resize import _Within
 from tests.fencing import (
     FIELDS,
     LAYOUTS,

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 
 import tensorstash as stash
-from tensorstash import belongings, node
 from tensorstash.driver import Driver
 from tensorstash.drivers import partial
 from tensorstash.drivers.file import FileDriver
@@ -25,6 +24,7 @@ from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.drivers.s3.driver import S3Driver
 from tensorstash.drivers.shm import ShmDriver, _memory
 from tensorstash.errors import AlreadyExists, Invalid, StashError
+from tensorstash.metadata import belongings, node
 from tensorstash.testing.counting import CountingDriver
 from tests.every_place import KINDS, place, stored
 from tests.shm_names import fresh
@@ -338,7 +338,7 @@ def test_what_comes_between_the_look_and_the_delete_stays(driver: Driver) -> Non
 
 def test_more_chunks_than_are_remembered(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(belongings, "_KEPT", 5)
-    monkeypatch.setattr("tensorstash.unfinished._AT_ONCE", 3)
+    monkeypatch.setattr("tensorstash.metadata.unfinished._AT_ONCE", 3)
     group = stash.create_group(driver)
     group.create("g/x", 40, "i4", chunks=1)[...] = np.arange(1, 41)
     group.create("g/y", 40, "i4", chunks=2)[...] = np.arange(1, 41)

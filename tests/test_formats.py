@@ -14,10 +14,10 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 
 from tensorstash.codec import Pipeline
 from tensorstash.errors import Corrupt, Invalid, StashError, Unsupported
-from tensorstash.formats import zarr2, zarr3
-from tensorstash.grid import Grid, RectilinearAxis, RegularAxis
+from tensorstash.indexing.grid import Grid, RectilinearAxis, RegularAxis
+from tensorstash.metadata import zarr2, zarr3
+from tensorstash.metadata.spec import KeyEncoding
 from tensorstash.registry import make_codec
-from tensorstash.spec import KeyEncoding
 from tests.documents import BYTES, V3, fresh, read3, v3
 
 # --- Zarr v3, reading -----------------------------------------------------------------------

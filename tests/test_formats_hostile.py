@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorstash.errors import StashError
-from tensorstash.formats import zarr2, zarr3
-from tensorstash.formats.document import GroupDocument
-from tensorstash.spec import ArraySpec
+from tensorstash.metadata import zarr2, zarr3
+from tensorstash.metadata.document import GroupDocument
+from tensorstash.metadata.spec import ArraySpec
 from tests.documents import BYTES, V2, V3, v2, v3
 
 # --- hostile documents --------------------------------------------------------------------------

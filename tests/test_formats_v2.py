@@ -13,11 +13,11 @@ from zarr.core.metadata.v2 import ArrayV2Metadata
 from tensorstash import dtype as dtypes
 from tensorstash import fill as fills
 from tensorstash.errors import Invalid, StashError, Unsupported
-from tensorstash.formats import zarr2, zarr3
-from tensorstash.formats.document import GroupDocument
-from tensorstash.grid import Grid, RectilinearAxis, RegularAxis
+from tensorstash.indexing.grid import Grid, RectilinearAxis, RegularAxis
+from tensorstash.metadata import zarr2, zarr3
+from tensorstash.metadata.document import GroupDocument
+from tensorstash.metadata.spec import ArraySpec, KeyEncoding
 from tensorstash.registry import make_codec
-from tensorstash.spec import ArraySpec, KeyEncoding
 from tests.documents import V2, fresh, read2, v2
 
 # --- Zarr v2 ----------------------------------------------------------------------------------

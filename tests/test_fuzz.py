@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import tensorstash as stash
 from tensorstash.codec import ChunkSpec, Pipeline
 from tensorstash.errors import Corrupt, StashError
-from tensorstash.layout import chain
+from tensorstash.metadata.defaults import chain
 
 # zarr-python warns of codecs that it is asked for by a fuzzed name.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")

@@ -188,7 +188,7 @@ def every_use(place: dict[str, bytes], some: str) -> int:
 def test_the_work_grows_with_the_members_not_their_square(
     make: Any, zarr_format: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tensorstash.formats.consolidated._LARGE", 0)
+    monkeypatch.setattr("tensorstash.metadata.consolidated._LARGE", 0)
     few, many = make(400), make(4_000)
     every_use(consolidated(few, zarr_format), next(iter(few)))  # what is made once
     one = every_use(consolidated(few, zarr_format), next(iter(few)))
@@ -275,7 +275,7 @@ def test_a_large_document_is_read_as_a_small_one(
     whole = json.loads(held[key])
     seen = []
     for large in (False, True):
-        monkeypatch.setattr("tensorstash.formats.consolidated._LARGE", 0 if large else 1 << 30)
+        monkeypatch.setattr("tensorstash.metadata.consolidated._LARGE", 0 if large else 1 << 30)
         for spaces in ({}, {"indent": 3}, {"separators": (" ,\n\t", "\r : ")}):
             text = json.dumps(whole, ensure_ascii=ascii_only, **spaces)  # type: ignore[arg-type]
             seen.append(seen_of({**held, key: f" \n{text}\r\n ".encode()}))
@@ -287,7 +287,7 @@ def test_a_large_document_is_read_as_a_small_one(
 def test_attributes_keep_a_large_document(
     zarr_format: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tensorstash.formats.consolidated._LARGE", 0)
+    monkeypatch.setattr("tensorstash.metadata.consolidated._LARGE", 0)
     group = populated({}, zarr_format)
     group.consolidate()
     walked = [path for path, _ in stash.open_group(group.driver).walk()]

@@ -32,8 +32,8 @@ from tensorstash.errors import (
     TimedOut,
     Unavailable,
 )
-from tensorstash.formats import zarr2, zarr3
-from tensorstash.formats.document import MAX_DEPTH, check_depth
+from tensorstash.metadata import zarr2, zarr3
+from tensorstash.metadata.document import MAX_DEPTH, check_depth
 from tensorstash.testing.counting import CountingDriver
 from tests.groups import populated
 from tests.remote import remote
@@ -75,7 +75,7 @@ def holding(members: dict[str, Any], version: Any) -> dict[str, bytes]:
 def large(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents read whole, and member by member as large ones are."""
     if request.param:
-        monkeypatch.setattr("tensorstash.formats.consolidated._LARGE", 0)
+        monkeypatch.setattr("tensorstash.metadata.consolidated._LARGE", 0)
 
 
 @pytest.mark.usefixtures("large")
@@ -143,7 +143,7 @@ def test_a_large_document_that_is_no_json_is_corrupt(monkeypatch: pytest.MonkeyP
             data = data[:at]
         seen = []
         for limit in (1 << 30, 0):
-            monkeypatch.setattr("tensorstash.formats.consolidated._LARGE", limit)
+            monkeypatch.setattr("tensorstash.metadata.consolidated._LARGE", limit)
             try:
                 group: Any = stash.open_group({"zarr.json": bytes(data)})
                 seen.append((group.keys(), group.tree(), dict(group.attrs)))

@@ -15,9 +15,9 @@ from tensorstash import limits
 from tensorstash.driver import Driver
 from tensorstash.drivers.file import FileDriver
 from tensorstash.errors import AlreadyExists, Corrupt
-from tensorstash.formats import trailer
-from tensorstash.formats.document import MAX_DEPTH, MAX_NDIM, decode
-from tensorstash.formats.trailer import Trailer
+from tensorstash.metadata import trailer
+from tensorstash.metadata.document import MAX_DEPTH, MAX_NDIM, decode
+from tensorstash.metadata.trailer import Trailer
 from tensorstash.testing.counting import CountingDriver
 from tests.hostile import in_little_memory
 
@@ -50,7 +50,7 @@ def test_backslashes_in_a_document_take_no_memory() -> None:
 def test_escapes_across_blocks_hide_no_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = b"[" * (MAX_DEPTH + 5) + b"]" * (MAX_DEPTH + 5)
     for block in (7, 8, 1 << 16):
-        monkeypatch.setattr("tensorstash.formats.document._BLOCK", block)
+        monkeypatch.setattr("tensorstash.metadata.document._BLOCK", block)
         for count in range(12):
             for more in (b"", b'\\"'):
                 text = b'"' + b"\\\\" * count + more

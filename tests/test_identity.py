@@ -18,8 +18,8 @@ import tensorstash as stash
 from tensorstash.driver import Request
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, Invalid, NotFound
-from tensorstash.formats import trailer
 from tensorstash.loading.feed import Feed
+from tensorstash.metadata import trailer
 from tests.far import FarDriver
 from tests.sent import sent
 

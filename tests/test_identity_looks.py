@@ -14,8 +14,8 @@ import tensorstash as stash
 from tensorstash.driver import held
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, Corrupt
-from tensorstash.node import layouts
-from tensorstash.unfinished import claim
+from tensorstash.metadata.node import layouts
+from tensorstash.metadata.unfinished import claim
 from tests.far import FarDriver
 from tests.test_identity import STALE, places
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tensorstash.compose import compose
 from tensorstash.errors import Invalid, InvalidSelection
-from tensorstash.index import (
+from tensorstash.indexing.selection import (
     Point,
     Stride,
     Take,
+    compose,
     has_ellipsis,
     identity,
     outer,

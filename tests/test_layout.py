@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.layout import CHUNK_BYTES, INNER_BYTES, auto_chunks, chain, inner_chunks
+from tensorstash.metadata.defaults import CHUNK_BYTES, INNER_BYTES, auto_chunks, chain, inner_chunks
 from tensorstash.registry import make_codec
 
 # zarr-python warns of codecs and dtypes that no specification holds yet.

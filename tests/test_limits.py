@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash import limits, resize
+from tensorstash import limits
 from tensorstash.codec import BytesCodec, ChunkSpec, Pipeline
 from tensorstash.codecs.filters import Filters
 from tensorstash.driver import Driver
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.engine import resize
 from tensorstash.errors import Corrupt, Invalid, NoMemory, StashError, Unsupported
-from tensorstash.formats import trailer
-from tensorstash.limited import Limited
+from tensorstash.metadata import trailer
 from tensorstash.registry import make_codec
 from tensorstash.testing.counting import CountingDriver
+from tensorstash.wrapper import LimitedDriver
 from tests import hostile
 from tests.far import FarDriver
 from tests.hostile import in_little_memory, v2, v3
@@ -453,10 +454,10 @@ def test_a_raised_limit_reaches_every_reader_of_metadata(monkeypatch: pytest.Mon
 
 def test_a_driver_with_a_limit_is_the_driver_otherwise() -> None:
     counting = CountingDriver(MemoryDriver())
-    limited = Limited(counting, 5)
+    limited = LimitedDriver(counting, 5)
     for name, member in vars(Driver).items():
         if callable(member) and not name.startswith("_"):
-            assert getattr(Limited, name) is not member, f"{name} is not passed on"
+            assert getattr(LimitedDriver, name) is not member, f"{name} is not passed on"
     limited.put("a/b", b"12345")
     assert bytes(limited.get("a/b") or b"") == b"12345"
     assert limited.tag("a/b") == counting.tag("a/b")

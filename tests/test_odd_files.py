@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash import merge
 from tensorstash.driver import Buffer, Request, Span, Tag, get_at_most
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.engine import update as merge
 from tensorstash.errors import Conflict, Corrupt, DriverError, StashError
 
 HERE = np.arange(12.0).reshape(4, 3)

@@ -16,7 +16,7 @@ from tensorstash.driver import Driver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Invalid, StashError, Unsupported
 from tensorstash.handle import Settings
-from tensorstash.node import update_attributes
+from tensorstash.metadata.node import update_attributes
 from tests.far import FarDriver
 from tests.test_handle_settings import LITTLE, PICKLED, canary, driver, made, put, stored
 

@@ -17,20 +17,10 @@ import zarr
 import tensorstash as stash
 from tensorstash.driver import Span
 from tensorstash.errors import AlreadyExists, Unsupported
-from tensorstash.formats import zarr2, zarr3
-from tensorstash.formats.document import GroupDocument
+from tensorstash.metadata import zarr2, zarr3
+from tensorstash.metadata.document import GroupDocument
 from tensorstash.registry import connect, make_codec
-from tests.peers import (
-    CRC,
-    FLIP,
-    LITTLE,
-    document,
-    in_tensorstore,
-    in_zarr,
-    named,
-    rewrite,
-    shard,
-)
+from tests.peers import CRC, FLIP, LITTLE, document, in_tensorstore, in_zarr, named, rewrite, shard
 
 
 def by_zarr(path: Path) -> np.ndarray:

@@ -13,12 +13,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tensorstash.compose import compose
-from tensorstash.grid import Grid, RectilinearAxis, RegularAxis, cut
-from tensorstash.index import Stride, Transform, identity, outer, point, select
-from tensorstash.place import core, gather, joint_first, repeat_core, scatter
-from tensorstash.plan import Part, Plan, plan
-from tensorstash.tables import HELD
+from tensorstash.indexing.axis import HELD
+from tensorstash.indexing.copying import core, gather, joint_first, repeat_core, scatter
+from tensorstash.indexing.grid import Grid, RectilinearAxis, RegularAxis, cut
+from tensorstash.indexing.plan import Part, Plan, plan
+from tensorstash.indexing.selection import (
+    Stride,
+    Transform,
+    compose,
+    identity,
+    outer,
+    point,
+    select,
+)
 from tests.oracle import numpy_index, outer_index, point_index, positions, shapes
 
 EXAMPLES = settings.default.max_examples  # the "long" profile soaks
@@ -354,8 +361,8 @@ def test_the_shards_of_a_huge_plan_are_never_held(shape: tuple[int, ...]) -> Non
 
 
 def test_shards_that_are_walked_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorstash.plan.HELD", 4)
-    monkeypatch.setattr("tensorstash.tables.HELD", 4)
+    monkeypatch.setattr("tensorstash.indexing.plan.HELD", 4)
+    monkeypatch.setattr("tensorstash.indexing.axis.HELD", 4)
     shape = (37, 3, 29)
     for index in [..., (slice(None, None, -1), 1), (slice(3, 31), [2, 0], slice(28, 2, -3))]:
         todo = plan(select(index, shape), Grid.regular((2, 1, 2)), shape)

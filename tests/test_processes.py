@@ -17,16 +17,7 @@ import pytest
 import tensorstash as stash
 from tensorstash import threads as workers
 from tensorstash.cached import Cached
-from tests.races import (
-    GROWING,
-    LAYOUTS,
-    TRIALS,
-    append_blocks,
-    blocks_of,
-    finish,
-    fork,
-    in_threads,
-)
+from tests.races import GROWING, LAYOUTS, TRIALS, append_blocks, blocks_of, finish, fork, in_threads
 
 # -- killed ------------------------------------------------------------------------------------
 

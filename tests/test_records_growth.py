@@ -15,11 +15,7 @@ import zarr
 import tensorstash as stash
 from tensorstash.driver import Driver
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.errors import (
-    AlreadyExists,
-    DriverError,
-    StashError,
-)
+from tensorstash.errors import AlreadyExists, DriverError, StashError
 from tensorstash.testing.counting import Call, FailingDriver, Fault
 from tests.records_model import MIXED, Model, equal, flat, holds, made
 

@@ -11,12 +11,7 @@ import pytest
 import tensorstash as stash
 from tensorstash.driver import Capabilities, Driver
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.errors import (
-    Conflict,
-    Invalid,
-    NotFound,
-    Unsupported,
-)
+from tensorstash.errors import Conflict, Invalid, NotFound, Unsupported
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
 from tests.oracle import same
 from tests.records_model import EVERY, MIXED, Model, holds, made

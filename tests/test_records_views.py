@@ -12,12 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import tensorstash as stash
-from tensorstash.errors import (
-    Closed,
-    Invalid,
-    InvalidSelection,
-    ReadOnly,
-)
+from tensorstash.errors import Closed, Invalid, InvalidSelection, ReadOnly
 from tensorstash.testing.counting import CountingDriver
 from tests.oracle import same
 

@@ -12,10 +12,10 @@ import tensorstash as stash
 from tensorstash.codec import ChunkSpec
 from tensorstash.driver import Capabilities, Span
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.engine.local import runs
 from tensorstash.errors import Conflict, Corrupt, Invalid
-from tensorstash.fetch import runs
 from tensorstash.registry import make_codec
-from tensorstash.shard import BoundSharding, Sharding
+from tensorstash.sharding import BoundSharding, Sharding
 from tensorstash.testing.counting import CountingDriver
 from tests.oracle import count_decodes, same
 
@@ -104,7 +104,7 @@ def test_runs_bridge_gaps_and_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert spans == [Span(0, 10), Span(30, 40), Span(50, 55)]
     assert members == [[0], [1], [4]]
     assert list(runs(entries, [], 5)) == []
-    monkeypatch.setattr("tensorstash.fetch._RUN_BYTES", 25)
+    monkeypatch.setattr("tensorstash.engine.local._RUN_BYTES", 25)
     groups = list(runs(entries, [0, 1, 2, 4], 0))
     assert groups[0][0][0] == Span(0, 20)
     assert all(sum(s.stop - s.start for s in spans) < 50 for spans, _ in groups)
@@ -149,7 +149,7 @@ def test_a_shard_replaced_while_it_is_read_is_read_again() -> None:
 
 
 def test_a_shard_that_never_holds_still_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorstash.fetch.RETRIES", 5)
+    monkeypatch.setattr("tensorstash.engine.local.RETRIES", 5)
     _, driver = sharded((16,), (2,), (16,))
 
     class Restless(MemoryDriver):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import tensorstash as stash
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.engine.stored import ascending
 from tensorstash.errors import DriverError, NotFound
-from tensorstash.stored import ascending
 from tensorstash.testing.counting import CountingDriver
 
 SIDE = 1 << 20  # a grid of 2**40 cells, which no walk comes to the end of

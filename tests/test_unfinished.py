@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash import node, unfinished
 from tensorstash.driver import Driver
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import AlreadyExists, Conflict, Corrupt, DriverError, NotFound, StashError
-from tensorstash.formats import mark
+from tensorstash.metadata import mark, node, unfinished
 from tensorstash.testing.counting import Call, FailingDriver, Fault
 from tests.every_place import KINDS, place, stored
 from tests.races import fork, in_threads

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from tensorstash import workers
+from tensorstash import threads
 from tensorstash.drivers.window import Window
-from tensorstash.threads import spread
-from tensorstash.workers import Task, Workers
+from tensorstash.threads import Task, Workers, spread
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,7 +115,7 @@ def test_threads_end_with_their_pool_after_what_was_submitted() -> None:
     del pool
     go()
     for held in crew.threads:
-        workers.wait(held)
+        threads.wait(held)
     assert sorted(seen) == [*range(20)]
 
 
@@ -126,7 +125,7 @@ def test_without_threads_the_caller_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
     pool = Workers(2, "t")
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "start_new_thread", refused)
+        patch.setattr(threads, "start_new_thread", refused)
         assert pool.submit(int) is None
         done = list[int]()
         spread(range(5), lambda: done.append, 3)
@@ -135,7 +134,7 @@ def test_without_threads_the_caller_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         assert sorted(window.each(lambda n: n * n, range(5))) == [(n, n * n) for n in range(5)]
     go = blocked(pool, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "start_new_thread", refused)
+        patch.setattr(threads, "start_new_thread", refused)
         task = submitted(pool, int)  # the one that there is will do it
         go()
         assert task.result() == 0

@@ -242,7 +242,7 @@ def test_an_error_in_a_thread_reaches_the_caller() -> None:
 
 
 def test_a_writer_that_loses_every_race_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorstash.merge._PATIENCE", 0.05)
+    monkeypatch.setattr("tensorstash.engine.update._PATIENCE", 0.05)
 
     class Hostile(CountingDriver):
         """Someone else is always first."""
@@ -276,7 +276,9 @@ def test_a_lost_race_is_run_again_on_what_the_other_wrote() -> None:
                 other = threading.Thread(target=lambda: stash.open(inner, "r+").__setitem__(3, 33))
                 # From another process: this one's threads would wait for each other.
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr("tensorstash.merge.key_lock", lambda *names: threading.Lock())
+                    patch.setattr(
+                        "tensorstash.engine.update.key_lock", lambda *names: threading.Lock()
+                    )
                     other.start()
                     other.join()
             return iter(found)

@@ -18,14 +18,7 @@ from typing import Any
 import fsspec
 from fsspec.registry import known_implementations, registry
 
-from tensorstash.driver import (
-    Buffer,
-    Check,
-    Driver,
-    Tag,
-    check_key,
-    check_prefix,
-)
+from tensorstash.driver import Buffer, Check, Driver, Tag, check_key, check_prefix
 from tensorstash.drivers.failures import is_absence
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.fsspec.reader import TEMPORARY, FsspecReader, digest

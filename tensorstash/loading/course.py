@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..coerce import parse_bytes, parse_whole
 from ..errors import Invalid, counted, short
-from ..values import parse_bytes, parse_whole
 from .cuts import Numbers
 from .dataloader_worker import check_shared_out
 from .epochs import Epochs, Progress

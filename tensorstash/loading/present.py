@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..coerce import is_tensor
 from ..dtype import is_extended
 from ..errors import Invalid, Unsupported
 from ..tensors import to_tensor
-from ..values import is_tensor
 from .batch import Batch
 from .ragged import Ragged
 from .source import Columns, KnownColumns, nested

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..coerce import as_array, is_tensor
 from ..errors import Invalid, InvalidSelection, counted
-from ..values import as_array, is_tensor
 
 Shapes = NDArray[np.int64]
 

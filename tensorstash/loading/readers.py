@@ -8,9 +8,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
-from ..threads import alone, submit
+from ..threads import Task, alone, submit
 from ..turn import wait
-from ..workers import Task
 
 Answer = TypeVar("Answer")
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..driver import Driver, located
-from ..explain import readable
-from ..formats import zarr3
-from ..info import changed, modified_at, stored_size
+from ..explain import changed, modified_at, readable, stored_size
+from ..metadata import zarr3
 from .catalog import Catalog, arrays_of
 from .schema import Field
 

@@ -16,10 +16,10 @@ from ..cached import Cached
 from ..driver import Tag
 from ..dtype import is_extended
 from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
-from ..formats import zarr3
-from ..formats.document import GroupDocument
-from ..formats.trailer import new_identity
-from ..spec import ArraySpec, difference, is_another
+from ..metadata import zarr3
+from ..metadata.document import GroupDocument
+from ..metadata.spec import ArraySpec, difference, is_another
+from ..metadata.trailer import new_identity
 from . import schema, sizes
 from .schema import Field, Fields, Kind
 from .sizes import Notes

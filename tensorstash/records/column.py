@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array
+from ..coerce import broadcast
 from ..driver import located
 from ..dtype import STRING
+from ..engine.look import Look
 from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
-from ..index import leading
-from ..look import Look
-from ..operators import NoOperators
-from ..values import broadcast
+from ..handle import NoOperators
+from ..indexing.selection import leading
 from .numbers import alone, numbers
 from .schema import Field
 

@@ -9,16 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import node
-from ..create import LimitsLike, make_settings
+from ..coerce import parse_lengths
+from ..create import LimitsLike, make_settings, open_driver
 from ..driver import Driver
 from ..errors import Invalid, short
-from ..formats import zarr3
 from ..handle import Settings
-from ..limited import limited
 from ..location import Location, resolve
-from ..reach import reach
-from ..values import parse_lengths
+from ..metadata import node, zarr3
+from ..wrapper import limited
 from . import formats, grow, infer, layout
 from .catalog import MARK, Catalog, identified, reserved, to_document
 from .classes import schema_of
@@ -117,7 +115,7 @@ def open_records(
         raise Invalid(f"mode {mode!r} is neither 'r' nor 'r+'; create_records() makes new ones")
     flags = {"immutable": immutable, "allow_pickle": allow_pickle}
     settings = make_settings(mode, cache, threads, missing, lock_timeout, limits, **flags)
-    driver = reach(location, options, cache_dir, cache_dir_bytes, immutable)
+    driver = open_driver(location, options, cache_dir, cache_dir_bytes, immutable)
     driver = limited(driver, settings.limits)
     return Records(Table(At(driver), settings, grow.load(driver, "")))
 

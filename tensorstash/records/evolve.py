@@ -7,15 +7,14 @@ from dataclasses import replace
 from math import fsum
 from typing import Any
 
-from .. import node
-from ..belongings import look
 from ..driver import Check
+from ..engine.resize import write_beyond
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound, short
-from ..formats import trailer, zarr3
-from ..formats.trailer import Trailer
-from ..resize import write_beyond
-from ..spec import ArraySpec
-from ..unfinished import put_over, what_is_unfinished
+from ..metadata import node, trailer, zarr3
+from ..metadata.belongings import look
+from ..metadata.spec import ArraySpec
+from ..metadata.trailer import Trailer
+from ..metadata.unfinished import put_over, what_is_unfinished
 from . import grow, layout, schema
 from .catalog import Catalog, arrays_of, identified, with_sizes, with_values
 from .rowset import RowSet, Shuffled, parted

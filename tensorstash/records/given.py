@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..coerce import is_tensor, natural
 from ..dtype import parts
 from ..errors import Invalid, short
 from ..loading.source import Columns
-from ..values import is_tensor, natural
 from . import arrow, frames
 from .kept import kept, refuse_shapeless
 from .schema import Field, check_paths, path_of

@@ -16,16 +16,16 @@ from typing import Any
 
 from ..array import Array
 from ..driver import Check, Driver, Put, Request, held, located
+from ..engine.fence import Fence, until_alone
+from ..engine.look import Found
+from ..engine.resize import write_beyond
 from ..errors import Conflict, Invalid, NotFound, StashError, Unsupported
-from ..fence import Fence, until_alone
-from ..formats import trailer, zarr3
-from ..formats.document import GroupDocument, decode
-from ..formats.mark import is_marked
 from ..handle import Settings
-from ..look import Found
-from ..node import Node, require, reread, update
-from ..resize import write_beyond
-from ..spec import ArraySpec, difference
+from ..metadata import trailer, zarr3
+from ..metadata.document import GroupDocument, decode
+from ..metadata.mark import is_marked
+from ..metadata.node import Node, require, reread, update
+from ..metadata.spec import ArraySpec, difference
 from ..threads import spread
 from .catalog import (
     VALUES,

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import dtype as dtypes
+from ..coerce import is_tensor
 from ..dtype import OBJECT, STRING, is_extended, widened
 from ..errors import Invalid, StashError
 from ..loading.ragged import Ragged
-from ..values import is_tensor
 from .schema import Field
 
 Kept: TypeAlias = Mapping[str, Field | None]

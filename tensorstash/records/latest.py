@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..driver import Driver, located
+from ..engine.look import Found, Look
 from ..errors import Conflict, NotFound, StashError
-from ..formats import zarr3
-from ..look import Found, Look
-from ..spec import ArraySpec, difference
+from ..metadata import zarr3
+from ..metadata.spec import ArraySpec, difference
 from . import grow
 from .catalog import Catalog
 from .schema import Fields
@@ -63,11 +63,11 @@ class FieldGuard:
         self._same: tuple[ArraySpec, Catalog] | None = None
 
     def check(self, spec: ArraySpec) -> None:
-        """See :class:`~tensorstash.look.Guard`."""
+        """See :class:`~tensorstash.engine.look.Guard`."""
         self._compare(spec, self._latest.seen())
 
     def look(self, spec: ArraySpec) -> Look:
-        """See :class:`~tensorstash.look.Guard`."""
+        """See :class:`~tensorstash.engine.look.Guard`."""
         self._compare(spec, self._latest.now)
         return self._latest.ask(lambda now: self._compare(spec, now))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..create import make_spec
 from ..errors import Invalid, Unsupported, short
-from ..layout import auto_chunks
-from ..spec import ArraySpec
+from ..metadata.defaults import auto_chunks
+from ..metadata.spec import ArraySpec
 from .catalog import OFFSETS, VALUES, Catalog
 from .schema import Field, Fields, chosen, path_of
 

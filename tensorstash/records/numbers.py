@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..coerce import as_array, is_tensor, natural
 from ..dtype import OBJECT, is_float, parts
 from ..errors import Invalid, short
-from ..values import as_array, is_tensor, natural
 
 
 def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ..driver import Driver
 from ..errors import Invalid, Unsupported, counted, listed, short
-from ..formats.document import GroupDocument
 from ..handle import Settings
 from ..loading.source import Columns, nested
 from ..location import resolve
+from ..metadata.document import GroupDocument
 from . import evolve, formats
 from .about import RecordsInfo, info
 from .catalog import RecordAttributes

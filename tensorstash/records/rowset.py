@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
+from ..coerce import is_tensor, natural
 from ..errors import DriverError, InvalidSelection, NotFound, counted
-from ..index import Point, Stride, Take, select
+from ..indexing.selection import Point, Stride, Take, select
 from ..loading.permutation import permuted
-from ..values import is_tensor, natural
 from .column import Rows
 
 _IN_PICKLES = 512  # bytes of row numbers that travel in a pickle; more wait in a file

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from .. import dtype as dtypes
+from ..coerce import parse_lengths
 from ..dtype import OBJECT, STRING
 from ..errors import Invalid, Unsupported, short
-from ..values import parse_lengths
 
 Kind = Literal["fixed", "ragged", "text", "bytes", "json", "object"]
 

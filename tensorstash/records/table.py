@@ -8,25 +8,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .. import node
 from ..array import Array, renewed
-from ..belongings import Belongings
-from ..copies import publishes
 from ..driver import Check, Driver, located
-from ..errors import (
-    Closed,
-    Conflict,
-    Corrupt,
-    Invalid,
-    NotFound,
-    ReadOnly,
-    Unsupported,
-)
-from ..formats import zarr3
+from ..engine.look import Look, Together, blame
+from ..errors import Closed, Conflict, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from ..handle import Settings
 from ..loading.source import Columns
-from ..look import Look, Together, blame
-from ..spec import ANOTHER, ArraySpec
+from ..metadata import node, zarr3
+from ..metadata.belongings import Belongings
+from ..metadata.copies import publishes
+from ..metadata.spec import ANOTHER, ArraySpec
 from ..threads import once
 from . import grow, layout
 from .catalog import Catalog, arrays_of, as_known, is_same_array, replaced, values_of

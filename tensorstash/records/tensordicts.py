@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..coerce import is_tensor, natural
 from ..loading.present import present
 from ..loading.ragged import Ragged
 from ..loading.source import Columns, nested
-from ..values import is_tensor, natural
 from .elements import library, unfolded
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..coerce import parse_bytes
 from ..errors import Closed, Invalid
 from ..loading.ragged import Ragged
-from ..values import parse_bytes
 
 if TYPE_CHECKING:
     from .records import Records

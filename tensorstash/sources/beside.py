@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
+from ..coerce import is_tensor, natural
 from ..errors import Invalid, counted, short
 from ..handle import Handle
-from ..lazy import View
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..loading.touched import Touched
-from ..values import is_tensor, natural
+from ..view import View
 from .arrays import Arrays
 
 _BLOCK = 64 << 10  # bytes of rows in memory that are copied together

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ..index import Transform
+from ..indexing.selection import Transform
 from ..threads import spread
 from .sharing import Places, apart, touched
 from .sliced import Edges, Sliced

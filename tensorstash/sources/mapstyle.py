@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidSelection, counted, short
-from ..index import Point, Stride, select
+from ..indexing.selection import Point, Stride, select
 from ..loading.dataloader_worker import keeping_fields
 from ..loading.present import shown
 from ..loading.source import Columns

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
+from ..coerce import parse_whole
 from ..errors import Invalid, counted, short
 from ..loading.order import Order
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..loading.touched import Touched
-from ..values import parse_whole
 from .alike import check_alike
 from .arrays import ONE
 from .mapstyle import MapStyle, as_numbers, picked

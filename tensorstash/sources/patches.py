@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
+from ..coerce import parse_lengths, parse_whole
 from ..errors import Invalid, counted, short
 from ..loading.source import Blocks, Columns, fingerprint_of
 from ..loading.touched import Touched
-from ..values import parse_lengths, parse_whole
 from .arrays import ONE, columns_of
 from .boxes import Boxes
 from .corners import Corners, GridCorners, RandomCorners

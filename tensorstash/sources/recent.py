@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import Cache
+from ..engine.cache import Cache
 from ..loading.ragged import Ragged
 from ..loading.source import Columns, Source
 

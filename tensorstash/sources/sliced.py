@@ -15,12 +15,12 @@ from ..cached import Cached
 from ..codec import Codec
 from ..driver import Driver
 from ..errors import Invalid, NoMemory, counted, short
-from ..grid import AxisGrid, RegularAxis
 from ..handle import Handle
-from ..index import AxisMap, Stride, Take, Transform, dims_of, identity
-from ..lazy import View
+from ..indexing.grid import AxisGrid, RegularAxis
+from ..indexing.selection import AxisMap, Stride, Take, Transform, dims_of, identity
 from ..limits import HUGE
 from ..threads import IO_THREADS, THREAD_BYTES, count_for
+from ..view import View
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
+from ..coerce import parse_whole
 from ..errors import Invalid, counted, short
 from ..handle import Handle
-from ..lazy import View
 from ..loading.ragged import runs_of
 from ..loading.source import Blocks, Columns, Source, fingerprint_of
 from ..loading.touched import Touched
 from ..threads import spread
-from ..values import parse_whole
+from ..view import View
 from .arrays import Arrays
 from .mapstyle import MapStyle, as_numbers
 from .recent import Recent, cut_alike, joined

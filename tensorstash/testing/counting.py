@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tensorstash.around import Around
-from tensorstash.driver import Buffer, Check, Driver, Put, Request, Span, Tag
-from tensorstash.errors import DriverError
+from ..driver import Buffer, Check, Driver, Put, Request, Span, Tag
+from ..errors import DriverError
+from ..wrapper import WrapperDriver
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ _READS = ("get", "get_tagged", "get_many", "get_many_tagged", "get_into", "get_r
 _WRITES = ("put", "put_many", "put_each")
 
 
-class CountingDriver(Around):
+class CountingDriver(WrapperDriver):
     """``driver`` itself, with every request counted by verb; safe in several threads.
 
     A pickled or forked copy counts for itself.
@@ -227,7 +227,7 @@ Fault: TypeAlias = Literal["error", "truncate", "flip"] | Exception
 of the bytes read or stored; ``"flip"`` inverts one bit in their middle; an exception is raised."""
 
 
-class FailingDriver(Around):
+class FailingDriver(WrapperDriver):
     """``driver`` itself, except where ``when(call)`` answers a :data:`Fault`.
 
     Damage is done to what a read delivers (each part of ``get_ranges``) or a put stores;

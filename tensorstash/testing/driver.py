@@ -17,8 +17,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tensorstash.driver import Driver
-
+from ..driver import Driver
 from .driver_model import machine
 from .driver_races import DriverRaces
 

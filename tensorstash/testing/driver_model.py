@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tensorstash.driver import Driver, Request, Span, Tag
-from tensorstash.errors import Conflict
+from ..driver import Driver, Request, Span, Tag
+from ..errors import Conflict
 
 # On file systems a key cannot be a folder too: their names are kept apart.
 _folders = st.sampled_from(["f", "foo", "foobar", "c"])

@@ -14,9 +14,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tensorstash.driver import Changed, Driver, Put, Request, Span
-from tensorstash.errors import Conflict, TimedOut, Unsupported
-
+from ..driver import Changed, Driver, Put, Request, Span
+from ..errors import Conflict, TimedOut, Unsupported
 from .driver_values import DriverValues, as_value
 
 _fork = multiprocessing.get_context("fork")

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tensorstash.driver import Buffer, Changed, Driver, Request, Span
-from tensorstash.errors import Invalid, Unsupported
+from ..driver import Buffer, Changed, Driver, Request, Span
+from ..errors import Invalid, Unsupported
 
 _HOSTILE = ["", "/", "/abs", "..", "../x", "a/../../x", "a/..", ".", "a/.", "a//b", "a/"]
 _HOSTILE += ["a\\b", "..\\x", "a\0b"]

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from ..errors import Invalid, InvalidSelection, counted, short
 from ..handle import Handle
-from ..lazy import View
 from ..loading.dataloader_worker import in_worker, keeping_fields
 from ..tensors import to_numpy, to_tensor
+from ..view import View
 
 
 class ArrayDataset(Dataset[Any]):

@@ -1,0 +1,117 @@
+"""A byte-bounded cache of versioned values: decoded chunks, shard indices."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ..driver import Tag
+from ..threads import once
+from ..turn import take, turn
+
+
+class Cache:
+    """The most recently used values, together at most ``limit`` bytes. A value is kept with the
+    tag of the stored version it came from and answered for that version only, so writers in
+    other processes are noticed. Safe in threads; a forked child starts with an empty one.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._empty()
+
+    def _reset(self) -> None:
+        """In a forked child, whose parent may have held the lock; by one thread alone."""
+        once(self._forget)
+
+    def _forget(self) -> None:
+        if self._pid != os.getpid():
+            self._empty()
+
+    def _empty(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Hashable, tuple[Tag, Any, int]] = OrderedDict()
+        self._flights: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
+        self.nbytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._pid = os.getpid()  # last: until then other threads come here too
+
+    def peek(self, key: Hashable) -> tuple[Tag, Any] | None:
+        """The kept tag and value, whatever version they are of."""
+        if self._pid != os.getpid():
+            self._reset()
+        # Each of these is one step for other threads, and between them an entry may only go.
+        entries = self._entries
+        found = entries.get(key)
+        if found is None:
+            return None
+        try:  # noqa: SIM105 - this is every cached read, and costs nothing
+            entries.move_to_end(key)
+        except KeyError:  # evicted meanwhile
+            pass
+        return found[0], found[1]
+
+    def get(self, key: Hashable, tag: Tag) -> Any | None:
+        """The value kept for version ``tag`` of ``key``."""
+        found = self.peek(key)
+        if found is not None and found[0] == tag:
+            self.hits += 1
+            return found[1]
+        self.misses += 1
+        return None
+
+    def put(self, key: Hashable, tag: Tag, value: Any, nbytes: int) -> None:
+        """Keep ``value``, dropping the least recently used; one above the limit is not kept."""
+        if self._pid != os.getpid():
+            self._reset()
+        with turn(self._lock):
+            old = self._entries.pop(key, None)
+            if old is not None:
+                self.nbytes -= old[2]
+            if nbytes > self.limit:
+                return
+            self._entries[key] = (tag, value, nbytes)
+            self.nbytes += nbytes
+            while self.nbytes > self.limit:
+                _, (_, _, size) = self._entries.popitem(last=False)
+                self.nbytes -= size
+
+    def drop(self, key: Hashable) -> None:
+        """Forget one value."""
+        if self._pid != os.getpid():
+            self._reset()
+        with turn(self._lock):
+            old = self._entries.pop(key, None)
+            if old is not None:
+                self.nbytes -= old[2]
+
+    def flight(self, key: Hashable) -> _Flight:
+        """One thread at a time fetches ``key``; the others find it kept when they get in."""
+        if self._pid != os.getpid():
+            self._reset()
+        with turn(self._lock):
+            lock = self._flights.get(key) or threading.Lock()
+            self._flights[key] = lock
+        return _Flight(lock)
+
+    def __reduce__(self) -> tuple[type[Cache], tuple[int]]:
+        return Cache, (self.limit,)
+
+
+class _Flight:
+    """A turn at ``lock``, which is there while someone has it or waits for it."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._turn: object = None
+
+    def __enter__(self) -> None:
+        self._turn = take(self._lock, None)
+
+    def __exit__(self, *exc: object) -> None:
+        self._turn = None

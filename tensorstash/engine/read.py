@@ -1,0 +1,372 @@
+"""Reading: a transform carried out into a buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codec import ChunkSpec, Pipeline
+from ..indexing.axis import Index
+from ..indexing.copying import core, gather, hull, joint_first, repeat_core, scatter
+from ..indexing.fields import Fields
+from ..indexing.plan import Part, Plan, plan
+from ..indexing.selection import Point, Stride, Take, Transform
+from ..threads import THREAD_BYTES, count_for, spread
+from .cache import Cache
+from .chunks import Chunks, scratch
+from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
+from .look import Look
+from .readahead import ReadAhead
+from .remote import Arrival, ChunkStream, Stream
+from .remote_shards import ShardStream
+from .stats import Meter
+
+_THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
+_SPAN_FROM = 16 << 10  # chunks up to this size are not worth reading in part
+_INDEX_BYTES = 64 << 20
+
+
+class Reader:
+    """Reads any selection of an array. ``cache`` keeps decoded chunks, which ``immutable`` says
+    need not be compared with what is stored; ``threads`` is the most threads one read may use
+    (``None``: as many as there are processors)."""
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        cache: Cache | None = None,
+        threads: int | None = None,
+        immutable: bool = False,
+        meter: Meter | None = None,
+    ):
+        self.chunks = chunks
+        self.cache = cache
+        self.threads = 1 if chunks.driver.capabilities.one_thread else threads
+        meter = meter or Meter()
+        self._fetcher: Fetcher | None = None
+        self._stream: Stream | None = None
+        sharding, local = chunks.sharding, chunks.driver.capabilities.local
+        if sharding is None:
+            if local:
+                self._fetcher = ChunkFetcher(chunks, cache, immutable, meter)
+            else:
+                self._stream = ChunkStream(chunks, cache, immutable, meter)
+        else:
+            indices = Cache(_INDEX_BYTES)
+            if local:
+                self._fetcher = ShardFetcher(chunks, cache, immutable, meter, sharding, indices)
+            else:
+                self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
+        self._edges = chunks.grid.chunks
+        self._ahead: ReadAhead | None = None
+        if cache is not None and chunks.spec.ndim:
+            limit = cache.limit // (2 * max(1, chunks.spec.dtype.itemsize))
+            self._ahead = ReadAhead(chunks.grid, chunks.spec.shape, limit)
+        pipeline = chunks.pipeline
+        self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
+        self._partial = pipeline is not None and _partial(pipeline)
+        # Elements of a chunk that may be decoded straight into where it is wanted.
+        straight = pipeline is not None and pipeline.direct and pipeline.ordered
+        self._whole = pipeline.spec.count if pipeline is not None and straight else -1
+
+    def read(
+        self,
+        transform: Transform,
+        out: NDArray[Any],
+        fields: Fields | None = None,
+        look: Look | None = None,
+    ) -> None:
+        """``out`` (of the transform's shape and the array's dtype, any strides) is filled; with
+        ``fields``, of records of nothing but these. ``look``: what travels along, far away."""
+        if 0 in transform.shape:
+            return
+        if self._ahead is not None and self._stream is not None:
+            self._ahead.wait(transform)
+        one = self._single(transform)
+        if one is None:
+            todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+            if self._stream is not None:
+                self._read_far(self._stream, todo, out, fields, look)
+            elif self._fetcher is not None:
+                self._read_near(self._fetcher, todo, out, fields)
+            repeat_core(todo, out)
+        elif self._stream is not None:
+            # Of threads that want one chunk, the first fetches it.
+            with nullcontext() if self.cache is None else self.cache.flight(one.chunk):
+                for arrival in self._stream.single(one, look):
+                    self._put_single(self._stream.settle(arrival, self._target), out, fields)
+        elif self._fetcher is not None:
+            self._read_single(self._fetcher, one, out, fields)
+        if self._ahead is not None:
+            self._ahead.note(transform, self.warm)
+
+    def warm(self, transform: Transform) -> None:
+        """Bring the chunks of a transform into the cache."""
+        if self.cache is None:
+            return
+        todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+        if self._stream is not None:
+            for arrival in self._stream.arrivals(todo):
+                self._stream.settle(arrival, _no_memory)
+        elif self._fetcher is not None:
+            for block in self._fetcher.blocks(todo, 1):
+                _, rest = self._fetcher.kept(block, self.cache)
+                if rest is not None:
+                    for _ in self._fetcher.fetch(rest, _no_memory):
+                        pass
+
+    def _sink(self, todo: Plan, out: NDArray[Any], fields: Fields | None) -> Sink:
+        if fields is None:
+            return Sink(self.chunks, todo, out)
+        return FieldSink(self.chunks, todo, out, fields)
+
+    def _read_near(
+        self, fetcher: Fetcher, todo: Plan, out: NDArray[Any], fields: Fields | None
+    ) -> None:
+        """Where requests cost no round trip: threads fetch and decode blocks of parts."""
+
+        def work() -> Callable[[Any], None]:
+            sink = self._sink(todo, out, fields)
+            sink.prepare()
+
+            def fill(block: Any) -> None:
+                for part, chunk in fetcher.fetch(block, sink.target):
+                    sink.put(part, chunk)
+
+            return fill
+
+        if self.cache is None:
+            threads = self._threads(todo)
+            spread(fetcher.blocks(todo, _pieces(threads)), work, threads)
+            return
+        sink = self._sink(todo, out, fields)
+        for block in fetcher.blocks(todo, 1):
+            found, rest = fetcher.kept(block, self.cache)
+            for part, chunk in found:
+                sink.put(part, chunk)
+            if rest is not None:
+                threads = self._threads(todo)
+                spread(fetcher.cut(rest, _pieces(threads)), work, threads)
+
+    def _read_far(
+        self,
+        stream: Stream,
+        todo: Plan,
+        out: NDArray[Any],
+        fields: Fields | None,
+        look: Look | None,
+    ) -> None:
+        """Where they do: one window of requests, whose answers threads decode as they come."""
+
+        def work() -> Callable[[Arrival], None]:
+            sink = self._sink(todo, out, fields)
+            sink.prepare()
+            return lambda arrival: sink.put(*stream.settle(arrival, sink.target))
+
+        with closing(stream.arrivals(todo, look)) as arrivals:
+            spread(arrivals, work, self._threads(todo))
+
+    def _single(self, transform: Transform) -> Part | None:
+        """The part of a basic, forward selection that lies in one chunk: an element, a row, a
+        patch. Worth recognising, for planning would cost more than reading it."""
+        edges, maps = self._edges, transform.maps
+        if edges is None:
+            return None
+        chunk: list[int] = []
+        inside: list[Index] = []
+        dims = 0
+        for axis_map, edge in zip(maps, edges, strict=True):
+            if isinstance(axis_map, Point):
+                at, within = divmod(axis_map.at, edge)
+                inside.append(within)
+            elif isinstance(axis_map, Stride) and axis_map.step == 1 and axis_map.dim == dims:
+                at, within = divmod(axis_map.start, edge)
+                end = within + transform.shape[dims]
+                if end > edge:
+                    return None
+                inside.append(slice(within, end))
+                dims += 1
+            else:
+                return None
+            chunk.append(at)
+        if dims != len(transform.shape):
+            return None
+        return Part(tuple(chunk), tuple(inside), (), (False,))
+
+    def _read_single(
+        self, fetcher: Fetcher, part: Part, out: NDArray[Any], fields: Fields | None
+    ) -> None:
+        block = fetcher.block(part)
+        if self.cache is not None:
+            found, rest = fetcher.kept(block, self.cache)
+            if rest is None:
+                self._put_single(found[0], out, fields)
+                return
+        elif out.size == self._whole and fields is None and out.flags.c_contiguous:
+            memory = out, out.reshape(-1).view(np.uint8).data, None
+            for fetched in fetcher.fetch(block, lambda part: memory):
+                if fetched[1] is not out:  # absent, or of a chain that needs no memory
+                    self._put_single(fetched, out, None)
+            return
+        for fetched in fetcher.fetch(block, self._target):
+            self._put_single(fetched, out, fields)
+
+    def _target(self, part: Part) -> Memory:
+        """Memory for the one chunk of a small read."""
+        memory = self._memory
+        if memory is None:
+            return None, None, None
+        return *scratch(memory), hull(part.inside, memory) if self._partial else None
+
+    def _put_single(self, fetched: Fetched, out: NDArray[Any], fields: Fields | None) -> None:
+        part, chunk = fetched
+        if fields is not None:
+            records = fields.of(self.chunks.spec.fill if chunk is None else chunk)
+            where = () if chunk is None else part.inside
+            for name in fields.names:
+                out[name] = records[name][where]
+            return
+        inside: Any = part.inside
+        if out.dtype.kind == "O":  # of objects that are arrays: not what is in it
+            inside = (*inside, ...)
+        out[...] = self.chunks.spec.fill if chunk is None else chunk[inside]
+
+    def _threads(self, todo: Plan) -> int:
+        """As many as there is work for: handing the interpreter's lock over costs more than
+        small work gains."""
+        pipeline = self.chunks.pipeline
+        parts = len(todo)
+        if parts < 2 or not self.chunks.plain or pipeline is None:
+            return 1
+        work = pipeline.spec.nbytes
+        if work < THREAD_BYTES or work * parts < _THREAD_TOTAL:
+            return 1
+        if pipeline.spans and self._partial and not todo.joint:
+            span = hull(next(todo.parts()).inside, pipeline.spec)
+            if span is not None:  # not much more than this is decoded of a chunk
+                work = span[1] - span[0]
+        if work * parts < _THREAD_TOTAL:
+            return 1
+        return count_for(parts, work, self.threads)
+
+
+class Sink:
+    """Where the parts of one read go, for one thread."""
+
+    def __init__(self, chunks: Chunks, todo: Plan, out: NDArray[Any]) -> None:
+        self._plan = todo
+        self._out = core(todo, out, 0)
+        self._fill = chunks.spec.fill
+        self._simple = not todo.joint and not todo.arrays
+        self._joint = len(todo.joint)
+        self._placed: NDArray[Any] | None = None
+        self._scratch: Memory = (None, None, None)
+        self._memory: ChunkSpec | None = None
+        self._spec: ChunkSpec | None = None
+        self._whole: tuple[int, ...] | None = None
+        self._chunks = chunks
+
+    def prepare(self) -> None:
+        """Find out what :meth:`target` may give."""
+        todo, pipeline = self._plan, self._chunks.pipeline
+        if pipeline is None or not pipeline.direct:
+            return
+        self._memory = pipeline.stored
+        if _partial(pipeline) and not todo.joint:
+            self._spec = pipeline.spec
+        if pipeline.ordered:
+            self._whole = _contiguous(todo, self._out, pipeline.spec.shape)
+
+    def target(self, part: Part) -> Memory:
+        """The output itself where the chunk lands in one piece, else scratch memory."""
+        if self._whole is not None and _is_run(part):
+            place = self._out[(*part.outside, ...)]  # "..." keeps a 0-d place a view
+            if place.shape == self._whole:
+                self._placed = place
+                return place, place.reshape(-1).view(np.uint8).data, None
+        if self._scratch[0] is None and self._memory is not None:
+            self._scratch = (*scratch(self._memory), None)
+        if self._spec is not None:
+            return self._scratch[0], self._scratch[1], hull(part.inside, self._spec)
+        return self._scratch
+
+    def put(self, part: Part, chunk: NDArray[Any] | None) -> None:
+        """Bring a decoded chunk to its place; an absent one is the fill value."""
+        placed, self._placed = self._placed, None
+        if chunk is not None and chunk is placed:
+            return
+        if self._simple:
+            self._out[part.outside] = self._fill if chunk is None else chunk[part.inside]
+            return
+        if chunk is None:
+            dims = self._plan.joint_dims
+            shape = gather(self._out, part.outside, dims).shape
+            piece: NDArray[Any] = np.broadcast_to(self._fill, shape)
+        else:
+            piece = gather(joint_first(self._plan, chunk), part.inside, self._joint)
+        scatter(self._out, part.outside, piece, self._plan.joint_dims)
+
+
+class FieldSink(Sink):
+    """Where the ``fields`` of the parts of one read go: each field on its own, which NumPy copies
+    several times faster than records."""
+
+    def __init__(self, chunks: Chunks, todo: Plan, out: NDArray[Any], fields: Fields) -> None:
+        super().__init__(chunks, todo, out)
+        fill = fields.of(self._fill)
+        self._fields = fields
+        self._columns = [(name, self._out[name], fill[name]) for name in fields.names]
+
+    def prepare(self) -> None:
+        """As for whole records, which are never decoded straight into the output."""
+        super().prepare()
+        self._whole = None
+
+    def put(self, part: Part, chunk: NDArray[Any] | None) -> None:
+        """Bring these fields of a decoded chunk to their places."""
+        records = None if chunk is None else self._fields.of(joint_first(self._plan, chunk))
+        for name, out, fill in self._columns:
+            piece = fill if records is None else gather(records[name], part.inside, self._joint)
+            scatter(out, part.outside, piece, self._plan.joint_dims)
+
+
+def _no_memory(part: Part) -> Memory:
+    """For what is decoded to be kept."""
+    return None, None, None
+
+
+def _pieces(threads: int) -> int:
+    """Blocks to cut a read in: some more than threads, so that none waits long at the end."""
+    return threads * 4 if threads > 1 else 1
+
+
+def _partial(pipeline: Pipeline) -> bool:
+    """Whether part of a chunk may be had for less than all of it."""
+    return pipeline.direct and pipeline.ordered and pipeline.spec.nbytes > _SPAN_FROM
+
+
+def _is_run(part: Part) -> bool:
+    """Whether a part's elements come as they lie, along every axis."""
+    return all(type(item) is slice for item in (*part.inside, *part.outside))
+
+
+def _contiguous(todo: Plan, out: NDArray[Any], chunk: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The chunk shape when a whole chunk can be one run of the output's memory: the output is
+    contiguous, axes keep their order, and from the first axis with more than one element a
+    chunk, chunks are as wide as the output. Index arrays may pick whole chunks in any order."""
+    if not out.flags.c_contiguous or out.ndim != len(chunk) or todo.joint:
+        return None
+    for k, axis_map in enumerate(todo.transform.maps):
+        if isinstance(axis_map, Take):
+            if axis_map.dims != (k,):
+                return None
+        elif not (isinstance(axis_map, Stride) and axis_map.step == 1 and axis_map.dim == k):
+            return None
+    wide = [k for k, n in enumerate(chunk) if n > 1]
+    if wide and any(chunk[k] != out.shape[k] for k in range(wide[0] + 1, len(chunk))):
+        return None
+    return chunk

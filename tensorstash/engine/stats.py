@@ -1,0 +1,78 @@
+"""What one array handle cost so far: chunks, bytes, time, and what went over the wire."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from threading import get_ident
+
+from ..driver import Driver, Traffic
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counts since a handle was opened in this process, as ``array.stats`` answers them.
+
+    ``chunks``: decoded from ``encoded_bytes`` in ``decode_seconds`` (summed over threads).
+    ``cache_hits``: chunks that were answered from memory. ``requests``, ``retries``,
+    ``bytes_read`` and ``bytes_written`` are the driver's, which the arrays of one group share;
+    zero for drivers that send nothing anywhere. ``disk_hits``: values answered from
+    ``cache_dir``.
+    """
+
+    chunks: int = 0
+    encoded_bytes: int = 0
+    decode_seconds: float = 0.0
+    cache_hits: int = 0
+    requests: int = 0
+    retries: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    disk_hits: int = 0
+
+
+class Meter:
+    """Counts for one handle. Each thread of each process counts for itself, so that none needs
+    a lock; a forked child answers what it counted itself."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int, int], _Count] = {}
+
+    def _mine(self) -> _Count:
+        key = os.getpid(), get_ident()
+        return self._counts.get(key) or self._counts.setdefault(key, _Count())
+
+    def decoded(self, nbytes: int, seconds: float) -> None:
+        """A chunk was decoded from ``nbytes`` in ``seconds``."""
+        count = self._mine()
+        count.chunks += 1
+        count.nbytes += nbytes
+        count.seconds += seconds
+
+    def hit(self) -> None:
+        """A chunk was kept from earlier."""
+        self._mine().hits += 1
+
+    def stats(self, driver: Driver) -> Stats:
+        """All counts, with those of ``driver``."""
+        mine = [count for (pid, _), count in [*self._counts.items()] if pid == os.getpid()]
+        traffic = driver.traffic or Traffic()
+        return Stats(
+            chunks=sum(count.chunks for count in mine),
+            encoded_bytes=sum(count.nbytes for count in mine),
+            decode_seconds=sum(count.seconds for count in mine),
+            cache_hits=sum(count.hits for count in mine),
+            requests=traffic.requests,
+            retries=traffic.retries,
+            bytes_read=traffic.bytes_read,
+            bytes_written=traffic.bytes_written,
+            disk_hits=traffic.disk_hits,
+        )
+
+
+@dataclass(slots=True)
+class _Count:
+    chunks: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+    hits: int = 0

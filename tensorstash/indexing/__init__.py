@@ -1,0 +1,1 @@
+"""Selections, grids and plans: arithmetic on whole numbers, which knows no storage."""

@@ -1,0 +1,181 @@
+"""A transform split along a chunk grid: which chunks, which part of each, where it goes.
+
+Pure arithmetic. A plan is per-axis tables whose product is the parts, so planning costs the
+sum of the axes' chunks and huge plans are never held as one list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..cached import Cached
+from .axis import (
+    HELD,
+    Group,
+    Index,
+    StrideTable,
+    Table,
+    grouped,
+    joint_table,
+    point_table,
+    stride_table,
+    take_table,
+)
+from .grid import Grid
+from .selection import AxisMap, Point, Stride, Take, Transform, dims_of
+
+
+class Part(NamedTuple):
+    """A selection's share of one chunk: ``out[outside] = chunk[inside]`` in the plan's layout.
+
+    ``inside`` and ``outside`` are orthogonal: an array acts on its own axis. The joint axes of
+    the plan, when there are any, come first and act pointwise, together. The part covers all
+    the chunk has within the array when ``False not in wholes``.
+    """
+
+    chunk: tuple[int, ...]
+    inside: tuple[Index, ...]
+    outside: tuple[Index, ...]
+    wholes: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parts of a transform over a grid.
+
+    ``joint`` axes of the array are indexed pointwise and together, and run over the first
+    ``joint_dims`` of ``dims``; ``axes`` are the other array axes in order. A part's ``inside``
+    indexes the chunk with its axes in the order ``joint + axes``; its ``outside`` indexes the
+    output with its dimensions in the order ``dims``. ``arrays`` says whether any part may hold
+    an index array outside the joint axes.
+    """
+
+    transform: Transform
+    tables: tuple[Table | StrideTable, ...]
+    joint: tuple[int, ...]
+    axes: tuple[int, ...]
+    dims: tuple[int, ...]
+    joint_dims: int
+    arrays: bool
+
+    @property
+    def count(self) -> int:
+        """Chunks touched, each counted once; may be more than ``len`` can answer."""
+        return math.prod(table.count for table in self.tables)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def parts(self) -> Iterator[Part]:
+        """Every part, once."""
+        return self._product(self.tables)
+
+    def shards(self, ratios: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Iterator[Part]]]:
+        """Parts grouped by the shard that holds them, for a grid of inner chunks of which
+        ``ratios[k]`` lie in a shard along axis ``k``. A part's ``chunk`` is then the inner
+        chunk's place within its shard."""
+        scales: list[Any] = [ratios[axis] for axis in self.axes]
+        if self.joint:
+            scales.insert(0, tuple(ratios[axis] for axis in self.joint))
+        for combination in _shard_product(list(zip(self.tables, scales, strict=True))):
+            shard = self._array_order(tuple(shard for shard, _ in combination))
+            yield shard, self._product([table for _, table in combination])
+
+    def _product(self, tables: Sequence[Table | StrideTable]) -> Iterator[Part]:
+        """The product of the tables at the speed of :mod:`itertools`, in bounded memory."""
+        for k, table in enumerate(tables):
+            if table.count > HELD and isinstance(table, StrideTable):  # others are held anyway
+                return chain.from_iterable(
+                    self._product([*tables[:k], piece, *tables[k + 1 :]])
+                    for piece in table.pieces()
+                )
+            if not table.count:
+                return iter(())
+        held = [next(table.pieces()) for table in tables]
+        parts = zip(
+            product(*[table.chunks for table in held]),
+            product(*[table.insides for table in held]),
+            product(*[table.outsides for table in held if table.outsides is not None]),
+            product(*[table.wholes for table in held]),
+            strict=True,
+        )
+        return self._flat(parts) if self.joint else map(Part._make, parts)
+
+    def _flat(self, parts: Iterator[tuple[Any, ...]]) -> Iterator[Part]:
+        for chunks, insides, outsides, wholes in parts:
+            inside = (*insides[0], *insides[1:])
+            outside = (*outsides[0], *outsides[1:])
+            yield Part(self._array_order(chunks), inside, outside, wholes)
+
+    def _array_order(self, chunks: tuple[Any, ...]) -> tuple[int, ...]:
+        """A chunk's index in array order, from joint-first order."""
+        if not self.joint:
+            return chunks
+        flat = (*chunks[0], *chunks[1:])
+        return tuple(flat[k] for k in self._order)
+
+    @Cached
+    def _order(self) -> list[int]:
+        return [int(k) for k in np.argsort(self.joint + self.axes)]
+
+
+def _shard_product(
+    axes: list[tuple[Table | StrideTable, Any]],
+) -> Iterator[tuple[Group, ...]]:
+    """Every combination of the axes' shards; an axis of very many is walked, not held."""
+    for k, (table, scale) in enumerate(axes):
+        if table.count > HELD and isinstance(table, StrideTable):
+            for group in grouped(table, scale):
+                for rest in _shard_product(axes[:k] + axes[k + 1 :]):
+                    yield (*rest[:k], group, *rest[k:])
+            return
+    yield from product(*(list(grouped(table, scale)) for table, scale in axes))
+
+
+def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:
+    """The parts of ``transform`` over an array of ``shape`` cut by ``grid``; each touched
+    chunk appears exactly once."""
+    maps = transform.maps
+    joint = _joint_axes(maps) if any(type(m) is Take for m in maps) else ()
+    axes = tuple(k for k in range(len(maps)) if k not in joint)
+    tables: list[Table | StrideTable] = []
+    dims: list[int] = []
+    arrays = False
+    if joint:
+        table, dims = joint_table(
+            [maps[k] for k in joint], [grid.axes[k] for k in joint], transform.shape
+        )
+        tables.append(table)
+    joint_dims = len(dims)
+    for k in axes:
+        axis_map, axis, n = maps[k], grid.axes[k], shape[k]
+        if isinstance(axis_map, Point):
+            tables.append(point_table(axis_map.at, axis, n))
+        elif isinstance(axis_map, Stride):
+            tables.append(stride_table(axis_map, transform.shape[axis_map.dim], axis, n))
+            dims.append(axis_map.dim)
+        else:
+            tables.append(take_table(axis_map.array, axis, n))
+            dims.append(axis_map.dims[0])
+            arrays = True
+    return Plan(transform, tuple(tables), joint, axes, tuple(dims), joint_dims, arrays)
+
+
+def _joint_axes(maps: Sequence[AxisMap]) -> tuple[int, ...]:
+    """Axes whose index arrays cannot be taken one axis at a time: they share a dimension with
+    another axis, or run over several. All such axes are planned as one group."""
+    uses: dict[int, int] = {}
+    for axis_map in maps:
+        for dim in dims_of(axis_map):
+            uses[dim] = uses.get(dim, 0) + 1
+    return tuple(
+        k
+        for k, axis_map in enumerate(maps)
+        if (len(dims_of(axis_map)) > 1 or any(uses[dim] > 1 for dim in dims_of(axis_map)))
+    )
