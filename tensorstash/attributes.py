@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .driver import Driver
 from .errors import NotFound, listed
 from .metadata.document import as_plain
 from .metadata.node import Content, update_attributes
+
+AttributeValue: TypeAlias = (
+    "bool | float | str | np.generic | NDArray[Any]"
+    " | Sequence[AttributeValue] | Mapping[str, AttributeValue] | None"
+)
+"""What an attribute may be: what JSON can hold, and numbers and arrays of NumPy."""
 
 
 class _Handle(Protocol):
@@ -22,11 +31,20 @@ class _Handle(Protocol):
 
 
 class Attributes(MutableMapping[str, Any]):
-    """The attributes of an array or group, as its handle knows them.
+    """The user attributes of an array, a group or records: a mapping stored at once.
 
-    Assigning and deleting store the new document in one step, keeping what other writers
-    change meanwhile. A list or dict that you get is a copy: assign it back to store a change.
-    NumPy's scalars and arrays are stored as numbers and lists of them.
+    ``a.attrs`` has all methods of a dict. Assigning and deleting store the new document in one
+    step, keeping what other writers change meanwhile. A list or dict that you get is a copy: assign
+    it back to store a change. Numbers and arrays of NumPy are stored as numbers and lists.
+
+    Raises:
+        NotFound: ``attrs[name]`` is not there. Invalid: JSON cannot hold a value. ReadOnly: a
+        change, and the handle was opened for reading.
+
+    >>> a = stash.create({}, 3, "int8", attributes={"unit": "mm"})
+    >>> a.attrs["scale"] = 0.5
+    >>> dict(a.attrs)
+    {'unit': 'mm', 'scale': 0.5}
     """
 
     def __init__(self, handle: Any) -> None:
@@ -54,8 +72,22 @@ class Attributes(MutableMapping[str, Any]):
             raise self._missing(key)
         self._change(lambda old: {k: v for k, v in old.items() if k != key})
 
-    def update(self, *others: Any, **more: Any) -> None:
-        """Store several attributes in one step."""
+    def update(self, *others: Any, **more: AttributeValue) -> None:
+        """Store several attributes in one step, keeping the others.
+
+        Args:
+            others: a mapping, or pairs of name and value, as ``dict.update`` takes.
+            more: attributes by name.
+
+        Raises:
+            Invalid: JSON cannot hold a value.
+            ReadOnly: the handle was opened for reading.
+
+        >>> a = stash.create({}, 3, "int8")
+        >>> a.attrs.update(unit="mm", scale=[1, 2])
+        >>> a.attrs["scale"]
+        [1, 2]
+        """
         new = as_plain(dict(*others, **more))
         self._change(lambda old: {**old, **new})
 

@@ -1,4 +1,4 @@
-"""Opening, creating, saving, loading and copying arrays."""
+"""Creating, opening, saving and loading arrays: from what a user gives to a handle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from .driver import Driver
 from .errors import AlreadyExists, Invalid, NotFound, counted, short
 from .handle import Settings
 from .indexing.grid import Grid
-from .limits import Limits
 from .limits import parse as parse_limits
 from .location import Location, resolve
 from .metadata import defaults, node, zarr2, zarr3
@@ -28,63 +27,24 @@ from .metadata.defaults import CodecsLike
 from .metadata.document import as_plain, lengths
 from .metadata.spec import ArraySpec, KeyEncoding
 from .metadata.trailer import new_identity
+from .options import (
+    LimitsLike,
+    NewArrayOptions,
+    NewHandleOptions,
+    OpenArrayOptions,
+    OpenOrCreateOptions,
+    parted,
+    shown,
+)
 from .registry import disk_cache, make
 from .wrapper import limited
 
 Mode = Literal["r", "r+", "a", "w", "x"]
-LimitsLike = Mapping[str, int | str] | Limits | None
 
 
-def create(
+def open_place(
     location: Location,
-    shape: int | Sequence[int] | None = None,
-    dtype: Any = None,
-    *,
-    options: Mapping[str, Any] | None = None,
-    cache: int | str = 0,
-    threads: int | None = None,
-    missing: Literal["fill", "raise"] = "fill",
-    write_fill: bool = False,
-    lock_timeout: float | None = 60.0,
-    limits: LimitsLike = None,
-    overwrite: bool = False,
-    **layout_options: Any,
-) -> Array:
-    """Create an array and answer a handle that reads and writes. Only metadata is stored: absent
-    chunks read as the fill value, so a 1 TB array costs one small object.
-
-    ``location`` is a path, a URL, a ``pathlib.Path``, a ``dict`` or a driver; an array or group
-    that is there already raises :class:`~tensorstash.errors.AlreadyExists` unless
-    ``overwrite``. ``layout_options`` say how it is stored, see :func:`make_spec`: ``chunks``,
-    ``shards``, ``codecs``, ``fill_value``, ``dimension_names``, ``attributes``,
-    ``zarr_format``, ``key_encoding``, ``separator``, ``order``, ``filters``. The other options
-    are those of :func:`open`; ``write_fill`` stores chunks of nothing but fill too.
-
-    >>> a = stash.create("memory://numbers", (4, 6), "int32", chunks=(2, 3))
-    >>> a[1, ::2] = 7
-    >>> a[:2].tolist()
-    [[0, 0, 0, 0, 0, 0], [7, 0, 7, 0, 7, 0]]
-    """
-    settings = make_settings(
-        "r+", cache, threads, missing, lock_timeout, limits, write_fill=write_fill
-    )
-    driver = limited(resolve(location, options), settings.limits)
-    spec = make_spec(shape, dtype, **layout_options)
-    return create_at(driver, "", spec, settings, overwrite=overwrite)
-
-
-def create_at(
-    driver: Driver, path: str, spec: ArraySpec, settings: Settings, *, overwrite: bool = False
-) -> Array:
-    """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
-    spec = replace(spec, identity=new_identity())
-    tag = node.create(driver, path, spec, overwrite=overwrite)
-    return Array(driver, path, settings, spec, created=True, tag=tag)
-
-
-def open(
-    location: Location,
-    mode: Mode = "r",
+    mode: str,
     *,
     options: Mapping[str, Any] | None = None,
     cache: int | str = 0,
@@ -97,58 +57,44 @@ def open(
     limits: LimitsLike = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
-    **layout_options: Any,
-) -> Array:
-    """Open an array: one small read.
-
-    ``mode``: ``"r"`` reads, ``"r+"`` also writes, ``"a"`` creates when absent, ``"w"``
-    replaces, ``"x"`` creates and refuses to replace; the last three take what :func:`create`
-    takes. ``options`` go to the driver. ``cache``: keep up to so many bytes of decoded chunks
-    (``"1GiB"``), checked against the stored version at each use, with read-ahead for
-    sequential access; ``immutable``: nobody writes while this handle is in use, so do not check.
-    ``threads``: the most that one call uses (default: one a processor).
-    ``missing="raise"``: absent chunks raise :class:`~tensorstash.errors.NotFound` instead of
-    reading as fill. ``allow_pickle``: read and write v2 object arrays that are pickled, which
-    runs code found in the data. ``lock_timeout``: the most seconds that ``append`` and ``resize``
-    wait for another that holds the array's lock, before :class:`~tensorstash.errors.TimedOut` says
-    who that is; ``None`` waits for ever. ``limits``: what is stored may take more memory than is
-    usual, ``{"metadata": "1GiB"}`` a metadata document, ``{"chunk": "4GiB"}`` a chunk of text or
-    bytes. ``cache_dir``: keep what is fetched from afar in this folder, up to ``cache_dir_bytes``,
-    for all processes of this host and for the next run; checked against the stored version too,
-    with a request that moves no bytes. Nothing stored there:
-    :class:`~tensorstash.errors.NotFound`.
-    """
-    if mode not in ("r", "r+", "a", "w", "x"):
-        raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
-    writes = "r" if mode == "r" else "r+"
-    settings = make_settings(
-        writes,
-        cache,
-        threads,
-        missing,
-        lock_timeout,
-        limits,
+) -> tuple[Driver, Settings]:
+    """The driver of ``location``, and the settings of handles on what is there, from what a user
+    gave; :class:`~tensorstash.errors.Invalid` names what is wrong. Nothing is read yet."""
+    if missing not in ("fill", "raise"):
+        raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise Invalid(f"threads={short(threads)} is not a number of threads")
+    number = isinstance(lock_timeout, int | float) and not isinstance(lock_timeout, bool)
+    if lock_timeout is not None and not (number and 0 <= lock_timeout < 1e9):
+        raise Invalid(f"lock_timeout={short(lock_timeout)} is not a number of seconds, nor None")
+    settings = Settings(
+        mode,
+        parse_bytes(cache),
         immutable=immutable,
+        threads=threads,
+        missing=missing,
         write_fill=write_fill,
         allow_pickle=allow_pickle,
+        lock_timeout=lock_timeout,
+        limits=parse_limits(limits, parse_bytes),
     )
-    driver = open_driver(location, options, cache_dir, cache_dir_bytes, immutable)
-    driver = limited(driver, settings.limits)
-    if mode in ("r", "r+"):
-        if layout_options:
-            raise Invalid(
-                f"mode {mode!r} creates nothing, so it takes no {sorted(layout_options)[0]!r}"
-            )
-        return Array(driver, "", settings).refresh()
-    if mode == "a":
-        try:
-            return Array(driver, "", settings).refresh()
-        except NotFound:
-            try:
-                return create_at(driver, "", make_spec(**layout_options), settings)
-            except AlreadyExists:  # another process created it meanwhile
-                return Array(driver, "", settings).refresh()
-    return create_at(driver, "", make_spec(**layout_options), settings, overwrite=mode == "w")
+    driver = resolve(location, options)
+    if cache_dir is not None and not driver.capabilities.local:
+        driver = _behind_cache(driver, cache_dir, cache_dir_bytes, immutable)
+    return limited(driver, settings.limits), settings
+
+
+_DOCUMENTS = frozenset({zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED})
+
+
+def _behind_cache(
+    driver: Driver, folder: str | os.PathLike[str], nbytes: int | str, immutable: bool
+) -> Driver:
+    """``driver``, with what is fetched kept in ``folder``, up to ``nbytes``. ``immutable``: what it
+    holds is not compared with what is stored, but for metadata."""
+    limit = parse_bytes(nbytes)
+    found: Driver = disk_cache()(driver, os.fspath(folder), limit, immutable, _DOCUMENTS)
+    return found
 
 
 def make_spec(
@@ -168,14 +114,10 @@ def make_spec(
     filters: Sequence[Mapping[str, Any]] | None = None,
     **unknown: Any,
 ) -> ArraySpec:
-    """The spec of a new array.
+    """The spec of a new array, from what a user gave; :func:`create` explains each option.
 
-    ``chunks``: an edge an axis, or one for all; left out, chosen for about 512 KiB. ``shards``:
-    store several chunks in one object, an edge an axis and multiples of ``chunks``; these, left
-    out, are chosen to divide them, for about 32 KiB. ``codecs``: see
-    :func:`tensorstash.metadata.defaults.chain`. ``fill_value``: default zero. ``order="F"`` stores
-    chunks in column-major order. ``zarr_format=2`` and its numcodecs ``filters`` are for readers
-    that know no v3.
+    Where ``shards`` are given and ``chunks`` are not, these are chosen to divide them, for about
+    32 KiB. ``codecs``: see :func:`tensorstash.metadata.defaults.chain`.
     """
     for name in unknown:
         close = get_close_matches(name, make_spec.__kwdefaults__ or (), 1)
@@ -243,23 +185,6 @@ def _dimension_names(names: Sequence[str | None], ndim: int) -> tuple[str | None
     return tuple(names)
 
 
-def save(location: Location, value: Any, *, overwrite: bool = True, **options: Any) -> Array:
-    """Store an array (NumPy, a torch tensor, a list) whole and answer its handle; takes what
-    :func:`create` takes."""
-    dtype = options.pop("dtype", None)
-    array = natural(value) if dtype is None else as_array(value, dtypes.parse(dtype))
-    kind = array.dtype if dtype is None else dtypes.parse(dtype)
-    made = create(location, array.shape, kind, overwrite=overwrite, **options)
-    made[...] = array
-    return made
-
-
-def load(location: Location, **options: Any) -> NDArray[Any]:
-    """The whole array at ``location``, in memory; takes what :func:`open` takes."""
-    result: NDArray[Any] = open(location, **options).read()
-    return result
-
-
 def _v2_chain(
     dtype: np.dtype[Any], ndim: int, codecs: CodecsLike, order: str, filters: Any
 ) -> tuple[Any, ...]:
@@ -295,50 +220,196 @@ def _v2_chain(
     return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)
 
 
-def make_settings(
-    mode: str,
-    cache: int | str = 0,
-    threads: int | None = None,
-    missing: str = "fill",
-    lock_timeout: float | None = 60.0,
-    limits: LimitsLike = None,
-    **flags: bool,
-) -> Settings:
-    """Settings from what a user gave; :class:`~tensorstash.errors.Invalid` names what is wrong."""
-    if missing not in ("fill", "raise"):
-        raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise Invalid(f"threads={short(threads)} is not a number of threads")
-    number = isinstance(lock_timeout, int | float) and not isinstance(lock_timeout, bool)
-    if lock_timeout is not None and not (number and 0 <= lock_timeout < 1e9):
-        raise Invalid(f"lock_timeout={short(lock_timeout)} is not a number of seconds, nor None")
-    return Settings(
-        mode,
-        parse_bytes(cache),
-        threads=threads,
-        missing=missing,
-        lock_timeout=lock_timeout,
-        limits=parse_limits(limits, parse_bytes),
-        **flags,
-    )
-
-
-_DOCUMENTS = frozenset({zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED})
-
-
-def open_driver(
+@shown(NewArrayOptions, make_spec, open_place)
+def create(
     location: Location,
-    options: Mapping[str, Any] | None,
-    cache_dir: str | os.PathLike[str] | None,
-    cache_dir_bytes: int | str,
-    immutable: bool,
-) -> Driver:
-    """:func:`resolve`, behind a ``DiskCache`` in ``cache_dir`` of at most
-    ``cache_dir_bytes``; what is on this machine already needs none. ``immutable``: what it holds
-    is not compared with what is stored, but for metadata."""
-    driver = resolve(location, options)
-    if cache_dir is None or driver.capabilities.local:
-        return driver
-    limit = parse_bytes(cache_dir_bytes)
-    found: Driver = disk_cache()(driver, os.fspath(cache_dir), limit, immutable, _DOCUMENTS)
-    return found
+    shape: int | Sequence[int] | None = None,
+    dtype: Any = None,
+    *,
+    overwrite: bool = False,
+    **how: Unpack[NewArrayOptions],
+) -> Array:
+    """Create an array and return a handle that reads and writes it.
+
+    Only metadata is stored: chunks that were never written read as the fill value, so a new array
+    of 1 TB costs one small object.
+
+    Args:
+        location: where to store it: a path, a URL such as ``"s3://bucket/x"``, a
+            ``pathlib.Path``, a ``dict`` or a driver.
+        shape: the length of each axis; one integer for an array of one axis.
+        dtype: the type of the elements, as NumPy takes it, or a name such as ``"bfloat16"``.
+        overwrite: replace the array or group that is there. Other files there are never deleted.
+        chunks: the shape of a chunk, one integer for all axes alike; by default chosen so that a
+            chunk has about 512 KiB.
+        shards: the shape of a stored object that holds several chunks, in multiples of
+            ``chunks``; by default each chunk is an object of its own.
+        codecs: a name such as ``"zstd"``, a list of codecs, or ``None`` for no compression; the
+            default compresses and adds a checksum.
+        fill_value: what chunks that are not stored read as; by default zero or empty.
+        dimension_names: a name, or ``None``, for each axis.
+        attributes: the first user attributes, a dict of what JSON can hold.
+        zarr_format: 3, or 2 for readers that do not know version 3.
+        key_encoding, separator: how the keys of chunks are written; by default ``c/0/1``.
+        order: ``"F"`` stores each chunk in column-major order.
+        filters: numcodecs' filters, with ``zarr_format=2`` only.
+        write_fill: store chunks that hold nothing but the fill value, too.
+        options, cache, threads, missing, lock_timeout, limits: how the handle behaves, as
+            :func:`open` explains.
+
+    Returns:
+        A handle opened for reading and writing.
+
+    Raises:
+        AlreadyExists: an array or group is stored there, and ``overwrite`` is false.
+        Invalid: an argument is wrong or unknown, or the codecs do not fit the dtype.
+        Unsupported: this format or driver cannot store what was asked for.
+
+    >>> a = stash.create("memory://numbers", (4, 6), "int32", chunks=(2, 3))
+    >>> a[1, ::2] = 7
+    >>> a[:2].tolist()
+    [[0, 0, 0, 0, 0, 0], [7, 0, 7, 0, 7, 0]]
+    """
+    handle, layout = parted(how, NewHandleOptions)
+    driver, settings = open_place(location, "r+", **handle)
+    spec = make_spec(shape, dtype, **layout)
+    return create_at(driver, "", spec, settings, overwrite=overwrite)
+
+
+def create_at(
+    driver: Driver, path: str, spec: ArraySpec, settings: Settings, *, overwrite: bool = False
+) -> Array:
+    """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
+    spec = replace(spec, identity=new_identity())
+    tag = node.create(driver, path, spec, overwrite=overwrite)
+    return Array(driver, path, settings, spec, created=True, tag=tag)
+
+
+@shown(OpenOrCreateOptions, make_spec, open_place)
+def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions]) -> Array:
+    """Open a stored array and return a handle; this costs one small read.
+
+    Args:
+        location: where it is stored: a path, a URL such as ``"s3://bucket/x"``, a
+            ``pathlib.Path``, a ``dict`` or a driver.
+        mode: ``"r"`` reads, ``"r+"`` also writes, ``"a"`` creates the array when nothing is there,
+            ``"w"`` replaces what is there, ``"x"`` creates and never replaces.
+        options: keyword arguments of the driver: keys, endpoints, time limits.
+        cache: keep up to this many bytes of decoded chunks, such as ``"1GiB"``, and read ahead when
+            chunks are read in order; what is kept is compared with the stored version at each use.
+        immutable: nobody writes while this handle is in use, so what is kept is not compared.
+        threads: the most threads that one call uses; by default one for each processor.
+        missing: ``"raise"``: a chunk that is not stored raises ``NotFound`` instead of reading as
+            the fill value.
+        write_fill: store chunks that hold nothing but the fill value, too.
+        allow_pickle: read and write the pickled objects of Zarr v2, which runs code that is found
+            in the data.
+        lock_timeout: the most seconds that ``append`` and ``resize`` wait for another that holds
+            the array's lock; ``None`` waits for ever.
+        limits: let what is stored take more memory than is usual: ``{"metadata": "1GiB"}`` for a
+            metadata document, ``{"chunk": "4GiB"}`` for a chunk of text or bytes.
+        cache_dir: a folder that keeps what is fetched from remote places, for all processes of
+            this machine and for the next run; what it holds is compared with the stored version.
+        cache_dir_bytes: the most that this folder holds.
+        shape, dtype, chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
+            key_encoding, separator, order, filters: for a mode that creates, as
+            :func:`create` explains.
+
+    Returns:
+        A handle on the array.
+
+    Raises:
+        NotFound: nothing is stored there, and ``mode`` does not create.
+        AlreadyExists: ``mode`` is ``"x"``, and an array or group is stored there.
+        Invalid: an argument is wrong, or a group is stored there.
+        Corrupt: the stored metadata is damaged.
+        Unsupported: the array is stored in a way that is not known here.
+
+    >>> place = {}
+    >>> stash.create(place, 3, "int8")[:] = [1, 2, 3]
+    >>> stash.open(place)[::-1].tolist()
+    [3, 2, 1]
+    """
+    if mode not in ("r", "r+", "a", "w", "x"):
+        raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
+    handle, layout = parted(how, OpenArrayOptions)
+    driver, settings = open_place(location, "r" if mode == "r" else "r+", **handle)
+    if mode in ("r", "r+"):
+        if layout:
+            raise Invalid(f"mode {mode!r} creates nothing, so it takes no {sorted(layout)[0]!r}")
+        return Array(driver, "", settings).refresh()
+    if mode == "a":
+        try:
+            return Array(driver, "", settings).refresh()
+        except NotFound:
+            try:
+                return create_at(driver, "", make_spec(**layout), settings)
+            except AlreadyExists:  # another process created it meanwhile
+                return Array(driver, "", settings).refresh()
+    return create_at(driver, "", make_spec(**layout), settings, overwrite=mode == "w")
+
+
+@shown(NewArrayOptions, make_spec, open_place)
+def save(
+    location: Location,
+    value: Any,
+    *,
+    dtype: Any = None,
+    overwrite: bool = True,
+    **how: Unpack[NewArrayOptions],
+) -> Array:
+    """Store a whole array at a place, replacing the array or group that is there.
+
+    Args:
+        location: where to store it, as for :func:`create`.
+        value: the values: a NumPy array, a torch tensor, or nested lists.
+        dtype: the type to store them as; by default their own.
+        overwrite: ``False`` refuses to replace an array or group.
+        chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
+            key_encoding, separator, order, filters, write_fill: how it is stored, as
+            :func:`create` explains.
+        options, cache, threads, missing, lock_timeout, limits: how the handle behaves, as
+            :func:`open` explains.
+
+    Returns:
+        A handle that reads and writes the new array.
+
+    Raises:
+        AlreadyExists: an array or group is stored there, and ``overwrite`` is false.
+        Invalid: an argument is wrong, or the values do not fit the dtype.
+
+    >>> stash.save("memory://saved", np.arange(6).reshape(2, 3), chunks=(1, 3))[1].tolist()
+    [3, 4, 5]
+    """
+    array = natural(value) if dtype is None else as_array(value, dtypes.parse(dtype))
+    kind = array.dtype if dtype is None else dtypes.parse(dtype)
+    made = create(location, array.shape, kind, overwrite=overwrite, **how)
+    made[...] = array
+    return made
+
+
+@shown(OpenArrayOptions, open_place)
+def load(location: Location, **how: Unpack[OpenArrayOptions]) -> NDArray[Any]:
+    """Read the whole array at a place into memory.
+
+    Args:
+        location: where it is stored, as for :func:`open`.
+        options, cache, immutable, threads, missing, write_fill, allow_pickle, lock_timeout,
+            limits, cache_dir, cache_dir_bytes: how it is read, as :func:`open` explains.
+
+    Returns:
+        A new NumPy array of the stored shape and dtype.
+
+    Raises:
+        NotFound: nothing is stored there.
+        Invalid: an argument is wrong, or a group is stored there.
+        Corrupt: a chunk or the metadata is damaged.
+        NoMemory: the array is larger than the memory of this machine.
+
+    >>> place = {}
+    >>> saved = stash.save(place, [[1, 2], [3, 4]])
+    >>> stash.load(place).tolist()
+    [[1, 2], [3, 4]]
+    """
+    result: NDArray[Any] = open(location, **how).read()
+    return result

@@ -7,14 +7,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from . import dtype as dtypes
 from . import fill as fills
 from .array import Array
-from .create import make_spec, open
+from .create import create, make_spec, open
 from .driver import Driver, located
 from .engine.stored import count, stored_blocks, whole
 from .errors import Invalid
@@ -25,6 +25,7 @@ from .location import Location, resolve
 from .metadata import node
 from .metadata.spec import ArraySpec
 from .metadata.trailer import new_identity
+from .options import CopyOptions, shown
 from .sharding import Sharding
 from .threads import spread
 from .wrapper import limited
@@ -33,6 +34,7 @@ _BYTES = 128 << 20  # of target chunks under way at once
 _FEW = 1024  # chunks of a source that are asked for rather than listed
 
 
+@shown(CopyOptions, make_spec, create, left_out="as in the source")
 def copy(
     source: Location | Array,
     target: Location,
@@ -40,18 +42,39 @@ def copy(
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    **changes: Any,
+    **changes: Unpack[CopyOptions],
 ) -> Array:
-    """Copy an array, chunk by chunk of the target, between any two drivers.
+    """Copy an array between any two places, changing how it is stored if you like.
 
-    ``changes`` are what :func:`make_spec` takes but for the shape (``chunks=``, ``codecs=``,
-    ``dtype=``, ...); what is left out stays as it is in the source. ``progress`` shows a bar
-    (needs tqdm). It costs what is stored: where the source's driver lists, chunks that are not
-    stored are not asked for, unless the grid is small or the fill value changes. Memory in use:
-    one target chunk; from or to afar as many as fit in 128 MiB, so that their round trips overlap;
-    and the numbers of the chunks, of up to half a million. Until the copy is whole, every reader
-    refuses it, and no other replaces it. One that fails or is interrupted stays so: copy again
-    with ``overwrite``.
+    It costs what is stored: chunks that are not stored are not asked for, where the source's driver
+    can list and the fill value stays. Between local places one chunk of the target is in memory at
+    a time, else as many as fit in 128 MiB, so that their round trips overlap. Until the copy is
+    whole, every reader refuses it; after a failure, copy again with ``overwrite=True``.
+
+    Args:
+        source: an array, or where one is stored.
+        target: where to store the copy, as for :func:`create`.
+        progress: show a bar, which needs tqdm.
+        options: keyword arguments of the target's driver.
+        overwrite: replace the array or group that is at ``target``.
+        chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
+            key_encoding, separator, order, filters, dtype: how the copy is stored, as
+            :func:`create` explains. What is left out stays as it is in the source.
+
+    Returns:
+        A handle that reads and writes the copy.
+
+    Raises:
+        NotFound: nothing is stored at ``source``.
+        AlreadyExists: an array or group is stored at ``target``, and ``overwrite`` is false.
+        Invalid: the source is a group, the target is the source or holds it, an option does not
+            fit, or tqdm is missing.
+        Conflict: another array took the source's place meanwhile.
+
+    >>> a = stash.save("memory://from", np.arange(8.0), chunks=2)
+    >>> b = stash.copy(a, "memory://to", chunks=4, dtype="float32")
+    >>> b.chunks, b[-2:].tolist()
+    ((4,), [6.0, 7.0])
     """
     if progress:
         _need_tqdm()

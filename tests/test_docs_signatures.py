@@ -114,24 +114,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return found
 
 
-# Options that a function hands on, and to whom.
-ARRAY_OPTIONS = parameters(make_spec).keys() - {"shape", "dtype", "unknown"}
-CREATE_OPTIONS = parameters(tensorstash.create).keys() | ARRAY_OPTIONS
-LAYOUT = {"rows_per_chunk", "rows_per_shard", "codecs", "fill_value"}
-HANDED_ON: dict[str, set[str]] = {
-    "create": set(CREATE_OPTIONS),
-    "open": set(CREATE_OPTIONS),
-    "save": set(CREATE_OPTIONS),
-    "load": set(parameters(tensorstash.open)) - {"mode"},
-    "copy": set(ARRAY_OPTIONS) | {"dtype"},
-    "create_records": LAYOUT,
-    "save_records": LAYOUT | set(parameters(tensorstash.create_records)),
-    "add_field": LAYOUT,
-    "iter_batches": {"pool", "pool_bytes", "lanes", "threads", "prefetch"},
-}
-
-
-def wrong_call(call: ast.Call, name: str, function: Callable[..., Any]) -> str | None:
+def wrong_call(call: ast.Call, function: Callable[..., Any]) -> str | None:
     """What a call in the docs gets wrong: a keyword that the function has not, too many values."""
     known = parameters(function)
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in known.values())
@@ -140,7 +123,7 @@ def wrong_call(call: ast.Call, name: str, function: Callable[..., Any]) -> str |
     if len(given) > len(positional) and not takes_any:
         return f"takes {len(positional)} positional arguments"
     for keyword in call.keywords:
-        if keyword.arg and keyword.arg not in known.keys() | HANDED_ON.get(name, set()):
+        if keyword.arg and keyword.arg not in known:
             return f"has no parameter {keyword.arg}"
     return None
 
@@ -149,9 +132,9 @@ def is_ellipsis(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is Ellipsis
 
 
-def wrong_signature(call: ast.Call, name: str, function: Callable[..., Any]) -> str | None:
+def wrong_signature(call: ast.Call, function: Callable[..., Any]) -> str | None:
     """What a signature in the docs gets wrong: names, order, defaults, or what it leaves out."""
-    wrong = wrong_call(call, name, function)
+    wrong = wrong_call(call, function)
     if wrong is not None:
         return wrong
     known = parameters(function)
@@ -175,8 +158,6 @@ def wrong_signature(call: ast.Call, name: str, function: Callable[..., Any]) -> 
     for keyword in call.keywords:
         assert keyword.arg is not None
         said.add(keyword.arg)
-        if keyword.arg not in known:
-            continue  # handed on
         default = known[keyword.arg].default
         shown = ast.literal_eval(keyword.value)
         if shown != default or type(shown) is not type(default):
@@ -207,9 +188,9 @@ def signatures() -> Iterator[tuple[str, str, ast.Call, Callable[..., Any], str]]
 
 def test_signatures_are_those_of_the_code() -> None:
     wrong, count = [], 0
-    for text, name, call, function, _ in signatures():
+    for text, _, call, function, _ in signatures():
         count += 1
-        why = wrong_signature(call, name, function)
+        why = wrong_signature(call, function)
         if why:
             wrong.append(f"{text}: {why}")
     assert count > 40
@@ -304,7 +285,7 @@ def test_options_of_arrays_and_handles() -> None:
     layout = {**defaults(make_spec), "overwrite": False}
     check_options(table_options(stored), layout)
     handle = defaults(tensorstash.create, tensorstash.open, tensorstash.open_group)
-    for name in layout:
+    for name in (*layout, "shape", "dtype"):  # open takes these for create
         handle.pop(name, None)
     check_options(table_options(handles), handle)
 
@@ -320,7 +301,7 @@ def test_arguments_of_the_loader() -> None:
 
 def test_options_of_records() -> None:
     said = table_options((DOCS / "records.md").read_text(encoding="utf-8"))
-    known = defaults(tensorstash.create_records) | dict.fromkeys(LAYOUT)
+    known = defaults(tensorstash.create_records)
     assert set(said) == set(known) - {"like"}  # of create_records alone, in its own words
 
 
@@ -393,7 +374,7 @@ def test_every_call_in_the_docs_can_be_made(page: Path) -> None:
                 name = node.func.id
                 function = getattr(torch, name, None) if name in torch.__all__ else None
             if inspect.isfunction(function) or (inspect.isclass(function) and name != "Batch"):
-                why = wrong_call(node, name, function)
+                why = wrong_call(node, function)
                 if why:
                     wrong.append(f"{ast.unparse(node)[:80]}: {name} {why}")
     assert not wrong, "\n".join(wrong)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
 from ..coerce import parse_lengths
-from ..create import LimitsLike, make_settings, open_driver
+from ..create import make_spec, open_place
 from ..driver import Driver
 from ..errors import Invalid, short
 from ..handle import Settings
-from ..location import Location, resolve
+from ..location import Location
 from ..metadata import node, zarr3
-from ..wrapper import limited
+from ..options import HandleOptions, NewRecordsOptions, OpenOptions, only, parted, shown
 from . import formats, grow, infer, layout
 from .catalog import MARK, Catalog, identified, reserved, to_document
 from .classes import schema_of
@@ -25,44 +24,6 @@ from .records import Records
 from .schema import Fields, allowed, check_paths, parse
 from .table import At, Table
 from .typed import view_of
-
-
-def create_records(
-    location: Location,
-    schema: Any = None,
-    length: int = 0,
-    *,
-    like: Any = None,
-    attributes: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    cache: int | str = 0,
-    threads: int | None = None,
-    allow_pickle: bool = False,
-    lock_timeout: float | None = 60.0,
-    limits: LimitsLike = None,
-    overwrite: bool = False,
-    **layout_options: Any,
-) -> Records:
-    """Create records of ``length`` rows and answer a handle that reads and writes. Only metadata
-    is stored: absent chunks read as zeros, empty text and rows of no elements, so that a terabyte
-    costs a few small objects.
-
-    ``schema`` is TensorDict's ``{field: (element_shape, dtype)}``, nested where fields are, with
-    ``str``, ``bytes``, ``tensorstash.json`` and ``tensorstash.ragged(dtype)`` beside dtypes;
-    ``object`` is pickled, and needs ``allow_pickle`` on both sides. ``like`` is an example row, for
-    the fields that the schema does not name. ``layout_options``: ``rows_per_chunk``,
-    ``rows_per_shard``, ``codecs``, ``fill_value``; see :func:`tensorstash.records.layout.specs`.
-    What is there already raises :class:`~tensorstash.errors.AlreadyExists` unless ``overwrite``.
-    """
-    fields = _fields(schema, like, allow_pickle)
-    (rows,) = parse_lengths(length, "length") if isinstance(length, (int, np.integer)) else (-1,)
-    if not 0 <= rows < 1 << 62:
-        raise Invalid(f"length is a number of rows, not {short(length)}")
-    settings = make_settings(
-        "r+", cache, threads, lock_timeout=lock_timeout, limits=limits, allow_pickle=allow_pickle
-    )
-    driver = limited(resolve(location, options), settings.limits)
-    return create_at(driver, "", fields, rows, settings, attributes, overwrite, layout_options)
 
 
 def create_at(
@@ -92,55 +53,138 @@ def create_at(
     return Records(Table(At(driver, path), settings, replace(catalog, tag=tag)))
 
 
-def open_records(
+@shown(NewRecordsOptions, layout.specs, make_spec, open_place)
+def create_records(
     location: Location,
-    mode: Literal["r", "r+"] = "r",
+    schema: Any = None,
+    length: int = 0,
     *,
-    options: Mapping[str, Any] | None = None,
-    cache: int | str = 0,
-    immutable: bool = False,
-    threads: int | None = None,
-    missing: Literal["fill", "raise"] = "fill",
-    allow_pickle: bool = False,
-    lock_timeout: float | None = 60.0,
-    limits: LimitsLike = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    cache_dir_bytes: int | str = "10GiB",
+    like: Any = None,
+    overwrite: bool = False,
+    **how: Unpack[NewRecordsOptions],
 ) -> Records:
-    """Open records: one small read. ``mode`` is ``"r"`` to read or ``"r+"`` to write too; the
-    other options are those of ``tensorstash.open``, for every field. ``allow_pickle``: read and
-    write fields of pickled objects, which runs code found in the data. A group that holds none:
-    :class:`~tensorstash.errors.Invalid`; nothing there: :class:`~tensorstash.errors.NotFound`."""
+    """Create records, rows of named fields, and return a handle that reads and writes them.
+
+    Only metadata is stored: rows that were never written read as zeros, empty text and rows of no
+    elements, so new records of a terabyte cost a few small objects.
+
+    Args:
+        location: where to store them: a path, a URL such as ``"s3://bucket/x"``, a
+            ``pathlib.Path``, a ``dict`` or a driver.
+        schema: the fields: ``{name: (element_shape, dtype)}``, or ``{name: dtype}`` for single
+            numbers; nested dicts for fields within fields; also ``str``, ``bytes``,
+            ``tensorstash.json`` and ``tensorstash.ragged(dtype)``. A dataclass or TypedDict will do
+            too. ``object`` is pickled, and needs ``allow_pickle`` here and when opening.
+        length: how many rows there are at first.
+        like: an example row, which gives the fields that ``schema`` does not name.
+        overwrite: replace the array or group that is there.
+        rows_per_chunk: rows of a chunk, for all fields or a dict by field; by default chosen so
+            that a chunk of the widest field has about 512 KiB.
+        rows_per_shard: rows of a stored object that holds several chunks; by default each chunk is
+            an object of its own.
+        codecs, fill_value: as for ``tensorstash.create``, for all fields of numbers, or a dict by
+            field.
+        attributes: the first user attributes, a dict of what JSON can hold.
+        allow_pickle: read and write fields of pickled objects, which runs code found in the data.
+        options, cache, threads, lock_timeout, limits: how the driver and the handle behave, as
+            ``tensorstash.open`` explains, for each field.
+
+    Returns:
+        A handle opened for reading and writing.
+
+    Raises:
+        AlreadyExists: something is stored there, and ``overwrite`` is false.
+        Invalid: the schema or an option is wrong.
+        Unsupported: a dtype cannot be stored.
+
+    >>> r = stash.create_records({}, {"obs": ((2,), "float32"), "label": str})
+    >>> r.append({"obs": [0.5, 1], "label": "cat"})
+    0
+    >>> r[0]["label"]
+    'cat'
+    """
+    handle, more = parted(how, HandleOptions)
+    allow_pickle, attributes = more.pop("allow_pickle", False), more.pop("attributes", None)
+    fields = _fields(schema, like, allow_pickle)
+    (rows,) = parse_lengths(length, "length") if isinstance(length, (int, np.integer)) else (-1,)
+    if not 0 <= rows < 1 << 62:
+        raise Invalid(f"length is a number of rows, not {short(length)}")
+    driver, settings = open_place(location, "r+", allow_pickle=allow_pickle, **handle)
+    return create_at(driver, "", fields, rows, settings, attributes, overwrite, more)
+
+
+@shown(OpenOptions, open_place)
+def open_records(
+    location: Location, mode: Literal["r", "r+"] = "r", **how: Unpack[OpenOptions]
+) -> Records:
+    """Open stored records and return a handle; this costs one small read.
+
+    Args:
+        location: where they are stored, as for :func:`create_records`.
+        mode: ``"r"`` reads, ``"r+"`` also writes.
+        cache: as for ``tensorstash.open``, for each field.
+        allow_pickle: read and write fields of pickled objects, which runs code found in the data.
+        options, limits, threads, lock_timeout, immutable, missing, cache_dir, cache_dir_bytes: how
+            the driver and the handle behave, as ``tensorstash.open`` explains.
+
+    Returns:
+        A handle on all rows and fields.
+
+    Raises:
+        NotFound: nothing is stored there.
+        Invalid: an argument is wrong, or what is stored there holds no records.
+        Corrupt: the stored metadata is damaged.
+
+    >>> place = {}
+    >>> r = stash.save_records(place, {"x": np.arange(3), "y": ["a", "b", "c"]})
+    >>> stash.open_records(place)[1]["y"]
+    'b'
+    """
     if mode not in ("r", "r+"):
         raise Invalid(f"mode {mode!r} is neither 'r' nor 'r+'; create_records() makes new ones")
-    flags = {"immutable": immutable, "allow_pickle": allow_pickle}
-    settings = make_settings(mode, cache, threads, missing, lock_timeout, limits, **flags)
-    driver = open_driver(location, options, cache_dir, cache_dir_bytes, immutable)
-    driver = limited(driver, settings.limits)
+    driver, settings = open_place(location, mode, **only(how, OpenOptions, "open_records"))
     return Records(Table(At(driver), settings, grow.load(driver, "")))
 
 
+@shown(NewRecordsOptions, layout.specs, make_spec, open_place)
 def save_records(
     location: Location,
     columns: Any,
     schema: Any = None,
     *,
     overwrite: bool = True,
-    **options: Any,
+    **how: Unpack[NewRecordsOptions],
 ) -> Records:
-    """Store ``columns`` as new records and answer their handle: other records or a view of them,
-    a dict of arrays, tensors or lists by field (nested where fields are), a list of rows, a
-    TensorDict, a table of arrow, pandas or polars.
+    """Store rows as new records, all at once, replacing the array or group that is there.
 
-    Records, and what was read from some in any format, keep their fields. Of other values
-    ``schema`` names the kind of fields of which they do not tell it; how the others are found
-    stands in "Rows of Python's values" in docs/records.md. Takes what :func:`create_records`
-    takes. Rows appear all at once. Values that cannot be stored raise before what is there is
-    replaced; they are all in memory.
+    Values that cannot be stored raise before anything is replaced. All values are in memory.
+
+    Args:
+        location: where to store them, as for :func:`create_records`.
+        columns: the rows: a dict of arrays, tensors or lists by field (nested where fields are), a
+            list of row dicts, a TensorDict, a table of arrow, pandas or polars, or other records
+            and views of them.
+        schema: the fields of which the values do not tell what they are, as for
+            :func:`create_records`. Records, and what was read from some, keep their fields; "Rows
+            of Python's values" in docs/records.md says how others are found.
+        overwrite: ``False`` refuses to replace an array or group.
+        rows_per_chunk, rows_per_shard, codecs, fill_value, attributes, allow_pickle, options,
+            cache, threads, lock_timeout, limits: as for :func:`create_records`.
+
+    Returns:
+        A handle that reads and writes the new records.
+
+    Raises:
+        AlreadyExists: something is stored there, and ``overwrite`` is false.
+        Invalid: there are no columns, they differ in length, or a value does not fit its field.
+
+    >>> r = stash.save_records({}, {"x": np.arange(3), "y": ["a", "b", "c"]})
+    >>> len(r), r["x"][1:].tolist()
+    (3, [1, 2])
     """
     named = {} if schema is None else _parsed(schema)
     columns = view_of(columns)
-    # Of those that a transform has changed, what it answers may be of other types.
+    # Of those that a transform has changed, what it returns may be of other types.
     known = columns.fields if isinstance(columns, Records) else kept(columns)
     told = {path: field for path, field in known.items() if field is not None}
     values = formats.columns_of(columns, {**told, **named})
@@ -153,9 +197,9 @@ def save_records(
         raise Invalid(f"no values for field {absent[0]!r} of the schema")
     refuse_shapeless([path for path in values if path not in named], known)
     fields = _fields_of(values, named, told)
-    trial = create_records({}, fields, allow_pickle=options.get("allow_pickle", False))
+    trial = create_records({}, fields, allow_pickle=how.get("allow_pickle", False))
     count, checked = trial.checked_rows(values)
-    made = create_records(location, fields, 0, overwrite=overwrite, **options)
+    made = create_records(location, fields, 0, overwrite=overwrite, **how)
     made.table.extend(checked, count)
     return made
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..create import make_spec
 from ..errors import Invalid, Unsupported, short
-from ..metadata.defaults import auto_chunks
+from ..metadata.defaults import CodecsLike, auto_chunks
 from ..metadata.spec import ArraySpec
 from .catalog import OFFSETS, VALUES, Catalog
 from .schema import Field, Fields, chosen, path_of
@@ -42,7 +42,7 @@ def specs(
     *,
     rows_per_chunk: int | Mapping[Any, int] | None = None,
     rows_per_shard: int | None = None,
-    codecs: Any = "auto",
+    codecs: CodecsLike | Mapping[Any, Any] = "auto",
     fill_value: Any = None,
     **unknown: Any,
 ) -> dict[str, ArraySpec]:
@@ -187,7 +187,7 @@ def _power(n: int) -> int:
     return 1 << (max(1, min(n, _MOST_ROWS)).bit_length() - 1)
 
 
-def _is_by_field(codecs: Any, fields: Fields) -> bool:
+def _is_by_field(codecs: Any, fields: Fields) -> TypeGuard[Mapping[Any, Any]]:
     """A dict of codecs by field, rather than one codec's document."""
     return isinstance(codecs, Mapping) and "name" not in codecs
 

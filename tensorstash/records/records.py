@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from ..handle import Settings
 from ..loading.source import Columns, nested
 from ..location import resolve
 from ..metadata.document import GroupDocument
-from . import evolve, formats
+from ..options import RowLayoutOptions, shown
+from . import evolve, formats, layout
 from .about import RecordsInfo, info
 from .catalog import RecordAttributes
 from .column import Rows
@@ -253,9 +254,30 @@ class Records(RecordSource):
 
     # -- fields -----------------------------------------------------------------------------
 
-    def add_field(self, name: Any, field: Any, values: Any = None, **how: Any) -> None:
-        """Add a field to all rows, in one step: of ``values``, or absent ones (zeros, empty text,
-        rows of no elements). ``how`` as in ``create_records``."""
+    @shown(RowLayoutOptions, layout.specs, rows_per_chunk="the least of the other fields")
+    def add_field(
+        self, name: Any, field: Any, values: Any = None, **how: Unpack[RowLayoutOptions]
+    ) -> None:
+        """Add a field to all rows, in one step for every reader.
+
+        Args:
+            name: the new field: text, or a tuple of names along the way, as ``("next", "obs")``.
+            field: what it holds, as in the schema of ``create_records``.
+            values: one for each row; by default zeros, empty text, or rows of no elements.
+            rows_per_chunk, rows_per_shard, codecs, fill_value: how it is stored, as
+                ``create_records`` explains.
+
+        Raises:
+            AlreadyExists: there is a field of this name.
+            Invalid: the name, the field or an option is wrong, values are too few, too many or do
+                not fit, or this is a view.
+            ReadOnly: the records were opened for reading.
+
+        >>> r = stash.save_records({}, {"x": np.arange(3)})
+        >>> r.add_field("label", str, ["a", "b", "c"])
+        >>> r[1]["label"]
+        'b'
+        """
         self._whole("add_field")
         evolve.add(self.table, path_of(name), field, values, how)
 

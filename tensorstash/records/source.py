@@ -185,14 +185,57 @@ class RecordSource:
         shuffle: bool | Literal["exact"] = False,
         seed: int = 0,
         epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
         drop_last: bool = False,
-        **how: Any,
+        lanes: int = 64,
+        pool: int | None = None,
+        pool_bytes: int | str = "256MiB",
+        threads: int | None = None,
+        prefetch: int = 4,
     ) -> Iterator[Any]:
-        """One epoch in batches of ``batch_size`` rows, in the view's format: each row once, read
-        ahead by threads, each block of rows once. ``shuffle=True`` is chunk-aware, and depends on
-        ``seed`` and ``epoch`` alone; ``how`` as in :class:`~tensorstash.loading.feed.Feed`."""
+        """Iterate over one epoch in batches, read ahead by threads: each row comes once.
+
+        Args:
+            batch_size: rows of a batch; the last may have fewer.
+            shuffle: ``False``: rows in order; ``True``: shuffled among some chunks at a time, so
+                that each is read once; ``"exact"``: every order is as likely as any other.
+            seed: which shuffle, an integer.
+            epoch: which epoch of it; shuffles differ from one epoch to the next.
+            rank, world_size: of how many processes this is which; each yields its own part of
+                every batch.
+            drop_last: leave out a last batch of fewer rows.
+            lanes: how many places of the rows a batch is taken from at least, where shuffled.
+            pool: how many blocks of rows are mixed at a time; by default four for each row of a
+                batch, as far as ``pool_bytes`` allow.
+            pool_bytes: the most memory for blocks, such as ``"256MiB"``.
+            threads: how many threads read; by default chosen by trying.
+            prefetch: how many batches are ready before they are asked for; 0: none, and no thread.
+
+        Returns:
+            An iterator over batches, in the format of this view.
+
+        Raises:
+            Invalid: an argument is wrong.
+            NotFound, Conflict: fields were dropped or replaced meanwhile.
+
+        >>> r = stash.save_records({}, {"x": np.arange(5)})
+        >>> [batch["x"].tolist() for batch in r.iter_batches(2)]
+        [[0, 1], [2, 3], [4]]
+        """
         feed: Feed[Any] = Feed(
-            self, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, **how
+            self,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+            lanes=lanes,
+            pool=pool,
+            pool_bytes=pool_bytes,
+            threads=threads,
+            prefetch=prefetch,
         )
         feed.set_epoch(epoch)
         return iter(feed)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Unpack
 
-from .array import Array
-from .attributes import Attributes
-from .create import LimitsLike, create_at, make_settings, make_spec, open_driver
-from .driver import Driver, Tag, get_at_most, located
-from .errors import (
+from ..array import Array
+from ..attributes import Attributes
+from ..create import create_at, make_spec
+from ..driver import Driver, Tag, located
+from ..errors import (
     AlreadyExists,
     Closed,
     Conflict,
@@ -27,29 +26,33 @@ from .errors import (
     Unsupported,
     short,
 )
-from .handle import Settings
-from .location import Location, resolve
-from .metadata import copies, node, zarr2, zarr3
-from .metadata.consolidated import Members, is_member_path
-from .metadata.document import GroupDocument, as_plain
-from .metadata.mark import fields_of, is_records
-from .metadata.spec import ArraySpec
-from .wrapper import limited
-
-GroupMode = Literal["r", "r+", "a", "w", "x"]
+from ..handle import Settings
+from ..metadata import copies, node, zarr2, zarr3
+from ..metadata.consolidated import Members, is_member_path
+from ..metadata.document import GroupDocument, as_plain
+from ..metadata.mark import fields_of, is_records
+from ..metadata.spec import ArraySpec
+from ..options import LayoutOptions, shown
+from .consolidate import documents, put_copy
+from .tree import Branch, draw
 
 _TRIES = 10
 
 
 class Group:
-    """A handle on a stored group. ``g["raw/image"]`` opens what is there, array or group;
-    ``g.create("x", shape, dtype)`` stores a new array, with the groups above it.
+    """A handle on a stored group: ``g["raw/image"]`` opens a member, an array or a group.
 
-    Opened for reading, a group with consolidated metadata answers for all its members without
-    looking at them; an array's own metadata is looked at when it is read first. Whatever a handle
-    changes below this group, consolidated metadata of the groups on the way goes before.
+    ``"raw" in g``, ``len(g)`` and iteration are about the direct members, and ``del g[name]``
+    deletes one with everything below it. Opened for reading, a group with consolidated metadata
+    knows all its members without looking at them; an array's own metadata is looked at when it is
+    first read. Before a handle changes anything below this group, it deletes the consolidated
+    metadata of the groups on the way.
 
-    >>> g = stash.create_group("memory://run")
+    Raises:
+        NotFound: ``g[name]`` is not there. Invalid: ``name`` cannot name a member. ReadOnly: a
+        change, and the group was opened for reading. Closed: the handle was closed.
+
+    >>> g = stash.create_group("memory://groups")
     >>> g.create("raw/image", (64, 64), "uint8")[...] = 1
     >>> g.keys(), g["raw"].keys()
     (['raw'], ['image'])
@@ -77,7 +80,8 @@ class Group:
 
     @property
     def attrs(self) -> Attributes:
-        """The user's attributes: a mapping whose changes are stored at once."""
+        """The user's attributes: a mapping of type ``Attributes``, whose changes are stored at
+        once."""
         return Attributes(self)
 
     def attributes(self) -> Mapping[str, Any]:
@@ -132,28 +136,84 @@ class Group:
         return sum(1 for _ in self)
 
     def keys(self) -> list[str]:
-        """Names of the direct members, sorted; of those too that cannot be opened."""
+        """Return the names of the direct members, sorted, also of those that cannot be opened.
+
+        Returns:
+            A new list of names.
+
+        >>> stash.create_group({}).keys()
+        []
+        """
         return list(iter(self))  # of the group itself list() asks the length first, which looks too
 
     def items(self) -> Iterator[tuple[str, Array | Group]]:
-        """Names and handles of the direct members, sorted. One that cannot be opened raises when
-        its turn comes: to pass it by, go through :meth:`keys` and open each."""
+        """Iterate over the direct members, sorted by name.
+
+        A member that cannot be opened raises when its turn comes; to skip it, go through
+        :meth:`keys` and open each.
+
+        Returns:
+            An iterator over ``(name, handle)``, each handle an array or a group.
+
+        Raises:
+            Corrupt, Unsupported: the metadata of a member cannot be used.
+
+        >>> g = stash.create_group({})
+        >>> a = g.create("x", 3, "int8")
+        >>> [(name, member.shape) for name, member in g.items()]
+        [('x', (3,))]
+        """
         for name, member in self._each():
             if isinstance(member, StashError):
                 raise member
             yield name, member
 
     def arrays(self) -> dict[str, Array]:
-        """The direct members that are arrays. Raises where a member cannot be opened."""
+        """Return the direct members that are arrays, by name.
+
+        Returns:
+            A new dict of handles.
+
+        Raises:
+            Corrupt, Unsupported: the metadata of a member, of whichever kind, cannot be used.
+
+        >>> g = stash.create_group({})
+        >>> x = g.create("x", 3, "int8")
+        >>> list(g.arrays())
+        ['x']
+        """
         return {name: member for name, member in self.items() if isinstance(member, Array)}
 
     def groups(self) -> dict[str, Group]:
-        """The direct members that are groups. Raises where a member cannot be opened."""
+        """Return the direct members that are groups, by name.
+
+        Returns:
+            A new dict of handles.
+
+        Raises:
+            Corrupt, Unsupported: the metadata of a member, of whichever kind, cannot be used.
+
+        >>> g = stash.create_group({})
+        >>> x = g.create_group("x")
+        >>> list(g.groups())
+        ['x']
+        """
         return {name: member for name, member in self.items() if isinstance(member, Group)}
 
     def walk(self) -> Iterator[tuple[str, Array | Group]]:
-        """Every member below, depth first, by its path from here. One that cannot be opened
-        raises when its turn comes."""
+        """Iterate over every member below, depth first.
+
+        Returns:
+            An iterator over ``(path, handle)``, with paths counted from this group.
+
+        Raises:
+            Corrupt, Unsupported: the metadata of a member cannot be used, when its turn comes.
+
+        >>> g = stash.create_group({})
+        >>> x = g.create("raw/x", 3, "int8")
+        >>> [path for path, member in g.walk()]
+        ['raw', 'raw/x']
+        """
         members = self._consolidated()
         if members is not None:
             self._open()
@@ -172,21 +232,56 @@ class Group:
                 above.pop()
 
     def tree(self) -> str:
-        """All members below, drawn as a tree; those that cannot be opened say why."""
+        """Draw all members below as a tree; at those that cannot be opened it says why.
+
+        Returns:
+            The text of the tree, one member a line.
+
+        >>> g = stash.create_group({})
+        >>> x = g.create("raw/x", 3, "int8")
+        >>> print(g.tree())  # doctest: +ELLIPSIS
+        memory://...
+        └── raw
+            └── x (3,) int8
+        """
         return "\n".join([located(self.driver, self.path), *draw(self._branch())])
 
     # -- changing ---------------------------------------------------------------------------
 
+    @shown(LayoutOptions, make_spec, zarr_format="that of the group")
     def create(
         self,
         name: str,
-        shape: Any = None,
+        shape: int | Sequence[int] | None = None,
         dtype: Any = None,
         *,
         overwrite: bool = False,
-        **how: Any,
+        **how: Unpack[LayoutOptions],
     ) -> Array:
-        """Create an array below this group; takes what ``tensorstash.create`` takes."""
+        """Create an array below this group, with the groups above it that are missing.
+
+        Args:
+            name: its path from here, such as ``"raw/image"``.
+            shape: the length of each axis; one integer for an array of one axis.
+            dtype: the type of the elements, as NumPy takes it, or a name such as ``"bfloat16"``.
+            overwrite: replace the array or group that is there.
+            zarr_format: that of the group; no other is possible.
+            chunks, shards, codecs, fill_value, dimension_names, attributes, key_encoding,
+                separator, order, filters: how it is stored, as ``tensorstash.create`` explains.
+
+        Returns:
+            A handle on the new array, with the settings of this one.
+
+        Raises:
+            AlreadyExists: something is stored there, and ``overwrite`` is false.
+            Invalid: an argument is wrong, the place lies in an array, or holds a field of records.
+            ReadOnly: the group was opened for reading.
+
+        >>> g = stash.create_group({})
+        >>> g.create("raw/image", (64, 64), "uint8", chunks=32)[...] = 1
+        >>> int(g["raw/image"][5, 5])
+        1
+        """
         self._open(write=True)
         path = self._below(name)
         node.check_place(self.driver, path)
@@ -204,7 +299,24 @@ class Group:
     def create_group(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, overwrite: bool = False
     ) -> Group:
-        """Create a group below this one, with the groups above it."""
+        """Create a group below this one, with the groups above it that are missing.
+
+        Args:
+            name: its path from here, such as ``"raw/images"``.
+            attributes: the first user attributes, a dict of what JSON can hold.
+            overwrite: replace the array or group that is there, with everything below it.
+
+        Returns:
+            A handle on the new group, with the settings of this one.
+
+        Raises:
+            AlreadyExists: something is stored there, and ``overwrite`` is false.
+            Invalid: the name or an attribute cannot be stored, or the place lies in an array.
+            ReadOnly: this group was opened for reading.
+
+        >>> stash.create_group({}).create_group("raw", {"unit": "mm"}).attrs
+        {'unit': 'mm'}
+        """
         self._open(write=True)
         path = self._below(name)
         node.check_place(self.driver, path)
@@ -216,7 +328,22 @@ class Group:
         return Group(self.driver, path, self.settings, document)
 
     def require_group(self, name: str) -> Group:
-        """The group of that name, created when it is not there."""
+        """Return the group of that name, and create it when it is not there.
+
+        Args:
+            name: its path from here.
+
+        Returns:
+            A handle on the group, with the settings of this one.
+
+        Raises:
+            Invalid: an array has that name, or the name cannot be stored.
+            ReadOnly: it is not there, and this group was opened for reading.
+
+        >>> g = stash.create_group({})
+        >>> g.require_group("raw").path, g.require_group("raw").path
+        ('raw/', 'raw/')
+        """
         if name not in self:
             try:
                 return self.create_group(name)
@@ -236,21 +363,33 @@ class Group:
         node.delete(self.driver, self._below(name))
 
     def consolidate(self) -> None:
-        """Copy the metadata of every member into this group's own, so that opening the whole
-        costs one read. Whoever changes something below through a handle of ours that was opened
-        at this group, or above it, deletes the copy before: consolidate again then. Others may
-        leave it out of date. :class:`~tensorstash.errors.Conflict` where members are changed
-        again and again meanwhile; then there is no copy."""
+        """Copy the metadata of every member into this group's own: opening all costs one read.
+
+        Whoever changes something below through a handle that was opened at this group, or above
+        it, deletes the copy first: consolidate again afterwards. Other libraries may leave the
+        copy out of date.
+
+        Raises:
+            Conflict: others go on changing members meanwhile; then there is no copy.
+            ReadOnly: the group was opened for reading.
+
+        >>> place = {}
+        >>> g = stash.create_group(place)
+        >>> a = g.create("x", 3, "int8")
+        >>> g.consolidate()
+        >>> stash.open_group(place).keys()
+        ['x']
+        """
         self._open(write=True)
         copies.expect(self.driver)
         found = self._found()
         for _ in range(_TRIES):
-            self._put_copy(found)
+            put_copy(self, found)
             before, found = found, self._found()
             if zarr3.encode(found) == zarr3.encode(before):
                 self.refresh()
                 return
-        self._put_copy(None)
+        put_copy(self, None)
         raise Conflict(
             f"members of {located(self.driver, self.path)} are changed by others without a break; "
             "consolidate when they are done"
@@ -259,37 +398,24 @@ class Group:
     def _found(self) -> dict[str, Any]:
         """The documents of all members as they are stored now, as a copy has them."""
         members = dict(Group(self.driver, self.path, replace(self.settings, mode="r+")).walk())
-        if self.zarr_format == 2:
-            below = {path: self._files(member.path) for path, member in members.items()}
-            return {"": self._files(self.path), **below}
-        return {
-            path: zarr3.array_document(member.spec)
-            if isinstance(member, Array)
-            else zarr3.group_document(member.document)
-            for path, member in members.items()
-        }
-
-    def _put_copy(self, found: dict[str, Any] | None) -> None:
-        if self.zarr_format == 2:
-            key = self.path + zarr2.CONSOLIDATED
-            if found is None:
-                self.driver.delete(key)
-            else:
-                self.driver.put(key, zarr3.encode(zarr2.consolidated_document(found)))
-            return
-        node.update(
-            self.driver,
-            self.path,
-            lambda group: GroupDocument(group.attributes, found, 3, group.document),
-            like=self.document,
-            drops=False,  # what is above shows the same members
-        )
+        return documents(self, members)
 
     # -- the handle -------------------------------------------------------------------------
 
     def refresh(self) -> Group:
-        """Look at the stored metadata again. :class:`~tensorstash.errors.Conflict` where an
-        array, or a group of another format, was put in the place of this one."""
+        """Read the stored metadata again, as others may have changed it.
+
+        Returns:
+            This handle.
+
+        Raises:
+            NotFound: the group was deleted.
+            Conflict: an array, or a group of another format, took its place.
+
+        >>> g = stash.create_group({})
+        >>> g.refresh() is g
+        True
+        """
         self._open()
         if self._document is None:
             content = node.require(self.driver, self.path).content
@@ -302,7 +428,11 @@ class Group:
         return self
 
     def close(self) -> None:
-        """Refuse further use. Nothing else needs closing."""
+        """Refuse further use of this handle. Nothing else needs closing.
+
+        >>> with stash.create_group({}) as g:
+        ...     g.attrs["model"] = "small"
+        """
         self._closed = True
 
     def __enter__(self) -> Group:
@@ -427,15 +557,6 @@ class Group:
             content = GroupDocument(content.attributes, below, format_, content.document)
         return content, None
 
-    def _files(self, path: str) -> dict[str, Any]:
-        """A v2 node's documents by file name, decoded."""
-        found = {}
-        for name in (zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS):
-            stored = get_at_most(self.driver, path + name, self.driver.metadata_limit)
-            if stored is not None:
-                found[name] = zarr2.decode(stored[0], name)
-        return found
-
     def _branch(self) -> Branch:
         members = self._each()
         while True:
@@ -462,81 +583,3 @@ class Group:
         if write and self.settings.mode == "r":
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
-
-
-def create_group(
-    location: Location,
-    attributes: Mapping[str, Any] | None = None,
-    *,
-    options: Mapping[str, Any] | None = None,
-    zarr_format: Literal[2, 3] = 3,
-    limits: LimitsLike = None,
-    overwrite: bool = False,
-) -> Group:
-    """Create a group and answer a handle that reads and writes.
-    :class:`~tensorstash.errors.AlreadyExists` when something is there, unless ``overwrite``."""
-    settings = make_settings("r+", limits=limits)
-    driver = limited(resolve(location, options), settings.limits)
-    document = GroupDocument(as_plain(dict(attributes or {})), zarr_format=zarr_format)
-    node.create(driver, "", document, overwrite=overwrite)
-    return Group(driver, "", settings, document)
-
-
-def open_group(
-    location: Location,
-    mode: GroupMode = "r",
-    *,
-    options: Mapping[str, Any] | None = None,
-    zarr_format: Literal[2, 3] = 3,
-    cache: int | str = 0,
-    immutable: bool = False,
-    threads: int | None = None,
-    missing: Literal["fill", "raise"] = "fill",
-    allow_pickle: bool = False,
-    lock_timeout: float | None = 60.0,
-    limits: LimitsLike = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    cache_dir_bytes: int | str = "10GiB",
-) -> Group:
-    """Open a group: one small read. ``mode`` and the options are those of ``tensorstash.open``,
-    for every array reached from here (``cache``: for each); ``zarr_format`` is what a new group
-    is stored as."""
-    if mode not in ("r", "r+", "a", "w", "x"):
-        raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
-    writes = "r" if mode == "r" else "r+"
-    flags = {"immutable": immutable, "allow_pickle": allow_pickle}
-    settings = make_settings(writes, cache, threads, missing, lock_timeout, limits, **flags)
-    driver = open_driver(location, options, cache_dir, cache_dir_bytes, immutable)
-    driver = limited(driver, settings.limits)
-    if mode in ("w", "x"):
-        made = create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
-        return Group(driver, "", settings, made.document)
-    try:
-        return Group(driver, "", settings).refresh()
-    except NotFound:
-        if mode != "a":
-            raise
-    try:
-        made = create_group(driver, zarr_format=zarr_format)
-        return Group(driver, "", settings, made.document)
-    except AlreadyExists:
-        return Group(driver, "", settings).refresh()
-
-
-Branch: TypeAlias = Iterator[tuple[str, str, "Branch | None"]]
-"""Names with what is said of each, and what lies below it."""
-
-
-def draw(branch: Branch) -> Iterator[str]:
-    """A line for every name, those below indented."""
-    todo = [(branch, next(branch, None), "")]
-    while todo:
-        branch, member, indent = todo.pop()
-        if member is None:
-            continue
-        name, note, below = member
-        following = next(branch, None)
-        yield f"{indent}{'├── ' if following else '└── '}{name} {note}".rstrip()
-        todo.append((branch, following, indent))
-        if below is not None:
-            todo.append((below, next(below, None), indent + ("│   " if following else "    ")))

@@ -1,0 +1,106 @@
+"""Creating and opening groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Unpack
+
+from ..create import open_place
+from ..errors import AlreadyExists, Invalid, NotFound
+from ..location import Location
+from ..metadata import node
+from ..metadata.document import GroupDocument, as_plain
+from ..options import OpenOptions, PlaceOptions, only, shown
+from .group import Group
+
+GroupMode = Literal["r", "r+", "a", "w", "x"]
+
+
+@shown(PlaceOptions, open_place)
+def create_group(
+    location: Location,
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    zarr_format: Literal[2, 3] = 3,
+    overwrite: bool = False,
+    **how: Unpack[PlaceOptions],
+) -> Group:
+    """Create a group and return a handle that reads and writes it.
+
+    Args:
+        location: where to store it: a path, a URL such as ``"s3://bucket/x"``, a
+            ``pathlib.Path``, a ``dict`` or a driver.
+        attributes: the first user attributes, a dict of what JSON can hold.
+        zarr_format: 3, or 2 for readers that do not know version 3; its members are stored alike.
+        overwrite: replace the array or group that is there, with everything below it.
+        options: keyword arguments of the driver.
+        limits: how much memory what is stored may take, as for ``tensorstash.open``.
+
+    Returns:
+        A handle opened for reading and writing.
+
+    Raises:
+        AlreadyExists: an array or group is stored there, and ``overwrite`` is false.
+        Invalid: an argument is wrong, or JSON cannot hold an attribute.
+
+    >>> g = stash.create_group("memory://run", {"model": "small"})
+    >>> g.attrs["model"]
+    'small'
+    """
+    driver, settings = open_place(location, "r+", **only(how, PlaceOptions, "create_group"))
+    document = GroupDocument(as_plain(dict(attributes or {})), zarr_format=zarr_format)
+    node.create(driver, "", document, overwrite=overwrite)
+    return Group(driver, "", settings, document)
+
+
+@shown(OpenOptions, open_place)
+def open_group(
+    location: Location,
+    mode: GroupMode = "r",
+    *,
+    zarr_format: Literal[2, 3] = 3,
+    **how: Unpack[OpenOptions],
+) -> Group:
+    """Open a stored group and return a handle; this costs one small read.
+
+    Args:
+        location: where it is stored, as for :func:`create_group`.
+        mode: ``"r"`` reads, ``"r+"`` also writes, ``"a"`` creates the group when nothing is there,
+            ``"w"`` replaces what is there, ``"x"`` creates and never replaces.
+        zarr_format: what a new group is stored as, 3 or 2.
+        cache: as for ``tensorstash.open``, for each array that is reached from here.
+        options, limits, threads, lock_timeout, immutable, missing, allow_pickle, cache_dir,
+            cache_dir_bytes: how the driver and all handles below behave, as ``tensorstash.open``
+            explains.
+
+    Returns:
+        A handle on the group, which hands its settings on to all members that it opens.
+
+    Raises:
+        NotFound: nothing is stored there, and ``mode`` does not create.
+        AlreadyExists: ``mode`` is ``"x"``, and an array or group is stored there.
+        Invalid: an argument is wrong, or an array is stored there.
+        Corrupt: the stored metadata is damaged.
+
+    >>> place = {}
+    >>> a = stash.create_group(place).create("raw/image", (2, 2), "uint8")
+    >>> stash.open_group(place)["raw/image"].shape
+    (2, 2)
+    """
+    if mode not in ("r", "r+", "a", "w", "x"):
+        raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
+    writes = "r" if mode == "r" else "r+"
+    driver, settings = open_place(location, writes, **only(how, OpenOptions, "open_group"))
+    if mode in ("w", "x"):
+        made = create_group(driver, zarr_format=zarr_format, overwrite=mode == "w")
+        return Group(driver, "", settings, made.document)
+    try:
+        return Group(driver, "", settings).refresh()
+    except NotFound:
+        if mode != "a":
+            raise
+    try:
+        made = create_group(driver, zarr_format=zarr_format)
+        return Group(driver, "", settings, made.document)
+    except AlreadyExists:
+        return Group(driver, "", settings).refresh()
