@@ -35,7 +35,7 @@ from .errors import (
     Unsupported,
 )
 from .explain import Explanation, Info, explain, info
-from .handle import NoOperators, Settings
+from .handle import Handle, Settings
 from .indexing.fields import Fields, named
 from .indexing.grid import blocks, cut, cuts
 from .indexing.selection import Transform, has_ellipsis, identity, outer, point, select, spans
@@ -45,7 +45,7 @@ from .view import Indexer, Lazy, Rule, Tensors
 from .writer import BufferedWriter
 
 
-class Array(NoOperators):
+class Array(Handle):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
     Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
