@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..codec import Codec
-from ..driver import Driver
 from ..errors import Invalid, NoMemory, counted, short
 from ..handle import Handle
 from ..indexing.grid import AxisGrid, RegularAxis
@@ -23,26 +21,6 @@ from ..threads import IO_THREADS, THREAD_BYTES, count_for
 from ..view import View
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
-
-
-@runtime_checkable
-class Stored(Handle, Protocol):
-    """An array as this package sees it: a handle that says how it is cut and where it lies."""
-
-    @property
-    def chunks(self) -> tuple[int, ...] | None:
-        """Shape of what is decoded at once, ``None`` when chunks differ."""
-        ...
-
-    @property
-    def codecs(self) -> Sequence[Codec]:
-        """The codec chain."""
-        ...
-
-    @property
-    def driver(self) -> Driver:
-        """What holds the bytes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +74,11 @@ class Sliced:
     def __init__(self, array: Any, what: str = "this") -> None:
         """``array``: a handle or a view; ``what`` names it in errors."""
         view = View(array, identity(array.shape)) if isinstance(array, Handle) else array
-        if not isinstance(view, View) or not isinstance(view.array, Stored):
+        if not isinstance(view, View) or not isinstance(view.array, Handle):
             raise Invalid(
                 f"{what} must be a stored array or a lazy view of one, not {short(array)}"
             )
-        self.array: Stored = view.array
+        self.array: Handle = view.array
         self.what = what
         self.transform = view.transform
         self.shape = view.shape
