@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,8 +12,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import coerce
 from .attributes import Attributes
-from .codec import Codec
-from .driver import Check, Driver, Tag, held, located
+from .described import Described
+from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.cache import Cache
 from .engine.chunks import Chunks
@@ -25,17 +25,15 @@ from .engine.stored import present_blocks
 from .engine.update import Guess
 from .engine.write import Writer
 from .errors import (
-    Closed,
     Corrupt,
     Invalid,
     InvalidSelection,
     NoMemory,
     NotFound,
-    ReadOnly,
     Unsupported,
 )
 from .explain import Explanation, Info, explain, info
-from .handle import Handle, Settings
+from .handle import Settings
 from .indexing.fields import Fields, named
 from .indexing.grid import blocks, cut, cuts
 from .indexing.selection import Transform, has_ellipsis, identity, outer, point, select, spans
@@ -45,15 +43,22 @@ from .view import Indexer, Lazy, Rule, Tensors
 from .writer import BufferedWriter
 
 
-class Array(Handle):
+class Array(Described):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
-    Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
-    must be closed, may be used by several threads, works in forked processes, and pickles
-    small. It knows the shape from when it was opened (or last changed the shape itself);
-    :meth:`refresh` looks again. Where the array was deleted or overwritten, every call raises
-    :class:`~tensorstash.errors.NotFound` or :class:`~tensorstash.errors.Conflict`: one look at its
-    document a call, none with ``immutable``.
+    Selections are NumPy's, and return what NumPy would return. A handle holds no connection that
+    must be closed, may be used by several threads, works in forked processes, and pickles small. It
+    knows the shape from when it was opened, or last changed the shape itself; :meth:`refresh` looks
+    again. Each call looks once whether the array is still the same, unless ``immutable``.
+
+    Raises:
+        NotFound, Conflict: the array was deleted or replaced by another. InvalidSelection: an
+        index does not fit. Invalid: a value does not fit. ReadOnly, Closed: this handle may not.
+
+    >>> a = stash.create({}, (2, 3), "int32")
+    >>> a[:, 1] = [7, 8]
+    >>> a[1].tolist()
+    [0, 8, 0]
     """
 
     def __init__(
@@ -97,31 +102,6 @@ class Array(Handle):
         return self._spec
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        return self.spec.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Element type in memory, in native byte order."""
-        return self.spec.dtype
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.spec.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.spec.size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array in memory."""
-        return self.spec.size * self.spec.dtype.itemsize
-
-    @property
     def chunks(self) -> tuple[int, ...] | None:
         """Shape of what is decoded at once (inner chunks, where there are shards); ``None``
         when chunks differ."""
@@ -133,36 +113,19 @@ class Array(Handle):
         return self.spec.grid.chunks if self._read.chunks.sharding is not None else None
 
     @property
-    def codecs(self) -> tuple[Codec, ...]:
-        """The codec chain."""
-        return self.spec.codecs
-
-    @property
-    def fill_value(self) -> Any:
-        """What absent chunks read as, as a NumPy scalar."""
-        return self.spec.fill[()]
-
-    @property
-    def dimension_names(self) -> tuple[str | None, ...] | None:
-        """Names of the axes, where they have any."""
-        return self.spec.dimension_names
-
-    @property
     def attrs(self) -> Attributes:
         """The user's attributes: a mapping whose changes are stored at once."""
         return Attributes(self)
 
-    @property
-    def writable(self) -> bool:
-        """Whether this handle may write."""
-        return self.settings.mode != "r"
-
-    def attributes(self) -> Mapping[str, Any]:
-        """The attributes as they stand in the metadata; ``attrs`` changes them."""
-        return self.spec.attributes
-
     def info(self) -> Info:
-        """What it is, when it changed, what is stored of it (lists the stored chunks)."""
+        """Describe the array and what is stored of it; this lists the stored chunks.
+
+        Returns:
+            An ``Info``, which prints as a table.
+
+        >>> stash.save({}, np.arange(4)).info().stored_chunks
+        1
+        """
         self._open()
         self.settle()
         found = info(self.driver, self.path, self.spec, self._read.chunks)
@@ -174,18 +137,6 @@ class Array(Handle):
         """What this handle cost so far, in this process: chunks, bytes, requests, time."""
         return self._meter.stats(self.driver)
 
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len() of a 0-d array")
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        where = located(self.driver, self.path)
-        if self._spec is None:
-            return f"<tensorstash.Array at {where}>"
-        shape, dtype = self._spec.shape, self._spec.dtype
-        return f"<tensorstash.Array {shape} {dtype} chunks={self.chunks} at {where}>"
-
     # -- reading ----------------------------------------------------------------------------
 
     def __getitem__(self, selection: Any) -> Any:
@@ -194,9 +145,18 @@ class Array(Handle):
         return result[()] if result.ndim == 0 and not has_ellipsis(rest) else result
 
     def read(self, selection: Any = ..., *, out: Any = None) -> NDArray[Any]:
-        """As ``a[selection]``, but always an array. With ``out`` (an array or a torch tensor,
-        pinned too, of the result's shape and dtype) chunks are decoded straight into it, and
-        its array is the answer."""
+        """Read a selection into an array, as ``a[selection]`` but never a scalar.
+
+        Args:
+            selection: any that NumPy takes; by default everything.
+            out: an array or torch tensor of the result's shape and dtype to decode chunks into.
+
+        Returns:
+            A new NumPy array of the array's dtype, or the array of ``out``.
+
+        >>> stash.save({}, np.arange(4)).read(slice(1, 3)).tolist()
+        [1, 2]
+        """
         return self._take(selection, out)[0]
 
     @property
@@ -225,8 +185,20 @@ class Array(Handle):
         return Tensors(self.settle())
 
     def mmap(self, selection: Any = ...) -> NDArray[Any]:
-        """As ``a[selection]`` of one uncompressed chunk, without reading it: a read-only view of
-        where it is stored, as it is now. Others raise :class:`~tensorstash.errors.Unsupported`."""
+        """Map an uncompressed chunk into memory: a view of where it is stored, without reading it.
+
+        Args:
+            selection: what to view, which lies in one chunk.
+
+        Returns:
+            A read-only array, which shows what is stored there now.
+
+        Raises:
+            Unsupported: chunks are compressed, the driver cannot, or there are several chunks.
+
+        >>> stash.save("mapped", np.arange(4), codecs=None).mmap(slice(1, 3)).tolist()
+        [1, 2]
+        """
         self._open()
         self.settle()
         found = mapped(self._read.chunks, select(selection, self.spec.shape))
@@ -236,10 +208,19 @@ class Array(Handle):
     def iter_blocks(
         self, selection: Any = ..., *, absent: bool = False
     ) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-        """``(where, block)`` for every stored chunk (shard) that a basic, forward selection
-        touches, clipped to it, in the order of the grid: ``a[where]`` equals ``block``. One block
-        is in memory at a time. Chunks that are not stored hold nothing but fill, and are left
-        out, so that it costs what is stored; ``absent=True`` yields them too."""
+        """Iterate over the stored chunks (shards) that a selection touches, clipped to it.
+
+        Args:
+            selection: integers and slices of positive step; by default everything.
+            absent: yield chunks that are not stored too, which hold nothing but the fill value.
+
+        Returns:
+            An iterator over ``(where, block)``, one at a time: ``a[where]`` equals ``block``.
+
+        >>> a = stash.save({}, np.arange(4), chunks=2)
+        >>> [(where[0].start, block.tolist()) for where, block in a.iter_blocks(slice(1, None))]
+        [(1, [1]), (2, [2, 3])]
+        """
         bounds = spans(select(selection, self.settle().shape))
         blocks = cuts(self.spec.grid.axes, bounds)
         if not absent and self.settings.missing == "fill":
@@ -250,7 +231,17 @@ class Array(Handle):
         self.check_same()  # what is not stored was none of another's either
 
     def explain(self, selection: Any = ...) -> Explanation:
-        """What reading a selection costs: chunks, objects, requests, bytes. Reads nothing."""
+        """Work out what reading a selection costs, without reading.
+
+        Args:
+            selection: any that NumPy takes; by default everything.
+
+        Returns:
+            An ``Explanation``: chunks, objects, requests and bytes.
+
+        >>> stash.save({}, np.arange(4), chunks=2).explain(slice(2)).chunks
+        1
+        """
         self._open()
         selection = named(selection, self.spec.dtype)[1]
         return explain(self._read.chunks, select(selection, self.spec.shape))
@@ -281,8 +272,7 @@ class Array(Handle):
         fields: Fields | None = None,
         look: Look | None = None,
     ) -> NDArray[Any]:
-        """As :meth:`read_transform`, without seeing to it that the array is still this one but by
-        ``look``, far away; for who looks once for several arrays."""
+        """As :meth:`read_transform`, with no look but ``look``; for who looks once for several."""
         self._open()
         dtype = self.spec.dtype if fields is None else fields.dtype
         try:
@@ -346,8 +336,7 @@ class Array(Handle):
         fields: Fields | None = None,
         look: Look | None = None,
     ) -> None:
-        """As :meth:`write_transform`, without seeing to it that the array is still this one but by
-        ``look``, far away; for who looks once for several arrays."""
+        """As :meth:`write_transform`, with no look but ``look``; for who looks once for several."""
         self._open(write=True)
         self._store(transform, value, fields, look)
 
@@ -364,10 +353,23 @@ class Array(Handle):
             raise self._read.chunks.no_memory("write", transform.shape, error) from error
 
     def append(self, rows: Any, axis: int = 0) -> int:
-        """Grow the array along ``axis`` by ``rows``; answers the index of the first of them.
+        """Grow the array along an axis, atomically: readers see all new rows or none.
 
-        Atomic: readers see all rows or none, concurrent appends from any number of processes
-        all land, one that fails changes nothing.
+        Concurrent appends from any number of processes all land; one that fails changes nothing.
+
+        Args:
+            rows: values that have the array's shape in all other axes.
+            axis: which axis grows; by default the first.
+
+        Returns:
+            The index of the first new row along ``axis``.
+
+        Raises:
+            TimedOut: another held the array's lock for longer than ``lock_timeout`` seconds.
+
+        >>> a = stash.save({}, [[1, 2]])
+        >>> a.append([[3, 4], [5, 6]]), a.shape
+        (1, (3, 2))
         """
         self._open(write=True)
         axis = self.as_axis(axis)
@@ -388,8 +390,19 @@ class Array(Handle):
         return start
 
     def resize(self, shape: Sequence[int] | int) -> None:
-        """Give the array a new shape, in one step for every reader. New cells show the fill
-        value, also where the array once was larger."""
+        """Change the shape, in one step for every reader.
+
+        Args:
+            shape: the new length of each axis; new elements read as the fill value.
+
+        Raises:
+            TimedOut: another held the array's lock for longer than ``lock_timeout`` seconds.
+
+        >>> a = stash.save({}, [1, 2, 3])
+        >>> a.resize(2)
+        >>> a.shape
+        (2,)
+        """
         self._open(write=True)
         wanted = coerce.parse_lengths(shape, "shape")
         try:
@@ -406,17 +419,33 @@ class Array(Handle):
         self._adopt(node)
 
     def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
-        """A context manager that gathers small writes into whole chunks, holding at most
-        ``budget`` bytes: ``with a.writer() as w: w[i] = row; w.append(rows)``."""
+        """Return a context manager that gathers small writes into whole chunks.
+
+        Args:
+            budget: the most bytes that it holds, a number or text such as ``"256MiB"``.
+
+        Returns:
+            A ``BufferedWriter``, with assignment and ``append``.
+
+        >>> a = stash.create({}, 4, "int8")
+        >>> with a.writer() as w:
+        ...     w[2] = 5
+        """
         self._open(write=True)
         return BufferedWriter(self, coerce.parse_bytes(budget))
 
     # -- the handle -------------------------------------------------------------------------
 
     def refresh(self) -> Array:
-        """Look at the stored metadata again: another handle may have changed the shape or the
-        attributes. :class:`~tensorstash.errors.Conflict` where another array was put in its
-        place, of another dtype, or stored in another way."""
+        """Read the stored metadata again: others may have changed the shape or the attributes.
+
+        Returns:
+            This handle.
+
+        >>> a = stash.save({}, [1, 2, 3])
+        >>> a.refresh() is a
+        True
+        """
         self._open()
         if self._spec is None:
             allow = self.settings.allow_pickle
@@ -470,15 +499,13 @@ class Array(Handle):
         self._watched = watched
 
     def close(self) -> None:
-        """Refuse further use. Nothing else needs closing."""
+        """Refuse further use of this handle. Nothing else needs closing.
+
+        >>> with stash.create({}, 3, "int8") as a:
+        ...     a[0] = 1
+        """
         self._closed = True
         self._cache = self._reader = self._writer = None
-
-    def __enter__(self) -> Array:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
@@ -517,21 +544,6 @@ class Array(Handle):
         if chunks.spec is not spec:
             chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
         return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
-
-    def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-        """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""
-        spec = self.spec
-        if spec.dtype.kind == "O":
-            return coerce.as_objects(value, shape, isinstance(spec.fill[()], bytes))
-        return coerce.broadcast(coerce.as_array(value, spec.dtype), shape)
-
-    def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
-        """Rows for :meth:`append`, their shape checked."""
-        return coerce.as_rows(rows, self.as_axis(axis), self.shape, self.dtype)
-
-    def as_axis(self, axis: int) -> int:
-        """``axis`` counted from the first, its bounds checked."""
-        return coerce.as_axis(axis, self.ndim)
 
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
         """What a selection gives, and the rest of it, without names of fields. Where what is known
@@ -575,14 +587,6 @@ class Array(Handle):
     def _result(self, transform: Transform, fields: Fields | None) -> Any:
         result = self.read_transform(transform, None, fields)
         return result[()] if result.ndim == 0 else result
-
-    def _open(self, write: bool = False) -> None:
-        if self._closed:
-            where = located(self.driver, self.path)
-            raise Closed(f"this handle on {where} is closed; open it again")
-        if write and not self.writable:
-            where = located(self.driver, self.path)
-            raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
 
 
 def renewed(array: Array, spec: ArraySpec) -> Array:

@@ -231,9 +231,11 @@ def test_every_public_member_has_a_docstring(cls: type) -> None:
             assert inspect.getdoc(inspect.getattr_static(cls, member)), f"{cls.__name__}.{member}"
 
 
-def test_examples_in_docstrings_run() -> None:
+def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of everything public and its members, with the names that a reader would have imported."""
     import numpy as np
+
+    monkeypatch.chdir(tmp_path)
 
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
     report: list[str] = []
