@@ -110,8 +110,29 @@ def __dir__() -> list[str]:
 def zarr_store(
     location: Location, *, options: Mapping[str, Any] | None = None, read_only: bool = False
 ) -> Any:
-    """``location`` as a ``zarr.abc.store.Store``, so that zarr-python, xarray and dask reach it
-    through our driver; see ``tensorstash.zarr_adapter``. Needs zarr."""
+    """Return a place as a store of zarr-python, so that zarr, xarray and dask reach it.
+
+    Nothing is read yet. zarr-python's own rules hold for what is written through the store: partial
+    writes of a chunk by several writers are not merged safely.
+
+    Args:
+        location: a path, a URL such as ``"s3://bucket/x"``, a ``pathlib.Path``, a ``dict`` or a
+            driver.
+        options: keyword arguments of the driver.
+        read_only: refuse to write through the store.
+
+    Returns:
+        A ``zarr.abc.store.Store``, for ``zarr.open``, ``xarray.open_zarr`` and the like.
+
+    Raises:
+        ModuleNotFoundError: zarr is not installed.
+        Invalid: the location or an option is wrong.
+
+    >>> import zarr
+    >>> saved = stash.save("numbers", np.arange(3))
+    >>> zarr.open_array(stash.zarr_store("numbers"), mode="r")[:].tolist()
+    [0, 1, 2]
+    """
     return importlib.import_module("tensorstash.zarr_adapter").zarr_store(
         location, options=options, read_only=read_only
     )

@@ -26,6 +26,9 @@ class Explanation:
     shards one more an object until its index is known, from afar one more a chunk. (Beside
     them goes one a call that asks whether it is the same array still; none with ``immutable``.)
     Bytes are decoded bytes; ``amplification`` is how many are decoded for each one wanted.
+
+    >>> print(stash.save({}, np.arange(8, dtype="u1"), chunks=4).explain(slice(2)))
+    result (2,): 1 chunk from 1 object, 1 request, 4 B decoded for 2 B wanted (2.0x)
     """
 
     shape: tuple[int, ...]
@@ -83,10 +86,17 @@ def readable(nbytes: int) -> str:
 
 @dataclass(frozen=True)
 class Info:
-    """One array at a glance. ``stored_chunks`` of ``total_chunks`` objects are stored, the
-    others are all fill; ``stored_bytes`` is what they take up. ``modified`` is when its metadata
-    document was last stored (by create, append, resize, attributes; writing elements leaves it), by
-    the store's clock; ``None`` where the store does not say."""
+    """One array at a glance; prints as a table.
+
+    ``stored_chunks`` of ``total_chunks`` objects are stored, the others are all fill;
+    ``stored_bytes`` is what they take up. ``modified`` is when its metadata document was last
+    stored (by create, append, resize, attributes; writing elements leaves it), by the store's
+    clock; ``None`` where the store does not say.
+
+    >>> found = stash.create({}, 8, "u1", chunks=4).info()
+    >>> found.stored_chunks, found.total_chunks
+    (0, 2)
+    """
 
     url: str
     zarr_format: int

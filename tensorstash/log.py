@@ -17,12 +17,18 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def log_requests(on: bool = True) -> None:
-    """Show every request to S3, Redis and the like as a line on standard error: what was asked,
-    for which key, the outcome, bytes, milliseconds, and the attempt where it was repeated.
+    """Show every request to S3, Redis and the like as a line on standard error.
 
-    The same as ``TENSORSTASH_LOG=1`` in the environment. The lines are ``DEBUG`` records of the
-    logger ``tensorstash``, which programs with a logging set-up of their own use directly. They
-    hold no secrets.
+    A line says what was asked, for which key, the outcome, bytes, milliseconds, and the attempt
+    where it was repeated; it holds no secrets. The same as ``TENSORSTASH_LOG=1`` in the
+    environment. Programs that set up logging themselves use the logger ``tensorstash``, whose level
+    is ``DEBUG``, directly.
+
+    Args:
+        on: ``False`` stops it.
+
+    >>> stash.log_requests()
+    >>> stash.log_requests(False)
     """
     logger = logging.getLogger(_NAME)
     for handler in [*logger.handlers]:

@@ -29,6 +29,14 @@ class View(NoOperators):
     Indexing a view gives a view, by NumPy's rules and counted from 0; nothing is read until
     :meth:`read`, ``np.asarray`` or iteration. Assigning writes through to the array. Pickles
     as the array's handle and the selection.
+
+    Raises:
+        InvalidSelection: an index does not fit. NotFound, Conflict: the array was deleted or
+        replaced by another.
+
+    >>> view = stash.save({}, np.arange(10)).lazy[2:8][::2]
+    >>> view.shape, view.read().tolist()
+    ((3,), [2, 4, 6])
     """
 
     def __init__(self, array: Handle, transform: Transform, fields: Fields | None = None) -> None:
@@ -39,7 +47,7 @@ class View(NoOperators):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that :meth:`read` answers."""
+        """The shape of what :meth:`read` returns."""
         return self.transform.shape
 
     @property
@@ -59,7 +67,7 @@ class View(NoOperators):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what :meth:`read` answers."""
+        """Bytes of what :meth:`read` returns."""
         return self.size * self.dtype.itemsize
 
     def __len__(self) -> int:
@@ -99,7 +107,20 @@ class View(NoOperators):
         self.array.write_transform(transform, value, fields)
 
     def read(self, *, out: Any = None) -> NDArray[Any]:
-        """The selected elements, in new memory or in ``out`` (see ``Array.read``)."""
+        """Read the selected elements.
+
+        Args:
+            out: an array or torch tensor of this shape and dtype to decode chunks into.
+
+        Returns:
+            A new NumPy array, or the array of ``out``.
+
+        Raises:
+            Corrupt: a chunk is damaged. Invalid: ``out`` has another shape or dtype.
+
+        >>> stash.save({}, np.arange(4)).lazy[1:3].read().tolist()
+        [1, 2]
+        """
         return self.array.read_transform(self.transform, out, self.fields)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -130,8 +151,14 @@ class View(NoOperators):
 
 
 class Indexer(Generic[Result]):
-    """``array.oindex``, ``array.vindex``: one selection rule, to read and to assign by. Named
-    fields stand in a selection as in ``array[...]``: ``array.oindex["x", rows, columns]``."""
+    """``array.oindex``, ``array.vindex``: one selection rule, to read and to assign by.
+
+    Named fields stand in a selection as in ``array[...]``: ``array.oindex["x", rows, columns]``.
+
+    >>> a = stash.save({}, np.arange(6).reshape(2, 3))
+    >>> a.oindex[[0, 1], [2, 0]].tolist(), a.vindex[[0, 1], [2, 0]].tolist()
+    ([[2, 0], [5, 3]], [2, 3])
+    """
 
     def __init__(
         self,
@@ -161,7 +188,11 @@ class Indexer(Generic[Result]):
 
 
 class Lazy:
-    """``array.lazy``: selections that answer a :class:`View`."""
+    """``array.lazy``: selections that return a :class:`View`, and read nothing.
+
+    >>> stash.save({}, np.arange(4)).lazy[1:3].shape
+    (2,)
+    """
 
     def __init__(self, array: Handle) -> None:
         """Views of ``array``."""
@@ -175,7 +206,12 @@ class Lazy:
 
 
 class Tensors:
-    """``a.torch``: the array's selections as tensors over the one buffer that is read."""
+    """``a.torch``: the array's selections as torch tensors over the one buffer that is read.
+
+    >>> a = stash.save({}, np.arange(4))
+    >>> a.torch[1:3].tolist()
+    [1, 2]
+    """
 
     def __init__(self, array: Handle) -> None:
         """Tensors of ``array``."""

@@ -41,6 +41,13 @@ class BufferedWriter:
     are merged into what is stored. What is held is not yet visible to readers: it is after
     :meth:`flush` or the end of the ``with`` block, which stores it even when the block raises.
     Not for several threads: give each its own.
+
+    >>> a = stash.create({}, 4, "int8", chunks=2)
+    >>> with a.writer() as w:
+    ...     w[0] = 1
+    ...     w[1] = 2
+    >>> a[:2].tolist()
+    [1, 2]
     """
 
     def __init__(self, array: Handle, budget_bytes: int) -> None:
@@ -92,7 +99,22 @@ class BufferedWriter:
             self._store(writer, next(iter(self._held)))
 
     def append(self, rows: Any, axis: int = 0) -> None:
-        """Add ``rows`` at the end of ``axis`` once enough are there to fill whole chunks."""
+        """Add rows at the end of an axis, once enough are there to fill whole chunks.
+
+        Args:
+            rows: values that have the array's shape in all other axes; they are copied.
+            axis: which axis grows; by default the first.
+
+        Raises:
+            Invalid: the shape or the axis does not fit.
+            Closed: the writer was closed.
+
+        >>> a = stash.create({}, 0, "int8")
+        >>> with a.writer() as w:
+        ...     w.append([1, 2])
+        >>> a.shape
+        (2,)
+        """
         self._check()
         array = self._array
         axis = array.as_axis(axis)
@@ -115,7 +137,19 @@ class BufferedWriter:
             self._append_rows(grid.start(grid.of(end)) - length)
 
     def flush(self) -> None:
-        """Store everything held."""
+        """Store everything that is held, so that readers see it.
+
+        Raises:
+            Conflict, NotFound: the array was replaced or deleted.
+            Closed: the writer was closed.
+
+        >>> a = stash.create({}, 2, "int8")
+        >>> w = a.writer()
+        >>> w[0] = 1
+        >>> w.flush()
+        >>> a[:].tolist()
+        [1, 0]
+        """
         self._check()
         if self._row_count:
             self._append_rows(self._row_count)
@@ -126,7 +160,11 @@ class BufferedWriter:
             self._store(writer, next(iter(self._held)))
 
     def close(self) -> None:
-        """Flush, and refuse further writes. Closing twice is no error."""
+        """Store everything that is held, and refuse further writes. Closing twice does no harm.
+
+        >>> w = stash.create({}, 2, "int8").writer()
+        >>> w.close()
+        """
         if not self._closed:
             self.flush()
             self._closed = True

@@ -229,23 +229,3 @@ def test_every_public_member_has_a_docstring(cls: type) -> None:
     for member in dir(cls):
         if not member.startswith("_"):
             assert inspect.getdoc(inspect.getattr_static(cls, member)), f"{cls.__name__}.{member}"
-
-
-def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of everything public and its members, with the names that a reader would have imported."""
-    import numpy as np
-
-    monkeypatch.chdir(tmp_path)
-
-    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
-    report: list[str] = []
-    for public in tensorstash.__all__:
-        thing = getattr(tensorstash, public)
-        if not inspect.isclass(thing) and not inspect.isfunction(thing):
-            continue
-        where = sys.modules[thing.__module__]  # else members of classes are not looked at
-        for example in finder.find(thing, public, module=where, globs={}):
-            example.globs.update(stash=tensorstash, np=np)
-            runner.run(example, out=report.append)
-    assert not runner.failures, "".join(report)
-    assert runner.tries >= 6

@@ -207,9 +207,9 @@ def nothing() -> Any:
     return None
 
 
-def test_a_factory_that_answers_no_place(there: stash.Records) -> None:
+def test_a_factory_that_returns_no_place(there: stash.Records) -> None:
     view = pickle.loads(pickle.dumps(there.with_connection_factory(nothing)))
-    with pytest.raises(Invalid, match="factory answered NoneType, which is not a place"):
+    with pytest.raises(Invalid, match="factory returned NoneType, which is not a place"):
         view[0]
 
 

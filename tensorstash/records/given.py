@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..coerce import is_tensor, natural
 from ..dtype import parts
-from ..errors import Invalid, short
+from ..errors import Invalid, listed, short
 from ..loading.source import Columns
 from . import arrow, frames
 from .kept import kept, refuse_shapeless
@@ -35,6 +35,25 @@ _COLUMNS: Mapping[str, Callable[[str, Any, Collection[str]], Columns]] = {
 
 _LEAVES = (bool, int, float, str, bytes, list, type(None))
 _path_of = lru_cache(maxsize=1 << 12)(path_of)  # the same names come with every row
+
+
+def checked(
+    columns: Mapping[str, Any],
+    names: Collection[str],
+    values: Mapping[str, Any],
+    count: int,
+    repeat: bool = False,
+) -> dict[str, Any]:
+    """``values`` of ``count`` rows for every field of ``names``, each ready to be stored in its
+    column."""
+    missing = [name for name in names if name not in values]
+    extra = [name for name in values if name not in names]
+    if missing or extra:
+        what = f"no value for {listed(missing)}" if missing else ""
+        more = f"no field {listed(extra)}" if extra else ""
+        known = listed(names)
+        raise Invalid(f"{' and '.join(filter(None, (what, more)))}; the fields are {known}")
+    return {name: columns[name].checked(values[name], count, repeat) for name in names}
 
 
 def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, Unpack
 
@@ -10,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..driver import Driver
-from ..errors import Invalid, Unsupported, counted, listed, short
+from ..errors import Invalid, Unsupported, counted, short
 from ..handle import Settings
 from ..loading.source import Columns, nested
 from ..location import resolve
 from ..metadata.document import GroupDocument
 from ..options import RowLayoutOptions, shown
-from . import evolve, formats, layout
+from . import evolve, formats, given, layout
 from .about import RecordsInfo, info
 from .catalog import RecordAttributes
 from .column import Rows
 from .formats import Form, Layout
 from .rowset import All, count_of, narrowed, normalize, start_of
-from .schema import Field, chosen, path_of
+from .schema import Field, chosen, path_of, ragged_path
 from .series import Series
 from .source import RecordSource
 from .table import By, Place, Table
@@ -36,10 +35,20 @@ _Row = TypeVar("_Row")
 class Records(RecordSource):
     """A handle on rows of named fields, or a view of some of them.
 
-    ``r[17]`` is a row, ``r[rows]`` columns, by NumPy's rules for rows; ``r["obs"]`` a field;
-    ``r[["obs", "label"]]`` a view of some. Views (``select``, ``where``, ``split``,
-    ``with_format``, ``with_transform``) read nothing, and pickle in less than 2 KiB without
-    secrets. A map-style dataset for torch's ``DataLoader`` as it is. Safe in threads and forks.
+    ``r[17]`` is a row, ``r[rows]`` columns, by NumPy's rules for rows; ``r["obs"]`` is a field,
+    ``r[["obs", "label"]]`` a view of some; ``r[rows] = {...}`` stores rows that are there. Views
+    (``select``, ``where``, ``split``, ``with_format``, ``with_transform``) read nothing, and pickle
+    in less than 2 KiB without secrets. Torch's ``DataLoader`` takes them as a map-style dataset.
+    They may be used by several threads and in forked processes.
+
+    Raises:
+        InvalidSelection: a row is out of range. Invalid: there is no such field, or a value does
+        not fit. NotFound, Conflict: the records or a field were deleted or replaced. ReadOnly,
+        Closed: this handle may not.
+
+    >>> r = stash.save_records({}, {"x": np.arange(3), "label": ["a", "b", "c"]})
+    >>> r[1]["label"], r[1:]["x"].tolist(), r["x"][2].tolist()
+    ('b', [1, 2], 2)
     """
 
     # -- what it is -------------------------------------------------------------------------
@@ -81,8 +90,16 @@ class Records(RecordSource):
         return self.table.catalog.attributes
 
     def info(self) -> RecordsInfo:
-        """What the fields of this view are, and what is stored of all their rows (lists the
-        stored chunks)."""
+        """Describe the fields of this view and what is stored of all their rows.
+
+        This lists the stored chunks.
+
+        Returns:
+            A ``RecordsInfo``, which prints as a table.
+
+        >>> stash.save_records({}, {"x": np.arange(3)}).info().rows
+        3
+        """
         self.table.check()
         return info(*self.table.place, self.table.catalog, self.names)
 
@@ -117,8 +134,21 @@ class Records(RecordSource):
         return self.rows_for_torch(indices)
 
     def field(self, name: Any) -> Any:
-        """A field by name: its array, or a :class:`Series` where rows are no plain array or the
-        view has not all rows; a view of what stands within, for a name above fields."""
+        """Return a field by name, as ``r[name]`` does.
+
+        Args:
+            name: text such as ``"next/obs"``, or a tuple of the names along the way.
+
+        Returns:
+            The field's ``Array``; a ``Series`` where rows are not a plain array, or this view does
+            not have all rows; a view of the fields within, for the name of a group of fields.
+
+        Raises:
+            Invalid: there is no such field.
+
+        >>> stash.save_records({}, {"x": np.arange(3)}).field("x").shape
+        (3,)
+        """
         self.table.check()
         path = path_of(name)
         if path not in self.names:
@@ -129,8 +159,23 @@ class Records(RecordSource):
         return Series(self.table, path, self.rows, len(self), self.ragged)
 
     def lengths(self, name: Any) -> NDArray[np.int64]:
-        """Elements along the first axis of each row of a ragged field, reading no values."""
-        return Series(self.table, self._ragged_path(name), self.rows, len(self)).lengths()
+        """Return how long each row of a ragged field is, reading no values.
+
+        Args:
+            name: the field.
+
+        Returns:
+            An int64 array of shape ``(rows,)``: elements along the first axis of each row.
+
+        Raises:
+            Invalid: there is no such field, or it is not ragged.
+
+        >>> r = stash.create_records({}, {"tokens": stash.ragged("int32")})
+        >>> first = r.extend({"tokens": [[1, 2, 3], [4]]})
+        >>> r.lengths("tokens").tolist()
+        [3, 1]
+        """
+        return Series(self.table, ragged_path(self.fields, name), self.rows, len(self)).lengths()
 
     def __iter__(self) -> Iterator[Any]:
         """The rows in order. Where they follow each other as they are stored, each chunk of numbers
@@ -166,25 +211,73 @@ class Records(RecordSource):
             # A dict of columns, or of values that stand for all rows; a TensorDict is a dict too.
             one = isinstance(value, Mapping) and not getattr(value, "batch_size", ())
             values = (formats.row_of if one else formats.columns_of)(value, self.fields)
-            checked = self._checked(values, count, repeat=True)
+            checked = given.checked(self.table.columns, self.names, values, count, repeat=True)
         self.table.put(self.rows.at(rows, self.table.catalog.rows), checked)
 
     def append(self, row: Any) -> int:
-        """Add one row, a dict with a value for every field; answers its number. Atomic: readers
-        see all of its fields or none, and appends of any number of processes all land."""
+        """Add one row, atomically: readers see all of its fields or none.
+
+        Concurrent appends of any number of processes all land.
+
+        Args:
+            row: a dict with a value for every field.
+
+        Returns:
+            The number of the row.
+
+        Raises:
+            Invalid: a field is missing or unknown, a value does not fit, or this is a view.
+            TimedOut: another held the lock for longer than ``lock_timeout`` seconds.
+
+        >>> r = stash.create_records({}, {"x": "int32"})
+        >>> r.append({"x": 5}), len(r)
+        (0, 1)
+        """
         self._whole("append")
         return self.table.extend(self.checked_row(row), 1)
 
     def extend(self, rows: Any) -> int:
-        """Add rows, atomically: a dict of columns, a list of rows, a TensorDict, a table of
-        arrow, pandas or polars. Answers the number of the first."""
+        """Add rows, atomically: readers see all of them or none.
+
+        Args:
+            rows: a dict of columns, a list of row dicts, a TensorDict, a table of arrow, pandas or
+                polars, or other records.
+
+        Returns:
+            The number of the first new row.
+
+        Raises:
+            Invalid: a field is missing or unknown, columns differ in length, a value does not fit,
+                or this is a view.
+            TimedOut: another held the lock for longer than ``lock_timeout`` seconds.
+
+        >>> r = stash.create_records({}, {"x": "int32"})
+        >>> r.extend({"x": [5, 6]}), r.extend([{"x": 7}])
+        (0, 2)
+        """
         self._whole("extend")
         count, values = self.checked_rows(rows)
         return self.table.extend(values, count)
 
     def writer(self, budget: int | str = "256MiB") -> RecordWriter:
-        """A context manager that gathers rows and stores whole chunks, holding at most about
-        ``budget`` bytes: ``with r.writer() as w: w.append(row)``."""
+        """Return a context manager that gathers rows and stores whole chunks.
+
+        Args:
+            budget: about the most bytes that it holds, a number or text such as ``"256MiB"``.
+
+        Returns:
+            A ``RecordWriter``, with ``append``, ``extend`` and assignment.
+
+        Raises:
+            Invalid: this is a view, or the budget is not a number of bytes.
+            ReadOnly: the records were opened for reading.
+
+        >>> r = stash.create_records({}, {"x": "int32"})
+        >>> with r.writer() as w:
+        ...     w.append({"x": 5})
+        >>> len(r)
+        1
+        """
         self._whole("writer")
         self.table.check(write=True)
         return RecordWriter(self, budget)
@@ -192,64 +285,169 @@ class Records(RecordSource):
     # -- views ------------------------------------------------------------------------------
 
     def select(self, *names: Any) -> Records:
-        """A view of some fields, by name or by the name of what they stand within; the others are
-        never read."""
+        """Return a view of some fields; the others are never read.
+
+        Args:
+            names: names of fields, or of groups of fields.
+
+        Returns:
+            A view with these fields, in this order.
+
+        Raises:
+            Invalid: there is no such field, or no name was given.
+
+        >>> list(stash.save_records({}, {"x": [1, 2], "y": [3, 4]}).select("y")[0])
+        ['y']
+        """
         wanted = [n for name in names for n in (name if isinstance(name, list) else [name])]
         if not wanted:
             raise Invalid("select takes the names of fields")
         return self._view(_names=tuple(chosen(self.fields, wanted)))
 
     def where(self, rows: Any) -> Records:
-        """A view of the rows that a mask, an index array or a slice chooses, in its order."""
+        """Return a view of some rows, in the order in which they are chosen.
+
+        Args:
+            rows: a slice, an array of row numbers, or a boolean mask of all rows of this view.
+
+        Returns:
+            A view of these rows, which are counted from 0.
+
+        Raises:
+            InvalidSelection: a row is out of range, or the mask has another length.
+
+        >>> r = stash.save_records({}, {"x": np.arange(4)})
+        >>> r.where(r["x"][:] % 2 == 1)[:]["x"].tolist()
+        [1, 3]
+        """
         return self._view(rows=narrowed(self.rows, rows, self.table.catalog.rows))
 
     def split(self, fractions: Mapping[str, float], seed: int = 0) -> dict[str, Records]:
-        """Views of disjoint rows, shuffled by ``seed``, of about these fractions; they pickle in
-        a few bytes. Fractions that sum to 1 leave no row out."""
+        """Split the rows into shuffled parts that share none.
+
+        Args:
+            fractions: the part of all rows, from 0 to 1, that each view has; together at most 1.
+                Those that sum to 1 leave no row out.
+            seed: which shuffle, an integer.
+
+        Returns:
+            A dict of views by name, which pickle in a few bytes.
+
+        Raises:
+            Invalid: the fractions or the seed are not such numbers.
+
+        >>> parts = stash.save_records({}, {"x": np.arange(10)}).split({"train": 0.8, "test": 0.2})
+        >>> len(parts["train"]), len(parts["test"])
+        (8, 2)
+        """
         return {
             name: self._view(rows=part)
             for name, part in evolve.parts(self.rows, len(self), fractions, seed).items()
         }
 
     def with_format(self, form: Form | None, ragged: Layout | None = None) -> Records:
-        """A view that answers columns as dicts of NumPy arrays (``"numpy"``) or torch tensors,
-        lists of row dicts (``"python"``), or tables of arrow, pandas, polars or TensorDict."""
+        """Return a view that shows rows in another format.
+
+        Args:
+            form: ``"numpy"`` or ``"torch"`` for dicts of columns, ``"python"`` for lists of row
+                dicts, ``"arrow"``, ``"pandas"``, ``"polars"`` or ``"tensordict"``; ``None`` for the
+                default, NumPy's.
+            ragged: how ragged fields are shown, as for :meth:`ragged_as`; by default as now.
+
+        Returns:
+            A view of the same rows and fields.
+
+        Raises:
+            Invalid: there is no such format, or its library is not installed.
+
+        >>> stash.save_records({}, {"x": [1, 2]}).with_format("python")[:]
+        [{'x': 1}, {'x': 2}]
+        """
         formats.check(form or "numpy", ragged or self.ragged)
         return self._view(form=form, ragged=ragged or self.ragged)
 
     def ragged_as(self, ragged: Layout) -> Records:
-        """A view that answers ragged fields as a ``"list"`` of arrays, ``"padded"`` to the longest
-        with zeros, or ``"jagged"``: a ``Ragged``, for torch a nested tensor."""
+        """Return a view that shows ragged fields in another way.
+
+        Args:
+            ragged: ``"list"`` for a list of arrays, ``"padded"`` for one array of shape
+                ``(rows, longest, ...)`` with zeros behind, ``"jagged"`` for a ``Ragged``, or for
+                torch a nested tensor.
+
+        Returns:
+            A view of the same rows and fields.
+
+        Raises:
+            Invalid: there is no such way.
+
+        >>> r = stash.create_records({}, {"tokens": stash.ragged("int32")})
+        >>> first = r.extend({"tokens": [[1, 2], [3]]})
+        >>> r.ragged_as("padded")[:]["tokens"].tolist()
+        [[1, 2], [3, 0]]
+        """
         formats.check("numpy", ragged)
         return self._view(ragged=ragged)
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Records:
-        """A view that passes every batch through ``transform``, once: it gets the columns in the
-        view's format, and what it answers is the batch. A single row is a batch of one."""
+        """Return a view that passes every batch through a function, once.
+
+        Args:
+            transform: it gets the columns in the view's format, and what it returns is the batch; a
+                single row is a batch of one. ``None`` for no function.
+
+        Returns:
+            A view of the same rows and fields.
+
+        Raises:
+            Invalid: ``transform`` cannot be called.
+
+        >>> r = stash.save_records({}, {"x": np.arange(3)})
+        >>> r.with_transform(lambda batch: {"twice": 2 * batch["x"]})[1:]["twice"].tolist()
+        [2, 4]
+        """
         if transform is not None and not callable(transform):
             raise Invalid(f"a transform is a function of a batch, not {short(transform)}")
         return self._view(transform=transform)
 
     def with_connection_factory(self, factory: Callable[[], Any]) -> Records:
-        """A view that other processes connect by ``factory()``, which answers a location, a driver
-        or records; it is what travels in pickles, in place of the driver. Tried here: an
-        unpicklable factory raises :class:`~tensorstash.errors.Invalid` now, not in a worker."""
-        if not callable(factory):
-            raise Invalid(f"a connection factory is a function without arguments, not {factory!r}")
-        try:
-            pickle.dumps(factory)
-        except Exception as error:
-            raise Invalid(
-                f"this connection factory cannot be pickled ({error}); give a function of a "
-                "module, a functools.partial of one, or an object whose class is in a module"
-            ) from error
+        """Return a view that other processes connect by a function instead of by its driver.
+
+        Args:
+            factory: a function without arguments that returns a location, a driver or records. It
+                is pickled in place of the driver, so it is defined in a module.
+
+        Returns:
+            A view of the same rows and fields.
+
+        Raises:
+            Invalid: ``factory`` cannot be called, or cannot be pickled.
+
+        >>> from functools import partial
+        >>> r = stash.save_records("rows", {"x": np.arange(3)})
+        >>> len(r.with_connection_factory(partial(stash.open_records, "rows")))
+        3
+        """
         table = Table(By(factory, _place_of), self.table.settings)
         table.adopt(self.table.catalog)
         return self._view(table=table)
 
     def as_typed(self, cls: type[_Row]) -> Typed[_Row]:
-        """Typed access by a dataclass or TypedDict whose names are the fields: attributes are
-        fields, rows are instances, and assignment is checked."""
+        """Return typed access to the rows: each is an instance of a class.
+
+        Args:
+            cls: a dataclass, a TypedDict, or a class of tensordict, whose names are fields.
+
+        Returns:
+            A ``Typed``, whose attributes are fields, and which checks what is assigned.
+
+        Raises:
+            Invalid: a name of the class is not a field.
+
+        >>> from dataclasses import make_dataclass
+        >>> Row = make_dataclass("Row", [("x", int)])
+        >>> int(stash.save_records({}, {"x": np.arange(3)}).as_typed(Row)[2].x)
+        2
+        """
         return typed(self, cls)
 
     # -- fields -----------------------------------------------------------------------------
@@ -282,25 +480,68 @@ class Records(RecordSource):
         evolve.add(self.table, path_of(name), field, values, how)
 
     def drop_field(self, name: Any) -> None:
-        """Remove a field, or all that stands within a name, and what is stored of it."""
+        """Remove a field and what is stored of it, in one step for every reader.
+
+        Args:
+            name: a field, or a group of fields, all of which are removed.
+
+        Raises:
+            Invalid: there is no such field, no other would be left, or this is a view.
+            ReadOnly: the records were opened for reading.
+
+        >>> r = stash.save_records({}, {"x": [1, 2], "y": [3, 4]})
+        >>> r.drop_field("y")
+        >>> r.names
+        ('x',)
+        """
         self._whole("drop_field")
         evolve.drop(self.table, chosen(self.table.fields, [name]))
 
     def rename_field(self, old: Any, new: Any) -> None:
-        """Give a field another name, in one step for readers. Its chunks are copied to the new
-        name first, as keys cannot be renamed."""
+        """Give a field another name, in one step for every reader.
+
+        What is stored of it is copied to the new name first, as keys cannot be renamed.
+
+        Args:
+            old: the field.
+            new: its new name.
+
+        Raises:
+            AlreadyExists: there is a field of the new name.
+            Invalid: there is no such field, the new name is not allowed, or this is a view.
+            ReadOnly: the records were opened for reading.
+
+        >>> r = stash.save_records({}, {"x": [1, 2]})
+        >>> r.rename_field("x", "z")
+        >>> r.names
+        ('z',)
+        """
         self._whole("rename_field")
         evolve.rename(self.table, path_of(old), path_of(new))
 
     # -- the handle -------------------------------------------------------------------------
 
     def refresh(self) -> Records:
-        """Look again: others may have added rows or fields."""
+        """Read the stored metadata again: others may have added rows or fields.
+
+        Returns:
+            This handle.
+
+        >>> place = {}
+        >>> r = stash.save_records(place, {"x": [1, 2]})
+        >>> first = stash.open_records(place, "r+").append({"x": 3})
+        >>> len(r.refresh())
+        3
+        """
         self.table.refresh()
         return self
 
     def close(self) -> None:
-        """Refuse further use, of views of this handle too. Nothing else needs closing."""
+        """Refuse further use of this handle and of its views. Nothing else needs closing.
+
+        >>> with stash.save_records({}, {"x": [1, 2]}) as r:
+        ...     first = r.append({"x": 3})
+        """
         self.table.close()
 
     def __enter__(self) -> Records:
@@ -329,7 +570,7 @@ class Records(RecordSource):
         values = formats.row_of(row, self.fields)
         columns = self.table.columns
         one = {path: columns[path].one(v) if path in columns else [v] for path, v in values.items()}
-        return self._checked(one, 1)
+        return given.checked(columns, self.names, one, 1)
 
     def checked_rows(self, rows: Any) -> tuple[int, dict[str, Any]]:
         """How many rows there are in what :meth:`extend` takes, and their values, checked."""
@@ -337,30 +578,7 @@ class Records(RecordSource):
         if not values and not isinstance(rows, Mapping):  # a list of no rows has no fields
             values = {name: [] for name in self.names}
         count = len(next(iter(values.values()), ()))
-        return count, self._checked(values, count)
-
-    def _checked(
-        self, values: Mapping[str, Any], count: int, repeat: bool = False
-    ) -> dict[str, Any]:
-        """``values`` of ``count`` rows for every field, each ready to be stored."""
-        names = self.names
-        missing = [name for name in names if name not in values]
-        extra = [name for name in values if name not in names]
-        if missing or extra:
-            what = f"no value for {listed(missing)}" if missing else ""
-            more = f"no field {listed(extra)}" if extra else ""
-            known = listed(names)
-            raise Invalid(f"{' and '.join(filter(None, (what, more)))}; the fields are {known}")
-        columns = self.table.columns
-        return {name: columns[name].checked(values[name], count, repeat) for name in names}
-
-    def _ragged_path(self, name: Any) -> str:
-        path = path_of(name)
-        field = self.fields.get(path)
-        if field is None or field.kind != "ragged":
-            known = ", ".join(repr(n) for n, f in self.fields.items() if f.kind == "ragged")
-            raise Invalid(f"{path!r} is not a ragged field; those are: {known or 'none'}")
-        return path
+        return count, given.checked(self.table.columns, self.names, values, count)
 
 
 def _is_name(key: Any) -> bool:
@@ -370,7 +588,7 @@ def _is_name(key: Any) -> bool:
 
 
 def _place_of(found: Any) -> Place:
-    """The place of what a connection factory answers."""
+    """The place of what a connection factory returns."""
     if isinstance(found, Records):
         return found.table.place
     return resolve(found), ""

@@ -61,7 +61,17 @@ BY_TYPE: Final = {
 
 
 def ragged(dtype: Any, ndim: int = 1) -> Field:
-    """A field whose rows are arrays of ``dtype`` with ``ndim`` axes, each row of its own shape.
+    """Describe a field whose rows are arrays, each of its own shape.
+
+    Args:
+        dtype: the type of all elements: numbers, not text.
+        ndim: axes of a row, from 1 to 32.
+
+    Returns:
+        A ``Field`` for the schema of ``create_records``.
+
+    Raises:
+        Invalid: elements would be text or bytes, or ``ndim`` is not such a number.
 
     >>> r = stash.create_records("memory://texts", {"tokens": stash.ragged("int32")})
     >>> r.extend({"tokens": [[1, 2, 3], [4]]})
@@ -153,6 +163,16 @@ def path_of(key: Any) -> str:
                 f"{path!r} cannot name a field: names are not empty, not only dots, without a "
                 "leading '__', and not 'zarr.json'"
             )
+    return path
+
+
+def ragged_path(fields: Mapping[str, Field], name: Any) -> str:
+    """The path of the ragged field that a user names."""
+    path = path_of(name)
+    field = fields.get(path)
+    if field is None or field.kind != "ragged":
+        known = ", ".join(repr(n) for n, f in fields.items() if f.kind == "ragged")
+        raise Invalid(f"{path!r} is not a ragged field; those are: {known or 'none'}")
     return path
 
 

@@ -21,6 +21,10 @@ class Series:
 
     ``s[i]`` is a row's value, ``s[rows]`` several as an array, a list or, ``ragged_as``, padded or
     jagged; ``s[rows] = values`` stores. Iteration reads a chunk at a time.
+
+    >>> s = stash.save_records({}, {"x": np.arange(4)}).where([3, 1])["x"]
+    >>> s[:].tolist()
+    [3, 1]
     """
 
     def __init__(
@@ -68,7 +72,19 @@ class Series:
             yield from (map(str, found) if self._kind == "text" else found)
 
     def lengths(self) -> NDArray[np.int64]:
-        """Elements along the first axis of each row of a ragged field, reading no values."""
+        """Return how long each row of a ragged field is, reading no values.
+
+        Returns:
+            An int64 array of shape ``(rows,)``: elements along the first axis of each row.
+
+        Raises:
+            Unsupported: the field is not ragged.
+
+        >>> r = stash.create_records({}, {"tokens": stash.ragged("int32")})
+        >>> first = r.extend({"tokens": [[1, 2, 3], [4]]})
+        >>> r["tokens"].lengths().tolist()
+        [3, 1]
+        """
         column = self._column
         if not isinstance(column, RaggedColumn):
             raise Unsupported(f"field {self._path!r} is not ragged; all of its rows are alike")

@@ -249,9 +249,26 @@ class RecordSource:
         boundaries: Any = None,
         whole_rows: bool = False,
     ) -> Windows:
-        """Every window of ``length`` rows, ``stride`` rows apart, none across the episode ends
-        ``boundaries``; of ragged fields only with ``whole_rows``, for a window is of rows, not of
-        their values. See :class:`~tensorstash.sources.windows.Windows`."""
+        """Return every window of rows that follow each other, as rows to load.
+
+        Args:
+            length: rows of a window.
+            stride: rows from the start of one window to that of the next.
+            fields: one field or several; by default all of this view.
+            boundaries: where episodes end, which no window crosses, or the field that says so; by
+                default there are none.
+            whole_rows: allow ragged fields: a window is of their rows, not of their values.
+
+        Returns:
+            A ``Windows``, which loaders and samplers take, with ``len`` and indexing.
+
+        Raises:
+            Invalid: an argument is wrong, or a field is ragged and ``whole_rows`` is false.
+
+        >>> windows = stash.save_records({}, {"x": np.arange(5)}).windows(3)
+        >>> len(windows), windows[1]["x"].tolist()
+        (3, [1, 2, 3])
+        """
         return Windows(
             self, length, stride, fields=fields, boundaries=boundaries, whole_rows=whole_rows
         )

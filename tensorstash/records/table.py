@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,7 +51,7 @@ _KINDS: Mapping[str, type[Column]] = {
 class Table:
     """The records at one place, as they were when last looked at.
 
-    ``connect`` answers the driver and path, and is called on first use: in a process into which
+    ``connect`` returns the driver and path, and is called on first use: in a process into which
     the table was pickled, by the user's own function where there is one. ``identities``: those of
     the arrays that a pickled table knew.
     """
@@ -277,7 +278,7 @@ class Table:
             self.adopt(grow.widen(*self.place, longer), before)
 
     def extend(self, values: Mapping[str, Any], count: int) -> int:
-        """Add rows of checked values of every field; answers where they begin."""
+        """Add rows of checked values of every field; return the number of the first."""
         self.check(write=True)
         if not count:
             return self.catalog.rows
@@ -374,19 +375,29 @@ class At:
 
 
 class By:
-    """Connects by a function of the user's, which answers a location or records."""
+    """Connects by a function of the user's, which returns a location or records. One that cannot be
+    pickled is refused here, where it was given, rather than in a worker."""
 
     def __init__(self, make: Callable[[], Any], open_place: Callable[[Any], Place]) -> None:
+        if not callable(make):
+            raise Invalid(f"a connection factory is a function without arguments, not {make!r}")
+        try:
+            pickle.dumps(make)
+        except Exception as error:
+            raise Invalid(
+                f"this connection factory cannot be pickled ({error}); give a function of a "
+                "module, a functools.partial of one, or an object whose class is in a module"
+            ) from error
         self._make = make
         self._open = open_place
 
     def __call__(self) -> Place:
-        """The place that the function answers."""
+        """The place that the function returns."""
         found = self._make()
         try:
             return self._open(found)
         except Invalid as error:
             raise Invalid(
-                f"the connection factory answered {type(found).__name__}, which is not a place of "
+                f"the connection factory returned {type(found).__name__}, which is not a place of "
                 f"records: {error}"
             ) from error

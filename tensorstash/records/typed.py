@@ -71,6 +71,12 @@ class Typed(Generic[T]):
     of the records; ``view.obs`` the whole field. ``view[rows] = instance``, ``append`` and
     ``extend`` check every name before anything is stored. Fields that the class does not name
     are never read.
+
+    >>> from dataclasses import make_dataclass
+    >>> Row = make_dataclass("Row", [("x", int)])
+    >>> view = stash.save_records({}, {"x": np.arange(3)}).as_typed(Row)
+    >>> view[1:].x.tolist(), view.x.shape
+    ([1, 2], (3,))
     """
 
     __slots__ = ("_above", "_records", "_row", "_shown")
@@ -118,12 +124,42 @@ class Typed(Generic[T]):
         return (self._made(row) for batch in batches for row in batch.unbind(0))
 
     def append(self, row: Any) -> int:
-        """Add one row, an instance or a dict of the same names; answers its number."""
+        """Add one row, atomically.
+
+        Args:
+            row: an instance, or a dict of the same names.
+
+        Returns:
+            The number of the row.
+
+        Raises:
+            Invalid: a name is missing or unknown, or a value does not fit.
+
+        >>> from dataclasses import make_dataclass
+        >>> Row = make_dataclass("Row", [("x", int)])
+        >>> stash.create_records({}, {"x": int}).as_typed(Row).append(Row(5))
+        0
+        """
         return self._records.append(self._checked(row))
 
     def extend(self, rows: Any) -> int:
-        """Add rows: an instance that holds columns, a list of instances, or what records
-        take; answers the number of the first."""
+        """Add rows, atomically.
+
+        Args:
+            rows: an instance that holds columns, a list of instances, or what
+                ``Records.extend`` takes.
+
+        Returns:
+            The number of the first new row.
+
+        Raises:
+            Invalid: a name is missing or unknown, or a value does not fit.
+
+        >>> from dataclasses import make_dataclass
+        >>> Row = make_dataclass("Row", [("x", int)])
+        >>> stash.create_records({}, {"x": int}).as_typed(Row).extend([Row(5), Row(6)])
+        0
+        """
         return self._records.extend(self._several(rows))
 
     def __getattr__(self, name: str) -> Any:

@@ -23,6 +23,12 @@ class RecordWriter:
     :meth:`flush`, or the end of the ``with`` block, which stores it even when the block raises.
     Where storing fails, what is held stays so: :meth:`flush` tries again. Not for several threads:
     give each its own.
+
+    >>> r = stash.create_records({}, {"x": "int32"})
+    >>> with r.writer() as w:
+    ...     w.extend({"x": [1, 2]})
+    >>> len(r)
+    2
     """
 
     def __init__(self, records: Records, budget: int | str) -> None:
@@ -41,12 +47,34 @@ class RecordWriter:
         self._least = min(catalog.chunk_rows(name) for name in catalog.fields)
 
     def append(self, row: Any) -> None:
-        """Add one row, a dict with a value for every field."""
+        """Add one row, which is checked now and stored with others.
+
+        Args:
+            row: a dict with a value for every field.
+
+        Raises:
+            Invalid: a field is missing or unknown, or a value does not fit.
+            Closed: the writer was closed.
+
+        >>> with stash.create_records({}, {"x": "int32"}).writer() as w:
+        ...     w.append({"x": 1})
+        """
         self._check()
         self._hold(1, self._records.checked_row(row))
 
     def extend(self, rows: Any) -> None:
-        """Add rows: what :meth:`Records.extend` takes."""
+        """Add rows, which are checked now and stored with others.
+
+        Args:
+            rows: a dict of columns, a list of row dicts, or what else ``Records.extend`` takes.
+
+        Raises:
+            Invalid: a field is missing or unknown, or a value does not fit.
+            Closed: the writer was closed.
+
+        >>> with stash.create_records({}, {"x": "int32"}).writer() as w:
+        ...     w.extend({"x": [1, 2]})
+        """
         self._check()
         count, values = self._records.checked_rows(rows)
         at_once = max(1, count * self._budget // max(1, _nbytes(values)))
@@ -70,13 +98,29 @@ class RecordWriter:
             self._store_assigned()
 
     def flush(self) -> None:
-        """Store everything held."""
+        """Store everything that is held, so that readers see it.
+
+        Raises:
+            Conflict, NotFound: the records were replaced or deleted.
+            Closed: the writer was closed.
+
+        >>> r = stash.create_records({}, {"x": "int32"})
+        >>> w = r.writer()
+        >>> w.append({"x": 1})
+        >>> w.flush()
+        >>> len(r)
+        1
+        """
         self._check()
         self._add(self._count)
         self._store_assigned()
 
     def close(self) -> None:
-        """Flush, and refuse further rows. Closing twice is no error."""
+        """Store everything that is held, and refuse further rows. Closing twice does no harm.
+
+        >>> w = stash.create_records({}, {"x": "int32"}).writer()
+        >>> w.close()
+        """
         if not self._closed:
             self.flush()
             self._closed = True
