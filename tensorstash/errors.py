@@ -86,7 +86,14 @@ def short(value: Any) -> str:
 
 
 class StashError(Exception):
-    """Base of every error raised by tensorstash."""
+    """Base of every error raised by tensorstash.
+
+    >>> try:
+    ...     stash.open({})
+    ... except stash.StashError as error:
+    ...     print(type(error).__name__)
+    NotFound
+    """
 
     def __str__(self) -> str:
         # KeyError and OSError format their arguments in ways that hide a plain sentence.
@@ -98,11 +105,12 @@ class StashError(Exception):
 
 
 class NotFound(StashError, KeyError, FileNotFoundError):
-    """Nothing is stored under that name."""
+    """Nothing is stored under that name. Raised by opening, by ``g[name]``, ``attrs[name]``, and by
+    calls on a handle whose array was deleted."""
 
 
 class AlreadyExists(StashError, FileExistsError):
-    """Something is stored under that name already."""
+    """Something is stored under that name already. Raised by creating without ``overwrite``."""
 
 
 class Invalid(StashError, ValueError):
@@ -118,15 +126,19 @@ class Unsupported(StashError, NotImplementedError):
 
 
 class ReadOnly(StashError, PermissionError):
-    """A write was asked of something opened for reading."""
+    """A write was asked of something opened for reading; open it with ``mode="r+"``."""
 
 
 class Closed(StashError, ValueError):
-    """The handle was closed."""
+    """The handle or writer was closed; open it again."""
 
 
 class Conflict(StashError):
-    """The stored value is not the one the condition named: another writer was first."""
+    """Another writer was first: what is stored is not what this call expected.
+
+    Raised too by handles on an array that was replaced by another. ``key`` names the stored object,
+    where that is known.
+    """
 
     def __init__(self, message: str, *, key: str = "") -> None:
         super().__init__(message)
@@ -168,7 +180,10 @@ class NoMemory(StashError, MemoryError):
 
 
 class DriverError(StashError, OSError):
-    """The backend failed. Never means "absent": absence is ``None`` from a driver."""
+    """The backend failed; this never means that nothing is stored.
+
+    ``key`` names the object that was asked for, ``driver`` the driver, where they are known.
+    """
 
     def __init__(self, message: str, *, key: str = "", driver: str = "") -> None:
         super().__init__(message)
@@ -189,8 +204,8 @@ class NoSpace(DriverError):
 
 
 class TimedOut(DriverError, TimeoutError):
-    """The backend did not answer within the time limit, or another held a lock for longer than we
-    were to wait; the message says who, as far as that is known."""
+    """The backend did not reply within the time limit, or another held a lock for longer than this
+    call was to wait; the message says who, as far as that is known."""
 
 
 class Unavailable(DriverError, ConnectionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import doctest
+import importlib
 import inspect
 import re
 import sys
@@ -32,7 +33,7 @@ from tensorstash.records.typed import Typed
 from tensorstash.view import Indexer, Lazy, Tensors
 from tensorstash.writer import BufferedWriter
 from tests.test_docs import FOR_ADAPTERS
-from tests.test_docs_signatures import INNER
+from tests.test_docs_signatures import INNER, without_torch
 
 # What users get from members, beside what the package exports.
 HANDED_OUT = (Attributes, BufferedWriter, RecordWriter, Indexer, Lazy, Tensors, Series, Typed)
@@ -43,6 +44,9 @@ ELSEWHERE: dict[str, str] = {
     "Ragged": "stands among what loaders share",
     "Stats": "stands in the engine; its fields are all there is to it",
 }
+
+# Libraries that an example needs.
+NEEDS = {"Tensors": "torch", "zarr_store": "zarr"}
 
 
 def is_error(thing: Any) -> bool:
@@ -154,6 +158,7 @@ def test_an_example_shows_it(name: str) -> None:
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder, with the names that a reader would have imported."""
     monkeypatch.chdir(tmp_path)
+    pytest.importorskip(NEEDS.get(name, "numpy"))
     run(name, BY_NAME[name].__doc__)
 
 
@@ -179,6 +184,8 @@ def run(name: str, text: str | None) -> None:
 # -- options --------------------------------------------------------------------------------
 
 FACES = [tensorstash, tensorstash.codec, tensorstash.driver, tensorstash.testing]
+if not without_torch():
+    FACES.append(importlib.import_module("tensorstash.torch"))
 
 
 def callables() -> Iterator[tuple[str, types.FunctionType]]:
@@ -230,7 +237,7 @@ def test_signatures_show_every_option() -> None:
         rest = keywords(function)
         annotation = str(function.__annotations__.get(rest)) if rest else ""
         if annotation.startswith("Unpack["):
-            options = getattr(tensorstash.options, annotation[7:-1])
+            options = getattr(sys.modules[function.__module__], annotation[7:-1])
             shown = inspect.signature(function).parameters
             assert set(options.__annotations__) <= set(shown), name
             assert rest not in shown, name
