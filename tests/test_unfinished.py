@@ -79,9 +79,7 @@ def check_between(driver: Driver) -> None:
         except Corrupt as error:
             assert "unfinished" in str(error)
             continue
-        if found is not None and not isinstance(
-            found.content, GroupDocument
-        ):
+        if found is not None and not isinstance(found.content, GroupDocument):
             values = stash.Array(driver, path, stash.handle.Settings("r"), found.content)[...]
             whole = np.array_equal(values, OLD) or np.array_equal(values, NEW)
             # A replacement is created empty: so it is when its document is there.
