@@ -205,12 +205,13 @@ class RecordSource:
             rank, world_size: of how many processes this is which; each yields its own part of
                 every batch.
             drop_last: leave out a last batch of fewer rows.
-            lanes: how many places of the rows a batch is taken from at least, where shuffled.
-            pool: how many blocks of rows are mixed at a time; by default four for each row of a
-                batch, as far as ``pool_bytes`` allow.
-            pool_bytes: the most memory for blocks, such as ``"256MiB"``.
-            threads: how many threads read; by default chosen by trying.
-            prefetch: how many batches are ready before they are asked for; 0: none, and no thread.
+            lanes: chunks that the rows of a shuffled batch are dealt from at a time.
+            pool: chunks that a shuffle draws from; by default four for each row of a batch, as far
+                as ``pool_bytes`` allow.
+            pool_bytes: the most memory for decoded chunks, such as ``"256MiB"``.
+            threads: how many threads read; by default 16 from remote places, else one for each
+                processor, or one in all where trying shows that more are no faster.
+            prefetch: batches that are made before they are asked for; 0: none, and no thread.
 
         Returns:
             An iterator over batches, in the format of this view.
