@@ -220,6 +220,9 @@ def _v2_chain(
     return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)
 
 
+# -- the public functions --------------------------------------------------------------
+
+
 @shown(NewArrayOptions, make_spec, open_place)
 def create(
     location: Location,
