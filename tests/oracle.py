@@ -181,7 +181,8 @@ def advanced_index(draw: Any, shape: tuple[int, ...], wrong: bool = False) -> An
             sides = draw(st.sampled_from([block, block[-1:], (1,), (1,) * len(block)]))
             if wrong and draw(st.integers(0, 3)) == 0:
                 sides = (draw(st.integers(0, 5)),)
-            kind_of = draw(st.sampled_from([np.intp, np.int8, np.int32]))
+            kinds = [np.intp, np.int32, *([np.int8] if m <= 127 else [])]
+            kind_of = draw(st.sampled_from(kinds))
             items.append(draw(hnp.arrays(kind_of, sides, elements=st.integers(-m, m - 1))))
             if draw(st.integers(0, 3)) == 0:
                 items[-1] = items[-1].tolist()
