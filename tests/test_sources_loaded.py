@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.loading.feed import Feed
+from tensorstash.loading.loader import BatchLoader
 from tensorstash.torch import Patches, Windows, mix
 
 ORDERS: list[Any] = [False, True, "exact"]
@@ -24,7 +24,7 @@ def series(rows: int = ROWS, first: int = 1) -> stash.Array:
 
 
 def loaded(source: Any, shuffle: Any, **how: Any) -> list[np.ndarray]:
-    return [np.asarray(batch) for batch in Feed(source, 16, shuffle=shuffle, seed=3, **how)]
+    return [np.asarray(batch) for batch in BatchLoader(source, 16, shuffle=shuffle, seed=3, **how)]
 
 
 @pytest.mark.parametrize("shuffle", ORDERS)
@@ -52,7 +52,7 @@ def test_every_window_once(length: int, stride: int, ends: Any, shuffle: Any) ->
 
 def test_overlapping_windows_in_a_pool_take_the_memory_of_their_rows() -> None:
     windows = Windows(series(), 300)
-    feed = Feed(windows, 16, shuffle=True, pool_bytes=128 << 10)
+    feed = BatchLoader(windows, 16, shuffle=True, pool_bytes=128 << 10)
     quality = feed.quality()
     assert quality["pool"] == len(windows.blocks)  # 7 MB, each by itself
     assert not quality["cut_by_budget"]
@@ -81,7 +81,7 @@ def test_every_patch_once(how: Any, shuffle: Any) -> None:
 
 def test_random_patches_are_others_in_each_epoch_of_a_loader() -> None:
     array = series()
-    feed = Feed(Patches(array, 5, count=64, seed=1), 16, shuffle=True)
+    feed = BatchLoader(Patches(array, 5, count=64, seed=1), 16, shuffle=True)
     epochs = [np.sort(np.concatenate([np.asarray(b) for b in feed])[:, 0]) for _ in range(2)]
     assert not np.array_equal(*epochs)
     for k, found in enumerate(epochs):
@@ -93,7 +93,7 @@ def test_random_patches_are_others_in_each_epoch_of_a_loader() -> None:
 def test_mixtures_keep_their_shares_in_every_batch(shuffle: Any) -> None:
     sources = {"a": series(2000), "b": series(900, 10_001), "c": series(300, 20_001)}
     mixed = mix(sources, [5, 2, 1], origin="from")
-    feed = Feed(mixed, 16, shuffle=shuffle, seed=2)
+    feed = BatchLoader(mixed, 16, shuffle=shuffle, seed=2)
     batches = list(feed)
     for batch in batches[:-1]:
         counts = np.bincount(batch["from"], minlength=3)
@@ -111,7 +111,7 @@ def test_mixtures_keep_their_shares_in_every_batch(shuffle: Any) -> None:
 def test_mixtures_resume_anywhere_under_another_batch_size(shuffle: Any) -> None:
     def make(batch: int) -> Any:
         mixed = mix([series(700), series(300, 10_001)], [1, 1], stop="all", seed=5)
-        return Feed(mixed, batch, shuffle=shuffle, seed=9)
+        return BatchLoader(mixed, batch, shuffle=shuffle, seed=9)
 
     whole = np.concatenate(list(make(16)))
     for epoch, stop in ((0, 11), (0, 40)):

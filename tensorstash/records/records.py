@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns, nested
 from ..driver import Driver
 from ..errors import Invalid, Unsupported, counted, listed, short
 from ..handle import Settings
-from ..loading.source import Columns, nested
 from ..location import resolve
 from ..metadata.document import GroupDocument
 from . import evolve, formats
@@ -214,7 +214,7 @@ class Records(RecordSource):
         """A view that answers columns as dicts of NumPy arrays (``"numpy"``) or torch tensors,
         lists of row dicts (``"python"``), or tables of arrow, pandas, polars or TensorDict."""
         formats.check(form or "numpy", ragged or self.ragged)
-        return self._view(form=form, ragged=ragged or self.ragged)
+        return self._view(_format=form, ragged=ragged or self.ragged)
 
     def ragged_as(self, ragged: Layout) -> Records:
         """A view that answers ragged fields as a ``"list"`` of arrays, ``"padded"`` to the longest
