@@ -20,6 +20,7 @@ import time
 import weakref
 from contextlib import suppress
 
+from tensorstash.cached import PerProcess
 from tensorstash.driver import turn
 from tensorstash.drivers.descriptor import Descriptor, opened
 
@@ -27,7 +28,7 @@ _PAUSE = 0.001  # seconds until whoever removes a folder has renamed it
 _PATIENCE = 10.0  # seconds until whoever does not is taken for stopped
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_guards: dict[int, threading.Lock] = {}  # by process: another thread may hold it at a fork
+_guards = PerProcess(threading.Lock)
 _holds: weakref.WeakValueDictionary[str, Hold] = weakref.WeakValueDictionary()
 _ends_in = 0  # the process whose end was arranged for
 
@@ -56,8 +57,7 @@ def take(folder: str, beside: str, prefix: str) -> Hold:
     under names with ``prefix`` ``beside`` it, and nobody holds, is removed. Raises ``OSError``:
     ``PermissionError`` when the folder belongs to somebody else, ``FileExistsError`` when
     something else is in it."""
-    pid = os.getpid()
-    with turn(_guards.get(pid) or _guards.setdefault(pid, threading.Lock())):
+    with turn(_guards.here()):
         found = _holds.get(folder)
         if found is None:
             _arrange_end()

@@ -15,6 +15,7 @@ from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
+from tensorstash.cached import PerProcess
 from tensorstash.driver import turn
 from tensorstash.errors import DriverError
 
@@ -115,14 +116,12 @@ class Loop:
                 await make_coro()
 
 
-_loops: dict[int, Loop] = {}  # those of ancestors stay: their sockets are not ours to close
+_loops = PerProcess(Loop)
 
 
 def current() -> Loop:
     """This process' loop. In a forked child another one than the parent's."""
-    pid = os.getpid()
-    # setdefault is atomic: two first users agree on one.
-    return _loops.get(pid) or _loops.setdefault(pid, Loop())
+    return _loops.here()
 
 
 def window(

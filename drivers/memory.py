@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
+from tensorstash.cached import PerProcess
 from tensorstash.driver import (
     Buffer,
     Capabilities,
@@ -42,8 +43,7 @@ _stores: dict[str, MutableMapping[str, Any]] = {}
 
 
 class _Process:
-    """Locks of one process. A forked child starts afresh: what its parent's other threads
-    held at the fork would never be released there."""
+    """The locks of one process."""
 
     def __init__(self) -> None:
         self.guard = threading.RLock()  # a mapping of the user's may itself use this driver
@@ -51,13 +51,7 @@ class _Process:
         self.locks: WeakValueDictionary[tuple[int, str], threading.Lock] = WeakValueDictionary()
 
 
-_processes: dict[int, _Process] = {}
-
-
-def _process() -> _Process:
-    pid = os.getpid()
-    # setdefault is atomic: two first users agree on one.
-    return _processes.get(pid) or _processes.setdefault(pid, _Process())
+_processes = PerProcess(_Process)
 
 
 class _Short(bytes):
@@ -245,7 +239,7 @@ class MemoryDriver(Driver):
 
     def lock(self, key: str, timeout: float | None = None) -> ThreadTurn:
         """Hold the name ``key`` alone among the threads of this process."""
-        process, place = _process(), (id(self._mapping), self._prefix + check_key(key))
+        process, place = _processes.here(), (id(self._mapping), self._prefix + check_key(key))
         # Weakly kept: a lock is there while someone holds it or waits for it.
         with turn(process.guard):
             lock = process.locks.get(place) or threading.Lock()
@@ -290,7 +284,7 @@ class MemoryDriver(Driver):
     def _guard(self) -> Any:
         """The lock of all steps that must not overlap; of a mapping that is no dict, also of
         those that read: few can be used by two threads at once."""
-        process = _process()
+        process = _processes.here()
         if self._plain:
             return process.guard
         place = id(self._mapping)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from tensorstash.cached import PerProcess
 from tensorstash.threads import Task, Workers
 
 Asked = TypeVar("Asked")
@@ -20,7 +20,8 @@ class Window(Generic[Asked, Answer]):
     def __init__(self, size: int) -> None:
         """At most ``size`` requests are under way."""
         self.size = size
-        self._pools: dict[int, Workers] = {}
+        # A pool without work has no threads.
+        self._pools = PerProcess(lambda: Workers(size, "tensorstash-window"))
 
     def each(
         self, work: Callable[[Asked], Answer], asked: Iterable[Asked]
@@ -31,7 +32,7 @@ class Window(Generic[Asked, Answer]):
             for i, one in enumerate(asked):
                 yield i, work(one)
             return
-        pool, under_way = self._pool(), dict[int, Task[Answer]]()
+        pool, under_way = self._pools.here(), dict[int, Task[Answer]]()
         pairs = iter(enumerate(asked))
         done: SimpleQueue[int] = SimpleQueue()
 
@@ -61,13 +62,6 @@ class Window(Generic[Asked, Answer]):
             for task in under_way.values():
                 task.cancel()
 
-    def _pool(self) -> Workers:
-        pid = os.getpid()
-        # setdefault is atomic, and a pool without work has no threads: two first users agree.
-        return self._pools.get(pid) or self._pools.setdefault(
-            pid, Workers(self.size, "tensorstash-window")
-        )
-
     def close(self) -> None:
         """Let the threads end; the next request starts new ones."""
-        self._pools.pop(os.getpid(), None)
+        self._pools.forget()

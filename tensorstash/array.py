@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import coerce
 from .attributes import Attributes
 from .codec import Codec
-from .coerce import as_array, as_objects, as_out, broadcast, parse_bytes, parse_lengths
 from .driver import Check, Driver, Tag, held, located
 from .engine import resize as sizes
 from .engine.cache import Cache
@@ -33,10 +33,9 @@ from .errors import (
     NotFound,
     ReadOnly,
     Unsupported,
-    counted,
 )
 from .explain import Explanation, Info, explain, info
-from .handle import NoOperators, Settings
+from .handle import Handle, Settings
 from .indexing.fields import Fields, named
 from .indexing.grid import blocks, cut, cuts
 from .indexing.selection import Transform, has_ellipsis, identity, outer, point, select, spans
@@ -46,7 +45,7 @@ from .view import Indexer, Lazy, Rule, Tensors
 from .writer import BufferedWriter
 
 
-class Array(NoOperators):
+class Array(Handle):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
     Selections are NumPy's, and give what NumPy would give. A handle holds no connection that
@@ -75,6 +74,7 @@ class Array(NoOperators):
         self.settings = settings
         self._spec = spec
         self._reader: Reader | None = None
+        self._writer: Writer | None = None
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
         self._meter = Meter()
         self._guess = Guess(absent=created)
@@ -294,7 +294,7 @@ class Array(NoOperators):
                         f"no memory can hold shape {transform.shape} of {dtype}; select less"
                     ) from error
             else:
-                result = as_out(out, transform.shape + dtype.shape, dtype.base)
+                result = coerce.as_out(out, transform.shape + dtype.shape, dtype.base)
             if fields is None:
                 self._read.read(transform, result, look=look)
             else:
@@ -321,8 +321,9 @@ class Array(NoOperators):
     def __setitem__(self, selection: Any, value: Any) -> None:
         """``numpy_array[selection] = value``, stored. Bytes of other writers are never lost;
         whole chunks are replaced without being read."""
-        fields, selection = named(selection, self.spec.dtype)
-        self.write_transform(select(selection, self.spec.shape), value, fields)
+        spec = self.spec
+        fields, selection = named(selection, spec.dtype)
+        self.write_transform(select(selection, spec.shape), value, fields)
 
     def write_transform(
         self, transform: Transform, value: Any, fields: Fields | None = None
@@ -336,7 +337,7 @@ class Array(NoOperators):
                 self.check_same()
             else:
                 look = self._look()
-        self.write_unwatched(transform, value, fields, look)
+        self._store(transform, value, fields, look)
 
     def write_unwatched(
         self,
@@ -348,10 +349,17 @@ class Array(NoOperators):
         """As :meth:`write_transform`, without seeing to it that the array is still this one but by
         ``look``, far away; for who looks once for several arrays."""
         self._open(write=True)
-        value_of = self.as_value if fields is None else fields.source
+        self._store(transform, value, fields, look)
+
+    def _store(
+        self, transform: Transform, value: Any, fields: Fields | None, look: Look | None
+    ) -> None:
         try:
-            source = value_of(value, transform.shape)
-            self.make_writer(self.spec, fields=fields).write(transform, source, look)
+            if fields is None:
+                self._write.write(transform, self.as_value(value, transform.shape), look)
+            else:
+                writer = self.make_writer(self.spec, fields=fields)
+                writer.write(transform, fields.source(value, transform.shape), look)
         except MemoryError as error:
             raise self._read.chunks.no_memory("write", transform.shape, error) from error
 
@@ -383,7 +391,7 @@ class Array(NoOperators):
         """Give the array a new shape, in one step for every reader. New cells show the fill
         value, also where the array once was larger."""
         self._open(write=True)
-        wanted = parse_lengths(shape, "shape")
+        wanted = coerce.parse_lengths(shape, "shape")
         try:
             node = sizes.resize(
                 self.driver,
@@ -401,7 +409,7 @@ class Array(NoOperators):
         """A context manager that gathers small writes into whole chunks, holding at most
         ``budget`` bytes: ``with a.writer() as w: w[i] = row; w.append(rows)``."""
         self._open(write=True)
-        return BufferedWriter(self, parse_bytes(budget))
+        return BufferedWriter(self, coerce.parse_bytes(budget))
 
     # -- the handle -------------------------------------------------------------------------
 
@@ -464,7 +472,7 @@ class Array(NoOperators):
     def close(self) -> None:
         """Refuse further use. Nothing else needs closing."""
         self._closed = True
-        self._cache = self._reader = None
+        self._cache = self._reader = self._writer = None
 
     def __enter__(self) -> Array:
         return self
@@ -490,6 +498,13 @@ class Array(NoOperators):
             )
         return reader
 
+    @property
+    def _write(self) -> Writer:
+        writer, chunks = self._writer, self._read.chunks
+        if writer is None or writer.chunks is not chunks:
+            writer = self._writer = self.make_writer(chunks.spec)
+        return writer
+
     def make_writer(
         self,
         spec: ArraySpec,
@@ -505,38 +520,28 @@ class Array(NoOperators):
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""
-        if self.dtype.kind == "O":
-            return as_objects(value, shape, isinstance(self.spec.fill[()], bytes))
-        return broadcast(as_array(value, self.dtype), shape)
+        spec = self.spec
+        if spec.dtype.kind == "O":
+            return coerce.as_objects(value, shape, isinstance(spec.fill[()], bytes))
+        return coerce.broadcast(coerce.as_array(value, spec.dtype), shape)
 
     def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
         """Rows for :meth:`append`, their shape checked."""
-        axis = self.as_axis(axis)
-        value = as_array(rows, self.dtype)
-        expected = (*self.shape[:axis], *self.shape[axis + 1 :])
-        if value.ndim != self.ndim or (*value.shape[:axis], *value.shape[axis + 1 :]) != expected:
-            raise Invalid(
-                f"rows of shape {value.shape} cannot be appended along axis {axis} of an array of "
-                f"shape {self.shape}; all other axes must agree"
-            )
-        return value
+        return coerce.as_rows(rows, self.as_axis(axis), self.shape, self.dtype)
 
     def as_axis(self, axis: int) -> int:
         """``axis`` counted from the first, its bounds checked."""
-        if not isinstance(axis, (int, np.integer)) or not -self.ndim <= axis < self.ndim:
-            raise Invalid(
-                f"axis {axis!r} is out of bounds for an array of {counted(self.ndim, 'dimension')}"
-            )
-        return axis % self.ndim
+        return coerce.as_axis(axis, self.ndim)
 
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
         """What a selection gives, and the rest of it, without names of fields. Where what is known
         comes from a copy, the look at the array's own metadata is that of this read, which is
         repeated where they tell of another shape."""
         while True:
-            copied, shape = self.copied, self.spec.shape
+            copied, spec = self.copied, self.spec
+            shape = spec.shape
             try:
-                fields, rest = named(selection, self.spec.dtype)
+                fields, rest = named(selection, spec.dtype)
                 result = self.read_transform(select(rest, shape), out, fields)
             except (Invalid, NoMemory):
                 if not copied:

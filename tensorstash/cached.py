@@ -1,7 +1,8 @@
-"""Values worked out on first use and kept on their instance."""
+"""Values worked out on first use and kept: on their instance, or for this process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
@@ -35,3 +36,28 @@ class Cached(Generic[Value]):
             return self
         found: Value = instance.__dict__.setdefault(self._name, self._work(instance))
         return found
+
+
+class PerProcess(Generic[Value]):
+    """One value in each process, made where it is first asked for.
+
+    A forked child makes its own: it has none of its parent's threads, must leave its sockets alone,
+    and a lock may have been held at the fork by a thread that is not there to release it. Those of
+    ancestors stay as they are, so that no finalizer gets at them.
+    """
+
+    def __init__(self, make: Callable[[], Value]) -> None:
+        """The values that ``make`` returns. Of two threads that come first both may call it; all
+        are given the same value."""
+        self._make = make
+        self._values: dict[int, Value] = {}
+
+    def here(self) -> Value:
+        """This process' value."""
+        pid = os.getpid()
+        found = self._values.get(pid)
+        return self._values.setdefault(pid, self._make()) if found is None else found
+
+    def forget(self) -> None:
+        """Make this process another one when it is next asked for."""
+        self._values.pop(os.getpid(), None)

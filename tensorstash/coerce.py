@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dtype import OBJECT, STRING, int_range, is_small_int, widened
-from .errors import Invalid, short
+from .errors import Invalid, counted, short
 from .tensors import to_numpy
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -92,6 +92,8 @@ def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """``array`` seen as ``shape``; leading dimensions of length 1 may be dropped, as in NumPy's
     assignment."""
     given = array.shape
+    if given == shape:
+        return array
     while array.ndim > len(shape) and array.shape[0] == 1:
         array = array.reshape(array.shape[1:])  # [0] would be an object, of text
     try:
@@ -100,6 +102,28 @@ def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         raise Invalid(
             f"a value of shape {given} does not broadcast to the selection's shape {shape}"
         ) from None
+
+
+def as_rows(rows: Any, axis: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Rows to be appended along ``axis`` of an array of ``shape``, all other axes of theirs
+    compared."""
+    value = as_array(rows, dtype)
+    expected = (*shape[:axis], *shape[axis + 1 :])
+    if value.ndim != len(shape) or (*value.shape[:axis], *value.shape[axis + 1 :]) != expected:
+        raise Invalid(
+            f"rows of shape {value.shape} cannot be appended along axis {axis} of an array of "
+            f"shape {shape}; all other axes must agree"
+        )
+    return value
+
+
+def as_axis(axis: Any, ndim: int) -> int:
+    """``axis`` counted from the first, its bounds checked."""
+    if not isinstance(axis, (int, np.integer)) or not -ndim <= axis < ndim:
+        raise Invalid(
+            f"axis {axis!r} is out of bounds for an array of {counted(ndim, 'dimension')}"
+        )
+    return int(axis) % ndim
 
 
 def as_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

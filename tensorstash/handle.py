@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .driver import Check, held
+from .codec import Codec
+from .driver import Check, Driver, held
 from .engine.write import Writer
 from .indexing.fields import Fields
 from .indexing.selection import Transform
@@ -29,81 +31,6 @@ class Settings:
     allow_pickle: bool = False
     lock_timeout: float | None = 60.0
     limits: Limits = USUAL
-
-
-@runtime_checkable
-class Handle(Protocol):
-    """An array as the modules beside ``array.py`` see it, which therefore need not know it."""
-
-    settings: Settings
-
-    @property
-    def spec(self) -> ArraySpec:
-        """The metadata, as this handle knows it."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Element type in memory."""
-        ...
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, selection: Any) -> Any: ...
-
-    def __setitem__(self, selection: Any, value: Any) -> None: ...
-
-    def refresh(self) -> Any:
-        """Look at the stored metadata again."""
-        ...
-
-    def read_transform(
-        self, transform: Transform, out: Any, fields: Fields | None = None
-    ) -> NDArray[Any]:
-        """Read a prepared transform."""
-        ...
-
-    def write_transform(
-        self, transform: Transform, value: Any, fields: Fields | None = None
-    ) -> None:
-        """Store a value at a prepared transform."""
-        ...
-
-    def append(self, rows: Any, axis: int = 0) -> int:
-        """Grow the array by rows."""
-        ...
-
-    def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A value as an array of ``shape``."""
-        ...
-
-    def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
-        """Rows to append, checked."""
-        ...
-
-    def as_axis(self, axis: int) -> int:
-        """An axis counted from the first, checked."""
-        ...
-
-    def check_stored(self) -> None:
-        """Raise where another array was put in the place of this one."""
-        ...
-
-    def make_writer(
-        self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None, check: Check = held
-    ) -> Writer:
-        """The writer for the array as ``spec`` has it."""
-        ...
 
 
 _DATA = (int, float, complex, str, bytes, list, tuple, np.generic, np.ndarray)
@@ -152,3 +79,92 @@ def _refuse(handle: object, sign: str) -> NoReturn:
         f"{type(handle).__name__} has no {sign!r}: it is a handle on what is stored, and reads "
         f"nothing unasked; read first: a[...] {sign} value"
     )
+
+
+class Handle(ABC, NoOperators):
+    """An array as the modules beside ``array.py`` see it, which therefore need not know it. To ask
+    whether something is one reads nothing."""
+
+    driver: Driver
+    settings: Settings
+
+    @property
+    @abstractmethod
+    def spec(self) -> ArraySpec:
+        """The metadata, as this handle knows it."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Element type in memory."""
+
+    @property
+    @abstractmethod
+    def chunks(self) -> tuple[int, ...] | None:
+        """Shape of what is decoded at once, ``None`` when chunks differ."""
+
+    @property
+    @abstractmethod
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codec chain."""
+
+    @property
+    @abstractmethod
+    def ndim(self) -> int:
+        """Number of axes."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, selection: Any) -> Any: ...
+
+    @abstractmethod
+    def __setitem__(self, selection: Any, value: Any) -> None: ...
+
+    @abstractmethod
+    def refresh(self) -> Any:
+        """Look at the stored metadata again."""
+
+    @abstractmethod
+    def read_transform(
+        self, transform: Transform, out: Any, fields: Fields | None = None
+    ) -> NDArray[Any]:
+        """Read a prepared transform."""
+
+    @abstractmethod
+    def write_transform(
+        self, transform: Transform, value: Any, fields: Fields | None = None
+    ) -> None:
+        """Store a value at a prepared transform."""
+
+    @abstractmethod
+    def append(self, rows: Any, axis: int = 0) -> int:
+        """Grow the array by rows."""
+
+    @abstractmethod
+    def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        """A value as an array of ``shape``."""
+
+    @abstractmethod
+    def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
+        """Rows to append, checked."""
+
+    @abstractmethod
+    def as_axis(self, axis: int) -> int:
+        """An axis counted from the first, checked."""
+
+    @abstractmethod
+    def check_stored(self) -> None:
+        """Raise where another array was put in the place of this one."""
+
+    @abstractmethod
+    def make_writer(
+        self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None, check: Check = held
+    ) -> Writer:
+        """The writer for the array as ``spec`` has it."""

@@ -16,6 +16,7 @@ from itertools import compress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from .cached import PerProcess
 from .turn import turn, wait
 
 _Block = TypeVar("_Block")
@@ -30,8 +31,7 @@ chunks made a gather 3.6 times slower than the plain loop."""
 
 
 class _Process:
-    """Per-process state. A forked child has none of its parent's threads and may have
-    inherited locks that nobody will release, so it starts afresh."""
+    """What the threads of one process share."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -39,14 +39,8 @@ class _Process:
         self.stripes = [threading.Lock() for _ in range(256)]
 
 
-_processes: dict[int, _Process] = {}
+_processes = PerProcess(_Process)
 _local = threading.local()
-
-
-def _state() -> _Process:
-    pid = os.getpid()
-    # setdefault is atomic: two threads that come first agree on one.
-    return _processes.get(pid) or _processes.setdefault(pid, _Process())
 
 
 def cores() -> int:
@@ -66,7 +60,7 @@ def count_for(tasks: int, task_bytes: int, most: int | None) -> int:
 def key_lock(*names: str) -> threading.Lock:
     """The lock that this process' threads share for a key. Different keys may share one, so
     never hold two."""
-    stripes = _state().stripes
+    stripes = _processes.here().stripes
     return stripes[hash(names) % len(stripes)]
 
 
@@ -88,7 +82,7 @@ def begin(work: Callable[[], _Block]) -> Callable[[], _Block]:
 
 def once(change: Callable[[], None]) -> None:
     """Run ``change`` while no other thread of this process does."""
-    with turn(_state().lock):
+    with turn(_processes.here().lock):
         change()
 
 
@@ -192,7 +186,7 @@ class Shared(Iterator[_Block]):
 
 
 def _pool(waits: bool) -> Workers:
-    state = _state()
+    state = _processes.here()
     if waits not in state.pools:
         with turn(state.lock):
             if waits not in state.pools:

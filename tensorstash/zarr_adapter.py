@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,13 +17,14 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
+from .cached import PerProcess
 from .driver import Driver, Request, Span, check_key, check_prefix, located
 from .errors import Conflict, Invalid
 from .location import Location, resolve
 
 _T = TypeVar("_T")
 _THREADS = 16
-_pools: dict[int, ThreadPoolExecutor] = {}
+_pools = PerProcess(lambda: ThreadPoolExecutor(_THREADS, "tensorstash-zarr"))
 
 
 def zarr_store(
@@ -242,12 +242,7 @@ class DriverStore(Store):
     # -- within -------------------------------------------------------------------
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        pid = os.getpid()
-        # setdefault is atomic, and a pool without work has no threads: two first users agree.
-        pool = _pools.get(pid) or _pools.setdefault(
-            pid, ThreadPoolExecutor(_THREADS, "tensorstash-zarr")
-        )
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
+        return await asyncio.get_running_loop().run_in_executor(_pools.here(), work)
 
 
 def _folder(prefix: str) -> str | None:

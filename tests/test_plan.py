@@ -142,8 +142,8 @@ def test_a_plan_writes_in_order_and_the_last_stays(case: Any) -> None:
 @given(cases())
 def test_laws(held: int, case: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("plan", "tables"):
-            patch.setattr(f"tensorstash.{module}.HELD", held)
+        for module in ("plan", "axis"):
+            patch.setattr(f"tensorstash.indexing.{module}.HELD", held)
         check_laws(*case)
 
 

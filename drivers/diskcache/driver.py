@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from tensorstash.cached import PerProcess
 from tensorstash.driver import (
     Buffer,
     Capabilities,
@@ -91,7 +92,7 @@ class DiskCache(WrapperDriver):
         self.compared = compared
         self._folder = CacheFolder(os.path.abspath(os.path.expanduser(path)), limit_bytes)
         self._writes = 0
-        self._guards: dict[int, threading.Lock] = {}
+        self._guards = PerProcess(threading.Lock)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
@@ -296,7 +297,7 @@ class DiskCache(WrapperDriver):
         try:
             self.driver.delete_prefix(prefix)
         finally:
-            with turn(self._guard()):
+            with turn(self._guards.here()):
                 self._writes += 1
                 if self.immutable:
                     self._folder.drop_below(self.identity, prefix)
@@ -378,7 +379,7 @@ class DiskCache(WrapperDriver):
             self._folder.store(self.identity, key, span, tag, value)
             return
         # Without a comparison nobody would notice that a write of ours overtook this read.
-        with turn(self._guard()):
+        with turn(self._guards.here()):
             if writes == self._writes:
                 self._folder.store(self.identity, key, span, tag, value)
 
@@ -388,14 +389,9 @@ class DiskCache(WrapperDriver):
         counts.bytes_served += nbytes
 
     def _drop(self, key: str) -> None:
-        with turn(self._guard()):
+        with turn(self._guards.here()):
             self._writes += 1
             self._folder.drop(self.identity, key, spans=self.immutable)
-
-    def _guard(self) -> threading.Lock:
-        """Of this process: a forked child inherits no lock that nobody will release."""
-        pid = os.getpid()
-        return self._guards.get(pid) or self._guards.setdefault(pid, threading.Lock())
 
 
 class _Noted(Iterator[_Item]):

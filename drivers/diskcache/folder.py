@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from tensorstash.cached import PerProcess
 from tensorstash.driver import Buffer, Span, Tag
 from tensorstash.drivers.diskcache import entry as entry
 from tensorstash.drivers.diskcache.entry import Entry
@@ -62,7 +63,7 @@ class CacheFolder:
         self.path = path
         self.limit = limit
         self._base = path.rstrip("/") + "/"
-        self._counts: dict[int, CacheCounts] = {}
+        self._counts = PerProcess(CacheCounts)
         self._resume = 0.0
         self._warned = False
         self._swept = False
@@ -70,8 +71,7 @@ class CacheFolder:
     @property
     def counts(self) -> CacheCounts:
         """Of this process; a forked child starts at zero."""
-        pid = os.getpid()
-        return self._counts.get(pid) or self._counts.setdefault(pid, CacheCounts())
+        return self._counts.here()
 
     def find(
         self, url: str, key: str, kept: Span | None, span: Span | None, most: int

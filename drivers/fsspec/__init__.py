@@ -7,7 +7,6 @@ time, and ``append`` and ``resize`` want the option ``unsafe=True``.
 
 from __future__ import annotations
 
-import os
 import posixpath
 import uuid
 from collections.abc import Callable, Iterable
@@ -173,7 +172,7 @@ class FsspecDriver(FsspecReader):
     def close(self) -> None:
         """Forget this process' filesystem; the next use makes another."""
         self._window.close()
-        self._processes.pop(os.getpid(), None)
+        self._processes.forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Secrets stay here: elsewhere ``connection`` or the library's usual chain has them."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
+from tensorstash.cached import PerProcess
 from tensorstash.driver import (
     Buffer,
     Capabilities,
@@ -65,7 +66,9 @@ class FsspecReader(Driver):
         )
         self._window: Window[Request, Answer] = Window(self.traits.concurrency)
         self._locks = ThreadLocks()
-        self._processes: dict[int, Process] = {}
+        # What a child inherits stays referred to: its finalizers would close the parent's
+        # connections.
+        self._processes = PerProcess(partial(Process, recipe, timeout, self.traits.serial))
 
     @property
     def url(self) -> str:
@@ -181,12 +184,7 @@ class FsspecReader(Driver):
 
     @property
     def _process(self) -> Process:
-        pid = os.getpid()
-        # What a child inherits stays referred to: its finalizers would close the parent's
-        # connections. setdefault is atomic: two first users agree on one.
-        return self._processes.get(pid) or self._processes.setdefault(
-            pid, Process(self.recipe, self.timeout, self.traits.serial)
-        )
+        return self._processes.here()
 
     def _path(self, key: str) -> str:
         root = self._process.open()[1]

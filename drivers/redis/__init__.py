@@ -21,10 +21,11 @@ fill values: use ``noeviction``, where a full server refuses puts with
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from tensorstash.cached import PerProcess
 from tensorstash.driver import (
     Buffer,
     Capabilities,
@@ -86,8 +87,8 @@ class RedisDriver(Driver):
         self._given = dict(options)
         self._connection = connection
         self._keys = RedisKeys(place.prefix and place.prefix + "/")
-        # A forked child leaves its parent's alone, and lets no finalizer at them.
-        self._processes: dict[int, _Process] = {}
+        link = partial(RedisLink, place, self._given, connection)
+        self._processes = PerProcess(partial(_Process, link, self._keys))
 
     @property
     def url(self) -> str:
@@ -211,11 +212,7 @@ class RedisDriver(Driver):
 
     @property
     def _process(self) -> _Process:
-        pid = os.getpid()
-        # setdefault is atomic: two first users agree on one.
-        return self._processes.get(pid) or self._processes.setdefault(
-            pid, _Process(RedisLink(self._place, self._given, self._connection), self._keys)
-        )
+        return self._processes.here()
 
     def __reduce__(self) -> tuple[Callable[..., RedisDriver], tuple[Any, ...]]:
         """Without the password."""
@@ -226,8 +223,8 @@ class RedisDriver(Driver):
 class _Process:
     """What one process uses."""
 
-    def __init__(self, link: RedisLink, keys: RedisKeys) -> None:
-        self.link = link
+    def __init__(self, connect: Callable[[], RedisLink], keys: RedisKeys) -> None:
+        self.link = link = connect()
         self.reading = RedisReading(link, keys)
         self.writing = RedisWriting(link, keys)
         self.listing = RedisListing(link, keys)

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
 from collections import OrderedDict
 from typing import Any
 
+from tensorstash.cached import PerProcess
 from tensorstash.drivers import loop
 from tensorstash.drivers.s3.client import Client
 from tensorstash.drivers.s3.settings import Settings
@@ -68,19 +68,18 @@ class Pool:
         await asyncio.gather(*closing, *self._retiring, return_exceptions=True)
 
 
-_pools: dict[int, Pool] = {}  # those of ancestors stay: their sockets are not ours to close
+def _begin() -> Pool:
+    pool = Pool()
+    loop.current().at_exit(pool.close)  # also where another thread's is kept: it has no clients
+    return pool
+
+
+_pools = PerProcess(_begin)
 
 
 def current() -> Pool:
     """This process' clients."""
-    pid = os.getpid()
-    pool = _pools.get(pid)
-    if pool is None:
-        mine = Pool()
-        pool = _pools.setdefault(pid, mine)
-        if pool is mine:
-            loop.current().at_exit(pool.close)
-    return pool
+    return _pools.here()
 
 
 def choose(kind: str) -> str:

@@ -349,9 +349,12 @@ def _partial(pipeline: Pipeline) -> bool:
     return pipeline.direct and pipeline.ordered and pipeline.spec.nbytes > _SPAN_FROM
 
 
+_SLICE = {slice}
+
+
 def _is_run(part: Part) -> bool:
     """Whether a part's elements come as they lie, along every axis."""
-    return all(type(item) is slice for item in (*part.inside, *part.outside))
+    return {*map(type, part.inside), *map(type, part.outside)} <= _SLICE
 
 
 def _contiguous(todo: Plan, out: NDArray[Any], chunk: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 from typing import Any, TypeAlias
 
@@ -20,21 +19,25 @@ Index: TypeAlias = int | slice | NDArray[np.intp]
 HELD = 1 << 14  # table rows held at once; a longer table is walked in pieces of this many
 
 
-@dataclass(frozen=True, slots=True)
 class Table:
     """The chunks along one axis, or the tuples of chunks along the joint axes (whose insides
-    and outsides are tuples too), as parallel lists. ``outsides`` is ``None`` where a single
-    point drops the axis."""
+    and outsides are tuples too), as parallel lists, and their ``count``. ``outsides`` is ``None``
+    where a single point drops the axis."""
 
-    chunks: list[Any]
-    insides: list[Any]
-    outsides: list[Any] | None
-    wholes: list[bool]
+    __slots__ = ("chunks", "count", "insides", "outsides", "wholes")
 
-    @property
-    def count(self) -> int:
-        """Chunks in the table."""
-        return len(self.chunks)
+    def __init__(
+        self,
+        chunks: list[Any],
+        insides: list[Any],
+        outsides: list[Any] | None,
+        wholes: list[bool],
+    ) -> None:
+        self.chunks = chunks
+        self.insides = insides
+        self.outsides = outsides
+        self.wholes = wholes
+        self.count = len(chunks)
 
     def pieces(self) -> Iterator[Table]:
         """The table in bounded pieces: it is held already, so as it is."""
@@ -104,8 +107,7 @@ class StrideTable:
             return
         rows = self._rows()
         while piece := list(islice(rows, HELD)):
-            chunks, insides, outsides, wholes = map(list, zip(*piece, strict=True))
-            yield Table(chunks, insides, outsides, wholes)
+            yield _of_rows(piece)
 
     def _rows(self) -> Iterator[tuple[int, slice, slice, bool]]:
         start, step, axis = self._map.start, self._map.step, self._axis
@@ -150,9 +152,8 @@ def _run(start: int, stop: int, edge: int, n: int, first: int, last: int) -> Tab
 def take_table(array: NDArray[np.intp], axis: AxisGrid, length: int) -> Table:
     """A row a touched chunk; repeats and any order allowed. Ascending input needs no sort."""
     n = len(array)
-    table = Table([], [], [], [])
     if n == 0:
-        return table
+        return Table([], [], [], [])
     order: NDArray[np.intp] | None = None
     if n > 1 and bool((array[1:] < array[:-1]).any()):
         order = np.argsort(array, kind="stable")  # stable: the last of equals still wins
@@ -163,6 +164,7 @@ def take_table(array: NDArray[np.intp], axis: AxisGrid, length: int) -> Table:
     run = _runs(array, bounds)
     lands = run if order is None else _runs(order, bounds)
     edges = bounds.tolist()
+    rows: list[tuple[Any, ...]] = []
     for k, (a, b) in enumerate(pairwise(edges)):
         chunk = int(chunks[a])
         low = axis.start(chunk)
@@ -174,16 +176,14 @@ def take_table(array: NDArray[np.intp], axis: AxisGrid, length: int) -> Table:
             at = int(order[a])
             outside = slice(at, at + b - a) if lands[k] else order[a:b]
         whole = run[k] and b - a == _extent(chunk, axis, length)
-        _add(table, chunk, inside, outside, whole)
-    return table
+        rows.append((chunk, inside, outside, whole))
+    return _of_rows(rows)
 
 
-def _add(table: Table, chunk: Any, inside: Any, outside: Any, whole: bool) -> None:
-    table.chunks.append(chunk)
-    table.insides.append(inside)
-    if table.outsides is not None:
-        table.outsides.append(outside)
-    table.wholes.append(whole)
+def _of_rows(rows: Sequence[tuple[Any, ...]]) -> Table:
+    """A table of at least one row: chunk, inside, outside, whether it is the whole chunk."""
+    chunks, insides, outsides, wholes = map(list, zip(*rows, strict=True))
+    return Table(chunks, insides, outsides, wholes)
 
 
 def _runs(array: NDArray[np.intp], bounds: NDArray[np.intp]) -> list[bool]:
@@ -203,9 +203,8 @@ def joint_table(
     extent = tuple(shape[dim] for dim in dims)
     points = [_points(axis_map, dims, extent, shape) for axis_map in maps]
     n = math.prod(extent)
-    table = Table([], [], [], [])
     if n == 0:
-        return table, dims
+        return Table([], [], [], []), dims
     chunks = [axis.of_many(p) for axis, p in zip(axes, points, strict=True)]
     order = np.lexsort(chunks[::-1])  # stable, like every sort here
     chunks = [c[order] for c in chunks]
@@ -213,6 +212,7 @@ def joint_table(
     for c in chunks:
         changed |= c[1:] != c[:-1]
     cuts = (np.flatnonzero(changed) + 1).tolist()
+    rows: list[tuple[Any, ...]] = []
     for a, b in zip([0, *cuts], [*cuts, n], strict=True):
         chunk = tuple(int(c[a]) for c in chunks)
         at = order[a:b]
@@ -220,8 +220,8 @@ def joint_table(
             p[at] - axis.start(i) for p, axis, i in zip(points, axes, chunk, strict=True)
         )
         outside = (at,) if len(dims) == 1 else np.unravel_index(at, extent)
-        _add(table, chunk, inside, tuple(outside), False)
-    return table, dims
+        rows.append((chunk, inside, tuple(outside), False))
+    return _of_rows(rows), dims
 
 
 def _points(

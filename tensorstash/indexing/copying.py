@@ -26,8 +26,10 @@ _STRINGS_OVERWRITE = np.lib.NumpyVersion(np.__version__) < "2.2.0"
 def gather(array: NDArray[Any], selection: Sequence[Index], joint: int = 0) -> NDArray[Any]:
     """``array`` at ``selection``: the first ``joint`` items are index arrays that act pointwise
     and give one dimension; each other item acts on its own axis (an integer drops it)."""
+    if np.ndarray not in map(type, selection):
+        return array[(*selection, ...)]  # the ellipsis keeps an array where all are integers
     basic = (_ALL if isinstance(item, np.ndarray) else item for item in selection)
-    piece = array[(*basic, ...)]  # the ellipsis keeps an array where every item is an integer
+    piece = array[(*basic, ...)]
     axis = joint
     for item in selection[joint:]:
         if isinstance(item, np.ndarray):
@@ -42,15 +44,18 @@ def scatter(
 ) -> None:
     """The inverse of :func:`gather`: ``array`` at ``selection`` becomes ``piece``. Of repeated
     positions the last one stays."""
+    if np.ndarray not in map(type, selection):
+        array[(*selection, ...)] = piece  # the ellipsis: of a 0-d array of objects, its item
+        return
     basic = (_ALL if isinstance(item, np.ndarray) else item for item in selection)
-    array = array[(*basic, ...)]  # the ellipsis keeps a view where every item is an integer
+    array = array[(*basic, ...)]
     if _STRINGS_OVERWRITE and array.dtype.kind == "T" and piece.dtype.kind == "T":
         piece = piece.astype(object)
     own = [item for item in selection[joint:] if not isinstance(item, int)]
     arrays = [item for item in own if isinstance(item, np.ndarray)]
     if len(arrays) + (joint > 0) <= 1:
         rest = [item if isinstance(item, np.ndarray) else _ALL for item in own]
-        array[(*selection[:joint], *rest, ...)] = piece  # a 0-d array of objects: its item
+        array[(*selection[:joint], *rest, ...)] = piece
         return
     lead = 1 if joint else 0
     full: list[Any] = [

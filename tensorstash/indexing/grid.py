@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -211,6 +212,8 @@ class Grid:
 
     def origin(self, index: Sequence[int]) -> tuple[int, ...]:
         """The array position of a chunk's first element."""
+        if self.chunks is not None:
+            return tuple(map(mul, index, self.chunks))
         return tuple(axis.start(i) for axis, i in zip(self.axes, index, strict=True))
 
     def covering(self, shape: Sequence[int]) -> Grid:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ from .axis import (
 )
 from .grid import Grid
 from .selection import AxisMap, Point, Stride, Take, Transform, dims_of
+
+_count = attrgetter("count")
 
 
 class Part(NamedTuple):
@@ -63,11 +66,8 @@ class Plan:
     dims: tuple[int, ...]
     joint_dims: int
     arrays: bool
-
-    @property
-    def count(self) -> int:
-        """Chunks touched, each counted once; may be more than ``len`` can answer."""
-        return math.prod(table.count for table in self.tables)
+    count: int
+    """Chunks touched, each counted once; may be more than ``len`` can return."""
 
     def __len__(self) -> int:
         return self.count
@@ -97,13 +97,16 @@ class Plan:
                 )
             if not table.count:
                 return iter(())
-        held = [next(table.pieces()) for table in tables]
+        chunks, insides, outsides, wholes = [], [], [], []
+        for table in tables:
+            held = next(table.pieces()) if isinstance(table, StrideTable) else table
+            chunks.append(held.chunks)
+            insides.append(held.insides)
+            wholes.append(held.wholes)
+            if held.outsides is not None:
+                outsides.append(held.outsides)
         parts = zip(
-            product(*[table.chunks for table in held]),
-            product(*[table.insides for table in held]),
-            product(*[table.outsides for table in held if table.outsides is not None]),
-            product(*[table.wholes for table in held]),
-            strict=True,
+            product(*chunks), product(*insides), product(*outsides), product(*wholes), strict=True
         )
         return self._flat(parts) if self.joint else map(Part._make, parts)
 
@@ -142,8 +145,10 @@ def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:
     """The parts of ``transform`` over an array of ``shape`` cut by ``grid``; each touched
     chunk appears exactly once."""
     maps = transform.maps
-    joint = _joint_axes(maps) if any(type(m) is Take for m in maps) else ()
-    axes = tuple(k for k in range(len(maps)) if k not in joint)
+    joint = _joint_axes(maps) if Take in map(type, maps) else ()
+    axes = tuple(range(len(maps)))
+    if joint:
+        axes = tuple(k for k in axes if k not in joint)
     tables: list[Table | StrideTable] = []
     dims: list[int] = []
     arrays = False
@@ -164,7 +169,8 @@ def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:
             tables.append(take_table(axis_map.array, axis, n))
             dims.append(axis_map.dims[0])
             arrays = True
-    return Plan(transform, tuple(tables), joint, axes, tuple(dims), joint_dims, arrays)
+    count = math.prod(map(_count, tables))
+    return Plan(transform, tuple(tables), joint, axes, tuple(dims), joint_dims, arrays, count)
 
 
 def _joint_axes(maps: Sequence[AxisMap]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,7 +193,7 @@ def spans(transform: Transform) -> list[tuple[int, int]]:
 def has_ellipsis(selection: Any) -> bool:
     """Whether ``...`` stands in a selection, which keeps NumPy from answering a scalar."""
     if isinstance(selection, tuple):
-        return any(item is Ellipsis for item in selection)
+        return EllipsisType in map(type, selection)
     return selection is Ellipsis
 
 

@@ -83,8 +83,7 @@ class Sliced:
             raise Invalid(
                 f"{what} must be a stored array or a lazy view of one, not {short(array)}"
             )
-        # A handle. That it tells how it is cut and where it lies is no promise to views.
-        self.array: Any = view.array
+        self.array: Handle = view.array
         self.what = what
         self.transform = view.transform
         self.shape = view.shape
@@ -96,8 +95,7 @@ class Sliced:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
-        dtype: np.dtype[Any] = self.array.dtype
-        return dtype
+        return self.array.dtype
 
     @property
     def plain(self) -> bool:
@@ -137,8 +135,7 @@ class Sliced:
     def kept(self) -> float:
         """The part of what is decoded that the array's cache holds."""
         total = math.prod(self.shape) * self.item_bytes
-        cached: int = self.array.settings.cache_bytes
-        return min(1.0, cached / max(1, total))
+        return min(1.0, self.array.settings.cache_bytes / max(1, total))
 
     def edges(self, dim: int) -> Edges:
         """Where that which is decoded at once meets along a dimension."""
@@ -206,8 +203,7 @@ class Sliced:
 
     def read(self, transform: Transform, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read what :meth:`run`, :meth:`rows` or :meth:`box` has made."""
-        found: NDArray[Any] = self.array.read_transform(transform, out)
-        return found
+        return self.array.read_transform(transform, out)
 
     @Cached
     def near(self) -> bool:
