@@ -13,6 +13,7 @@ from .coerce import as_array, is_tensor
 from .errors import Invalid, InvalidSelection, counted
 
 Shapes = NDArray[np.int64]
+_SHORT = 32  # elements a row, on average: fewer are padded all at once, not row by row
 
 Columns: TypeAlias = dict[str, Any]
 """Values of several rows by field: arrays whose first axis is the rows, ``Ragged`` values, or
@@ -35,16 +36,13 @@ class KnownColumns(dict[str, Any]):
     """Nested columns that know more of their fields than the arrays tell."""
 
 
-_SHORT = 32  # elements a row, on average: fewer are padded all at once, not row by row
-
-
 class Ragged:
     """Arrays of one dtype and number of axes, each of its own shape.
 
     ``values`` (1-D) holds row after row, each in C order; row ``i`` is
     ``values[offsets[i]:offsets[i + 1]]`` in the shape ``shapes[i]``. ``offsets`` are int64, one
     more than rows, from 0 on; ``shapes`` are int64, of shape ``(rows, ndim)``. Indexing with an
-    integer answers a row, a view; with a slice, a mask or an integer array another
+    integer returns a row, a view; with a slice, a mask or an integer array another
     :class:`Ragged`.
     """
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tensorstash as stash
+from tensorstash.errors import Invalid
 from tensorstash.loading.loader import BatchLoader
-from tensorstash.torch import Patches, Windows, mix
+from tensorstash.loading.sampler import EpochOptions, EpochSampler
+from tensorstash.loading.source import Blocks
+from tensorstash.sources.arrays import as_source
+from tensorstash.torch import (
+    Loader,
+    Patches,
+    ShuffleBatchSampler,
+    ShuffleSampler,
+    Windows,
+    mix,
+)
 
+OPTIONS = EpochOptions.__annotations__
 ORDERS: list[Any] = [False, True, "exact"]
 ROWS, CHUNK = 3200, 100
 
@@ -124,3 +139,72 @@ def test_mixtures_resume_anywhere_under_another_batch_size(shuffle: Any) -> None
         rest.load_state_dict(state)
         assert rest.epoch == epoch
         assert np.array_equal(np.concatenate([*head, *rest]), whole)
+
+
+@pytest.mark.parametrize("make", [lambda a: a, lambda a: Windows(a, 4), lambda a: Patches(a, 4)])
+def test_reading_leaves_the_users_handle_as_it_is(make: Any) -> None:
+    array = stash.open(series().driver, threads=2)
+    settings, spec = array.settings, array.spec
+    source = as_source(make(array))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorstash.sources.reader.in_worker", lambda: True)
+        assert len(np.concatenate([*source.take(np.arange(6)).values()])) == 6
+    assert array.settings is settings and array.spec is spec
+    assert array.settings.threads == 2
+
+
+def test_loaders_and_samplers_show_the_same_options() -> None:
+    known = inspect.signature(EpochSampler.__init__).parameters
+    assert [*known] == ["self", "source", "batch_size", *EpochOptions.__annotations__]
+    assert all(known[name].annotation == kind.__forward_arg__ for name, kind in OPTIONS.items())
+    for made in (BatchLoader, Loader, ShuffleBatchSampler, ShuffleSampler):
+        found = inspect.signature(made).parameters
+        assert not [p for p in found.values() if p.kind is p.VAR_KEYWORD]
+        assert found.keys() >= OPTIONS.keys()
+        for name in OPTIONS.keys() - {"shuffle"}:
+            assert found[name].default == known[name].default
+
+
+def test_the_help_of_the_loader_explains_each_argument() -> None:
+    text = Loader.__init__.__doc__ or ""
+    explained = re.findall(r"^ {12}([a-z_, ]+):", text, re.MULTILINE)
+    names = [name for line in explained for name in line.split(", ")]
+    assert sorted(names) == sorted(inspect.signature(Loader).parameters)
+
+
+class Numbers:
+    """Has the members of a source, and is none."""
+
+    fixed: Mapping[str, Any] = {"x": ((), np.dtype("i8"))}
+    fingerprint, row_bytes = "numbers", 8
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.blocks = Blocks.regular(rows, 8)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def take(self, rows: Any, out: Any = None) -> dict[str, Any]:
+        return {"x": np.asarray(rows)}
+
+    def present(self, columns: Any) -> Any:
+        return columns["x"]
+
+
+def test_whoever_has_the_members_of_a_source_is_wrapped_once() -> None:
+    given = Numbers(40)
+    source = as_source(given)
+    assert as_source(source) is source and source.given is given  # type: ignore[attr-defined]
+    assert (source.far, source.goes_on, source.can_shrink) == (False, False, False)
+    assert source.at_epoch(3) is source and source.touches(np.arange(3)) == []
+    assert sorted(row for batch in Loader(given, 7, shuffle=True) for row in batch) == [*range(40)]
+    assert Windows(given, 3)[5].tolist() == [5, 6, 7]
+    with pytest.raises(Invalid, match="cannot leave fields out"):
+        Windows(given, 3, fields="x")
+    del given.blocks
+    with pytest.raises(Invalid, match="it lacks blocks"):
+        Loader(given, 3)
+    with pytest.raises(Invalid, match="the state is of 38 rows, and there are 98"):
+        state = Loader(Windows(Numbers(40), 3), 4).state_dict()
+        Loader(Windows(Numbers(100), 3), 4).load_state_dict(state)

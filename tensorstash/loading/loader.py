@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from ..columns import Columns
 from ..errors import NoMemory, counted
@@ -19,7 +19,7 @@ from .order import Numbers
 from .pool import Pool, SlotBuffers
 from .prefetch import Prefetcher, Stop
 from .ranks import EpochPlan
-from .sampler import EpochPosition, EpochSampler, Shuffle, whole
+from .sampler import EpochOptions, EpochPosition, EpochSampler, shows_epoch_options, whole
 from .source import Source
 from .workers import Task, ThreadTuner, WorkQueue
 
@@ -29,6 +29,7 @@ _Item = TypeVar("_Item")
 Batches = Generator[tuple[Any, int], None, None]
 """Batches, each with the position that the epoch has reached when it is done."""
 
+_FAR_THREADS = 16
 _FAR_THREADS = 16
 
 
@@ -188,9 +189,6 @@ class Iteration(Iterator[Batch], Generic[Batch]):
         self._position.over = True  # one that was broken off
 
 
-_FAR_THREADS = 16
-
-
 class BatchLoader(Generic[Batch]):
     """The rows of a source in batches, epoch after epoch, read ahead by threads.
 
@@ -199,45 +197,30 @@ class BatchLoader(Generic[Batch]):
     one to the next, and freed with this. Which rows come when is its :attr:`sampler`'s to say.
     """
 
+    @shows_epoch_options()
     def __init__(
         self,
         source: Any,
         batch_size: int = 1,
         *,
-        shuffle: Shuffle = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = False,
-        lanes: int = 64,
-        pool: int | None = None,
-        pool_bytes: int | str = "256MiB",
         threads: int | None = None,
         prefetch: int = 4,
         finish: Callable[[Any], Batch] | None = None,
+        **options: Unpack[EpochOptions],
     ) -> None:
-        """``shuffle=True`` reads each block once, and is as even as a pool of ``pool`` blocks
-        allows: by default four for each row of a global batch, as far as a rank holds no more
-        than ``pool_bytes``. ``shuffle="exact"`` is a true shuffle, which reads a block again for
-        every batch that has a row of it, unless all of them fit into ``pool_bytes``.
+        """A loader, at the beginning of epoch 0.
 
-        ``threads`` read blocks (by default 16 where reading mostly waits; else one a processor,
-        but one alone where trying shows that more are no faster), and up to ``prefetch`` batches
-        are ready before they are asked for; 0: no thread of its own. ``finish`` makes a batch of
-        columns, ahead of its use; the default is the source's own ``present``.
+        Args:
+            source: a source, or an object that has the members of one.
+            batch_size: rows of a batch, for each rank.
+            threads: how many read blocks at once; if left out, 16 where reading mostly waits, else
+                one a processor, but one alone where trying shows that more are no faster.
+            prefetch: batches that are ready before they are asked for; 0: no thread of its own.
+            finish: makes a batch of columns, ahead of its use; if left out, the source's own
+                ``present``.
+            options: which rows come when: see :class:`~tensorstash.loading.sampler.EpochSampler`.
         """
-        self.sampler = EpochSampler(
-            source,
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-            lanes=lanes,
-            pool=pool,
-            pool_bytes=pool_bytes,
-        )
+        self.sampler = EpochSampler(source, batch_size, **options)
         self.prefetch = whole(prefetch, "prefetch", 0)
         self._asked = None if threads is None else whole(threads, "threads", 1)
         self._finish = finish or self.sampler.source.present

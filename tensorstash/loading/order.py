@@ -11,6 +11,8 @@ from .permutation import derived, key_of, permute
 from .source import Blocks
 
 Numbers = NDArray[np.int64]
+Lanes = NDArray[np.uint16]
+_BLOCKS, _GROUPS, _END = range(3)  # what a key is for
 
 
 class PieceOffsets:
@@ -86,9 +88,6 @@ class RoundRobin:
         done = np.searchsorted(self._ends[1:], rows, "right")
         before: Numbers = self._gone[done] + rows * (self._count - done) + self._rank[lanes]
         return before
-
-
-Lanes = NDArray[np.uint16]
 
 
 class Order(ABC):
@@ -179,9 +178,6 @@ def in_runs(blocks: Blocks) -> Blocks:
         return blocks
     rows = int(blocks.bounds[-1])
     return Blocks.regular(rows, max(1, -(-rows // max(1, len(blocks)))))
-
-
-_BLOCKS, _GROUPS, _END = range(3)  # what a key is for
 
 
 class BlockShuffle(Order):

@@ -18,6 +18,10 @@ from ..tensors import to_tensor
 if TYPE_CHECKING:
     import torch
 
+_RAGGED = ("jagged", "list", "padded")
+_SAME = frozenset(np.dtype(code) for code in "?bhilBHILefdFD")
+"""Types that torch has too: of batches of these nothing else is to be found out."""
+
 
 class Batch(dict[str, Any]):
     """A dict of tensors by field name, with :meth:`to` and :meth:`pin_memory` for all of them.
@@ -56,11 +60,6 @@ def moved(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(moved(inner, change) for inner in value)
     return value
-
-
-_RAGGED = ("jagged", "list", "padded")
-_SAME = frozenset(np.dtype(code) for code in "?bhilBHILefdFD")
-"""Types that torch has too: of batches of these nothing else is to be found out."""
 
 
 def present(columns: Columns, ragged: str = "jagged") -> Batch:

@@ -1,4 +1,4 @@
-"""How even a shuffle is, and how often it decodes chunks, told without reading anything."""
+"""How even a shuffle is, and how often it decodes chunks, found without reading anything."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .source import Blocks, Source
 _PAIRS = 1 << 18  # of a row and a chunk, to look at
 _OF_A_BLOCK = 1 << 10  # rows at most, which lie in fewer chunks
 _STRETCHES = 8  # of blocks that follow each other
+_SAMPLES = 64  # batches looked at
 
 
 class _Count(NamedTuple):
@@ -124,9 +125,6 @@ def _some(blocks: Blocks, k: int, rows: int) -> Numbers:
         return np.asarray(blocks.rows(k))
     places = np.linspace(start, stop - 1, rows).astype(np.int64)
     return places if blocks.order is None else np.asarray(blocks.order[places])
-
-
-_SAMPLES = 64  # batches looked at
 
 
 def evenness(order: Order, ranks: RankBatches) -> dict[str, float]:

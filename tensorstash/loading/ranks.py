@@ -13,6 +13,8 @@ from .source import Blocks, Source
 
 _ROWS = 4096  # to find the places of fewer at once costs more for each
 _POSITIONS = 1 << 18  # of all ranks, at once
+_BATCHES = 4  # blocks in the pool for each row of a global batch: 12 % inflation at the worst
+_ASIDE = 8  # the part of the memory, one in so many, that is left to blocks on their way
 
 
 class Window(NamedTuple):
@@ -94,10 +96,6 @@ class RankBatches:
         # turns, so that any part of the batch is as mixed as it is.
         chosen = np.argsort(lanes.reshape(positions.shape), axis=1, kind="stable")[:, mine]
         return np.take_along_axis(positions, np.sort(chosen, axis=1), axis=1)
-
-
-_BATCHES = 4  # blocks in the pool for each row of a global batch: 12 % inflation at the worst
-_ASIDE = 8  # the part of the memory, one in so many, that is left to blocks on their way
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from .ranks import EpochPlan, PoolBudget, RankBatches
 from .source import Blocks, Source, wrapped
 
 Shuffle: TypeAlias = bool | Literal["exact"]
+_Init = TypeVar("_Init", bound=Callable[..., None])
 Kind: TypeAlias = Literal["in order", "exact", "pooled"]
 
 _AHEAD = 64  # slots for blocks on their way; memory that is not read into costs none
@@ -39,6 +41,7 @@ them."""
 _KINDS = {"order": str, "data": str}
 _POOLED = {"lanes", "pool"}
 _OPTIONAL = _POOLED | {"extent", "rule"}
+_ADVICE = "resume with what it was saved with, or begin an epoch with set_epoch()"
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class State:
             raise Invalid(f"a state is a dict from state_dict(), not {short(given)}")
         fields = set(cls.__dataclass_fields__)
         if unknown := set(given) - fields:
-            raise Invalid(f"a state has no {_listed(unknown)}: pass what state_dict() answered")
+            raise Invalid(f"a state has no {_listed(unknown)}: pass what state_dict() returned")
         if missing := fields - _OPTIONAL - set(given):
-            raise Invalid(f"the state lacks {_listed(missing)}: pass what state_dict() answered")
+            raise Invalid(f"the state lacks {_listed(missing)}: pass what state_dict() returned")
         for name, value in given.items():
             kind = _KINDS.get(name, int)
             if not isinstance(value, kind) or isinstance(value, bool):
@@ -115,9 +118,6 @@ class State:
             raise Invalid(f"the state is of other data ({self.data}, not {data}): {_ADVICE}")
 
 
-_ADVICE = "resume with what it was saved with, or begin an epoch with set_epoch()"
-
-
 def _listed(names: set[Any]) -> str:
     return ", ".join(sorted(map(short, names)))
 
@@ -154,6 +154,38 @@ class _Loaded:
         return self.state.position >= self.state.rows and not (self.named or rest)
 
 
+class EpochOptions(TypedDict, total=False):
+    """What all loaders and samplers take, and hand on to :class:`EpochSampler`."""
+
+    shuffle: Shuffle
+    seed: int
+    rank: int | None
+    world_size: int | None
+    drop_last: bool
+    lanes: int
+    pool: int | None
+    pool_bytes: int | str
+
+
+def shows_epoch_options(**defaults: Any) -> Callable[[_Init], _Init]:
+    """Has the signature of an ``__init__`` with ``**options: Unpack[EpochOptions]`` show each of
+    them, with its default in :class:`EpochSampler` or the one given here."""
+
+    def decorate(init: _Init) -> _Init:
+        known = inspect.signature(EpochSampler.__init__).parameters
+        own = [p for p in inspect.signature(init).parameters.values() if p.kind != p.VAR_KEYWORD]
+        options = [
+            known[name].replace(default=defaults.get(name, known[name].default))
+            for name in EpochOptions.__annotations__
+        ]
+        first = [p for p in own if p.kind != p.KEYWORD_ONLY]
+        rest = [p for p in own if p.kind == p.KEYWORD_ONLY]
+        init.__signature__ = inspect.Signature([*first, *options, *rest])  # type: ignore[attr-defined]
+        return init
+
+    return decorate
+
+
 class EpochSampler:
     """Epochs of which each has every row of a source once, in an order that depends on ``seed``
     and the epoch's number alone, and which are resumed exactly from a state of under 250 bytes
@@ -170,17 +202,39 @@ class EpochSampler:
         *,
         shuffle: Shuffle = False,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         drop_last: bool = False,
         lanes: int = 64,
         pool: int | None = None,
         pool_bytes: int | str = "256MiB",
     ) -> None:
+        """An epoch sampler, at the beginning of epoch 0.
+
+        Args:
+            source: a source, or an object that has the members of one.
+            batch_size: rows of a batch, for each rank.
+            shuffle: ``False``: row after row. ``True``: each block of rows is read once, and the
+                order is as even as a pool of ``pool`` blocks allows. ``"exact"``: a true shuffle,
+                which reads a block again for every batch that has a row of it, unless all of them
+                fit into ``pool_bytes``.
+            seed: with the epoch's number, all that a shuffle depends on.
+            rank: which part of each global batch is this process', from 0 on; 0 if left out.
+            world_size: how many ranks there are; 1 if left out.
+            drop_last: leave out what is left at the end, rather than fill it up with the epoch's
+                first rows until ranks can divide it.
+            lanes: blocks that the rows of a batch are dealt from at a time, at most.
+            pool: blocks that a shuffle draws from, of all ranks together; if left out, four for
+                each row of a global batch, as far as ``pool_bytes`` allow.
+            pool_bytes: what a rank may hold of decoded blocks: bytes, or ``"256MiB"``.
+
+        Raises:
+            Invalid: an option is of the wrong kind or too small, or ``source`` has no rows to load.
+        """
         self.source = wrapped(source)
         self.batch_size = whole(batch_size, "batch_size", 1)
-        self.rank = whole(rank, "rank", 0)
-        self.world_size = whole(world_size, "world_size", 1)
+        self.rank = 0 if rank is None else whole(rank, "rank", 0)
+        self.world_size = 1 if world_size is None else whole(world_size, "world_size", 1)
         if self.rank >= self.world_size:
             raise Invalid(
                 f"rank {self.rank} of {self.world_size}: ranks are counted from 0 and are fewer "

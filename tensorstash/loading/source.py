@@ -16,6 +16,7 @@ from ..limits import HUGE
 
 Numbers = NDArray[np.int64]
 Fields = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+_OPTIONAL = ("touches", "names", "select", "at_epoch", "at_rows", "extent", "order")
 """Element shape and dtype by the name of the field."""
 
 
@@ -370,9 +371,6 @@ class WrappedSource(Source):
     def order(self, make: MakeOrder) -> Any:
         """See :meth:`Source.order`."""
         return self.given.order(make) if "order" in self._has else super().order(make)
-
-
-_OPTIONAL = ("touches", "names", "select", "at_epoch", "at_rows", "extent", "order")
 
 
 def wrapped(given: Any) -> Source:

@@ -14,6 +14,8 @@ from ..threads import alone, submit
 from ..turn import wait
 
 Result = TypeVar("Result")
+_SOME = 8  # tasks, by one thread alone and then by each of several
+_WORTH = 0.8  # of the time: less gain than that is not worth the processors it takes
 
 
 class Task(Generic[Result]):
@@ -57,9 +59,9 @@ class Task(Generic[Result]):
 
 
 class WorkQueue:
-    """Up to ``threads`` threads of the pool, which do jobs one after another for as long as there
-    are any: to hand every job over by itself would cost more than small ones take. ``waits``: the
-    jobs mostly wait for round trips. For one thread to use.
+    """Up to ``threads`` threads of the pool, which do tasks one after another for as long as there
+    are any: to hand every task over by itself would cost more than small ones take. ``waits``:
+    the tasks mostly wait for round trips. For one thread to use.
     """
 
     def __init__(self, threads: int, waits: bool) -> None:
@@ -73,7 +75,7 @@ class WorkQueue:
         self._waiting.extend(tasks)
 
     def go(self) -> None:
-        """Have threads come, where there are jobs for more."""
+        """Have threads come, where there are tasks for more."""
         self._at_work = [task for task in self._at_work if not task.ended]
         for _ in range(min(self.threads - len(self._at_work), len(self._waiting))):
             task = submit(self._drain, self._waits)
@@ -112,12 +114,8 @@ class WorkQueue:
             pass
 
 
-_SOME = 8  # jobs, by one thread alone and then by each of several
-_WORTH = 0.8  # of the time: less gain than that is not worth the processors it takes
-
-
 class ThreadTuner:
-    """Times some jobs done by one thread, and some by ``threads`` at once, and decides.
+    """Times some tasks done by one thread, and some by ``threads`` at once, and decides.
 
     Threads hand Python's lock to each other several times for every chunk. Where decoding is
     cheap that takes longer than decoding, by how much depends on the machine and on who else
@@ -133,7 +131,7 @@ class ThreadTuner:
         self._open = not decided and threads > 1
 
     def took(self, seconds: float) -> None:
-        """A job took so long, done as :attr:`together` had it."""
+        """A task took so long, done as :attr:`together` had it."""
         if not self._open:
             return
         if not self.together:

@@ -27,6 +27,8 @@ Numbers = NDArray[np.int64]
 
 _CLOSE = Fraction(1, 10**9)
 _MOST = 1 << 31  # of the sum of weights: products of two such numbers fit into 63 bits
+_KEPT = 8  # tables of passes
+_LANES = 1 << 16  # more than an order has
 
 
 class Line(NamedTuple):
@@ -189,9 +191,6 @@ def _exact(number: Any) -> Fraction:
     return Fraction(repr(number)) if isinstance(number, float) else exact
 
 
-_KEPT = 8  # tables of passes
-
-
 class RepeatedShuffle:
     """The endless stream of a source's rows: every row once in each pass, those of a block next
     to each other, the blocks of a pass in an order of its own by ``seed``; without one, as they
@@ -243,26 +242,23 @@ class RepeatedShuffle:
         return found
 
 
-_LANES = 1 << 16  # more than an order has
-
-
 class MixedOrder(Order):
     """Positions dealt to sources by a :class:`WeightedInterleave`; the turns of each put in order
     by an order of its own, over the blocks that are the source's."""
 
     def __init__(
-        self, schedule: WeightedInterleave, blocks: Blocks, orders: Sequence[Order]
+        self, interleave: WeightedInterleave, blocks: Blocks, orders: Sequence[Order]
     ) -> None:
         """``blocks`` are those of ``orders``, one after another."""
         super().__init__(blocks)
-        self._schedule = schedule
+        self._interleave = interleave
         self._orders = list(orders)
         counts = [len(order.blocks) for order in orders]
         self._first = np.cumsum([0, *counts[:-1]])
 
     def locate(self, positions: Numbers) -> tuple[Numbers, Numbers]:
         """See :meth:`Order.locate`."""
-        source, turn = self._schedule.find(positions)
+        source, turn = self._interleave.find(positions)
         block, within = np.empty_like(turn), np.empty_like(turn)
         for k in np.unique(source).tolist():
             mine = source == k
@@ -272,7 +268,7 @@ class MixedOrder(Order):
 
     def lanes(self, positions: Numbers) -> Lanes | None:
         """See :meth:`Order.lanes`: those of one source after those of another."""
-        source, turn = self._schedule.find(positions)
+        source, turn = self._interleave.find(positions)
         found = np.empty(len(positions), np.uint16)
         for k, (order, first) in enumerate(zip(self._orders, self._lane, strict=True)):
             mine = source == k
@@ -296,7 +292,7 @@ class MixedOrder(Order):
         found = []
         for k, order in enumerate(self._orders):
             last = np.maximum(order.last_use(), 1) - 1
-            found.append(self._schedule.position(k, last) + 1)
+            found.append(self._interleave.position(k, last) + 1)
         return np.concatenate(found)
 
 
@@ -304,9 +300,9 @@ class InterleavedIndex:
     """A mixture's rows source after source, each source's in the order of its turns: what
     ``Blocks.order`` is, found where it is indexed instead of kept."""
 
-    def __init__(self, schedule: WeightedInterleave, counts: Sequence[int]) -> None:
+    def __init__(self, interleave: WeightedInterleave, counts: Sequence[int]) -> None:
         """``counts``: rows of each source."""
-        self._schedule = schedule
+        self._interleave = interleave
         self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
     def __len__(self) -> int:
@@ -319,7 +315,7 @@ class InterleavedIndex:
         found = np.empty_like(places)
         for k in np.unique(source).tolist():
             mine = source == k
-            found[mine] = self._schedule.position(k, places[mine] - self._bounds[k])
+            found[mine] = self._interleave.position(k, places[mine] - self._bounds[k])
         return found  # type: ignore[no-any-return]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Numbers:

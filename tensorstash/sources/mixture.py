@@ -25,6 +25,8 @@ from .interleave import (
 )
 from .mapstyle import MapStyle, as_numbers
 
+_MOST_ROWS = 1 << 62
+
 
 def check_same_fields(names: Sequence[str], sources: Sequence[Source], own: str | None) -> None:
     """Raise :class:`~tensorstash.errors.Invalid`, naming the difference, unless all ``sources``
@@ -69,9 +71,6 @@ def _kind(column: Any) -> str:
     return "a list"
 
 
-_MOST_ROWS = 1 << 62
-
-
 def mix(
     sources: Mapping[str, Any] | Sequence[Any],
     weights: Mapping[str, float] | Sequence[float] | None = None,
@@ -111,8 +110,7 @@ def _exactly(number: int) -> NDArray[Any]:
 
 
 class Mix(MapStyle):
-    """Rows of several sources, interleaved; made by :func:`mix`. A
-    :class:`~tensorstash.loading.source.Source` and a map-style dataset.
+    """Rows of several sources, interleaved; made by :func:`mix`.
 
     Which source a position takes from is a function of the position alone: of the first ``p`` rows
     each source has given its share of ``p``, of two sources rounded, of more to within
@@ -122,7 +120,7 @@ class Mix(MapStyle):
     position is all there is to resume from.
     """
 
-    _moved: Mix | None = None  # what at_epoch answered last: a loader asks again
+    _moved: Mix | None = None  # what at_epoch returned last: a loader asks again
     _state = ("names", "sources", "seed", "epoch", "origin", "_weights", "_length")
 
     def __init__(
@@ -152,9 +150,9 @@ class Mix(MapStyle):
     def _stop(self, stop: int | str, lengths: list[int]) -> int:
         every = enumerate(lengths)
         if stop == "first":
-            return min(int(self._schedule.position(k, _exactly(n))[0]) for k, n in every)
+            return min(int(self._interleave.position(k, _exactly(n))[0]) for k, n in every)
         if stop == "all":
-            rows = max(int(self._schedule.position(k, _exactly(n - 1))[0]) for k, n in every) + 1
+            rows = max(int(self._interleave.position(k, _exactly(n - 1))[0]) for k, n in every) + 1
             if rows > _MOST_ROWS:
                 raise Invalid(
                     f"all sources have given every row after {counted(rows, 'row')}; stop earlier"
@@ -186,11 +184,11 @@ class Mix(MapStyle):
     def off(self) -> dict[str, float]:
         """By how much what each source has given may differ from its share, at any position; in
         a stretch between two positions, by twice that."""
-        return dict(zip(self.names, self._schedule.off, strict=True))
+        return dict(zip(self.names, self._interleave.off, strict=True))
 
     def origins(self, rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where rows are from: the number of the source, and the row's number there."""
-        source, number = self._schedule.find(as_numbers(rows))
+        source, number = self._interleave.find(as_numbers(rows))
         found = np.empty_like(number)
         for k in np.unique(source).tolist():
             mine = source == k
@@ -222,8 +220,10 @@ class Mix(MapStyle):
         bounds = [np.zeros(1, np.int64)]
         for k, count in enumerate(self._counts):
             first = self.epoch * count
-            bounds.append(self._passes[k].bounds(first, first + count)[1:] - first + bounds[-1][-1])
-        order = InterleavedIndex(self._schedule, self._counts)  # indexed as an array is
+            bounds.append(
+                self._shuffles[k].bounds(first, first + count)[1:] - first + bounds[-1][-1]
+            )
+        order = InterleavedIndex(self._interleave, self._counts)  # indexed as an array is
         return Blocks(np.concatenate(bounds), order)  # type: ignore[arg-type]
 
     def order(self, make: MakeOrder) -> Order:
@@ -236,7 +236,7 @@ class Mix(MapStyle):
             make(Blocks(bounds[a : b + 1] - bounds[a]), k, weight / total)
             for k, (a, b, weight) in enumerate(zip(cuts[:-1], cuts[1:], self._weights, strict=True))
         ]
-        return MixedOrder(self._schedule, self.blocks, orders)
+        return MixedOrder(self._interleave, self.blocks, orders)
 
     @property
     def far(self) -> bool:
@@ -271,7 +271,7 @@ class Mix(MapStyle):
         if length > 1:
             return Touched.of_runs(self.touches, rows, length)
         found = []
-        source, number = self._schedule.find(np.asarray(rows, np.int64))
+        source, number = self._interleave.find(np.asarray(rows, np.int64))
         for k, one in enumerate(self.sources):
             mine = np.flatnonzero(source == k)
             for owner, chunk, kept in one.touches(self._rows(k, number[mine])):
@@ -280,7 +280,7 @@ class Mix(MapStyle):
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows, in this order, repeated ones included; each chunk is read once."""
-        source, number = self._schedule.find(np.asarray(rows, np.int64))
+        source, number = self._interleave.find(np.asarray(rows, np.int64))
         present = np.unique(source).tolist() or [0]
         places = dict(out or {})
         if self.origin is not None:
@@ -324,17 +324,17 @@ class Mix(MapStyle):
     # -- inside ---------------------------------------------------------------------------------
 
     @Cached
-    def _schedule(self) -> WeightedInterleave:
+    def _interleave(self) -> WeightedInterleave:
         return WeightedInterleave(self._weights)
 
     @Cached
     def _counts(self) -> list[int]:
-        return self._schedule.counts(self._length)
+        return self._interleave.counts(self._length)
 
     @Cached
-    def _passes(self) -> list[RepeatedShuffle]:
+    def _shuffles(self) -> list[RepeatedShuffle]:
         return [RepeatedShuffle(one.blocks, self.seed, k) for k, one in enumerate(self.sources)]
 
     def _rows(self, source: int, numbers: Numbers) -> Numbers:
         """The rows of a source that it gives as these of its turns in this epoch."""
-        return self._passes[source].rows(numbers + self.epoch * self._counts[source])
+        return self._shuffles[source].rows(numbers + self.epoch * self._counts[source])

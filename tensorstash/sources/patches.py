@@ -97,8 +97,7 @@ class RandomCorners(Corners):
 
 class Patches(MapStyle):
     """Every patch of ``shape``, as an item: columns have the shape ``(patches, ...)``, with the
-    array's other axes in their places. A :class:`~tensorstash.loading.source.Source` and a
-    map-style dataset.
+    array's other axes in their places.
 
     On a grid: ``stride`` apart along each axis (by default next to each other), numbered in C
     order. Only whole patches are in it, unless ``pad`` says what stands beyond the end; then
@@ -107,7 +106,7 @@ class Patches(MapStyle):
     A batch reads each chunk once.
     """
 
-    _moved: Patches | None = None  # what at_epoch answered last: a loader asks again
+    _moved: Patches | None = None  # what at_epoch returned last: a loader asks again
     _state = ("shape", "stride", "pad", "count", "seed", "epoch", "_columns", "_dims", "_single")
 
     def __init__(

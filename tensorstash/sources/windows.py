@@ -23,6 +23,9 @@ from .mapstyle import MapStyle, as_numbers
 from .reader import cut_runs, plain, strided_runs
 
 Rows = NDArray[np.int64]
+_BLOCK_BYTES = 1 << 20  # blocks of several chunks are not larger
+_ONCE_IN = 4  # chunks of a block, for each that is decoded once more
+_APART = 4  # batches between two that one reader has in order
 
 
 class WindowStarts:
@@ -117,11 +120,6 @@ def unpacked(dtype: str, data: bytes) -> Rows:
     return np.cumsum(np.frombuffer(zlib.decompress(data), dtype), dtype=np.int64)
 
 
-_BLOCK_BYTES = 1 << 20  # blocks of several chunks are not larger
-_ONCE_IN = 4  # chunks of a block, for each that is decoded once more
-_APART = 4  # batches between two that one reader has in order
-
-
 class Windows(MapStyle):
     """Every window of ``length`` rows, ``stride`` rows apart, as an item: columns have the shape
     ``(windows, length, ...)``.
@@ -183,7 +181,7 @@ class Windows(MapStyle):
         return WindowStarts(self._rows, self.length, self.stride, ends)
 
     @Cached
-    def _recent(self) -> list[BlockCache]:
+    def _caches(self) -> list[BlockCache]:
         """What was read last, of fields that are cut alike; nothing of what cannot be kept."""
         source = self.source
         if source.blocks.order is not None or (
@@ -295,7 +293,7 @@ class Windows(MapStyle):
     @property
     def goes_on(self) -> bool:
         """Whether windows in order have each chunk decoded once."""
-        return bool(self._recent)
+        return bool(self._caches)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These windows, in this order, repeated ones included; each chunk is read once.
@@ -332,7 +330,7 @@ class Windows(MapStyle):
     def _taken(self, windows: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
         starts = self._starts.at(windows)
         if self._goes_on(windows):
-            return self._merged(lambda recent: self._followed(recent, starts, out))
+            return self._merged(lambda cache: self._followed(cache, starts, out))
         if isinstance(self.source, ArraySource):
             return self.source.take_runs(starts, self.length, out)
         return self._gathered(starts, out)
@@ -340,7 +338,7 @@ class Windows(MapStyle):
     def _goes_on(self, windows: Rows) -> bool:
         """Whether these windows are in order and go on from others, as far as they can be kept.
         Some between them may be another thread's or process' to read."""
-        if not self._recent or not _consecutive(windows):
+        if not self._caches or not _consecutive(windows):
             return False
         count, first, before = len(windows), int(windows[0]), self._next
         self._next = first + count
@@ -349,9 +347,9 @@ class Windows(MapStyle):
     def _merged(self, read: Callable[[BlockCache], Columns]) -> Columns:
         """What is read through all that is kept, far away at once."""
         found: Columns = {}
-        threads = len(self._recent) if self.far else 1
-        spread(self._recent, lambda: lambda recent: found.update(read(recent)), threads, waits=True)
-        names = self.source.selectable if len(self._recent) > 1 else found
+        threads = len(self._caches) if self.far else 1
+        spread(self._caches, lambda: lambda cache: found.update(read(cache)), threads, waits=True)
+        names = self.source.selectable if len(self._caches) > 1 else found
         return {name: found[name] for name in names}
 
     def _is_block(self, windows: Rows) -> bool:
@@ -366,7 +364,7 @@ class Windows(MapStyle):
         """Windows ``stride`` apart, as views of the rows that they have in common."""
         first, stop = int(starts[0]), int(starts[-1]) + self.length
         if goes_on:
-            columns = self._merged(lambda recent: recent.run(first, stop))
+            columns = self._merged(lambda cache: cache.run(first, stop))
         else:
             columns = self.source.take(np.arange(first, stop))
         shape = (len(starts), self.length)
@@ -378,14 +376,14 @@ class Windows(MapStyle):
         }
 
     def _followed(
-        self, recent: BlockCache, starts: Rows, out: Mapping[str, NDArray[Any]]
+        self, cache: BlockCache, starts: Rows, out: Mapping[str, NDArray[Any]]
     ) -> Columns:
         """Windows in order, out of what was read for those before them as far as it reaches."""
-        cuts = recent.gaps(starts, self.length)
+        cuts = cache.gaps(starts, self.length)
         parts = []
         for a, b in zip([0, *cuts], [*cuts, len(starts)], strict=True):
             first = int(starts[a])
-            run = recent.run(first, int(starts[b - 1]) + self.length)
+            run = cache.run(first, int(starts[b - 1]) + self.length)
             places = {name: array[a:b] for name, array in out.items()}
             parts.append(_cut(run, starts[a:b] - first, self.length, places))
         return {
@@ -394,7 +392,7 @@ class Windows(MapStyle):
         }
 
     def _gathered(self, starts: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
-        """Windows of a source that answers rows, each of which is asked for once."""
+        """Windows of a source that is no array: each of its rows is read once."""
         count, length = len(starts), self.length
         order = np.argsort(starts, kind="stable")
         first = starts[order]

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import distributed
@@ -16,7 +16,7 @@ from ..columns import Columns
 from ..errors import Invalid
 from ..loading.loader import BatchLoader
 from ..loading.present import moved, present, shown
-from ..loading.sampler import EpochPosition, EpochSampler, Shuffle
+from ..loading.sampler import EpochOptions, EpochPosition, EpochSampler, shows_epoch_options
 from ..loading.source import Source
 from ..sources.arrays import as_source
 
@@ -36,53 +36,59 @@ class Loader(BatchLoader[Any]):
     ``DataLoader``, each ``for`` is a whole epoch with an order of its own, and one that is broken
     off is over; after ``load_state_dict`` the first is the rest of the epoch. ``set_epoch`` is
     not needed, but where ranks may begin unlike numbers of epochs. ``quality()`` says how even
-    the shuffle is. See :class:`~tensorstash.loading.feed.BatchLoader` for all methods.
+    the shuffle is. See :class:`~tensorstash.loading.loader.BatchLoader` for all methods.
     """
 
+    @shows_epoch_options()
     def __init__(
         self,
         source: Any,
         batch_size: int = 1,
         *,
-        shuffle: Shuffle = False,
-        seed: int = 0,
-        rank: int | None = None,
-        world_size: int | None = None,
-        drop_last: bool = False,
-        lanes: int = 64,
-        pool: int | None = None,
-        pool_bytes: int | str = "256MiB",
         threads: int | None = None,
         prefetch: int = 4,
         pin_memory: bool = False,
         transform: Callable[[Any], Any] | None = None,
+        **options: Unpack[EpochOptions],
     ) -> None:
-        """``source``: records, windows, patches or mixtures; a stored array, an array or a
-        tensor, or a tuple or dict of them. Arrays in what it presents become tensors and dicts a
-        ``Batch``, unless its user has chosen a format for it.
+        """A loader, at the beginning of epoch 0.
 
-        ``shuffle=True`` reads each block of rows once an epoch and holds up to ``pool_bytes``;
-        ``"exact"`` is a true shuffle. ``rank`` and ``world_size`` are by default those of
-        ``torch.distributed``, where that is initialized. ``transform`` gets each batch, one after
-        another in the background thread: what it draws from torch's global generator it
-        does not draw in the order of the training loop's.
+        Args:
+            source: records, windows, patches or mixtures; a stored array, an array or a tensor, a
+                tuple or dict of them, or a dataset. Arrays in what it presents become tensors and
+                dicts a ``Batch``, unless its user has chosen a format for it.
+            batch_size: rows of a batch, for each rank.
+            shuffle: ``False``: row after row. ``True``: each block of rows is read once an epoch,
+                and up to ``pool_bytes`` are held. ``"exact"``: a true shuffle, which reads blocks
+                again where they do not all fit into ``pool_bytes``.
+            seed: an integer; with the epoch's number, all that the order depends on.
+            rank, world_size: which part of each global batch is this process', from 0 on, and of
+                how many; if left out, those of ``torch.distributed`` where that is initialized,
+                else 0 of 1.
+            drop_last: leave out what is left at the end, rather than fill it up.
+            lanes: blocks that the rows of a batch are dealt from at a time, at most.
+            pool: blocks that a shuffle draws from; if left out, four for each row of a global
+                batch, as far as ``pool_bytes`` allow.
+            pool_bytes: what a rank may hold of decoded blocks: bytes, or ``"256MiB"``.
+            threads: how many read at once; if left out, 16 where reading mostly waits, else one a
+                processor, but one in all where trying shows that more are no faster.
+            prefetch: batches made ahead of their use; 0: no thread at all.
+            pin_memory: give batches in page-locked memory, for an accelerator.
+            transform: gets each batch, one after another in the background thread, and returns
+                what is yielded. What it draws from torch's global generator it does not draw in
+                the order of the training loop's.
+
+        Raises:
+            Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
         """
         rows = as_source(source)
-        rank, world_size = ranks(rank, world_size)
         super().__init__(
             rows,
             batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-            lanes=lanes,
-            pool=pool,
-            pool_bytes=pool_bytes,
             threads=threads,
             prefetch=prefetch,
             finish=_Finish(rows, transform, pin_memory),
+            **with_ranks(options),
         )
 
 
@@ -131,47 +137,34 @@ def _has_accelerator() -> bool:
     return found
 
 
-def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Which rank of how many: those given, or those of ``torch.distributed``."""
+def with_ranks(options: EpochOptions) -> EpochOptions:
+    """``options`` with the rank and the number of ranks: those given, or those of
+    ``torch.distributed``."""
+    rank, world_size = options.get("rank"), options.get("world_size")
     if (rank is None) != (world_size is None):
         raise Invalid("rank and world_size belong together: give both, or neither")
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+    if rank is None and distributed.is_available() and distributed.is_initialized():
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    return {**options, "rank": rank, "world_size": world_size}
 
 
 class _Sampler(EpochSampler):
-    def __init__(
-        self,
-        source: Any,
-        batch_size: int = 1,
-        *,
-        shuffle: Shuffle = True,
-        seed: int = 0,
-        rank: int | None = None,
-        world_size: int | None = None,
-        drop_last: bool = False,
-        lanes: int = 64,
-        pool: int | None = None,
-        pool_bytes: int | str = "256MiB",
-    ) -> None:
-        """``source`` is the dataset, or what it has its rows from; the rest as for
-        :class:`~tensorstash.torch.Loader`."""
-        rank, world_size = ranks(rank, world_size)
-        super().__init__(
-            as_source(source),
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-            lanes=lanes,
-            pool=pool,
-            pool_bytes=pool_bytes,
-        )
+    @shows_epoch_options(shuffle=True)
+    def __init__(self, source: Any, batch_size: int = 1, **options: Unpack[EpochOptions]) -> None:
+        """A sampler, at the beginning of epoch 0.
+
+        Args:
+            source: the dataset, or what it has its rows from: whatever
+                :class:`~tensorstash.torch.Loader` takes.
+            batch_size: rows of a batch, for each rank.
+            options: as those of :class:`~tensorstash.torch.Loader`, but that ``shuffle`` is
+                ``True`` if left out.
+
+        Raises:
+            Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
+        """
+        options.setdefault("shuffle", True)
+        super().__init__(as_source(source), batch_size, **with_ranks(options))
 
     def _batches(self, first: bool) -> Iterator[tuple[list[int], int, EpochPosition]]:
         """Rows of each batch, and the epoch's position after it.
