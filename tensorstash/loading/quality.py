@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .order import Exact, Numbers, Order
-from .ranks import RankBatches
+from .pool import together
+from .ranks import EpochPlan, RankBatches
 from .source import Blocks, Source
 
 _PAIRS = 1 << 18  # of a row and a chunk, to look at
@@ -28,7 +29,7 @@ class _Count(NamedTuple):
     kept: float
 
 
-def repetition(
+def _repetition(
     source: Source, blocks: Blocks, wanted: Callable[[int], Numbers], size: int, in_order: bool
 ) -> float:
     """How often a chunk is decoded, on average, where every block is taken once, ``size`` of them
@@ -58,7 +59,7 @@ def repetition(
     return times / chunks if chunks else 1.0
 
 
-def scattered(
+def _scattered(
     source: Source, blocks: Blocks, batches: Sequence[Numbers], count: int
 ) -> float | None:
     """How often a chunk is decoded, on average, by ``count`` batches each of which is read by
@@ -160,7 +161,38 @@ def evenness(order: Order, ranks: RankBatches) -> dict[str, float]:
     }
 
 
-def amplification(order: Order, ranks: RankBatches, held: bool) -> float:
+def read_amplification(plan: EpochPlan, in_order: bool) -> float:
+    """Chunks that this rank decodes of an epoch over its part of them all, estimated. Where a block
+    has but a part of some chunks, these are decoded again for others, though every block is read
+    once."""
+    source, order, ranks = plan.source, plan.order, plan.ranks
+    blocks, held = order.blocks, plan.slots > 0
+    by_blocks = _blocks_read(order, ranks, held)
+    if not held:
+        window = next(ranks.windows(order, 0), None)
+        if window is None:
+            return by_blocks
+        rows = order.rows(window.positions)
+        batches = [rows[a:b] for a, b in pairwise(window.bounds)]
+        count = ranks.batches(order.count) * ranks.world
+        found = _scattered(source, blocks, batches, count)
+        return by_blocks if found is None else found
+    if in_order and source.goes_on:
+        return by_blocks
+
+    def wanted(rows: int) -> Numbers:
+        own: list[Numbers] = []
+        for window in ranks.windows(order, 0):
+            own.append(order.locate(window.positions)[0])
+            if sum(map(len, own)) >= rows:
+                break
+        return np.concatenate([np.empty(0, np.int64), *own])
+
+    size = together(source, blocks)
+    return by_blocks * _repetition(source, blocks, wanted, size, in_order)
+
+
+def _blocks_read(order: Order, ranks: RankBatches, held: bool) -> float:
     """Blocks that this rank reads of an epoch over its part of all, estimated from the first
     batches; ``held``: what was read stays in memory while rows of it come."""
     window = next(ranks.windows(order, 0), None)

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
@@ -16,10 +15,9 @@ import numpy as np
 from ..coerce import parse_bytes, parse_whole
 from ..errors import Invalid, counted, short
 from .dataloader_worker import check_shared_out
-from .order import BlockShuffle, Exact, InOrder, Numbers, Order
+from .order import BlockShuffle, Exact, InOrder, Order
 from .permutation import key_of
-from .pool import together
-from .quality import amplification, evenness, repetition, scattered
+from .quality import evenness, read_amplification
 from .ranks import EpochPlan, PoolBudget, RankBatches
 from .source import Blocks, Source, wrapped
 
@@ -467,38 +465,8 @@ class EpochSampler:
             found |= {"lanes": state.lanes, "pool": state.pool, "pool_wanted": wanted}
             found["cut_by_budget"] = state.pool < wanted
         found |= evenness(order, self.ranks)
-        found["read_amplification"] = round(self._amplification(plan), 2)
+        found["read_amplification"] = round(read_amplification(plan, self._kind == "in order"), 2)
         return found
-
-    def _amplification(self, plan: EpochPlan) -> float:
-        """Chunks decoded over those there are. Where a block has but a part of some chunks, these
-        are decoded again for others, though every block is read once."""
-        source, order, ranks = plan.source, plan.order, plan.ranks
-        blocks, held = order.blocks, plan.slots > 0
-        by_blocks = amplification(order, ranks, held)
-        if not held:
-            window = next(ranks.windows(order, 0), None)
-            if window is None:
-                return by_blocks
-            rows = order.rows(window.positions)
-            batches = [rows[a:b] for a, b in pairwise(window.bounds)]
-            count = ranks.batches(order.count) * ranks.world
-            found = scattered(source, blocks, batches, count)
-            return by_blocks if found is None else found
-        in_order = self._kind == "in order"
-        if in_order and source.goes_on:
-            return by_blocks
-
-        def wanted(rows: int) -> Numbers:
-            own: list[Numbers] = []
-            for window in ranks.windows(order, 0):
-                own.append(order.locate(window.positions)[0])
-                if sum(map(len, own)) >= rows:
-                    break
-            return np.concatenate([np.empty(0, np.int64), *own])
-
-        size = together(source, blocks)
-        return by_blocks * repetition(source, blocks, wanted, size, in_order)
 
 
 def _in_order(blocks: Blocks, number: int, part: float) -> Order:
