@@ -85,7 +85,6 @@ LONGER_CLASSES = {
     "S3Driver": 353,
     "S3fsClient": 318,
     "Table": 308,
-    "Windows": 301,
     "Writer": 560,
     "ZarrDriver": 312,
     "ZipDriver": 311,

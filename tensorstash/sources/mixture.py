@@ -81,11 +81,26 @@ def mix(
 ) -> Mix:
     """Rows of several sources, interleaved so that every stretch of them has each source's share.
 
-    ``sources`` have the same fields: arrays, records, windows, patches, or mixtures in turn.
-    ``weights`` are proportions, by default of the sources' lengths. An epoch ends where the
-    ``"first"`` source has no more rows, or where ``"all"`` have given every row, for which
-    shorter ones begin again, or after so many rows. ``origin`` adds a field of that name: which
-    of the sources a row is from, by number.
+    Args:
+        sources: a list, or a dict by name, of what has rows and the same fields: records, arrays,
+            windows, patches, or mixtures in turn.
+        weights: a proportion for each source, above 0; if left out, by the sources' lengths.
+        seed: by which the blocks of a source are shuffled for each pass through it, an integer;
+            ``None``: they are as stored.
+        stop: an epoch ends where the ``"first"`` source has no more rows; or where ``"all"`` have
+            given every row, for which shorter ones begin again; or after so many rows.
+        origin: the name of a field to be added: which of the sources a row is from, by number.
+
+    Returns:
+        The mixture, a source and a map-style dataset.
+
+    Raises:
+        Invalid: a source is empty or has other fields than the first, or arguments do not fit.
+
+    ::
+
+        mixture = mix({"web": web, "code": code}, {"web": 3, "code": 1})
+        mixture.counts  # rows of each in an epoch
     """
     if isinstance(sources, Mapping):
         names, given = [str(name) for name in sources], list(sources.values())

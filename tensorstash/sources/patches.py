@@ -120,9 +120,29 @@ class Patches(MapStyle):
         pad: Any = None,
         seed: int = 0,
     ) -> None:
-        """``arrays``: one array or lazy view of one, or a dict of such. ``axes``: those that
-        ``shape`` is along, by default the last ones; a dict where arrays have them in different
-        places. ``pad``: a value, or a dict of one for each array."""
+        """The patches of the arrays as long as they are now.
+
+        Args:
+            arrays: one stored array or lazy view of one, or a dict of such.
+            shape: how long a patch is along each of its axes; one number: along one axis.
+            stride: how far apart patches of a grid begin, along each axis or along all; if left
+                out, ``shape``.
+            count: draw so many patches an epoch, anywhere, instead of those of a grid.
+            axes: those that ``shape`` is along; a dict of them where arrays have them in different
+                places; if left out, the last ones.
+            pad: what stands beyond the end, a value or a dict of one for each array; if left out,
+                no patch reaches beyond it.
+            seed: which patches ``count`` draws, with the epoch's number; an integer.
+
+        Raises:
+            Invalid: the arrays differ in length along the axes, no patch fits, or arguments are
+                wrong or of a grid and of ``count`` at once.
+
+        ::
+
+            patches = Patches(volume, (64, 64, 64), stride=32)
+            patches[5]  # an array of shape (64, 64, 64)
+        """
         if count is not None and (stride is not None or pad is not None):
             raise Invalid("count= draws patches anywhere; stride= and pad= are for a grid")
         self._single, self._columns = stored_arrays(arrays, "patches")

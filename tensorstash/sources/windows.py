@@ -148,12 +148,28 @@ class Windows(MapStyle):
         boundaries: Any = None,
         whole_rows: bool = False,
     ) -> None:
-        """``source``: an array or a lazy view of one, a tuple or dict of such, or records;
-        ``fields``:
-        the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
-        their last rows. Given as a stored array they are read where they are needed; else
-        pickles carry them, in a byte or two an episode. ``whole_rows``: take rows of ragged fields
-        too, each whole."""
+        """The windows of the rows that there are now.
+
+        Args:
+            source: records; an array, stored or in memory, a lazy view of one or a tensor; a tuple
+                or dict of these; a dataset, or any other source.
+            length: rows of a window.
+            stride: rows from the beginning of one window to that of the next.
+            fields: the only ones to read, or the only one; if left out, all.
+            boundaries: the offsets at which episodes end, ascending, or a mask that is true in
+                their last rows. A stored array is read where it is needed; else pickles carry
+                them, in a byte or two an episode.
+            whole_rows: take rows of ragged fields too, each whole.
+
+        Raises:
+            Invalid: ``source`` has no rows, lacks one of ``fields`` or has ragged ones;
+                ``boundaries`` do not ascend within its rows.
+
+        ::
+
+            windows = Windows(np.arange(10), 4, 3)
+            windows[1]  # array([3, 4, 5, 6])
+        """
         self.length = parse_whole(length, "length must be", 1)
         self.stride = parse_whole(stride, "stride must be", 1)
         self.source = selected(as_source(source), fields)
@@ -333,7 +349,7 @@ class Windows(MapStyle):
             return self._merged(lambda cache: self._followed(cache, starts, out))
         if isinstance(self.source, ArraySource):
             return self.source.take_runs(starts, self.length, out)
-        return self._gathered(starts, out)
+        return _gathered(self.source, starts, self.length, out)
 
     def _goes_on(self, windows: Rows) -> bool:
         """Whether these windows are in order and go on from others, as far as they can be kept.
@@ -391,36 +407,39 @@ class Windows(MapStyle):
             for name in parts[0]
         }
 
-    def _gathered(self, starts: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
-        """Windows of a source that is no array: each of its rows is read once."""
-        count, length = len(starts), self.length
-        order = np.argsort(starts, kind="stable")
-        first = starts[order]
-        apart = first[1:] >= first[:-1] + length
-        if not apart.all():
-            run = np.concatenate([[0], np.cumsum(apart)])
-            begins = first[np.concatenate([[True], apart])]
-            sizes = first[np.concatenate([apart, [True]])] + length - begins
-            offsets = np.empty_like(starts)
-            offsets[order] = (np.cumsum(sizes) - sizes - begins)[run] + first
-            return _cut(self.source.take(runs_of(begins, sizes)), offsets, length, out)
-        flat = {
-            name: array.reshape(count * length, *array.shape[2:])
-            for name, array in out.items()
-            if array.flags.c_contiguous
-        }
-        columns = self.source.take((starts[:, None] + np.arange(length)).reshape(-1), flat)
-        found: Columns = {}
-        for name, column in columns.items():
-            if not isinstance(column, np.ndarray):
-                found[name] = cut_runs(column, np.arange(count) * length, length)
-                continue
-            found[name] = column.reshape(count, length, *column.shape[1:])
-            if name in out:
-                if name not in flat:
-                    out[name][...] = found[name]
-                found[name] = out[name]
-        return found
+
+def _gathered(
+    source: Source, starts: Rows, length: int, out: Mapping[str, NDArray[Any]]
+) -> Columns:
+    """Windows of a source that is no array: each of its rows is read once."""
+    count = len(starts)
+    order = np.argsort(starts, kind="stable")
+    first = starts[order]
+    apart = first[1:] >= first[:-1] + length
+    if not apart.all():
+        run = np.concatenate([[0], np.cumsum(apart)])
+        begins = first[np.concatenate([[True], apart])]
+        sizes = first[np.concatenate([apart, [True]])] + length - begins
+        offsets = np.empty_like(starts)
+        offsets[order] = (np.cumsum(sizes) - sizes - begins)[run] + first
+        return _cut(source.take(runs_of(begins, sizes)), offsets, length, out)
+    flat = {
+        name: array.reshape(count * length, *array.shape[2:])
+        for name, array in out.items()
+        if array.flags.c_contiguous
+    }
+    columns = source.take((starts[:, None] + np.arange(length)).reshape(-1), flat)
+    found: Columns = {}
+    for name, column in columns.items():
+        if not isinstance(column, np.ndarray):
+            found[name] = cut_runs(column, np.arange(count) * length, length)
+            continue
+        found[name] = column.reshape(count, length, *column.shape[1:])
+        if name in out:
+            if name not in flat:
+                out[name][...] = found[name]
+            found[name] = out[name]
+    return found
 
 
 def _cut(columns: Columns, offsets: Rows, length: int, out: Mapping[str, NDArray[Any]]) -> Columns:

@@ -36,8 +36,16 @@ class ArrayDataset(Dataset[Any], SourceHolder):
         *arrays: Handle | View | NDArray[Any] | torch.Tensor,
         transform: Callable[..., Any] | None = None,
     ) -> None:
-        """Rows of ``arrays`` along their first axis; ``transform`` gets a row's tensors as its
-        arguments."""
+        """The rows that the arrays have now.
+
+        Args:
+            arrays: stored arrays, lazy views of them, NumPy arrays or tensors, of one length along
+                their first axis.
+            transform: gets a row's tensors as its arguments, and returns the item.
+
+        Raises:
+            Invalid: there is no array, one has no axis, or their lengths differ.
+        """
         if not arrays:
             raise Invalid("a dataset needs at least one array")
         columns = [to_numpy(a) if isinstance(a, torch.Tensor) else a for a in arrays]

@@ -157,8 +157,8 @@ class _Sampler(EpochSampler):
             source: the dataset, or what it has its rows from: whatever
                 :class:`~tensorstash.torch.Loader` takes.
             batch_size: rows of a batch, for each rank.
-            options: as those of :class:`~tensorstash.torch.Loader`, but that ``shuffle`` is
-                ``True`` if left out.
+            options: those of :class:`~tensorstash.torch.Loader` that say which rows come when;
+                ``shuffle`` is ``True`` if left out.
 
         Raises:
             Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
