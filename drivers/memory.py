@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequen
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary
 
 from tensorstash.cached import PerProcess
 from tensorstash.driver import (
@@ -33,7 +32,7 @@ from tensorstash.driver import (
     pick,
     turn,
 )
-from tensorstash.drivers.thread_lock import ThreadTurn
+from tensorstash.drivers.thread_lock import ThreadLocks, ThreadTurn
 from tensorstash.errors import Conflict, DriverError, Invalid, StashError, Unsupported, counted
 
 _PICKLE_LIMIT = 1 << 20
@@ -43,15 +42,15 @@ _stores: dict[str, MutableMapping[str, Any]] = {}
 
 
 class _Process:
-    """The locks of one process."""
+    """What one process uses mappings under."""
 
     def __init__(self) -> None:
         self.guard = threading.RLock()  # a mapping of the user's may itself use this driver
         self.guards: dict[int, Any] = {}  # of mappings that are no dict, by their id
-        self.locks: WeakValueDictionary[tuple[int, str], threading.Lock] = WeakValueDictionary()
 
 
 _processes = PerProcess(_Process)
+_locks = ThreadLocks()
 
 
 class _Short(bytes):
@@ -239,12 +238,8 @@ class MemoryDriver(Driver):
 
     def lock(self, key: str, timeout: float | None = None) -> ThreadTurn:
         """Hold the name ``key`` alone among the threads of this process."""
-        process, place = _processes.here(), (id(self._mapping), self._prefix + check_key(key))
-        # Weakly kept: a lock is there while someone holds it or waits for it.
-        with turn(process.guard):
-            lock = process.locks.get(place) or threading.Lock()
-            process.locks[place] = lock
-        return ThreadTurn(lock, key, self.url, timeout)
+        name = id(self._mapping), self._prefix + check_key(key)
+        return _locks.hold(key, self.url, timeout, name=name)
 
     # -- within -------------------------------------------------------------------
 

@@ -1,31 +1,51 @@
-"""Locks for drivers that have none: alone among the threads of one process, where asked for."""
+"""Locks between the threads of one process, for drivers that have none and for those whose own
+lock is one of processes."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Hashable
+from weakref import WeakValueDictionary
 
-from tensorstash.driver import Check, check_key, held, take
+from tensorstash.cached import PerProcess
+from tensorstash.driver import Check, check_key, held, take, turn
 from tensorstash.drivers.waiting import late
 from tensorstash.errors import Unsupported
+
+
+class _Locks:
+    """The locks of one process. One is there while someone holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.by_name: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
 
 class ThreadLocks:
     """Names that one thread of this process holds at a time; a forked child starts afresh."""
 
     def __init__(self) -> None:
-        self._locks: dict[tuple[int, str], threading.Lock] = {}
+        self._locks = PerProcess(_Locks)
 
-    def hold(self, key: str, url: str, unsafe: bool, timeout: float | None) -> ThreadTurn:
+    def hold(
+        self, key: str, url: str, timeout: float | None, *, name: Hashable = None
+    ) -> ThreadTurn:
+        """Hold ``key`` (as ``name``, where keys of several places meet)."""
+        here, name = self._locks.here(), name or check_key(key)
+        with turn(here.guard):
+            lock = here.by_name.get(name) or threading.Lock()
+            here.by_name[name] = lock
+        return ThreadTurn(lock, key, url, timeout)
+
+    def hold_unsafe(self, key: str, url: str, unsafe: bool, timeout: float | None) -> ThreadTurn:
         """Hold ``key``, where the user said by ``unsafe`` that no other process writes."""
-        place = (os.getpid(), check_key(key))
         if not unsafe:
             raise Unsupported(
                 f"{url} offers no lock, which append and resize need; use file, s3 or redis, or "
                 "the option unsafe=True when no other process writes"
             )
-        # setdefault is atomic: two first users agree on one.
-        return ThreadTurn(self._locks.setdefault(place, threading.Lock()), key, url, timeout)
+        return self.hold(key, url, timeout)
 
 
 class ThreadTurn:

@@ -282,7 +282,7 @@ class ZarrDriver(Driver):
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """With ``unsafe``: alone among the threads of this process. Else :class:`Unsupported`."""
-        return self._locks.hold(key, self.url, self._unsafe, timeout)
+        return self._locks.hold_unsafe(key, self.url, self._unsafe, timeout)
 
     def close(self) -> None:
         """Let go of threads. The store is its owner's, and stays open."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,14 @@ def moved(obs: np.ndarray, action: np.ndarray) -> np.ndarray:
     return np.concatenate([obs[..., :2] + 0.1 * speed, speed], axis=-1).astype("float32")
 
 
-def act(place: Path) -> None:
-    """The actor: append a row for each step."""
+def act(place: Path, begun: Event) -> None:
+    """The actor: append a row for each step, the second half beside a learner that has begun."""
     random = np.random.default_rng(0)
     buffer = stash.open_records(place, mode="r+")
     obs = np.zeros(4, "float32")
     for step in range(ROWS):
+        if step == ROWS // 2:
+            begun.wait(60)
         action = random.normal(size=2).astype("float32")
         after = moved(obs, action)
         row = {"obs": obs, "action": action, "step": step, "note": f"step {step}"}
@@ -55,7 +58,7 @@ def check(batch: dict) -> None:
     assert list(batch["note"]) == [f"step {step}" for step in batch["step"]]
 
 
-def learn(place: Path, actor: multiprocessing.Process) -> None:
+def learn(place: Path, actor: multiprocessing.Process, begun: Event) -> None:
     """The learner: sample what is there, until the actor is done and the model is good."""
     buffer = stash.open_records(place)
     random = np.random.default_rng(1)
@@ -69,6 +72,7 @@ def learn(place: Path, actor: multiprocessing.Process) -> None:
             time.sleep(0.01)
             continue
         lengths.append(len(buffer))
+        begun.set()
         batch = buffer[random.integers(0, len(buffer), 64)]  # with repeats, in any order
         check(batch)
         given = torch.from_numpy(np.concatenate([batch["obs"], batch["action"]], axis=1))
@@ -90,9 +94,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "replay"  # or redis://..., s3://...: the same program
         stash.create_records(place, SCHEMA, rows_per_chunk=64)
-        actor = multiprocessing.get_context("spawn").Process(target=act, args=(place,))
+        spawn = multiprocessing.get_context("spawn")
+        begun = spawn.Event()
+        actor = spawn.Process(target=act, args=(place, begun))
         actor.start()
-        learn(place, actor)
+        learn(place, actor, begun)
         actor.join()
         assert actor.exitcode == 0
 

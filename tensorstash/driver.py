@@ -285,6 +285,19 @@ class Driver(ABC):
             if found is not None:
                 yield names[i], found[1]
 
+    def replacing(self, key: str, value: Buffer, tag: Tag | None) -> Put:
+        """What stores ``value`` in place of what is of version ``tag``, or where nothing is
+        (``None``); in any case, where the driver knows no conditions."""
+        if not self.capabilities.conditional_put:
+            return Put(key, value)
+        return Put(key, value, if_absent=tag is None, if_tag=tag)
+
+    def replace(self, key: str, value: Buffer, tag: Tag | None) -> Tag:
+        """Carry out :meth:`replacing`; :class:`~tensorstash.errors.Conflict` where something else
+        is stored by then."""
+        _, _, if_absent, if_tag = self.replacing(key, value, tag)
+        return self.put(key, value, if_absent=if_absent, if_tag=if_tag)
+
     def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
         """As ``put(key, value, if_tag=tag)`` where ``value`` is what is stored already: the tag
         becomes another one even where tags follow from the bytes, if the server allows that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from typing import Any
 
@@ -35,6 +36,34 @@ settings.register_profile("long", max_examples=5000, **_QUIET)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
 )
+
+
+# What `make test` leaves to `make test-long`, which CI runs too: the same promise on one more way
+# to start workers, one more client, one more example, where each costs seconds.
+LONG = re.compile(
+    "|".join(
+        (
+            r"test_examples\.py::test_example_runs\[(?!demo|slicing)",
+            r"test_readme\.py::test_installed_as_it_says",
+            r"test_readme\.py::test_blocks_run_twice\w*\[(?!prompt-fork\])",
+            r"test_dataloader\.py::(?!test_every_row_once).*(spawn|forkserver)",
+            r"test_records_dataloader\.py::(?!test_every_start_method).*(spawn|forkserver)",
+            r"test_(mix|present|named_cost)\.py::.*\[(spawn|forkserver)",
+            r"test_faults_restart\.py::",
+            r"test_faults\.py::test_a_lasting_fault\w*\[(s3fs|obstore)-(?!refused)",
+            r"test_faults_passing\.py::test_any_one_request_may_fail\[.*-reply lost\]",
+            r"test_numcodecs_golden\.py::",
+        )
+    )
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is long by its name."""
+    for item in items:
+        if LONG.search(item.nodeid):
+            item.add_marker(pytest.mark.long)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

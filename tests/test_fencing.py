@@ -22,7 +22,6 @@ from tensorstash.errors import Conflict, StashError, Unsupported
 from tensorstash.location import resolve
 from tensorstash.metadata import node, trailer
 from tensorstash.metadata.trailer import Trailer
-from tensorstash.records import evolve
 from tensorstash.records.table import Table
 from tests.fencing import (
     FIELDS,
@@ -408,7 +407,7 @@ def test_so_does_one_that_changes_fields(
             records.add_field("y", "int64", np.full(40, value))
 
     late = True
-    put_over, put_each = evolve.put_over, RedisDriver.put_each
+    replace, put_each = RedisDriver.replace, RedisDriver.put_each
 
     def others() -> None:
         nonlocal late
@@ -423,15 +422,16 @@ def test_so_does_one_that_changes_fields(
             changed(theirs, 7)
             theirs["y"][:] = np.arange(40) + 1000
 
-    def stopped_over(*args: Any) -> Any:
-        others()
-        return put_over(*args)
+    def stopped(self: RedisDriver, key: str, *args: Any) -> Any:
+        if key.startswith("y/"):  # of the new field
+            others()
+        return replace(self, key, *args)
 
     def stopped_each(self: RedisDriver, puts: Any) -> Any:
         others()
         return put_each(self, puts)
 
-    monkeypatch.setattr(evolve, "put_over", stopped_over)
+    monkeypatch.setattr(RedisDriver, "replace", stopped)
     monkeypatch.setattr(RedisDriver, "put_each", stopped_each)
     with pytest.raises(StashError):
         changed(mine, 5)

@@ -20,6 +20,8 @@ from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import AlreadyExists, Conflict, Corrupt, DriverError, NotFound, StashError
 from tensorstash.metadata import mark, node, unfinished
+from tensorstash.metadata.document import GroupDocument
+from tensorstash.metadata.spec import KeyEncoding
 from tensorstash.testing.counting import Call, FailingDriver, Fault
 from tests.every_place import KINDS, place, stored
 from tests.races import fork, in_threads
@@ -77,9 +79,7 @@ def check_between(driver: Driver) -> None:
         except Corrupt as error:
             assert "unfinished" in str(error)
             continue
-        if found is not None and not isinstance(
-            found.content, stash.formats.document.GroupDocument
-        ):
+        if found is not None and not isinstance(found.content, GroupDocument):
             values = stash.Array(driver, path, stash.handle.Settings("r"), found.content)[...]
             whole = np.array_equal(values, OLD) or np.array_equal(values, NEW)
             # A replacement is created empty: so it is when its document is there.
@@ -164,7 +164,7 @@ def test_a_copy_says_how_to_go_on(driver: Driver) -> None:
         assert np.array_equal(whole[...], NEW) and np.array_equal(stash.load(driver), NEW)
         assert dict(stash.open(driver).attrs) == how.get("attributes", {}), layout
         assert not any(b"unfinished" in value for value in stored(driver).values())
-        stash.node.delete(driver, "")
+        node.delete(driver, "")
         assert stored(driver) == {}
 
 
@@ -394,7 +394,7 @@ def test_a_damaged_mark_explains_nothing_and_is_refused(field: Any) -> None:
 
 
 def test_the_mark_names_what_it_explains() -> None:
-    layouts = {"": (), "a/": (mark.Layout(2, stash.spec.KeyEncoding("v2", "/")),)}
+    layouts = {"": (), "a/": (mark.Layout(2, KeyEncoding("v2", "/")),)}
     written = mark.Mark.new("delete", layouts)
     read = mark.mark_in(json.loads(json.dumps(written.on(mark.stub(True)))))
     assert read == written

@@ -10,6 +10,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash import threads as workers
+from tensorstash.cached import PerProcess
 from tensorstash.driver import Capabilities
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, Corrupt, DriverError
@@ -312,7 +313,7 @@ def test_without_conditions_this_process_still_takes_turns() -> None:
 def test_locks_of_keys_are_one_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two threads that come first together must not make themselves one lock each.
     for _ in range(20):
-        monkeypatch.setattr(workers, "_processes", {})
+        monkeypatch.setattr(workers, "_processes", PerProcess(workers._Process))
         barrier = threading.Barrier(4)
         found: list[Any] = []
 

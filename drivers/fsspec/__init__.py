@@ -167,7 +167,7 @@ class FsspecDriver(FsspecReader):
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """With the option ``unsafe``: alone among the threads of this process, and no other
         process must write. Else :class:`Unsupported`."""
-        return self._locks.hold(key, self.url, self.unsafe, timeout)
+        return self._locks.hold_unsafe(key, self.url, self.unsafe, timeout)
 
     def close(self) -> None:
         """Forget this process' filesystem; the next use makes another."""

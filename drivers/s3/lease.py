@@ -15,15 +15,13 @@ import json
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
-from tensorstash.driver import Buffer, Tag, turn
+from tensorstash.driver import Buffer, Tag
 from tensorstash.drivers.keeper import Kept, Lease
-from tensorstash.drivers.thread_lock import ThreadTurn
+from tensorstash.drivers.thread_lock import ThreadLocks, ThreadTurn
 from tensorstash.drivers.waiting import Waiting, me, said
 from tensorstash.errors import Conflict, DriverError
 
@@ -192,23 +190,9 @@ def _is_free(data: Buffer) -> bool:
     return isinstance(found, dict) and found.get("owner") == "" and "counter" in found
 
 
-class _Process:
-    """Locks between the threads of one process. A forked child starts afresh: what its
-    parent's other threads held at the fork would never be released there."""
-
-    def __init__(self) -> None:
-        self.guard = threading.Lock()
-        self.locks: WeakValueDictionary[tuple[str, str], threading.Lock] = WeakValueDictionary()
-
-
-_processes: dict[int, _Process] = {}
+_locks = ThreadLocks()
 
 
 def turns(name: tuple[str, str], key: str, url: str, timeout: float | None) -> ThreadTurn:
     """Hold ``name`` alone among the threads of this process."""
-    pid = os.getpid()
-    process = _processes.get(pid) or _processes.setdefault(pid, _Process())
-    with turn(process.guard):
-        lock = process.locks.get(name) or threading.Lock()
-        process.locks[name] = lock
-    return ThreadTurn(lock, key, url, timeout)
+    return _locks.hold(key, url, timeout, name=name)

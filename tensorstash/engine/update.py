@@ -61,20 +61,12 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                 return
             settle()
             try:
-                if not driver.capabilities.conditional_put:
-                    driver.put(key, data)
-                elif found is None:
-                    driver.put(key, data, if_absent=True)
-                elif isinstance(check, Fence):
-                    anew = _same(data, found[0])
-                    tag = (
-                        driver.put_anew(key, data, found[1])
-                        if anew
-                        else driver.put(key, data, if_tag=found[1])
-                    )
-                    check.landed(key, found, tag)
-                else:
-                    driver.put(key, data, if_tag=found[1])
+                before = None if found is None else found[1]
+                if found is None or not isinstance(check, Fence):
+                    driver.replace(key, data, before)
+                    return
+                store = driver.put_anew if _same(data, found[0]) else driver.replace
+                check.landed(key, found, store(key, data, found[1]))
                 return
             except Conflict:
                 if isinstance(check, Fence):
@@ -146,7 +138,6 @@ def merge_many(
     """As :func:`merge_one` for many objects far away: one window reads what is stored, another
     puts what becomes of it. Answers those that another writer was faster to change. ``look``
     travels with the first window, and has ended before the second begins."""
-    conditional = driver.capabilities.conditional_put
     likely: list[Merge] = []
     asked: list[Merge] = []
     for merge in merges:
@@ -190,12 +181,7 @@ def merge_many(
             if stored is not None and isinstance(check, Fence):
                 before[len(sent)] = stored
             sent.append(merge)
-            if not conditional:
-                yield Put(merge.key, data)
-            elif stored is None:
-                yield Put(merge.key, data, if_absent=True)
-            else:
-                yield Put(merge.key, data, if_tag=stored[1])
+            yield driver.replacing(merge.key, data, None if stored is None else stored[1])
 
     for i, tag in driver.put_each(puts()):
         if tag is None:

@@ -117,8 +117,7 @@ def _drop(driver: Driver, documents: list[str], copies: list[str], seen: _Seen) 
         plain = consolidated.without_copy(data)
         if plain is not None:
             seen.copies = True
-            conditional = driver.capabilities.conditional_put
-            tag = driver.put(key, plain, if_tag=tag) if conditional else driver.put(key, plain)
+            tag = driver.replace(key, plain, tag)
         seen.clean[key] = tag
 
 

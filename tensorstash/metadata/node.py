@@ -32,7 +32,7 @@ from .document import GroupDocument
 from .mark import Layout, Marked, is_records
 from .spec import ANOTHER, ArraySpec, difference, is_another
 from .trailer import Trailer
-from .unfinished import Alone, Claim, claim, finish, put_instead, put_over, remove, still_ours
+from .unfinished import Alone, Claim, claim, finish, put_instead, remove, still_ours
 
 Content = ArraySpec | GroupDocument
 
@@ -258,7 +258,7 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
         try:
             with dropped(driver, path, content.zarr_format, own=_may_have_copy(content)):
                 _make_ancestors(driver, path, content)
-                tag = put_over(driver, path + _key(content), data, None)
+                tag = driver.replace(path + _key(content), data, None)
                 if attributes is not None:  # by the one who won
                     driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
         except Conflict:
@@ -388,7 +388,7 @@ def put(driver: Driver, path: str, node: Node, content: Content, behind: Trailer
     """Store ``content`` in place of ``node``, and ``behind`` it a trailer; once:
     :class:`~tensorstash.errors.Conflict` where something else is stored by now."""
     data = zarr3.encode(_documents(content)[0]) + trailer.encode(behind)
-    return Node(content, put_over(driver, path + _key(content), data, node.tag), behind)
+    return Node(content, driver.replace(path + _key(content), data, node.tag), behind)
 
 
 def update_attributes(
@@ -419,7 +419,7 @@ def update_attributes(
         data = zarr3.encode(_attributes(content))
         try:
             with dropped(driver, path, 2, own=_may_have_copy(content)):
-                put_over(driver, key, data, found and found[1])
+                driver.replace(key, data, found and found[1])
             return
         except Conflict:
             pause(attempt)
@@ -482,7 +482,7 @@ def _make_ancestors(driver: Driver, path: str, content: Content, drops: bool = F
             if drops:
                 drop(driver, path, content.zarr_format)
             with suppress(Conflict):  # another creator was first: the group is there
-                put_over(driver, key, zarr3.encode(_documents(group)[0]), None)
+                driver.replace(key, zarr3.encode(_documents(group)[0]), None)
 
 
 def _may_have_copy(content: Content) -> bool:

@@ -108,7 +108,7 @@ def claim(
         try:
             with dropped(driver, path, own=path + zarr2.CONSOLIDATED in found.documents):
                 check()
-                tag = put_over(driver, path + zarr3.KEY, data, found.tag)
+                tag = driver.replace(path + zarr3.KEY, data, found.tag)
         except Conflict:
             if fresh:
                 raise
@@ -137,7 +137,7 @@ def finish(made: Claim, behind: bytes = b"") -> Tag:
     for attempt in range(_TRIES):
         made.check()
         try:
-            return put_over(made.driver, made.key, zarr3.encode(document) + behind, tag)
+            return made.driver.replace(made.key, zarr3.encode(document) + behind, tag)
         except Conflict:
             document, tag = still_ours(made)
             pause(attempt)
@@ -189,22 +189,13 @@ def _stored(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:
     return driver.get_tagged(key, Span(0, driver.metadata_limit))
 
 
-def put_over(driver: Driver, key: str, data: bytes, tag: Tag | None) -> Tag:
-    """Put where the value is still ``tag`` (``None``: absent), where the driver can tell."""
-    if not driver.capabilities.conditional_put:
-        return driver.put(key, data)
-    if tag is None:
-        return driver.put(key, data, if_absent=True)
-    return driver.put(key, data, if_tag=tag)
-
-
 def put_instead(made: Claim, key: str, data: bytes) -> Tag:
     """Store a document beside the mark, in place of whatever came there while the mark stands."""
     tag = None
     for attempt in range(_TRIES):
         made.check()
         try:
-            return put_over(made.driver, key, data, tag)
+            return made.driver.replace(key, data, tag)
         except Conflict:
             tag = made.driver.tag(key)
             still_ours(made)

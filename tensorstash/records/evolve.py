@@ -14,7 +14,7 @@ from ..metadata import node, trailer, zarr3
 from ..metadata.belongings import look
 from ..metadata.spec import ArraySpec
 from ..metadata.trailer import Trailer
-from ..metadata.unfinished import put_over, what_is_unfinished
+from ..metadata.unfinished import what_is_unfinished
 from . import grow, layout, schema
 from .catalog import Catalog, arrays_of, identified, with_sizes, with_values
 from .rowset import RowSet, Shuffled, parted
@@ -72,7 +72,7 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         for name in apart:  # values are appended, which needs a document
             document = zarr3.encode(zarr3.array_document(specs[name]))
             behind = trailer.encode(Trailer(identity=specs[name].identity or b""))
-            put_over(driver, f"{root}{name}/{zarr3.KEY}", document + behind, None)
+            driver.replace(f"{root}{name}/{zarr3.KEY}", document + behind, None)
         stored = column.reserve(checked)
         empty = replace(specs[rows], shape=(0, *specs[rows].shape[1:]))
         write_beyond(empty, stored, 0, arrays[rows].make_writer, check)
@@ -198,7 +198,7 @@ def _copy(table: Table, old: str, new: str, stored: Mapping[str, ArraySpec], che
         if value is not None:
             check()
             # Of a holder that was stopped and wakes late, not over what others have made meanwhile.
-            put_over(driver, target + key[len(source) :], bytes(value), None)
+            driver.replace(target + key[len(source) :], bytes(value), None)
 
     grow.each(driver, list(found.chunk_keys()), move)
 

@@ -230,7 +230,6 @@ def follow(
     keys = [f"{path}{name}/{zarr3.KEY}" for name in names]
     most = driver.metadata_limit
     found = dict(driver.get_many_tagged(Request(key, most=most) for key in keys))
-    conditional = driver.capabilities.conditional_put
     check()  # what was read is no newer holder's
 
     def puts() -> Iterator[Put]:
@@ -248,12 +247,7 @@ def follow(
                 behind = replace(behind, identity=identity)
             # What was behind it stays: the array may have a holder of its own.
             data = zarr3.encode(document) + trailer.encode(behind)
-            if not conditional:
-                yield Put(keys[i], data)
-            elif stored is None:
-                yield Put(keys[i], data, if_absent=True)
-            else:
-                yield Put(keys[i], data, if_tag=stored[1])
+            yield driver.replacing(keys[i], data, None if stored is None else stored[1])
 
     for _ in driver.put_each(puts()):
         pass

@@ -339,13 +339,12 @@ class Table:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
-        connect = self._connect
-        if isinstance(connect, At):
-            connect = At(*self.place)
-        identities = self._identities
+        connect, identities = self._connect, self._identities
+        if not isinstance(connect, At):  # the user's function may lead to a copy elsewhere
+            return Table, (connect, self.settings, None, self.closed)
         if self._catalog is not None:
             identities = {name: spec.identity for name, spec in self._catalog.specs.items()}
-        return Table, (connect, self.settings, None, self.closed, identities)
+        return Table, (At(*self.place), self.settings, None, self.closed, identities)
 
     def gone(self, name: str) -> NotFound:
         """The error about a field that a view has and the records have no more."""
