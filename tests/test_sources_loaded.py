@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from tensorstash.loading.sampler import EpochOptions, EpochSampler
 from tensorstash.loading.source import Blocks
 from tensorstash.sources.arrays import as_source
 from tensorstash.torch import (
+    ArrayDataset,
     Loader,
     Patches,
     ShuffleBatchSampler,
@@ -151,6 +153,29 @@ def test_reading_leaves_the_users_handle_as_it_is(make: Any) -> None:
         assert len(np.concatenate([*source.take(np.arange(6)).values()])) == 6
     assert array.settings is settings and array.spec is spec
     assert array.settings.threads == 2
+
+
+def test_a_dataset_leaves_the_users_handle_as_it_is() -> None:
+    array = stash.open(series().driver, threads=2)
+    settings = array.settings
+    dataset = ArrayDataset(array, array.lazy[:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorstash.torch.dataset.in_worker", lambda: True)
+        assert [int(x) for pair in dataset.__getitems__([3, 1]) for x in pair] == [4, 4, 2, 2]
+    assert array.settings is settings and dataset.arrays[0] is array
+
+
+def test_a_view_of_a_field_has_that_field_alone() -> None:
+    dtype = np.dtype([("x", "i4"), ("y", "f4")])
+    array = stash.create({}, (40,), dtype, chunks=(8,))
+    array["x"] = np.arange(40)
+    for source in (array.lazy["x"], array.lazy[["x", "y"]]):
+        batches = list(Loader(source, 7, shuffle=True))
+        parts = [batch["x"] if isinstance(batch, dict) else batch for batch in batches]
+        assert sorted(np.concatenate(parts).tolist()) == [*range(40)]
+        assert isinstance(batches[0], dict) == (source.dtype.names is not None)
+    assert Windows(array.lazy["x"][4:], 3)[2].tolist() == [6, 7, 8]
+    assert pickle.loads(pickle.dumps(Windows(array.lazy["x"], 3)))[0].tolist() == [0, 1, 2]
 
 
 def test_loaders_and_samplers_show_the_same_options() -> None:

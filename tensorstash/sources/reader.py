@@ -86,16 +86,17 @@ class Sliced:
         self.array: Handle = view.array
         self.what = what
         self.transform = view.transform
+        self.fields = view.fields
         self.shape = view.shape
 
     def first(self, rows: int) -> Sliced:
         """The same for the first so many positions along the first dimension."""
-        return Sliced(View(self.array, self.transform)[:rows], self.what)
+        return Sliced(View(self.array, self.transform, self.fields)[:rows], self.what)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Element type."""
-        return self.array.dtype
+        """Element type: of a view of some fields, theirs."""
+        return self.array.dtype if self.fields is None else self.fields.dtype
 
     @property
     def plain(self) -> bool:
@@ -203,7 +204,7 @@ class Sliced:
 
     def read(self, transform: Transform, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read what :meth:`run`, :meth:`rows` or :meth:`box` has made."""
-        return self.array.read_transform(transform, out)
+        return self.array.read_transform(transform, out, self.fields)
 
     @Cached
     def near(self) -> bool:
@@ -228,7 +229,7 @@ class Sliced:
             self.array = one_threaded(self.array)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("array", "what", "transform", "shape")
+        names = ("array", "what", "transform", "fields", "shape")
         return {name: self.__dict__[name] for name in names}
 
 
