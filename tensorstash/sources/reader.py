@@ -15,6 +15,7 @@ from ..cached import Cached
 from ..columns import Ragged
 from ..errors import Invalid, NoMemory, counted, short
 from ..handle import Handle
+from ..indexing.fields import Fields
 from ..indexing.grid import AxisGrid, RegularAxis
 from ..indexing.selection import AxisMap, Stride, Take, Transform, dims_of, identity
 from ..limits import HUGE
@@ -75,6 +76,8 @@ class Sliced:
     Pickles as the array's handle and the slices. Its shape is that of when it was made, so that
     every process sees the same rows, whatever is appended meanwhile.
     """
+
+    fields: Fields | None = None
 
     def __init__(self, array: Any, what: str = "this") -> None:
         """``array``: a handle or a view; ``what`` names it in errors."""
@@ -229,7 +232,9 @@ class Sliced:
             self.array = one_threaded(self.array)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("array", "what", "transform", "fields", "shape")
+        names = ["array", "what", "transform", "shape"]
+        if self.fields is not None:
+            names.append("fields")
         return {name: self.__dict__[name] for name in names}
 
 
