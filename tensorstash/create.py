@@ -323,6 +323,9 @@ def make_settings(
     )
 
 
+# -- drivers ---------------------------------------------------------------------------
+
+
 _DOCUMENTS = frozenset({zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED})
 
 

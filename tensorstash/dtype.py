@@ -1,4 +1,4 @@
-"""Data types: what a user may ask for, and how Zarr v3 spells it (v2: ``formats.typestr``).
+"""Data types: what a user may ask for, and how Zarr v3 spells it (v2: :mod:`.metadata.zarr2`).
 
 In memory a dtype is a NumPy dtype in native byte order, packed (no alignment padding):
 byte order belongs to the ``bytes`` codec. Text of any length is ``StringDType()``; bytes of

@@ -81,6 +81,9 @@ def readable(nbytes: int) -> str:
     return f"{value:.1f} TiB"
 
 
+# -- what an array is and what is stored of it -----------------------------------------
+
+
 @dataclass(frozen=True)
 class Info:
     """One array at a glance. ``stored_chunks`` of ``total_chunks`` objects are stored, the

@@ -365,6 +365,9 @@ def _unfit(value: Any, dtype: np.dtype[Any]) -> Invalid:
     return Invalid(f"fill_value {short(value)} does not fit dtype {dtype}")
 
 
+# -- bit for bit -----------------------------------------------------------------------
+
+
 _BLOCK: Final = 1 << 16
 """Elements compared at a time: the temporary stays in cache and a mismatch ends the scan."""
 

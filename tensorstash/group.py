@@ -523,6 +523,9 @@ def open_group(
         return Group(driver, "", settings).refresh()
 
 
+# -- drawn as a tree -------------------------------------------------------------------
+
+
 Branch: TypeAlias = Iterator[tuple[str, str, "Branch | None"]]
 """Names with what is said of each, and what lies below it."""
 

@@ -157,6 +157,9 @@ def _nearest(name: str, known: Iterable[str], others: Iterable[str] = ()) -> str
     return f"; did you mean {stems[close[0]]!r}?" if close else f"; known: {', '.join(known)}"
 
 
+# -- chains of codecs, as metadata documents spell them (Zarr v3 core, "Codecs") -------
+
+
 def parse_codecs(value: Any) -> tuple[Codec, ...]:
     """The chain that a ``codecs`` list describes, its order checked. A codec that need not be
     understood and is not known is left out."""

@@ -200,6 +200,13 @@ def _marked(work: Callable[[], _Block]) -> _Block:
     return work()
 
 
+# -- the pool --------------------------------------------------------------------------
+#
+# ``concurrent.futures`` guards its pools and futures by conditions, whose methods are Python's: a
+# Ctrl-C within one leaves its lock held, and then a thread, or the whole pool, waits for ever. Here
+# each step that must not be half done is one call of C.
+
+
 Result = TypeVar("Result")
 
 

@@ -61,6 +61,9 @@ def file_url(path: str) -> str:
     return "file://" + path.replace("%", "%25")
 
 
+# -- what a file is, for messages ------------------------------------------------------
+
+
 _KINDS = (
     (b"PK\x03\x04", "a zip file; open what is in it as zip://{path}"),
     (b"PK\x05\x06", "an empty zip file; open it as zip://{path}"),

@@ -11,7 +11,8 @@ stopped between any two steps, others have the lock meanwhile, and it goes on. S
 * what a holder stores beyond the edge it stores even where it is all fill, so that a late put on
   the condition that nothing is there comes to nothing;
 * how far appends may reach that closed the door and never published stays in the document
-  (:mod:`.formats.trailer`), for whoever makes that room visible without storing anything in it.
+  (:mod:`~tensorstash.metadata.trailer`), for whoever makes that room visible without storing
+  anything in it.
 
 See docs/decisions/0020-fencing.md.
 """

@@ -199,6 +199,9 @@ def _same(one: Buffer, other: Buffer) -> bool:
     return len(one) == len(other) and bytes(one) == bytes(other)
 
 
+# -- a write of many objects -----------------------------------------------------------
+
+
 Stored: TypeAlias = tuple[str, Buffer | None]
 """A key and what shall be stored there; ``None``: nothing, for it would be all fill."""
 

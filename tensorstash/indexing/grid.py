@@ -241,6 +241,9 @@ class Grid:
         }
 
 
+# -- whole chunks ----------------------------------------------------------------------
+
+
 def blocks(grid: Grid) -> Callable[[Any, Sequence[int]], Transform]:
     """The rule by which integers and slices of step 1 count in chunks of ``grid``."""
 

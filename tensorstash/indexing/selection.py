@@ -382,6 +382,9 @@ def taken(array: NDArray[np.intp], dims: Sequence[int]) -> AxisMap:
     return Take(kept, array.reshape([n for n in array.shape if n != 1]))
 
 
+# -- composition -----------------------------------------------------------------------
+
+
 def compose(inner: Transform, base: Transform) -> Transform:
     """The transform of ``view[selection]`` onto the array, where ``base`` is the view and
     ``inner`` the selection, made for ``base.shape``."""

@@ -329,6 +329,12 @@ def _read_large(
     return document, placed
 
 
+# -- large documents -------------------------------------------------------------------
+#
+# Values are read where they stand, and where those of one of its objects do: eight bytes of memory
+# each, whatever they hold.
+
+
 SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 _value = json.JSONDecoder().raw_decode

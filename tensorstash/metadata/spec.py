@@ -62,8 +62,9 @@ class ArraySpec:
     ``fill`` is a 0-d array of ``dtype``; ``fill_defined`` is ``False`` for Zarr v2's
     ``null``, whose absent chunks read as zeros, or NaT. ``document`` is the document as stored, so
     that rewriting it keeps what we do not interpret. ``reach``: how far appends that did not end
-    may yet store chunks (:mod:`.formats.trailer`). ``identity``: what tells it from other arrays at
-    the same place; empty where others stored it, ``None`` where that was not looked at.
+    may yet store chunks (:mod:`~tensorstash.metadata.trailer`). ``identity``: what tells it from
+    other arrays at the same place; empty where others stored it, ``None`` where that was not
+    looked at.
     """
 
     shape: tuple[int, ...]

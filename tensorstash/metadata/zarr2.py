@@ -262,6 +262,9 @@ def _is_codec(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("id"), str)
 
 
+# -- order, filters and compressor as a chain of codecs, and back ----------------------
+
+
 SERIALIZED: Final = ("vlen-utf8", "vlen-bytes")
 """Filters that are an array -> bytes codec of v3 too."""
 
@@ -385,6 +388,9 @@ def _configuration(step: Codec) -> dict[str, Any]:
 
 def _unspelled(step: Codec) -> Unsupported:
     return Unsupported(f"Zarr v2 cannot spell codec {step!r}; use zarr_format=3")
+
+
+# -- dtypes ----------------------------------------------------------------------------
 
 
 OBJECT_CODECS: Final = frozenset(
