@@ -12,7 +12,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import coerce
 from .attributes import Attributes
-from .described import Described
 from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.cache import Cache
@@ -33,7 +32,7 @@ from .errors import (
     Unsupported,
 )
 from .explain import Explanation, Info, explain, info
-from .handle import Settings
+from .handle import Handle, Settings
 from .indexing.fields import Fields, named
 from .indexing.grid import blocks, cut, cuts
 from .indexing.selection import Transform, has_ellipsis, identity, outer, point, select, spans
@@ -43,7 +42,7 @@ from .view import Indexer, Lazy, Rule, Tensors
 from .writer import BufferedWriter
 
 
-class Array(Described):
+class Array(Handle):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
     Selections are NumPy's, and return what NumPy would return. A handle holds no connection that

@@ -1,17 +1,21 @@
-"""What views, buffered writers and adapters need of an array handle, and its settings."""
+"""Handles on arrays: their settings, what they say by the metadata that they know, and what views,
+writers and adapters need of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import coerce
 from .codec import Codec
-from .driver import Check, Driver, held
+from .driver import Check, Driver, held, located
 from .engine.write import Writer
+from .errors import Closed, ReadOnly
 from .indexing.fields import Fields
 from .indexing.selection import Transform
 from .limits import USUAL, Limits
@@ -87,6 +91,11 @@ class Handle(ABC, NoOperators):
 
     driver: Driver
     settings: Settings
+    path: str
+    _closed: bool
+    _spec: ArraySpec | None
+
+    # -- what each kind of handle does ---------------------------------------------------
 
     @property
     @abstractmethod
@@ -95,31 +104,8 @@ class Handle(ABC, NoOperators):
 
     @property
     @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-
-    @property
-    @abstractmethod
-    def dtype(self) -> np.dtype[Any]:
-        """Element type in memory."""
-
-    @property
-    @abstractmethod
     def chunks(self) -> tuple[int, ...] | None:
         """Shape of what is decoded at once, ``None`` when chunks differ."""
-
-    @property
-    @abstractmethod
-    def codecs(self) -> tuple[Codec, ...]:
-        """The codec chain."""
-
-    @property
-    @abstractmethod
-    def ndim(self) -> int:
-        """Number of axes."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, selection: Any) -> Any: ...
@@ -148,18 +134,6 @@ class Handle(ABC, NoOperators):
         """Grow the array by rows."""
 
     @abstractmethod
-    def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A value as an array of ``shape``."""
-
-    @abstractmethod
-    def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
-        """Rows to append, checked."""
-
-    @abstractmethod
-    def as_axis(self, axis: int) -> int:
-        """An axis counted from the first, checked."""
-
-    @abstractmethod
     def check_stored(self) -> None:
         """Raise where another array was put in the place of this one."""
 
@@ -168,3 +142,99 @@ class Handle(ABC, NoOperators):
         self, spec: ArraySpec, grown_from: tuple[int, ...] | None = None, check: Check = held
     ) -> Writer:
         """The writer for the array as ``spec`` has it."""
+
+    # -- what follows from the metadata that it knows --------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type in memory, in native byte order."""
+        return self.spec.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.spec.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.spec.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array in memory."""
+        return self.spec.size * self.spec.dtype.itemsize
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codec chain."""
+        return self.spec.codecs
+
+    @property
+    def fill_value(self) -> Any:
+        """What absent chunks read as, as a NumPy scalar."""
+        return self.spec.fill[()]
+
+    @property
+    def dimension_names(self) -> tuple[str | None, ...] | None:
+        """Names of the axes, where they have any."""
+        return self.spec.dimension_names
+
+    @property
+    def writable(self) -> bool:
+        """Whether this handle may write."""
+        return self.settings.mode != "r"
+
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes as they stand in the metadata; ``attrs`` changes them."""
+        return self.spec.attributes
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d array")
+        return self.shape[0]
+
+    def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""
+        spec = self.spec
+        if spec.dtype.kind == "O":
+            return coerce.as_objects(value, shape, isinstance(spec.fill[()], bytes))
+        return coerce.broadcast(coerce.as_array(value, spec.dtype), shape)
+
+    def as_rows(self, rows: Any, axis: int) -> NDArray[Any]:
+        """Rows for :meth:`append`, their shape checked."""
+        return coerce.as_rows(rows, self.as_axis(axis), self.shape, self.dtype)
+
+    def as_axis(self, axis: int) -> int:
+        """``axis`` counted from the first, its bounds checked."""
+        return coerce.as_axis(axis, self.ndim)
+
+    def __repr__(self) -> str:
+        where = located(self.driver, self.path)
+        if self._spec is None:
+            return f"<tensorstash.Array at {where}>"
+        shape, dtype = self._spec.shape, self._spec.dtype
+        return f"<tensorstash.Array {shape} {dtype} chunks={self.chunks} at {where}>"
+
+    def _open(self, write: bool = False) -> None:
+        if self._closed:
+            where = located(self.driver, self.path)
+            raise Closed(f"this handle on {where} is closed; open it again")
+        if write and not self.writable:
+            where = located(self.driver, self.path)
+            raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
+
+    @abstractmethod
+    def close(self) -> None:
+        """Refuse further use."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

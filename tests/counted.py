@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tensorstash.loading.ragged import Ragged
-from tensorstash.loading.source import Blocks, Columns
+from tensorstash.columns import Columns, Ragged
+from tensorstash.loading.source import Blocks
 
 
 class Counted:

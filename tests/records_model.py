@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 import tensorstash as stash
-from tensorstash.loading.ragged import Ragged
+from tensorstash.columns import Ragged
 from tensorstash.records import schema
 from tensorstash.records.schema import Field
 from tests.oracle import same

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorstash.errors import Invalid
-from tensorstash.loading.feed import Feed
-from tensorstash.loading.ordering import Ordering
+from tensorstash.loading.loader import BatchLoader
 from tensorstash.loading.permutation import permuted
 from tensorstash.loading.pool import Pool
+from tensorstash.loading.sampler import EpochSampler
 from tensorstash.loading.source import Blocks
 from tests.counted import Counted, check_batch
 from tests.feeders import SHUFFLES, feeders, no_feeder, rows_of
@@ -36,7 +36,9 @@ def _ends() -> Any:
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_every_row_once_with_all_of_its_fields(shuffle: Any, threads: int, prefetch: int) -> None:
     source = Counted(1003, 16, plain=False)
-    feed: Feed[Any] = Feed(source, 37, shuffle=shuffle, threads=threads, prefetch=prefetch)
+    feed: BatchLoader[Any] = BatchLoader(
+        source, 37, shuffle=shuffle, threads=threads, prefetch=prefetch
+    )
     assert len(feed) == 28
     batches = list(feed)
     assert [len(batch["row"]) for batch in batches] == [37] * 27 + [4]
@@ -91,7 +93,7 @@ def test_ranks_have_every_row_between_them(
     lengths = set()
     for rank in range(world):
         source = Counted(count, blocks=Blocks(bounds, order), plain=False)
-        feed: Feed[Any] = Feed(source, batch, rank=rank, world_size=world, **options)
+        feed: BatchLoader[Any] = BatchLoader(source, batch, rank=rank, world_size=world, **options)
         batches = list(feed)
         assert len(batches) == len(feed)
         lengths.add(tuple(len(b["row"]) for b in batches))
@@ -106,7 +108,7 @@ def test_ranks_have_every_row_between_them(
 
 def test_no_rows_no_batches() -> None:
     for shuffle in SHUFFLES:
-        feed: Feed[Any] = Feed(Counted(0), 4, shuffle=shuffle)
+        feed: BatchLoader[Any] = BatchLoader(Counted(0), 4, shuffle=shuffle)
         assert len(feed) == 0
         assert list(feed) == []
         assert list(feed) == []
@@ -115,11 +117,11 @@ def test_no_rows_no_batches() -> None:
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def order(**options: Any) -> list[int]:
-        return rows_of(Feed(Counted(500), 25, shuffle=True, lanes=8, pool=16, **options))
+        return rows_of(BatchLoader(Counted(500), 25, shuffle=True, lanes=8, pool=16, **options))
 
     assert order() == order(threads=3, prefetch=9) == order(threads=1, prefetch=0)
     assert order() != order(seed=1)
-    feed: Feed[Any] = Feed(Counted(500), 25, shuffle=True, lanes=8, pool=16)
+    feed: BatchLoader[Any] = BatchLoader(Counted(500), 25, shuffle=True, lanes=8, pool=16)
     first, second = rows_of(feed), rows_of(feed)
     assert first == order()
     assert second != first
@@ -137,7 +139,9 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_each_block_is_read_once_an_epoch(shuffle: bool, threads: int) -> None:
     source = Counted(64 * 40, 64)
-    feed: Feed[Any] = Feed(source, 40, shuffle=shuffle, lanes=8, pool=16, threads=threads)
+    feed: BatchLoader[Any] = BatchLoader(
+        source, 40, shuffle=shuffle, lanes=8, pool=16, threads=threads
+    )
     for epoch in (1, 2):
         assert len(rows_of(feed)) == 64 * 40
         assert set(source.taken.values()) == {epoch}
@@ -149,7 +153,7 @@ def test_ranks_read_each_block_once_between_them() -> None:
     sources = [Counted(64 * 64, 16) for _ in range(world)]
     found = []
     for rank, source in enumerate(sources):
-        feed: Feed[Any] = Feed(
+        feed: BatchLoader[Any] = BatchLoader(
             source, 8, shuffle=True, lanes=16, pool=64, rank=rank, world_size=world
         )
         found += rows_of(feed)
@@ -160,7 +164,7 @@ def test_ranks_read_each_block_once_between_them() -> None:
 
 def test_a_true_shuffle_reads_the_distinct_blocks_of_each_batch() -> None:
     source = Counted(640, 16)
-    feed: Feed[Any] = Feed(source, 32, shuffle="exact", pool_bytes=100)
+    feed: BatchLoader[Any] = BatchLoader(source, 32, shuffle="exact", pool_bytes=100)
     batches = list(feed)
     assert source.calls == len(batches) == 20
     distinct = [len({row // 16 for row in batch["row"].tolist()}) for batch in batches]
@@ -170,7 +174,7 @@ def test_a_true_shuffle_reads_the_distinct_blocks_of_each_batch() -> None:
 
 def test_a_true_shuffle_of_what_fits_into_memory_reads_each_block_once() -> None:
     source = Counted(640, 16)
-    assert sorted(rows_of(Feed(source, 32, shuffle="exact"))) == list(range(640))
+    assert sorted(rows_of(BatchLoader(source, 32, shuffle="exact"))) == list(range(640))
     assert set(source.taken.values()) == {1}
 
 
@@ -178,15 +182,15 @@ def test_blocks_of_very_different_sizes() -> None:
     sizes = [2000, *[1] * 200, 500, *[3] * 100]
     bounds = np.concatenate([[0], np.cumsum(sizes)])
     source = Counted(int(bounds[-1]), blocks=Blocks(bounds), plain=False)
-    feed: Feed[Any] = Feed(source, 20, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(source, 20, shuffle=True)
     assert sorted(rows_of(feed)) == list(range(source.rows))
     assert set(source.taken.values()) == {1}
-    assert not feed._memory._kept[0][1]
+    assert not feed._buffers._kept[0][1]
 
 
 def test_small_blocks_are_read_together() -> None:
     source = Counted(2000, 1)
-    assert sorted(rows_of(Feed(source, 50, shuffle=True))) == list(range(2000))
+    assert sorted(rows_of(BatchLoader(source, 50, shuffle=True))) == list(range(2000))
     assert set(source.taken.values()) == {1}
     assert source.calls < 80
 
@@ -195,7 +199,7 @@ def test_rows_of_a_view_are_read_by_the_blocks_they_lie_in() -> None:
     order = np.concatenate([np.arange(5, 600, 7), np.arange(3, 600, 7)])
     order = order.argsort(kind="stable")
     source = Counted(len(order), blocks=Blocks(np.array([0, 50, 60, 61, 120, len(order)]), order))
-    assert sorted(rows_of(Feed(source, 10, shuffle=True, lanes=2, pool=4))) == list(
+    assert sorted(rows_of(BatchLoader(source, 10, shuffle=True, lanes=2, pool=4))) == list(
         range(len(order))
     )
     assert set(source.taken.values()) == {1}
@@ -215,11 +219,11 @@ def test_blocks_in_memory_are_no_more_than_the_pool_and_those_on_their_way() -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pool, "take", watched)
         patch.setattr("tensorstash.loading.pool._BUNCH", 0)
-        rows_of(Feed(source, 16, shuffle=True, lanes=8, pool=32, threads=2))
+        rows_of(BatchLoader(source, 16, shuffle=True, lanes=8, pool=32, threads=2))
     assert 20 < peak <= 32 + 8 + 2 * 2 + 2
     # By default the pool is what fits into pool_bytes with all that is beside it.
     for threads in (1, 2, 9):  # of which no order may depend
-        feed: Feed[Any] = Feed(
+        feed: BatchLoader[Any] = BatchLoader(
             source, 16, shuffle=True, lanes=8, pool_bytes=40 * 64 * 20, threads=threads
         )
         quality = feed.quality()
@@ -229,9 +233,9 @@ def test_blocks_in_memory_are_no_more_than_the_pool_and_those_on_their_way() -> 
 
 def test_more_blocks_than_there_was_room_made_for() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ordering, "slots", lambda *args: 1)
+        patch.setattr(EpochSampler, "_slots", lambda *args: 1)
         source = Counted(3000, 7, plain=False)
-        found = rows_of(Feed(source, 16, shuffle=True, lanes=16, pool=64, threads=3))
+        found = rows_of(BatchLoader(source, 16, shuffle=True, lanes=16, pool=64, threads=3))
     assert sorted(found) == list(range(3000))
 
 
@@ -240,7 +244,7 @@ def test_threads_read_at_once_and_no_more_than_said() -> None:
         source = Counted(16 * 40, 16, delay=0.003)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("tensorstash.loading.pool._BUNCH", 0)
-            rows_of(Feed(source, 16, shuffle=True, lanes=8, pool=8, threads=threads))
+            rows_of(BatchLoader(source, 16, shuffle=True, lanes=8, pool=8, threads=threads))
         assert source.most <= threads
         if threads == 1:
             assert source.threads == {"tensorstash-feed"}
@@ -251,7 +255,7 @@ def test_far_sources_are_read_by_more_threads() -> None:
     source.far = True  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tensorstash.loading.pool._BUNCH", 0)
-        assert sorted(rows_of(Feed(source, 16, shuffle=True))) == list(range(960))
+        assert sorted(rows_of(BatchLoader(source, 16, shuffle=True))) == list(range(960))
     assert 6 <= source.most <= 17
 
 
@@ -265,7 +269,7 @@ def test_at_most_so_many_batches_are_made_ahead() -> None:
         made.append(len(made))
         return columns
 
-    feed: Feed[Any] = Feed(Counted(1000), 10, shuffle=True, prefetch=3, finish=finish)
+    feed: BatchLoader[Any] = BatchLoader(Counted(1000), 10, shuffle=True, prefetch=3, finish=finish)
     batches = iter(feed)
     for taken in range(1, 6):
         next(batches)
@@ -284,7 +288,7 @@ def test_without_prefetch_there_is_no_thread_and_nothing_is_ahead() -> None:
         return columns
 
     source = Counted(1000)
-    feed: Feed[Any] = Feed(source, 10, shuffle=True, prefetch=0, finish=finish)
+    feed: BatchLoader[Any] = BatchLoader(source, 10, shuffle=True, prefetch=0, finish=finish)
     batches = iter(feed)
     next(batches)
     next(batches)
@@ -297,7 +301,7 @@ def test_without_prefetch_there_is_no_thread_and_nothing_is_ahead() -> None:
 def test_a_slow_side_waits_for_the_other(producing: float, consuming: float) -> None:
     source = Counted(400, 16, delay=producing)
     found = []
-    for batch in Feed(source, 10, shuffle=True, prefetch=2):
+    for batch in BatchLoader(source, 10, shuffle=True, prefetch=2):
         found += check_batch(batch)
         time.sleep(consuming)
     assert sorted(found) == list(range(400))
@@ -327,33 +331,33 @@ def test_a_slow_side_waits_for_the_other(producing: float, consuming: float) -> 
 )
 def test_what_cannot_be_is_said_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(Invalid) as caught:
-        Feed(Counted(10), **options)
+        BatchLoader(Counted(10), **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_padding_is_said_once() -> None:
-    feed: Feed[Any] = Feed(Counted(10), 2, rank=1, world_size=4)
+    feed: BatchLoader[Any] = BatchLoader(Counted(10), 2, rank=1, world_size=4)
     assert (feed.padded, feed.dropped) == (2, 0)
     with pytest.warns(UserWarning, match="2 of 10 rows come twice .* drop_last=True drops 2"):
         list(feed)
     list(feed)
-    assert Feed(Counted(10), 2, world_size=4, drop_last=True).dropped == 2
+    assert BatchLoader(Counted(10), 2, world_size=4, drop_last=True).dropped == 2
 
 
 # -- memory ------------------------------------------------------------------------------------
 
 
 def test_memory_for_blocks_is_kept_from_epoch_to_epoch_and_out_of_pickles() -> None:
-    feed: Feed[Any] = Feed(Counted(64 * 500, 64), 64, shuffle=True, lanes=8, pool=64)
+    feed: BatchLoader[Any] = BatchLoader(Counted(64 * 500, 64), 64, shuffle=True, lanes=8, pool=64)
     places = set()
     for _ in range(3):
         assert sorted(rows_of(feed)) == list(range(64 * 500))
-        ((_, arrays),) = feed._memory._kept
+        ((_, arrays),) = feed._buffers._kept
         places.add(arrays["image"].ctypes.data)
     assert len(places) == 1
     assert arrays["image"].nbytes > 50_000
-    assert pickle.loads(pickle.dumps(feed._memory))._kept == []
+    assert pickle.loads(pickle.dumps(feed._buffers))._kept == []
 
 
 @pytest.mark.parametrize(("budget", "most"), [(8 * 3 * 64 * 20, 3), (0, 1)])
@@ -371,12 +375,12 @@ def test_large_blocks_are_not_read_far_ahead(budget: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pool, "take", watched)
         patch.setattr("tensorstash.loading.pool._BUNCH", 0)
-        rows_of(Feed(Counted(64 * 60, 64), 16, shuffle=True, **options))
+        rows_of(BatchLoader(Counted(64 * 60, 64), 16, shuffle=True, **options))
     assert far == most
 
 
 def test_in_order_what_is_not_decoded_is_read_as_it_is_wanted() -> None:
     source = Counted(640, 64)
     source.raw = True  # type: ignore[attr-defined]
-    assert rows_of(Feed(source, 10)) == list(range(640))
+    assert rows_of(BatchLoader(source, 10)) == list(range(640))
     assert source.calls == 64

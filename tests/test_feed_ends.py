@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tensorstash.errors import DriverError, NotFound
-from tensorstash.loading.feed import Feed
+from tensorstash.loading.loader import BatchLoader
 from tests.counted import Counted, check_batch
 from tests.feeders import SHUFFLES, feeders, no_feeder, rows_of
 
@@ -32,7 +32,7 @@ def _ends() -> Any:
 
 def test_a_broken_off_loop_ends_its_thread() -> None:
     source = Counted(10_000, delay=0.001)
-    for _ in Feed(source, 10, shuffle=True):
+    for _ in BatchLoader(source, 10, shuffle=True):
         break
     no_feeder()
     calls = source.calls
@@ -42,7 +42,7 @@ def test_a_broken_off_loop_ends_its_thread() -> None:
 
 def test_closing_waits_until_nothing_is_read_any_more() -> None:
     source = Counted(10_000, delay=0.01)
-    feed: Feed[Any] = Feed(source, 10, shuffle=True, threads=2)
+    feed: BatchLoader[Any] = BatchLoader(source, 10, shuffle=True, threads=2)
     batches = iter(feed)
     next(batches)
     batches.close()
@@ -54,7 +54,7 @@ def test_closing_waits_until_nothing_is_read_any_more() -> None:
 
 
 def test_garbage_in_a_circle_ends_its_thread_too() -> None:
-    batches = iter(Feed(Counted(10_000), 10, shuffle=True))
+    batches = iter(BatchLoader(Counted(10_000), 10, shuffle=True))
     next(batches)
     circle: list[Any] = [batches]
     circle.append(circle)
@@ -68,14 +68,14 @@ def test_a_generator_over_it_that_is_dropped() -> None:
             yield batch
             yield batch
 
-    running = twice(Feed(Counted(10_000), 10))
+    running = twice(BatchLoader(Counted(10_000), 10))
     next(running)
     del running
     no_feeder()
 
 
 def test_several_iterators_at_once() -> None:
-    feed: Feed[Any] = Feed(Counted(300), 10, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(Counted(300), 10, shuffle=True)
     one, other = iter(feed), iter(feed)
     found: list[list[int]] = [[], []]
     for first, second in zip(one, other, strict=True):
@@ -86,7 +86,7 @@ def test_several_iterators_at_once() -> None:
 
 
 def test_several_consumers_of_one_iterator() -> None:
-    batches = iter(Feed(Counted(2000), 10, shuffle=True))
+    batches = iter(BatchLoader(Counted(2000), 10, shuffle=True))
     found: list[list[int]] = [[] for _ in range(4)]
 
     def consume(k: int) -> None:
@@ -116,10 +116,10 @@ def test_an_error_comes_in_its_place_and_ends_the_epoch(
 
     source = Counted(640, 16, fault=fault)
     options: dict[str, Any] = {"lanes": 4, "pool": 8, "pool_bytes": 500}
-    feed: Feed[Any] = Feed(
+    feed: BatchLoader[Any] = BatchLoader(
         source, 10, shuffle=shuffle, threads=threads, prefetch=prefetch, **options
     )
-    good: Feed[Any] = Feed(Counted(640, 16), 10, shuffle=shuffle, **options)
+    good: BatchLoader[Any] = BatchLoader(Counted(640, 16), 10, shuffle=shuffle, **options)
     batches = iter(feed)
     found = []
     with pytest.raises(NotFound, match="the store is gone: mount it again"):
@@ -145,7 +145,7 @@ def test_an_error_in_what_makes_batches() -> None:
             raise ZeroDivisionError("of the user's")
         return columns
 
-    feed: Feed[Any] = Feed(Counted(640), 10, finish=finish)
+    feed: BatchLoader[Any] = BatchLoader(Counted(640), 10, finish=finish)
     with pytest.raises(ZeroDivisionError, match="of the user's"):
         list(feed)
     assert feed.state_dict()["position"] == 20
@@ -156,7 +156,7 @@ def test_interrupts_of_the_reader_arrive() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(Feed(Counted(640, fault=fault), 10))
+        list(BatchLoader(Counted(640, fault=fault), 10))
 
 
 def test_faults_of_drivers_keep_their_fields() -> None:
@@ -164,7 +164,7 @@ def test_faults_of_drivers_keep_their_fields() -> None:
         raise DriverError("the disk is gone; mount it", key="c/3", driver="file")
 
     with pytest.raises(DriverError) as caught:
-        list(Feed(Counted(640, fault=fault), 10, shuffle=True, threads=2))
+        list(BatchLoader(Counted(640, fault=fault), 10, shuffle=True, threads=2))
     assert (caught.value.key, caught.value.driver) == ("c/3", "file")
 
 
@@ -175,7 +175,9 @@ def test_faults_of_drivers_keep_their_fields() -> None:
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_a_forked_child_goes_on_by_itself(shuffle: Any, prefetch: int) -> None:
     source = Counted(640, 16, plain=False, delay=0.0005)
-    feed: Feed[Any] = Feed(source, 10, shuffle=shuffle, prefetch=prefetch, pool_bytes=3000)
+    feed: BatchLoader[Any] = BatchLoader(
+        source, 10, shuffle=shuffle, prefetch=prefetch, pool_bytes=3000
+    )
     batches = iter(feed)
     before = [check_batch(next(batches)) for _ in range(7)]
     read, write = os.pipe()
@@ -217,9 +219,9 @@ def test_the_interpreter_ends_without_waiting(how: str) -> None:
             "import sys, time",
             f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})",
             "from tests.counted import Counted",
-            "from tensorstash.loading.feed import Feed",
+            "from tensorstash.loading.loader import BatchLoader",
             "source = Counted(100_000 if 'thread' not in sys.argv else 2000, 16)",
-            "feed = Feed(source, 10, shuffle=True, threads=2)",
+            "feed = BatchLoader(source, 10, shuffle=True, threads=2)",
             textwrap.dedent(SCRIPTS[how]),
         ]
     )

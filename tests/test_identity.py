@@ -18,7 +18,7 @@ import tensorstash as stash
 from tensorstash.driver import Request
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, Invalid, NotFound
-from tensorstash.loading.feed import Feed
+from tensorstash.loading.loader import BatchLoader
 from tensorstash.metadata import trailer
 from tests.far import FarDriver
 from tests.sent import sent
@@ -348,12 +348,12 @@ def test_a_resumed_epoch_keeps_to_its_fields() -> None:
     values = {"id": np.arange(20_000), "lab": np.ones(20_000, "i4")}
     records = stash.save_records({}, values, rows_per_chunk=16)
     how: Any = {"shuffle": True, "pool_bytes": "8KiB", "prefetch": 2}
-    loader: Feed[Any] = Feed(records, 8, **how)
+    loader: BatchLoader[Any] = BatchLoader(records, 8, **how)
     batches = iter(loader)
     next(batches)
     state = loader.state_dict()
     records.extend({"id": np.arange(8), "lab": np.ones(8, "i4")})
-    resumed: Feed[Any] = Feed(records, 8, **how)
+    resumed: BatchLoader[Any] = BatchLoader(records, 8, **how)
     resumed.load_state_dict(state)
     batches = iter(resumed)
     assert set(next(batches)) == {"id", "lab"}

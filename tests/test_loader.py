@@ -14,9 +14,8 @@ import pytest
 import torch
 
 import tensorstash as stash
+from tensorstash.columns import Columns, Ragged
 from tensorstash.errors import Invalid, NotFound
-from tensorstash.loading.ragged import Ragged
-from tensorstash.loading.source import Columns
 from tensorstash.torch import ArrayDataset, Batch, Loader, Patches, Windows, mix
 from tests.counted import Counted, check_batch
 
@@ -79,7 +78,7 @@ def test_a_transform_gets_batches_one_after_another_in_the_background() -> None:
 
 def test_a_chosen_format_is_kept() -> None:
     source = Counted(20)
-    source.form = "numpy"  # type: ignore[attr-defined]
+    source.format = "numpy"  # type: ignore[attr-defined]
     for batch in Loader(source, 10):
         assert type(batch["row"]) is np.ndarray
         assert type(batch) is dict

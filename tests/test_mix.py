@@ -18,12 +18,10 @@ from torch.utils.data import DataLoader
 
 import tensorstash as stash
 from tensorstash.errors import Invalid, InvalidSelection
-from tensorstash.loading.order import Exact, InOrder, Order
-from tensorstash.loading.pooled import Pooled
+from tensorstash.loading.order import BlockShuffle, Exact, InOrder, Order
 from tensorstash.loading.source import Blocks, Source
-from tensorstash.sources.mix import Mix
-from tensorstash.sources.passes import Passes
-from tensorstash.sources.schedule import Schedule, parse_weights
+from tensorstash.sources.interleave import RepeatedShuffle, WeightedInterleave, parse_weights
+from tensorstash.sources.mixture import Mix
 from tensorstash.torch import Patches, Windows, mix
 
 WEIGHTS = st.lists(st.integers(1, 60), min_size=1, max_size=9)
@@ -41,7 +39,7 @@ def numbers(rows: int, chunk: int, first: int = 0, location: Any = None) -> stas
 
 @given(WEIGHTS, st.integers(0, 10**12))
 def test_a_source_has_its_share_of_every_stretch(weights: list[int], start: int) -> None:
-    schedule = Schedule(weights)
+    schedule = WeightedInterleave(weights)
     positions = np.arange(start, start + 400)
     source, number = schedule.find(positions)
     before = schedule.counts(start)
@@ -59,7 +57,7 @@ def test_a_source_has_its_share_of_every_stretch(weights: list[int], start: int)
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 3000))
 def test_of_two_sources_every_stretch_has_the_share_rounded(a: int, b: int, stretch: int) -> None:
-    source, _ = Schedule([a, b]).find(np.arange(6000))
+    source, _ = WeightedInterleave([a, b]).find(np.arange(6000))
     given_ = np.concatenate([[0], np.cumsum(source == 0)])
     counts = given_[stretch:] - given_[:-stretch]
     share = stretch * a / (a + b)
@@ -67,9 +65,9 @@ def test_of_two_sources_every_stretch_has_the_share_rounded(a: int, b: int, stre
 
 
 def test_a_schedule_is_the_same_for_ever() -> None:
-    source, _ = Schedule([5, 3, 2]).find(np.arange(20))
+    source, _ = WeightedInterleave([5, 3, 2]).find(np.arange(20))
     assert "".join(map(str, source)) == GOLDEN
-    far, number = Schedule([5, 3, 2]).find(np.array([10**15, 10**15 + 1]))
+    far, number = WeightedInterleave([5, 3, 2]).find(np.array([10**15, 10**15 + 1]))
     assert far.tolist() == source[:2].tolist()
     assert number[0] == [5, 3, 2][far[0]] * 10**14
 
@@ -138,7 +136,7 @@ def test_a_mixture_says_which_weight_is_too_small() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 9), st.none() | st.integers(0, 5), st.integers(0, 200))
 def test_passes_have_every_row_once_each(rows: int, size: int, seed: Any, start: int) -> None:
-    passes = Passes(Blocks.regular(rows, size), seed, 0)
+    passes = RepeatedShuffle(Blocks.regular(rows, size), seed, 0)
     stream = passes.rows(np.arange(3 * rows))
     for turn in range(3):
         one = stream[turn * rows : (turn + 1) * rows]
@@ -291,7 +289,7 @@ def test_blocks_are_the_chunks_of_the_sources() -> None:
 def pooled(seed: int) -> Any:
     def make(blocks: Blocks, which: int, share: float) -> Order:
         lanes, pool = max(1, round(16 * share)), max(1, round(40 * share))
-        return Pooled(blocks, seed + which, 0, lanes, pool)
+        return BlockShuffle(blocks, seed + which, 0, lanes, pool)
 
     return make
 
@@ -311,8 +309,8 @@ def test_a_shuffle_within_the_sources_keeps_their_shares(make: Any) -> None:
     assert source.tolist() == mixed.origins(positions)[0].tolist()
     # Any stretch by itself is what it is in the whole.
     assert order.rows(positions[700:900]).tolist() == rows[700:900].tolist()
-    block, within = order.places(positions)
-    for k, ends in enumerate(order.ends()):
+    block, within = order.locate(positions)
+    for k, ends in enumerate(order.last_use()):
         assert np.flatnonzero(block == k).max(initial=-1) < ends
     assert (within < np.diff(order.blocks.bounds)[block]).all()
     lanes = order.lanes(positions)

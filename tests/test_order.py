@@ -11,13 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensorstash.loading.cuts import Cuts
-from tensorstash.loading.order import Exact, InOrder, Order
+from tensorstash.loading.order import BlockShuffle, Exact, InOrder, Order, PieceOffsets, RoundRobin
 from tensorstash.loading.permutation import permuted
-from tensorstash.loading.pooled import Pooled
-from tensorstash.loading.share import Share
+from tensorstash.loading.ranks import RankBatches
 from tensorstash.loading.source import Blocks
-from tensorstash.loading.turns import Turns
 
 
 def blocks_of(sizes: Any) -> Blocks:
@@ -51,7 +48,7 @@ def any_order(draw: st.DrawFn) -> Order:
         return InOrder(blocks)
     if kind == "exact":
         return Exact(blocks, seed, epoch)
-    return Pooled(blocks, seed, epoch, draw(st.integers(1, 70)), draw(st.integers(1, 100)))
+    return BlockShuffle(blocks, seed, epoch, draw(st.integers(1, 70)), draw(st.integers(1, 100)))
 
 
 def every(order: Order) -> Any:
@@ -82,12 +79,12 @@ def test_any_cut_of_the_positions_gives_the_same(order: Order, data: st.DataObje
 @settings(max_examples=200, deadline=None)
 @given(any_order())
 def test_places_are_where_rows_lie_and_blocks_end_when_they_say(order: Order) -> None:
-    block, within = order.places(every(order))
+    block, within = order.locate(every(order))
     rows = order.rows(every(order))
     for position in range(0, order.count, 7):
         at = int(block[position])
         assert order.blocks.rows(at)[within[position]] == rows[position]
-    ends = order.ends()
+    ends = order.last_use()
     last = np.full(len(order.blocks), -1)
     np.maximum.at(last, block, every(order))
     assert (last < ends).all()
@@ -97,7 +94,7 @@ def test_places_are_where_rows_lie_and_blocks_end_when_they_say(order: Order) ->
 def test_seeds_and_epochs_give_other_orders() -> None:
     blocks = Blocks.regular(1000, 10)
     orders = [Exact(blocks, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
-    orders += [Pooled(blocks, seed, epoch, 8, 32) for seed in (0, 1) for epoch in (0, 1)]
+    orders += [BlockShuffle(blocks, seed, epoch, 8, 32) for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(order.rows(np.arange(50))) for order in orders}) == len(orders)
 
 
@@ -108,15 +105,15 @@ def test_the_same_for_ever() -> None:
 
     ragged = blocks_of([3, 0, 50, 7, 7, 20, 1] * 9)
     assert told(Exact(Blocks.regular(1000, 64), 1, 2)) == "a0981f5e0834e8ff"
-    assert told(Pooled(Blocks.regular(1000, 64), 1, 2, 4, 8)) == "50a59ab8868bc3f0"
-    assert told(Pooled(Blocks.regular(64 * 64, 16), 1, 2, 64, 256)) == "646bd976e5a56c60"
-    assert told(Pooled(ragged, 1, 2, 16, 32)) == "c582ba9cdd0dd493"
+    assert told(BlockShuffle(Blocks.regular(1000, 64), 1, 2, 4, 8)) == "50a59ab8868bc3f0"
+    assert told(BlockShuffle(Blocks.regular(64 * 64, 16), 1, 2, 64, 256)) == "646bd976e5a56c60"
+    assert told(BlockShuffle(ragged, 1, 2, 16, 32)) == "c582ba9cdd0dd493"
 
 
 def test_blocks_that_the_pool_holds_are_shuffled_whole() -> None:
     # Lanes begin groups at different times; one that is a single group has no time but the first.
     for size in (10_000, 1000, 100):
-        order = Pooled(Blocks.regular(10_000, size), 3, 0, 64, 10_000 // size)
+        order = BlockShuffle(Blocks.regular(10_000, size), 3, 0, 64, 10_000 // size)
         for start in range(0, 10_000, 1000):
             found = np.sort(order.rows(np.arange(start, start + 1000)))
             gaps = np.abs(found - np.linspace(0, 9999, 1000))
@@ -134,7 +131,7 @@ def spread(order: Order, batch: int, trials: int = 60) -> float:
     batches = n // batch
 
     def of(some: Order) -> float:
-        block = some.places(np.arange(batches * batch))[0]
+        block = some.locate(np.arange(batches * batch))[0]
         means = values[:, block].reshape(trials, batches, batch).mean(axis=2)
         return float(means.std(axis=1).mean())
 
@@ -146,7 +143,7 @@ def spread(order: Order, batch: int, trials: int = 60) -> float:
     [(64, 256, 128), (64, 256, 256), (64, 256, 512), (64, 64, 128), (16, 64, 64), (4, 4, 64)],
 )
 def test_batch_means_spread_no_more_than_predicted(lanes: int, pool: int, batch: int) -> None:
-    order = Pooled(Blocks.regular(1024 * 32, 32), 3, 0, lanes, pool)
+    order = BlockShuffle(Blocks.regular(1024 * 32, 32), 3, 0, lanes, pool)
     measured = spread(order, batch)
     assert measured < np.sqrt(1 + batch / pool) * 1.02
     # And no better than rows of so many blocks can be: the measure sees correlation at all.
@@ -154,8 +151,8 @@ def test_batch_means_spread_no_more_than_predicted(lanes: int, pool: int, batch:
 
 
 def test_a_batch_as_large_as_the_lanes_is_as_even_as_a_true_shuffle() -> None:
-    order = Pooled(Blocks.regular(1024 * 64, 64), 3, 0, 64, 256)
-    block = order.places(every(order))[0].reshape(-1, 64)
+    order = BlockShuffle(Blocks.regular(1024 * 64, 64), 3, 0, 64, 256)
+    block = order.locate(every(order))[0].reshape(-1, 64)
     assert all(len(set(row)) == 64 for row in block.tolist())
     assert spread(order, 64) < 1.02
 
@@ -163,15 +160,15 @@ def test_a_batch_as_large_as_the_lanes_is_as_even_as_a_true_shuffle() -> None:
 @pytest.mark.parametrize("count", [65, 100, 200, 1000])
 def test_the_last_batches_are_no_worse(count: int) -> None:
     # Lanes end at different times: without care the last batch had rows of one block.
-    order = Pooled(Blocks.regular(count * 64 - 30, 64), 3, 0, 64, 256)
-    block = order.places(every(order))[0]
+    order = BlockShuffle(Blocks.regular(count * 64 - 30, 64), 3, 0, 64, 256)
+    block = order.locate(every(order))[0]
     found = [len(set(block[at : at + 64].tolist())) for at in range(0, order.count - 64, 64)]
     assert min(found) > 30
 
 
 def test_rows_of_a_block_are_spread_over_many_batches() -> None:
-    order = Pooled(Blocks.regular(1024 * 64, 64), 3, 0, 64, 256)
-    block = order.places(every(order))[0]
+    order = BlockShuffle(Blocks.regular(1024 * 64, 64), 3, 0, 64, 256)
+    block = order.locate(every(order))[0]
     batches = [len(set((np.flatnonzero(block == k) // 64).tolist())) for k in range(50)]
     assert np.mean(batches) > 40
 
@@ -180,13 +177,13 @@ def test_rows_of_a_block_are_spread_over_many_batches() -> None:
 def test_blocks_at_a_time_are_pool_and_lanes_and_begin_one_after_another(
     lanes: int, pool: int
 ) -> None:
-    order = Pooled(Blocks.regular(1024 * 64, 64), 5, 0, lanes, pool)
-    block = order.places(every(order))[0]
+    order = BlockShuffle(Blocks.regular(1024 * 64, 64), 5, 0, lanes, pool)
+    block = order.locate(every(order))[0]
     first = np.full(len(order.blocks), order.count)
     np.minimum.at(first, block, every(order))
     change = np.zeros(order.count + 1, int)
     np.add.at(change, first, 1)
-    np.add.at(change, order.ends(), -1)
+    np.add.at(change, order.last_use(), -1)
     assert np.cumsum(change).max() <= pool + lanes
     # A quarter of what a group of every lane would be at once, and less.
     begun = np.bincount(first // lanes)[8:]
@@ -198,7 +195,7 @@ def test_blocks_at_a_time_are_pool_and_lanes_and_begin_one_after_another(
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_turns_are_one_row_of_each_lane_that_has_some_left(lengths: list[int]) -> None:
-    turns = Turns(np.array(lengths))
+    turns = RoundRobin(np.array(lengths))
     total = sum(lengths)
     lane, row = turns.find(np.arange(total))
     assert sorted(zip(lane.tolist(), row.tolist(), strict=True)) == [
@@ -216,7 +213,7 @@ def test_cuts_find_the_piece(sizes: list[int], size: int, regular: bool) -> None
         sizes = [size] * len(sizes)
         sizes[len(sizes) // 2] = max(1, size // 2)
     bounds = blocks_of(sizes).bounds
-    piece, within = Cuts(bounds).find(np.arange(bounds[-1]))
+    piece, within = PieceOffsets(bounds).find(np.arange(bounds[-1]))
     assert piece.tolist() == [k for k, n in enumerate(sizes) for _ in range(n)]
     assert within.tolist() == [i for n in sizes for i in range(n)]
 
@@ -226,15 +223,15 @@ def test_cuts_find_the_piece(sizes: list[int], size: int, regular: bool) -> None
 
 @pytest.mark.parametrize("world", [2, 4, 8, 16])
 def test_ranks_need_each_block_once_where_the_batch_is_a_multiple_of_the_lanes(world: int) -> None:
-    order = Pooled(Blocks.regular(1024 * 16, 16), 5, 0, 64, 256)
-    shares = [Share(128 // world, rank, world, False) for rank in range(world)]
-    touched = [set(order.places(share.positions(order, 0))[0].tolist()) for share in shares]
+    order = BlockShuffle(Blocks.regular(1024 * 16, 16), 5, 0, 64, 256)
+    shares = [RankBatches(128 // world, rank, world, False) for rank in range(world)]
+    touched = [set(order.locate(share.positions(order, 0))[0].tolist()) for share in shares]
     assert sum(map(len, touched)) == len(order.blocks)
 
 
 @pytest.mark.parametrize(("world", "batch", "most"), [(3, 64, 1.06), (5, 37, 1.45), (6, 50, 1.5)])
 def test_other_batches_cost_some_blocks_twice(world: int, batch: int, most: float) -> None:
-    order = Pooled(Blocks.regular(1024 * 64, 64), 5, 0, 64, 256)
-    shares = [Share(batch, rank, world, False) for rank in range(world)]
-    touched = [set(order.places(share.positions(order, 0))[0].tolist()) for share in shares]
+    order = BlockShuffle(Blocks.regular(1024 * 64, 64), 5, 0, 64, 256)
+    shares = [RankBatches(batch, rank, world, False) for rank in range(world)]
+    touched = [set(order.locate(share.positions(order, 0))[0].tolist()) for share in shares]
     assert 1.0 < sum(map(len, touched)) / len(order.blocks) < most

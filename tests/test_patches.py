@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 import tensorstash as stash
 from tensorstash.errors import Invalid, InvalidSelection
 from tensorstash.loading.source import Source
-from tensorstash.sources.corners import GridCorners, RandomCorners
-from tensorstash.sources.sharing import apart
+from tensorstash.sources.boxes import apart
+from tensorstash.sources.patches import GridCorners, RandomCorners
 from tensorstash.torch import Patches
 from tests.far import FarDriver
 

@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, default_convert
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from tensorstash.columns import Ragged
 from tensorstash.errors import Invalid, Unsupported
 from tensorstash.loading.present import present, rows, shown
-from tensorstash.loading.ragged import Ragged
 from tensorstash.torch import Batch
 
 SAME = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

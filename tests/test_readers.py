@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.loading.pace import Pace
-from tensorstash.loading.readers import Job, Readers
+from tensorstash.loading.workers import Task, ThreadTuner, WorkQueue
 
 
 def test_every_job_is_done_once_and_errors_are_told() -> None:
@@ -24,8 +23,8 @@ def test_every_job_is_done_once_and_errors_are_told() -> None:
         if i == 30:
             raise ValueError(str(i))
 
-    readers = Readers(3, waits=False)
-    jobs = [Job(lambda i=i: work(i)) for i in range(60)]  # type: ignore[misc]
+    readers = WorkQueue(3, waits=False)
+    jobs = [Task(lambda i=i: work(i)) for i in range(60)]  # type: ignore[misc]
     readers.add(*jobs)
     readers.go()
     for i, job in enumerate(jobs):
@@ -48,9 +47,9 @@ def test_what_is_held_is_not_begun_and_what_was_begun_is_over() -> None:
         go.wait(10)
         over.append("first")
 
-    readers = Readers(1, waits=True)
-    rest = [Job(lambda: over.append("rest")) for _ in range(3)]
-    readers.add(Job(first), *rest)
+    readers = WorkQueue(1, waits=True)
+    rest = [Task(lambda: over.append("rest")) for _ in range(3)]
+    readers.add(Task(first), *rest)
     readers.go()
     assert begun.wait(10)
     threading.Timer(0.05, go.set).start()
@@ -64,7 +63,7 @@ def test_what_is_held_is_not_begun_and_what_was_begun_is_over() -> None:
 
 def test_threads_are_kept_where_they_pay() -> None:
     for each, kept in ((1.1, True), (1.7, False), (2.5, False)):
-        pace = Pace(2, decided=False)
+        pace = ThreadTuner(2, decided=False)
         assert not pace.together
         for _ in range(8):
             pace.took(1.0)
@@ -75,9 +74,9 @@ def test_threads_are_kept_where_they_pay() -> None:
         for _ in range(99):
             pace.took(5.0)
         assert pace.together is kept
-    assert Pace(2, decided=True).together
-    assert not Pace(1, decided=True).together
-    assert not Pace(1, decided=False).together
+    assert ThreadTuner(2, decided=True).together
+    assert not ThreadTuner(1, decided=True).together
+    assert not ThreadTuner(1, decided=False).together
 
 
 def test_whole_chunks_in_any_order_equal_numpy() -> None:

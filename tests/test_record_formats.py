@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tensorstash as stash
+from tensorstash.columns import Ragged
 from tensorstash.errors import Invalid, Unsupported
-from tensorstash.loading.ragged import Ragged
 from tensorstash.records import schema
 from tensorstash.records.elements import recast
 from tensorstash.records.formats import FORMS, columns_of, nested, one_row, present

@@ -21,8 +21,8 @@ from tensordict import (
     lazy_stack,
 )
 
+from tensorstash.columns import Ragged
 from tensorstash.errors import Invalid, Unsupported
-from tensorstash.loading.ragged import Ragged
 from tensorstash.records import schema
 from tensorstash.records.formats import columns_of, flat, row_of
 

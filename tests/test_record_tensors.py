@@ -10,8 +10,8 @@ import pytest
 import torch
 from tensordict import NonTensorStack, TensorDict
 
+from tensorstash.columns import Ragged
 from tensorstash.errors import Unsupported
-from tensorstash.loading.ragged import Ragged
 from tensorstash.records import schema
 from tensorstash.records.formats import columns_of, one_row, present
 from tensorstash.torch import Batch

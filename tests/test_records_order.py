@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import tensorstash as stash
 from tensorstash.errors import Corrupt, Invalid
-from tensorstash.loading.feed import Feed
-from tensorstash.loading.ordering import fingerprint
+from tensorstash.loading.loader import BatchLoader
+from tensorstash.loading.sampler import fingerprint
 from tensorstash.records import sizes
-from tensorstash.sources.beside import as_rows
-from tensorstash.sources.mix import mix
+from tensorstash.sources.arrays import as_source
+from tensorstash.sources.mixture import mix
 from tensorstash.sources.patches import Patches
 from tensorstash.sources.windows import Windows
 
@@ -29,8 +29,8 @@ VIEWS: dict[str, Any] = {
 
 def rows_of(ranks: list[Any], **options: Any) -> list[int]:
     """What ranks have between them, each of a handle of its own."""
-    feeds: list[Feed[Any]] = [
-        Feed(one, 4, rank=k, world_size=len(ranks), shuffle=True, **options)
+    feeds: list[BatchLoader[Any]] = [
+        BatchLoader(one, 4, rank=k, world_size=len(ranks), shuffle=True, **options)
         for k, one in enumerate(ranks)
     ]
     return [row for feed in feeds for batch in feed for row in batch["id"].tolist()]
@@ -108,11 +108,11 @@ def view(store: Any, which: str, rows: int) -> Any:
 
 def orders(source: Any) -> list[Any]:
     """The order of two epochs, of a pool that goes by bytes."""
-    feed: Feed[Any] = Feed(source, 4, shuffle=True, pool_bytes=4096)
+    feed: BatchLoader[Any] = BatchLoader(source, 4, shuffle=True, pool_bytes=4096)
     found = []
     for epoch in (0, 1):
         feed.set_epoch(epoch)
-        order = feed._ordering.order(source, feed._epochs.state)
+        order = feed.sampler.plan(feed.sampler._state).order
         found.append(order.rows(np.arange(order.count)))
     return found
 
@@ -146,7 +146,7 @@ def test_notes_that_are_none_are_refused() -> None:
 
 def begun(source: Any, batch: int = 7) -> tuple[dict[str, Any], list[int]]:
     """The state after three batches, and the rows that are left."""
-    feed: Feed[Any] = Feed(source, batch, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(source, batch, shuffle=True)
     batches = iter(feed)
     for _ in range(3):
         next(batches)
@@ -162,7 +162,7 @@ def ids(batch: Any) -> list[int]:
 
 
 def rest(source: Any, state: Any, batch: int = 7) -> list[int]:
-    feed: Feed[Any] = Feed(source, batch, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(source, batch, shuffle=True)
     feed.load_state_dict(state)
     assert len(feed) == -(-(state["rows"] - state["position"]) // batch)
     found = [id_ for one in feed for id_ in ids(one)]
@@ -184,7 +184,7 @@ def test_an_epoch_over_the_rows_that_its_state_counts() -> None:
             assert rest(stash.open_records(store), state) == left
         known.append(begun(stash.open_records(store)))
     # The handle learns of the rows in mid-epoch.
-    feed: Feed[Any] = Feed(r, 7, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(r, 7, shuffle=True)
     batches = iter(feed)
     seen = ids(next(batches))
     r.extend({"id": np.arange(50), "t": [np.arange(5)] * 50})
@@ -200,11 +200,11 @@ def test_arrays_that_have_grown() -> None:
     b = stash.save({}, np.arange(200)[:, None].repeat(3, 1), chunks=(9, 3), codecs=None)
     cases: list[Any] = [lambda: a, lambda: {"id": a, "b": b}, lambda: b]
     cases.append(lambda: {"id": a[...], "b": b})
-    known = [(make, *begun(as_rows(make()))) for make in cases]
+    known = [(make, *begun(as_source(make()))) for make in cases]
     a.append(np.arange(33))
     b.append(np.ones((33, 3), "int64"))
     for make, state, left in known:
-        assert rest(as_rows(make()), state) == left
+        assert rest(as_source(make()), state) == left
 
 
 def test_fields_that_a_view_does_not_show_come_and_go() -> None:
@@ -235,7 +235,7 @@ def test_fields_that_a_view_does_not_show_come_and_go() -> None:
     r.add_field("id", "int32")
     for view, (state, _) in zip(views(), known, strict=True):
         with pytest.raises(Invalid, match="the state is of other data"):
-            Feed(view, 7, shuffle=True).load_state_dict(state)
+            BatchLoader(view, 7, shuffle=True).load_state_dict(state)
 
 
 def test_windows_of_rows_that_have_grown() -> None:
@@ -290,12 +290,12 @@ def test_patches_of_arrays_that_have_grown(how: Any, shape: Any) -> None:
 
 def test_an_epoch_of_patches_that_began_after_more_were_appended_has_them() -> None:
     a = stash.save({}, np.arange(40), chunks=(8,))
-    feed = Feed(Patches(a, 4, count=9), 3, shuffle=True)
+    feed = BatchLoader(Patches(a, 4, count=9), 3, shuffle=True)
     batches = iter(feed)
     next(batches)
     state = feed.state_dict()
     a.append(np.arange(1000))
-    again = Feed(Patches(a, 4, count=9), 3, shuffle=True)
+    again = BatchLoader(Patches(a, 4, count=9), 3, shuffle=True)
     again.load_state_dict(state)
     assert max(int(np.max(batch)) for batch in again) < 40
     assert max(int(np.max(batch)) for batch in again) >= 40
@@ -310,5 +310,5 @@ def test_mixtures_take_the_first_rows() -> None:
     state, left = begun(make(r))
     r.extend({"id": np.arange(100)})
     with pytest.raises(Invalid, match=r"make it of the rows there were, as records"):
-        Feed(make(r), 7, shuffle=True).load_state_dict(state)
+        BatchLoader(make(r), 7, shuffle=True).load_state_dict(state)
     assert rest(make(r.where(slice(0, 300))), state) == left

@@ -69,7 +69,11 @@ def test_pickles_are_small_however_many_rows(tmp_path: Path) -> None:
         again = pickle.loads(data)
         assert len(again) == len(view)
         same(again.rows.at(slice(0, 50, 1), 10**6), view.rows.at(slice(0, 50, 1), 10**6))
-        assert (again.names, again.form, again.transform) == (view.names, view.form, view.transform)
+        assert (again.names, again.format, again.transform) == (
+            view.names,
+            view.format,
+            view.transform,
+        )
 
 
 def rows_of(view: stash.Records, wanted: list[int]) -> None:

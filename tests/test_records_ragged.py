@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 
 import tensorstash as stash
+from tensorstash.columns import Ragged
 from tensorstash.errors import Invalid, InvalidSelection
-from tensorstash.loading.ragged import Ragged
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
 from tests.oracle import same
 from tests.ragged_rows import ROWS, holds, made

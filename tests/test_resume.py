@@ -13,20 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorstash.errors import Invalid
-from tensorstash.loading.feed import Feed
+from tensorstash.loading.loader import BatchLoader
 from tensorstash.loading.permutation import permuted
-from tensorstash.loading.source import Blocks
-from tensorstash.loading.state import State
+from tensorstash.loading.sampler import State
+from tensorstash.loading.source import Blocks, wrapped
 from tests.counted import Counted, check_batch
 
 SHUFFLES: tuple[Any, ...] = (False, True, "exact")
 ROWS = 4096 - 17
 
 
-def feeds(world: int, batch: int, state: Any = None, **options: Any) -> list[Feed[Any]]:
+def feeds(world: int, batch: int, state: Any = None, **options: Any) -> list[BatchLoader[Any]]:
     """A loader of each rank, all at ``state``."""
     made = [
-        Feed(Counted(ROWS, 16), batch, rank=rank, world_size=world, drop_last=True, **options)
+        BatchLoader(
+            Counted(ROWS, 16), batch, rank=rank, world_size=world, drop_last=True, **options
+        )
         for rank in range(world)
     ]
     for feed in made:
@@ -39,7 +41,7 @@ def rows_of(batches: Any) -> list[int]:
     return [row for batch in batches for row in check_batch(batch)]
 
 
-def some(ranks: list[Feed[Any]], until: float) -> tuple[list[int], dict[str, Any]]:
+def some(ranks: list[BatchLoader[Any]], until: float) -> tuple[list[int], dict[str, Any]]:
     """What ranks yield until about that part of the epoch is done, in step, and the state then."""
     batches = [iter(feed) for feed in ranks]
     found: list[int] = []
@@ -71,7 +73,7 @@ def test_world_1_to_2_to_4_to_3_with_other_threads(shuffle: Any) -> None:
         assert state["position"] == len(found)
         assert len(set(found)) == len(found)
     # One rank has what is left, however few rows a last batch has.
-    last: Feed[Any] = Feed(Counted(ROWS, 16), 50, **options)
+    last: BatchLoader[Any] = BatchLoader(Counted(ROWS, 16), 50, **options)
     last.load_state_dict(state or {})
     rest = rows_of(last)
     assert sorted(found + rest) == list(range(ROWS))
@@ -81,19 +83,19 @@ def test_a_state_is_small_however_large_the_numbers() -> None:
     state = State("pooled", 2**63, 10**6, 10**12, 10**12, f"{'f' * 16}-{'f' * 8}", 65536, 10**7)
     assert len(json.dumps(state.to_dict())) < 200
     assert len(json.dumps(replace(state, extent=10**12).to_dict())) < 250
-    assert len(json.dumps(Feed(Counted(10_000), shuffle=True).state_dict())) < 150
+    assert len(json.dumps(BatchLoader(Counted(10_000), shuffle=True).state_dict())) < 150
 
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)
 def test_the_same_loader_goes_on_with_the_same_batches(shuffle: Any) -> None:
-    whole = [check_batch(batch) for batch in Feed(Counted(ROWS, 16), 64, shuffle=shuffle)]
-    first: Feed[Any] = Feed(Counted(ROWS, 16), 64, shuffle=shuffle)
+    whole = [check_batch(batch) for batch in BatchLoader(Counted(ROWS, 16), 64, shuffle=shuffle)]
+    first: BatchLoader[Any] = BatchLoader(Counted(ROWS, 16), 64, shuffle=shuffle)
     batches = iter(first)
     for _ in range(11):
         next(batches)
     state = first.state_dict()
     batches.close()
-    again: Feed[Any] = Feed(Counted(ROWS, 16), 64, shuffle=shuffle)
+    again: BatchLoader[Any] = BatchLoader(Counted(ROWS, 16), 64, shuffle=shuffle)
     again.load_state_dict(state)
     assert again.state_dict() == state
     assert [check_batch(batch) for batch in again] == whole[11:]
@@ -118,8 +120,8 @@ def test_any_row_of_ranks_and_batches(
     rows, state = 700, None
     found: list[int] = []
     for world, batch, count in steps:
-        ranks: list[Feed[Any]] = [
-            Feed(Counted(rows, 9), batch, rank=r, world_size=world, pool=pool, **options)
+        ranks: list[BatchLoader[Any]] = [
+            BatchLoader(Counted(rows, 9), batch, rank=r, world_size=world, pool=pool, **options)
             for r in range(world)
         ]
         batches = []
@@ -134,7 +136,7 @@ def test_any_row_of_ranks_and_batches(
                 found += check_batch(next(rank))
         state = ranks[0].state_dict()
         assert all(feed.state_dict() == state for feed in ranks)
-    last: Feed[Any] = Feed(Counted(rows, 9), 64, pool=pool, **options)
+    last: BatchLoader[Any] = BatchLoader(Counted(rows, 9), 64, pool=pool, **options)
     last.load_state_dict(state or {})
     last.set_epoch(0)
     assert sorted(found + rows_of(last)) == list(range(rows))
@@ -164,7 +166,7 @@ def test_a_chain_of_resumes_repeats_and_leaves_out_what_it_says(
         twice, out, length = expected(left, world * batch, world, drop)
         counts: set[tuple[int, ...]] = set()
         for rank in range(world):
-            feed: Feed[Any] = Feed(
+            feed: BatchLoader[Any] = BatchLoader(
                 Counted(rows, 9),
                 batch,
                 rank=rank,
@@ -210,12 +212,12 @@ def expected(left: int, whole: int, world: int, drop: bool) -> tuple[int, int, i
 
 @pytest.mark.filterwarnings("ignore:.*comes? twice")
 def test_the_numbers_are_those_of_what_is_still_to_come() -> None:
-    first: Feed[Any] = Feed(Counted(1000, 16), 15, shuffle=True, rank=0, world_size=3)
+    first: BatchLoader[Any] = BatchLoader(Counted(1000, 16), 15, shuffle=True, rank=0, world_size=3)
     batches = iter(first)
     for _ in range(8):
         next(batches)
     state = first.state_dict()
-    again: Feed[Any] = Feed(Counted(1000, 16), 5, shuffle=True, rank=2, world_size=7)
+    again: BatchLoader[Any] = BatchLoader(Counted(1000, 16), 5, shuffle=True, rank=2, world_size=7)
     assert (again.padded, again.dropped, len(again)) == (1, 0, 29)
     again.load_state_dict(state)
     assert (again.padded, again.dropped, len(again)) == (4, 0, 19)
@@ -235,23 +237,23 @@ def test_the_numbers_are_those_of_what_is_still_to_come() -> None:
 
 
 def test_a_warning_tells_of_the_rest_that_is_begun() -> None:
-    feed: Feed[Any] = Feed(Counted(100, 8), 5, rank=0, world_size=3)
+    feed: BatchLoader[Any] = BatchLoader(Counted(100, 8), 5, rank=0, world_size=3)
     feed.load_state_dict({**feed.state_dict(), "position": 60})
     with pytest.warns(UserWarning, match="2 of 40 rows come twice in the rest of the epoch"):
         list(feed)
     with pytest.warns(UserWarning, match="2 of 100 rows come twice in an epoch, .* drops 10 inst"):
-        again: Feed[Any] = Feed(Counted(100, 8), 5, rank=0, world_size=3)
+        again: BatchLoader[Any] = BatchLoader(Counted(100, 8), 5, rank=0, world_size=3)
         list(again)
 
 
 def test_what_was_read_ahead_is_not_counted() -> None:
-    feed: Feed[Any] = Feed(Counted(ROWS, 16), 10, shuffle=True, prefetch=50)
+    feed: BatchLoader[Any] = BatchLoader(Counted(ROWS, 16), 10, shuffle=True, prefetch=50)
     batches = iter(feed)
     assert feed.state_dict()["position"] == 0
     taken = [check_batch(next(batches)) for _ in range(3)]
     assert feed.state_dict()["position"] == 30
     batches.close()
-    again: Feed[Any] = Feed(Counted(ROWS, 16), 10, shuffle=True)
+    again: BatchLoader[Any] = BatchLoader(Counted(ROWS, 16), 10, shuffle=True)
     again.load_state_dict(feed.state_dict())
     assert sorted([*chain(*taken), *rows_of(again)]) == list(range(ROWS))
 
@@ -259,8 +261,8 @@ def test_what_was_read_ahead_is_not_counted() -> None:
 # -- from epoch to epoch -----------------------------------------------------------------------
 
 
-def made() -> Feed[Any]:
-    return Feed(Counted(200, 8), 20, shuffle=True, lanes=4, pool=8)
+def made() -> BatchLoader[Any]:
+    return BatchLoader(Counted(200, 8), 20, shuffle=True, lanes=4, pool=8)
 
 
 def orders(count: int) -> list[list[int]]:
@@ -334,22 +336,24 @@ def test_a_state_of_an_epochs_end() -> None:
 
 
 def test_what_was_dropped_at_an_epochs_end_is_not_left_for_later() -> None:
-    feed: Feed[Any] = Feed(Counted(105, 8), 20, drop_last=True)
+    feed: BatchLoader[Any] = BatchLoader(Counted(105, 8), 20, drop_last=True)
     assert len(rows_of(feed)) == 100
     assert feed.state_dict()["position"] == 105
-    again: Feed[Any] = Feed(Counted(105, 8), 5)
+    again: BatchLoader[Any] = BatchLoader(Counted(105, 8), 5)
     again.load_state_dict(feed.state_dict())
     again.set_epoch(0)
     assert rows_of(again) == []
 
 
 def test_the_seed_and_for_its_epoch_the_pool_are_those_of_the_state() -> None:
-    feed: Feed[Any] = Feed(Counted(800, 8), 20, shuffle=True, seed=5, lanes=4, pool=8)
+    feed: BatchLoader[Any] = BatchLoader(Counted(800, 8), 20, shuffle=True, seed=5, lanes=4, pool=8)
     batches = iter(feed)
     next(batches)
     state = feed.state_dict()
     rest = rows_of(batches)
-    again: Feed[Any] = Feed(Counted(800, 8), 20, shuffle=True, seed=6, lanes=8, pool=32)
+    again: BatchLoader[Any] = BatchLoader(
+        Counted(800, 8), 20, shuffle=True, seed=6, lanes=8, pool=32
+    )
     again.load_state_dict(state)
     assert rows_of(again) == rest
     then = again.state_dict()
@@ -363,7 +367,7 @@ def test_the_seed_and_for_its_epoch_the_pool_are_those_of_the_state() -> None:
 
 
 def test_a_state_of_other_data_is_refused() -> None:
-    feed: Feed[Any] = Feed(Counted(640, 16), 10, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(Counted(640, 16), 10, shuffle=True)
     state = feed.state_dict()
     other = Counted(640, 16)
     other.fingerprint = "other"
@@ -375,11 +379,11 @@ def test_a_state_of_other_data_is_refused() -> None:
         (Counted(640, blocks=scattered), "the state is of other data"),
     ):
         with pytest.raises(Invalid) as caught:
-            Feed(source, 10, shuffle=True).load_state_dict(state)
+            BatchLoader(source, 10, shuffle=True).load_state_dict(state)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
     with pytest.raises(Invalid, match="of order 'pooled', not 'exact'"):
-        Feed(Counted(640, 16), 10, shuffle="exact").load_state_dict(state)
+        BatchLoader(Counted(640, 16), 10, shuffle="exact").load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +403,7 @@ def test_a_state_of_other_data_is_refused() -> None:
     ],
 )
 def test_a_state_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
-    feed: Feed[Any] = Feed(Counted(6400), 10, shuffle=True, pool=64)
+    feed: BatchLoader[Any] = BatchLoader(Counted(6400), 10, shuffle=True, pool=64)
     state = {k: v for k, v in {**feed.state_dict(), **change}.items() if v is not None}
     with pytest.raises(Invalid) as caught:
         feed.load_state_dict(state)
@@ -410,8 +414,8 @@ def test_a_state_that_is_none_is_refused(change: dict[str, Any], message: str) -
 
 def test_rows_that_came_meanwhile_are_refused_when_the_epoch_begins() -> None:
     source = Counted(640)
-    feed: Feed[Any] = Feed(source, 10, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(source, 10, shuffle=True)
     feed.load_state_dict(feed.state_dict())
-    feed._epochs.source = Counted(700)
+    feed.sampler.source = wrapped(Counted(700))
     with pytest.raises(Invalid, match="the state is of 640 rows, and there are 700"):
         iter(feed)

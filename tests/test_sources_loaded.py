@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.loading.feed import Feed
-from tensorstash.torch import Patches, Windows, mix
+from tensorstash.errors import Invalid
+from tensorstash.loading.loader import BatchLoader
+from tensorstash.loading.sampler import EpochOptions, EpochSampler
+from tensorstash.loading.source import Blocks
+from tensorstash.sources.arrays import as_source
+from tensorstash.torch import (
+    ArrayDataset,
+    Loader,
+    Patches,
+    ShuffleBatchSampler,
+    ShuffleSampler,
+    Windows,
+    mix,
+)
 
+OPTIONS = EpochOptions.__annotations__
 ORDERS: list[Any] = [False, True, "exact"]
 ROWS, CHUNK = 3200, 100
 
@@ -24,7 +41,7 @@ def series(rows: int = ROWS, first: int = 1) -> stash.Array:
 
 
 def loaded(source: Any, shuffle: Any, **how: Any) -> list[np.ndarray]:
-    return [np.asarray(batch) for batch in Feed(source, 16, shuffle=shuffle, seed=3, **how)]
+    return [np.asarray(batch) for batch in BatchLoader(source, 16, shuffle=shuffle, seed=3, **how)]
 
 
 @pytest.mark.parametrize("shuffle", ORDERS)
@@ -52,7 +69,7 @@ def test_every_window_once(length: int, stride: int, ends: Any, shuffle: Any) ->
 
 def test_overlapping_windows_in_a_pool_take_the_memory_of_their_rows() -> None:
     windows = Windows(series(), 300)
-    feed = Feed(windows, 16, shuffle=True, pool_bytes=128 << 10)
+    feed = BatchLoader(windows, 16, shuffle=True, pool_bytes=128 << 10)
     quality = feed.quality()
     assert quality["pool"] == len(windows.blocks)  # 7 MB, each by itself
     assert not quality["cut_by_budget"]
@@ -81,7 +98,7 @@ def test_every_patch_once(how: Any, shuffle: Any) -> None:
 
 def test_random_patches_are_others_in_each_epoch_of_a_loader() -> None:
     array = series()
-    feed = Feed(Patches(array, 5, count=64, seed=1), 16, shuffle=True)
+    feed = BatchLoader(Patches(array, 5, count=64, seed=1), 16, shuffle=True)
     epochs = [np.sort(np.concatenate([np.asarray(b) for b in feed])[:, 0]) for _ in range(2)]
     assert not np.array_equal(*epochs)
     for k, found in enumerate(epochs):
@@ -93,7 +110,7 @@ def test_random_patches_are_others_in_each_epoch_of_a_loader() -> None:
 def test_mixtures_keep_their_shares_in_every_batch(shuffle: Any) -> None:
     sources = {"a": series(2000), "b": series(900, 10_001), "c": series(300, 20_001)}
     mixed = mix(sources, [5, 2, 1], origin="from")
-    feed = Feed(mixed, 16, shuffle=shuffle, seed=2)
+    feed = BatchLoader(mixed, 16, shuffle=shuffle, seed=2)
     batches = list(feed)
     for batch in batches[:-1]:
         counts = np.bincount(batch["from"], minlength=3)
@@ -111,7 +128,7 @@ def test_mixtures_keep_their_shares_in_every_batch(shuffle: Any) -> None:
 def test_mixtures_resume_anywhere_under_another_batch_size(shuffle: Any) -> None:
     def make(batch: int) -> Any:
         mixed = mix([series(700), series(300, 10_001)], [1, 1], stop="all", seed=5)
-        return Feed(mixed, batch, shuffle=shuffle, seed=9)
+        return BatchLoader(mixed, batch, shuffle=shuffle, seed=9)
 
     whole = np.concatenate(list(make(16)))
     for epoch, stop in ((0, 11), (0, 40)):
@@ -124,3 +141,95 @@ def test_mixtures_resume_anywhere_under_another_batch_size(shuffle: Any) -> None
         rest.load_state_dict(state)
         assert rest.epoch == epoch
         assert np.array_equal(np.concatenate([*head, *rest]), whole)
+
+
+@pytest.mark.parametrize("make", [lambda a: a, lambda a: Windows(a, 4), lambda a: Patches(a, 4)])
+def test_reading_leaves_the_users_handle_as_it_is(make: Any) -> None:
+    array = stash.open(series().driver, threads=2)
+    settings, spec = array.settings, array.spec
+    source = as_source(make(array))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorstash.sources.reader.in_worker", lambda: True)
+        assert len(np.concatenate([*source.take(np.arange(6)).values()])) == 6
+    assert array.settings is settings and array.spec is spec
+    assert array.settings.threads == 2
+
+
+def test_a_dataset_leaves_the_users_handle_as_it_is() -> None:
+    array = stash.open(series().driver, threads=2)
+    settings = array.settings
+    dataset = ArrayDataset(array, array.lazy[:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorstash.torch.dataset.in_worker", lambda: True)
+        assert [int(x) for pair in dataset.__getitems__([3, 1]) for x in pair] == [4, 4, 2, 2]
+    assert array.settings is settings and dataset.arrays[0] is array
+
+
+def test_a_view_of_a_field_has_that_field_alone() -> None:
+    dtype = np.dtype([("x", "i4"), ("y", "f4")])
+    array = stash.create({}, (40,), dtype, chunks=(8,))
+    array["x"] = np.arange(40)
+    for source in (array.lazy["x"], array.lazy[["x", "y"]]):
+        batches = list(Loader(source, 7, shuffle=True))
+        parts = [batch["x"] if isinstance(batch, dict) else batch for batch in batches]
+        assert sorted(np.concatenate(parts).tolist()) == [*range(40)]
+        assert isinstance(batches[0], dict) == (source.dtype.names is not None)
+    assert Windows(array.lazy["x"][4:], 3)[2].tolist() == [6, 7, 8]
+    assert pickle.loads(pickle.dumps(Windows(array.lazy["x"], 3)))[0].tolist() == [0, 1, 2]
+
+
+def test_loaders_and_samplers_show_the_same_options() -> None:
+    known = inspect.signature(EpochSampler.__init__).parameters
+    assert [*known] == ["self", "source", "batch_size", *EpochOptions.__annotations__]
+    assert all(known[name].annotation == kind.__forward_arg__ for name, kind in OPTIONS.items())
+    for made in (BatchLoader, Loader, ShuffleBatchSampler, ShuffleSampler):
+        found = inspect.signature(made).parameters
+        assert not [p for p in found.values() if p.kind is p.VAR_KEYWORD]
+        assert found.keys() >= OPTIONS.keys()
+        for name in OPTIONS.keys() - {"shuffle"}:
+            assert found[name].default == known[name].default
+
+
+def test_the_help_of_the_loader_explains_each_argument() -> None:
+    text = Loader.__init__.__doc__ or ""
+    explained = re.findall(r"^ {12}([a-z_, ]+):", text, re.MULTILINE)
+    names = [name for line in explained for name in line.split(", ")]
+    assert sorted(names) == sorted(inspect.signature(Loader).parameters)
+
+
+class Numbers:
+    """Has the members of a source, and is none."""
+
+    fixed: Mapping[str, Any] = {"x": ((), np.dtype("i8"))}
+    fingerprint, row_bytes = "numbers", 8
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.blocks = Blocks.regular(rows, 8)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def take(self, rows: Any, out: Any = None) -> dict[str, Any]:
+        return {"x": np.asarray(rows)}
+
+    def present(self, columns: Any) -> Any:
+        return columns["x"]
+
+
+def test_whoever_has_the_members_of_a_source_is_wrapped_once() -> None:
+    given = Numbers(40)
+    source = as_source(given)
+    assert as_source(source) is source and source.given is given  # type: ignore[attr-defined]
+    assert (source.far, source.goes_on, source.can_shrink) == (False, False, False)
+    assert source.at_epoch(3) is source and source.touches(np.arange(3)) == []
+    assert sorted(row for batch in Loader(given, 7, shuffle=True) for row in batch) == [*range(40)]
+    assert Windows(given, 3)[5].tolist() == [5, 6, 7]
+    with pytest.raises(Invalid, match="cannot leave fields out"):
+        Windows(given, 3, fields="x")
+    del given.blocks
+    with pytest.raises(Invalid, match="it lacks blocks"):
+        Loader(given, 3)
+    with pytest.raises(Invalid, match="the state is of 38 rows, and there are 98"):
+        state = Loader(Windows(Numbers(40), 3), 4).state_dict()
+        Loader(Windows(Numbers(100), 3), 4).load_state_dict(state)

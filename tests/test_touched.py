@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.loading.feed import Feed
-from tensorstash.sources.beside import as_rows
+from tensorstash.loading.loader import BatchLoader
+from tensorstash.sources.arrays import as_source
 from tensorstash.torch import Patches, Windows, mix
 from tests.noting import Noting
 
@@ -74,7 +74,7 @@ def fixed_and_long(make: Any) -> Any:
 SECOND = Noting(MemoryDriver())
 
 
-def read(driver: Noting, feed: Feed[Any]) -> tuple[int, int]:
+def read(driver: Noting, feed: BatchLoader[Any]) -> tuple[int, int]:
     """Chunks that an epoch reads, and how many different ones."""
     driver.reset()
     SECOND.reset()
@@ -89,7 +89,7 @@ def read(driver: Noting, feed: Feed[Any]) -> tuple[int, int]:
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_chunks_read_are_those_told(case: str, shuffle: bool) -> None:
     driver = Noting(MemoryDriver())
-    feed: Feed[Any] = Feed(CASES[case](driver), 32, shuffle=shuffle, prefetch=0)
+    feed: BatchLoader[Any] = BatchLoader(CASES[case](driver), 32, shuffle=shuffle, prefetch=0)
     told = feed.quality()["read_amplification"]
     driver.reset()
     times, chunks = read(driver, feed)
@@ -102,7 +102,9 @@ def test_a_true_shuffle_reads_what_is_told(case: str) -> None:
     source = CASES[case](driver)
     if case != "overlapping":
         source = source.where(slice(0, 1000)).select("x" if case == "fixed" else "t")
-    feed: Feed[Any] = Feed(source, 32, shuffle="exact", prefetch=0, pool_bytes="64KiB")
+    feed: BatchLoader[Any] = BatchLoader(
+        source, 32, shuffle="exact", prefetch=0, pool_bytes="64KiB"
+    )
     told = feed.quality()["read_amplification"]
     times, chunks = read(driver, feed)
     assert told > 5
@@ -112,8 +114,8 @@ def test_a_true_shuffle_reads_what_is_told(case: str) -> None:
 def test_of_several_ranks_each_tells_its_own() -> None:
     driver = Noting(MemoryDriver())
     source = CASES["ragged"](driver)
-    feeds: list[Feed[Any]] = [
-        Feed(source, 32, shuffle=True, prefetch=0, rank=k, world_size=2, drop_last=True)
+    feeds: list[BatchLoader[Any]] = [
+        BatchLoader(source, 32, shuffle=True, prefetch=0, rank=k, world_size=2, drop_last=True)
         for k in range(2)
     ]
     told = [feed.quality()["read_amplification"] for feed in feeds]
@@ -134,7 +136,7 @@ def test_windows_of_any_length(chunk: int, length: int, stride: int, shuffle: bo
     driver = Noting(MemoryDriver())
     stash.create(driver, (2000, 64), "f4", chunks=(chunk, 64))[...] = 1
     windows = Windows(stash.open(driver), length, stride)
-    feed: Feed[Any] = Feed(windows, 8, shuffle=shuffle, prefetch=0)
+    feed: BatchLoader[Any] = BatchLoader(windows, 8, shuffle=shuffle, prefetch=0)
     told = feed.quality()["read_amplification"]
     times, chunks = read(driver, feed)
     # Of few blocks, some follow each other by luck, and share what was read last.
@@ -142,9 +144,11 @@ def test_windows_of_any_length(chunk: int, length: int, stride: int, shuffle: bo
 
 
 def test_what_does_not_say_is_taken_to_read_each_block_once() -> None:
-    feed: Feed[Any] = Feed(as_rows(np.arange(100)), 7, shuffle=True)
+    feed: BatchLoader[Any] = BatchLoader(as_source(np.arange(100)), 7, shuffle=True)
     assert feed.quality()["read_amplification"] == 1.0
-    empty: Feed[Any] = Feed(as_rows(np.arange(0)), 7, shuffle=True)
+    empty: BatchLoader[Any] = BatchLoader(as_source(np.arange(0)), 7, shuffle=True)
     assert empty.quality()["read_amplification"] == 1.0
-    raw: Feed[Any] = Feed(as_rows(stash.save({}, np.arange(10), codecs=None)), 2, shuffle="exact")
+    raw: BatchLoader[Any] = BatchLoader(
+        as_source(stash.save({}, np.arange(10), codecs=None)), 2, shuffle="exact"
+    )
     assert raw.quality()["read_amplification"] > 0

@@ -50,9 +50,7 @@ MAX_FILES = 12
 LARGER = {
     "tensorstash": 28,
     "tensorstash/engine": 15,
-    "tensorstash/loading": 27,
     "tensorstash/records": 30,
-    "tensorstash/sources": 17,
     "drivers": 25,
     "drivers/redis": 15,
     "drivers/s3": 19,
@@ -87,7 +85,6 @@ LONGER_CLASSES = {
     "S3Driver": 353,
     "S3fsClient": 318,
     "Table": 308,
-    "Windows": 301,
     "Writer": 560,
     "ZarrDriver": 312,
     "ZipDriver": 311,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tensorstash as stash
 from tensorstash.errors import Invalid
-from tensorstash.sources.starts import Starts, parse_ends
+from tensorstash.sources.windows import WindowStarts, parse_ends
 from tensorstash.torch import Windows
 
 
@@ -60,7 +60,7 @@ def touched(starts: Any, length: int, chunk: int) -> set[int]:
 @given(cases())
 def test_windows_are_those_counted_one_by_one(case: Any) -> None:
     rows, _, length, stride, ends = case
-    found = Starts(rows, length, stride, np.array(ends, np.int64))
+    found = WindowStarts(rows, length, stride, np.array(ends, np.int64))
     wanted = begun(rows, length, stride, ends)
     assert len(found) == len(wanted)
     assert found.at(np.arange(len(wanted))).tolist() == wanted
@@ -73,7 +73,7 @@ def test_windows_are_those_counted_one_by_one(case: Any) -> None:
 
 def test_billions_of_rows_cost_no_more_than_ten() -> None:
     ends = np.array([10**17, 10**17 + 5, 3 * 10**17], np.int64)
-    found = Starts(4 * 10**17, 512, 1, ends)
+    found = WindowStarts(4 * 10**17, 512, 1, ends)
     assert len(found) == 4 * 10**17 - 511 * 3 - 5
     last = found.at(np.array([0, len(found) - 1]))
     assert last.tolist() == [0, 4 * 10**17 - 512]
@@ -120,7 +120,7 @@ def test_lengths_and_strides_are_whole_and_positive(value: Any) -> None:
 
 
 def test_sources_that_have_no_rows_are_refused() -> None:
-    for source in (3, np.arange(5), [1, 2], None, stash.create({}, (), "i4")):
+    for source in (3, np.array(5), [1, 2], None, stash.create({}, (), "i4")):
         with pytest.raises(Invalid):
             Windows(source, 2)
     one, two = series(10, 4)[0], series(11, 4)[0]
@@ -130,6 +130,20 @@ def test_sources_that_have_no_rows_are_refused() -> None:
         Windows({"a": one}, 2, fields="c")
     with pytest.raises(Invalid, match="sliced without steps along dimension 0"):
         Windows(one.lazy[::2], 2)
+
+
+def test_arrays_in_memory_have_windows_too() -> None:
+    array, values = series(40, 7)
+    numbers = np.arange(40)
+    windows = Windows({"stored": array, "memory": values, "number": numbers}, 5, 3)
+    for chosen in (np.arange(12), np.array([9, 2, 2])):
+        found = windows.take(chosen)
+        assert np.array_equal(found["stored"], found["memory"])
+        assert np.array_equal(found["number"], chosen[:, None] * 3 + np.arange(5))
+    alone = Windows(numbers, 4)[[7, 1]]
+    assert np.array_equal(alone, [[7, 8, 9, 10], [1, 2, 3, 4]])
+    first, second = Windows((values, array), 2)[3]
+    assert np.array_equal(first, second) and np.array_equal(first, values[3:5])
 
 
 # -- what they hold ----------------------------------------------------------------------------

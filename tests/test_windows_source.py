@@ -16,10 +16,10 @@ import torch
 from torch.utils.data import DataLoader
 
 import tensorstash as stash
+from tensorstash.columns import Columns, Ragged
 from tensorstash.errors import Corrupt, Invalid, InvalidSelection
-from tensorstash.loading.ragged import Ragged
-from tensorstash.loading.source import Blocks, Columns, Source
-from tensorstash.sources.arrays import Arrays
+from tensorstash.loading.source import Blocks, Source
+from tensorstash.sources.arrays import as_source
 from tensorstash.torch import Windows, mix
 from tests.far import FarDriver
 
@@ -87,7 +87,7 @@ def check(found: Columns, starts: Any, length: int) -> None:
 @pytest.mark.parametrize("order", [False, True], ids=["runs", "shuffled"])
 def test_any_source_whose_rows_are_time(order: bool) -> None:
     ticks = Ticks(order)
-    assert isinstance(ticks, Source)
+    assert isinstance(as_source(ticks), Source)
     windows = Windows(ticks, 7, 3)
     assert isinstance(windows, Source)
     chosen = np.array([9, 2, 3, 40, 2])  # 2 and 3 overlap
@@ -108,7 +108,7 @@ def test_any_source_whose_rows_are_time(order: bool) -> None:
 @pytest.mark.parametrize("stride", [3, 7, 11])
 def test_out_is_filled_whichever_way_windows_are_read(stride: int) -> None:
     array = stored()
-    for source, name, dtype in ((Arrays(array), "array", "f4"), (Ticks(), "x", "i8")):
+    for source, name, dtype in ((as_source(array), "array", "f4"), (Ticks(), "x", "i8")):
         windows = Windows(source, 7, stride)
         for chosen in (np.arange(5), np.arange(5, 9), np.array([3, 1, 8]), np.array([6, 6, 7])):
             shape = (len(chosen), 7, *(4,) * (name == "array") + (2,) * (name == "x"))

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns, Ragged, gathered, held
+from ..errors import NoMemory, Unsupported, counted
 from ..threads import alone
-from .ahead import Stop
-from .cuts import Numbers
-from .gather import gathered, held
-from .memory import Memory
-from .pace import Pace
-from .ragged import Ragged
-from .readers import Job, Readers
-from .source import Blocks, Columns, Source
+from .order import Numbers
+from .prefetch import Stop
+from .ranks import EpochPlan
+from .source import Blocks, Fields, Source
+from .workers import Task, ThreadTuner, WorkQueue
 
+_AXES = 62  # of a row; NumPy holds 64, and a block and its rows are two
 _BUNCH = 1 << 20  # bytes of small blocks that are read together
 _MOST = 64  # blocks that are
 _LEAST = 4  # and that are worth it: to plan a read of many costs as much as some reads of one
@@ -28,12 +28,53 @@ _TURNS = 4  # bunches a thread that may be on their way
 _UNEVEN = 16  # times the mean size
 
 
+class SlotBuffers:
+    """Arrays of one epoch that the next may have: to be given fresh pages by the system costs more
+    than to decode into them. One set at most is kept; none travels in pickles."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Any, dict[str, NDArray[Any]]]] = []
+
+    def take(self, fields: Fields, count: int, rows: int) -> dict[str, NDArray[Any]]:
+        """An array for each field, of shape ``(count, rows, *element)``, with anything in it."""
+        key = _key(fields, count, rows)
+        try:
+            kept, arrays = self._kept.pop()
+        except IndexError:
+            kept = None
+        if kept == key:
+            return arrays
+        if any(len(shape) > _AXES for shape, _ in fields.values()):
+            raise Unsupported(f"rows of more than {_AXES} axes cannot be loaded in batches")
+        try:
+            return {
+                name: np.empty((count, rows, *shape), dtype)
+                for name, (shape, dtype) in fields.items()
+            }
+        except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError
+            raise NoMemory(
+                f"no memory for {counted(count, 'block')} of {counted(rows, 'row')}: "
+                f"{error}; use smaller chunks"
+            ) from error
+
+    def give(self, fields: Fields, count: int, rows: int, arrays: dict[str, NDArray[Any]]) -> None:
+        """Nobody reads or writes ``arrays`` any more."""
+        self._kept[:] = [(_key(fields, count, rows), arrays)]
+
+    def __reduce__(self) -> tuple[type[SlotBuffers], tuple[()]]:
+        return SlotBuffers, ()
+
+
+def _key(fields: Fields, count: int, rows: int) -> Any:
+    return dict(fields), count, rows
+
+
 class _Bunch(NamedTuple):
     """Blocks that are read together, each into its slot."""
 
     blocks: list[int]
     slots: list[int]
-    job: Job[None]
+    task: Task[None]
 
 
 class Pool:
@@ -41,36 +82,32 @@ class Pool:
     in which they are wanted, at most a few more than were already.
 
     Fields that are plain arrays are read straight into slots, one a block, of one array a field,
-    so that rows of any blocks are taken by one copy. A slot is used again after the position that
-    ``ends`` has for its block. For one thread to use.
+    so that rows of any blocks are taken by one copy. A slot is used again after the last use of
+    its block. For one thread to use.
     """
 
     def __init__(
         self,
-        source: Source,
-        blocks: Blocks,
-        ends: Numbers,
-        slots: int,
-        aside: int,
-        pace: Pace,
-        readers: Readers,
+        plan: EpochPlan,
+        tuner: ThreadTuner,
+        queue: WorkQueue,
         stop: Stop,
-        memory: Memory,
+        buffers: SlotBuffers,
     ) -> None:
-        """``slots``: how many blocks to make room for; more are found room for, at the cost of
-        a copy. ``aside``: how many may be read that are not wanted yet. ``readers`` read ahead
-        where ``pace`` has them. ``memory`` is where that for slots comes from, and goes to when
-        this is closed."""
+        """Of ``plan``: there is room for more blocks than its ``slots``, at the cost of a copy.
+        ``queue`` has threads that read ahead where ``tuner`` has them. ``buffers`` is where memory
+        for slots comes from, and goes to when this is closed."""
+        source, blocks = plan.source, plan.order.blocks
         self._source = source
-        self._memory = memory
+        self._buffers = buffers
         self._blocks = blocks
-        self._ends = ends
-        self._readers = readers
-        self._pace = pace
+        self._last_use = plan.order.last_use()
+        self._queue = queue
+        self._tuner = tuner
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
         self._size = together(source, blocks)
-        self._limit = min(_TURNS * readers.threads * self._size, aside)
+        self._limit = min(_TURNS * queue.threads * self._size, plan.prefetch_blocks)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
         self._coming: deque[int] = deque()
@@ -85,7 +122,7 @@ class Pool:
         self._fixed = dict(source.fixed) if self._most <= _UNEVEN * mean + 1 else {}
         self._rest: dict[str, list[Any]] = {}
         self._names: list[str] = []
-        self._room(max(1, min(slots, len(blocks))))
+        self._room(max(1, min(plan.slots, len(blocks))))
         self.loaded = 0
 
     def plan(self, blocks: Numbers) -> None:
@@ -129,21 +166,21 @@ class Pool:
     def close(self) -> None:
         """Begin nothing more, and wait for what has begun."""
         self._coming.clear()
-        self._readers.hold()
-        self._bunches.clear()  # their jobs keep this pool
-        self._memory.give(self._fixed, self._count, self._most, self._slots)
+        self._queue.hold()
+        self._bunches.clear()  # their tasks keep this pool
+        self._buffers.give(self._fixed, self._count, self._most, self._slots)
 
     # -- reading ------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Have threads read what is wanted next."""
-        readers = self._readers
-        if not self._pace.together:
+        queue = self._queue
+        if not self._tuner.together:
             return
         while self._coming and len(self._bunches) < self._limit:
             if blocks := self._next():
-                readers.add(self._bunch(blocks).job)
-        readers.go()
+                queue.add(self._bunch(blocks).task)
+        queue.go()
 
     def _next(self) -> list[int]:
         """Blocks that are wanted next and not on their way, small ones several."""
@@ -156,7 +193,7 @@ class Pool:
 
     def _bunch(self, blocks: list[int]) -> _Bunch:
         slots = [self._place() for _ in blocks]
-        made = _Bunch(blocks, slots, Job(partial(self._read, blocks, slots)))
+        made = _Bunch(blocks, slots, Task(partial(self._read, blocks, slots)))
         self._bunches |= dict.fromkeys(blocks, made)
         return made
 
@@ -164,20 +201,20 @@ class Pool:
         """Have this block in its slot, now."""
         self._stop.check()
         if block in self._bunches:
-            blocks, slots, job = self._bunches[block]
-            self._readers.finish(job)
+            blocks, slots, task = self._bunches[block]
+            self._queue.finish(task)
         else:
             next_ = self._coming and self._coming[0] == block
-            blocks, slots, job = self._bunch(self._next() if next_ else [block])
-            alone(job.do)
-            job.result()
-        self._pace.took(job.seconds / len(blocks))
+            blocks, slots, task = self._bunch(self._next() if next_ else [block])
+            alone(task.do)
+            task.result()
+        self._tuner.took(task.seconds / len(blocks))
         self.loaded += len(blocks)
         for member, slot in zip(blocks, slots, strict=True):
             del self._bunches[member]
             self._slot[member] = slot
             self._planned[member] = True
-            heapq.heappush(self._held, (int(self._ends[member]), member))
+            heapq.heappush(self._held, (int(self._last_use[member]), member))
         self._begin()
 
     def _read(self, blocks: list[int], slots: list[int]) -> None:
@@ -216,9 +253,9 @@ class Pool:
             return self._free.pop()
         if self._used == self._count:
             # Some may be reading into the memory that is left behind.
-            waiting = self._readers.hold()
+            waiting = self._queue.hold()
             self._room(2 * self._count)
-            self._readers.add(*waiting)
+            self._queue.add(*waiting)
         self._used += 1
         return self._used - 1
 
@@ -226,7 +263,7 @@ class Pool:
         """Slots for ``count`` blocks. Memory that was never read into costs none."""
         before = self._slots
         self._count = count
-        self._slots = self._memory.take(self._fixed, count, self._most)
+        self._slots = self._buffers.take(self._fixed, count, self._most)
         self._flat = {
             name: array.reshape(count * self._most, *array.shape[2:])
             for name, array in self._slots.items()

@@ -1,6 +1,6 @@
 """Rows with named fields, over arrays that share their first axis."""
 
-from ..loading.ragged import Ragged
+from ..columns import Ragged
 from .create import create_records, open_records, save_records
 from .records import Records
 from .schema import json, ragged

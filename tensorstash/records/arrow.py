@@ -28,10 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns, Ragged, nested, offsets_of
 from ..dtype import STRING
 from ..errors import Invalid, Unsupported, counted, short
-from ..loading.ragged import Ragged, offsets_of
-from ..loading.source import Columns, nested
 from .elements import common, library, unfolded, zoned
 from .schema import Field
 

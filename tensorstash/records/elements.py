@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns
 from ..dtype import is_extended, parts, widened
 from ..errors import Invalid, Unsupported
-from ..loading.source import Columns
 
 _COARSER: Final = {"Y": "D", "M": "D", "W": "D", "h": "s", "m": "s"}
 _KNOWN: Final = ("D", "s", "ms", "us", "ns")

@@ -22,12 +22,11 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns, KnownColumns, Ragged, nested
 from ..dtype import is_extended, widened
 from ..errors import Invalid, short
 from ..loading.present import present as as_tensors
 from ..loading.present import rows
-from ..loading.ragged import Ragged
-from ..loading.source import Columns, KnownColumns, nested
 from . import arrow, frames, tensordicts
 from .elements import recast, unfolded
 from .given import columns_of, flat, row_of

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns, Ragged
 from ..dtype import OBJECT, STRING
 from ..errors import Invalid, Unsupported, counted, listed, short
-from ..loading.ragged import Ragged
-from ..loading.source import Columns
 from . import arrow
 from .elements import common, library, unfolded, zoned
 from .schema import Field, path_of

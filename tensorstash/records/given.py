@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..coerce import is_tensor, natural
+from ..columns import Columns
 from ..dtype import parts
 from ..errors import Invalid, listed, short
-from ..loading.source import Columns
 from . import arrow, frames
 from .kept import kept, refuse_shapeless
 from .schema import Field, check_paths, path_of

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from .. import dtype as dtypes
+from ..columns import Ragged
 from ..dtype import OBJECT
 from ..errors import Invalid, short
-from ..loading.ragged import Ragged
 from .schema import BY_TYPE, Field, Fields, check_paths, field_of, json, ragged
 
 _LARGEST = 1 << 64

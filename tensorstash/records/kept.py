@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from .. import dtype as dtypes
 from ..coerce import is_tensor
+from ..columns import Ragged
 from ..dtype import OBJECT, STRING, is_extended, widened
 from ..errors import Invalid, StashError
-from ..loading.ragged import Ragged
 from .schema import Field
 
 Kept: TypeAlias = Mapping[str, Field | None]

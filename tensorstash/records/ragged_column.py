@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
+from ..columns import Ragged, offsets_of, runs_of
 from ..engine.look import Look
 from ..errors import Corrupt, Invalid, counted
-from ..loading.ragged import Ragged, offsets_of, runs_of
 from .column import Column, Rows, read_rows, write_rows
 from .numbers import alone, numbers
 from .rowset import as_numbers

@@ -8,10 +8,10 @@ from typing import Any, TypeVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns, nested
 from ..driver import Driver
 from ..errors import Invalid, Unsupported, counted, short
 from ..handle import Settings
-from ..loading.source import Columns, nested
 from ..location import resolve
 from ..metadata.document import GroupDocument
 from ..options import RowLayoutOptions, shown
@@ -364,7 +364,7 @@ class Records(RecordSource):
         [{'x': 1}, {'x': 2}]
         """
         formats.check(form or "numpy", ragged or self.ragged)
-        return self._view(form=form, ragged=ragged or self.ragged)
+        return self._view(_format=form, ragged=ragged or self.ragged)
 
     def ragged_as(self, ragged: Layout) -> Records:
         """Return a view that shows ragged fields in another way.

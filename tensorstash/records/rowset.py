@@ -41,7 +41,7 @@ class RowSet(Protocol):
         ...
 
     @property
-    def told(self) -> Hashable:
+    def identity(self) -> Hashable:
         """What tells these rows from as many others; nothing where they are the first ones."""
         ...
 
@@ -62,8 +62,8 @@ class All:
         return stored
 
     @property
-    def told(self) -> Hashable:
-        """See :meth:`RowSet.told`."""
+    def identity(self) -> Hashable:
+        """See :meth:`RowSet.identity`."""
         return None
 
 
@@ -87,8 +87,8 @@ class Shuffled:
         return self.total
 
     @property
-    def told(self) -> Hashable:
-        """See :meth:`RowSet.told`."""
+    def identity(self) -> Hashable:
+        """See :meth:`RowSet.identity`."""
         return self.seed, self.total, self.start, self.stop
 
 
@@ -118,8 +118,8 @@ class Chosen:
         return int(self.rows.max(initial=-1)) + 1
 
     @property
-    def told(self) -> Hashable:
-        """See :meth:`RowSet.told`."""
+    def identity(self) -> Hashable:
+        """See :meth:`RowSet.identity`."""
         return zlib.crc32(np.ascontiguousarray(self.rows).data)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,8 +154,8 @@ class Run:
         return max(self.start, last) + 1 if self.length else 0
 
     @property
-    def told(self) -> Hashable:
-        """See :meth:`RowSet.told`."""
+    def identity(self) -> Hashable:
+        """See :meth:`RowSet.identity`."""
         return (self.start, self.step) if (self.start, self.step) != (0, 1) else None
 
 
@@ -178,9 +178,9 @@ class Through:
         return self.outer.among(stored)
 
     @property
-    def told(self) -> Hashable:
-        """See :meth:`RowSet.told`."""
-        return self.outer.told, self.inner.told
+    def identity(self) -> Hashable:
+        """See :meth:`RowSet.identity`."""
+        return self.outer.identity, self.inner.identity
 
 
 class _Spill:

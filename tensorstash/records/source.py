@@ -8,12 +8,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns
 from ..errors import InvalidSelection, counted
 from ..loading.dataloader_worker import in_worker, keeping_fields
-from ..loading.feed import Feed
+from ..loading.loader import BatchLoader
 from ..loading.present import rows as rows_of_tensors
-from ..loading.source import Blocks, Columns, fingerprint_of
-from ..loading.touched import Touched
+from ..loading.source import Blocks, Source, Touched, fingerprint_of
 from ..sources.windows import Windows
 from . import formats, layout
 from .catalog import replaced
@@ -28,17 +28,17 @@ from .unstack import rows_of, unstacked
 _Self = TypeVar("_Self", bound="RecordSource")
 
 
-class RecordSource:
+class RecordSource(Source):
     """Some fields and rows of a table, in the format that their user wants to see.
 
-    A :class:`~tensorstash.loading.source.Source`; views share the table.
+    Views share the table.
     """
 
     def __init__(self, table: Table) -> None:
         """All fields and rows of ``table``."""
         self.table = table
         self.rows: RowSet = All()
-        self.form: str | None = None
+        self._format: str | None = None
         self.ragged: str = "list"
         self.transform: Callable[[Any], Any] | None = None
         self._names: tuple[str, ...] | None = None
@@ -83,6 +83,11 @@ class RecordSource:
         return size
 
     @property
+    def selectable(self) -> tuple[str, ...]:
+        """See :attr:`names`."""
+        return self.names
+
+    @property
     def ragged_names(self) -> tuple[str, ...]:
         """The paths of the fields whose rows differ in length."""
         return tuple(name for name in self.names if self.table.fields[name].kind == "ragged")
@@ -97,8 +102,8 @@ class RecordSource:
     def fingerprint(self) -> str:
         """Tells records of other fields, rows or chunks apart; of a view, its own fields."""
         fields = [(name, repr(self.table.fields[name])) for name in self.names]
-        told = [len(self), self.rows.told, fields, self._step]
-        return fingerprint_of(told)
+        identity = [len(self), self.rows.identity, fields, self._step]
+        return fingerprint_of(identity)
 
     @property
     def blocks(self) -> Blocks:
@@ -108,6 +113,11 @@ class RecordSource:
         if known is None or known[0] != of:
             known = self.__dict__["_layout"] = of, _blocks(self.rows, *of)
         return known[1]
+
+    @property
+    def can_shrink(self) -> bool:
+        """Always: rows are added at the end."""
+        return True
 
     def at_rows(self: _Self, rows: int) -> _Self:
         """All rows as they were when there were so many; of a view, whose rows were chosen, what
@@ -163,13 +173,18 @@ class RecordSource:
 
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
-        shown = formats.present(columns, self.form or "numpy", self.ragged, self.table.fields)
+        shown = formats.present(columns, self._format or "numpy", self.ragged, self.table.fields)
         return shown if self.transform is None else self.transform(shown)
 
     @property
-    def untouched(self) -> str | None:
+    def format(self) -> str | None:
+        """The format that the user chose."""
+        return self._format
+
+    @property
+    def default_ragged(self) -> str | None:
         """How rows of different sizes are shown, where nothing else was said of how rows are."""
-        return self.ragged if self.form is None and self.transform is None else None
+        return self.ragged if self._format is None and self.transform is None else None
 
     @property
     def far(self) -> bool:
@@ -224,7 +239,7 @@ class RecordSource:
         >>> [batch["x"].tolist() for batch in r.iter_batches(2)]
         [[0, 1], [2, 3], [4]]
         """
-        feed: Feed[Any] = Feed(
+        feed: BatchLoader[Any] = BatchLoader(
             self,
             batch_size,
             shuffle=shuffle,
@@ -279,13 +294,13 @@ class RecordSource:
     def _one(self, position: int) -> Any:
         columns = self.take(slice(position, position + 1, 1))
         if self.transform is None:
-            return formats.one_row(columns, self.form or "numpy", self.table.fields)
+            return formats.one_row(columns, self._format or "numpy", self.table.fields)
         return unstacked(self.present(columns))[0]
 
     def each_row(self, columns: Columns) -> list[Any]:
         """Columns as a list of rows, in the view's format, through its transform."""
         if self.transform is None:
-            return rows_of(columns, self.form or "numpy", self.table.fields)
+            return rows_of(columns, self._format or "numpy", self.table.fields)
         return unstacked(self.present(columns))
 
     def rows_for_torch(self, indices: Sequence[int]) -> list[Any]:
@@ -293,7 +308,7 @@ class RecordSource:
         format of its own. An error in a worker keeps its fields on the way to the parent."""
         with keeping_fields():
             columns = self.take(self._positions(indices))
-        if self.form in (None, "torch") and self.transform is None:
+        if self._format in (None, "torch") and self.transform is None:
             return rows_of_tensors(columns)
         return self.each_row(columns)
 

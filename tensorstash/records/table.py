@@ -10,11 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
+from ..columns import Columns
 from ..driver import Check, Driver, located
 from ..engine.look import Look, Together, blame
 from ..errors import Closed, Conflict, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from ..handle import Settings
-from ..loading.source import Columns
 from ..metadata import node, zarr3
 from ..metadata.belongings import Belongings
 from ..metadata.copies import publishes

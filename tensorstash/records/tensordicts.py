@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..coerce import is_tensor, natural
+from ..columns import Columns, Ragged, nested
 from ..loading.present import present
-from ..loading.ragged import Ragged
-from ..loading.source import Columns, nested
 from .elements import library, unfolded
 
 

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ..loading.touched import Touched
+from ..loading.source import Touched
 from . import layout
 from .catalog import OFFSETS, VALUES, Catalog
 from .sizes import values_of_row

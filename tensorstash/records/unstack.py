@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..columns import Columns, nested
 from ..loading.present import rows
-from ..loading.source import Columns, nested
 from . import formats
 from .schema import Fields
 

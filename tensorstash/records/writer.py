@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..coerce import parse_bytes
+from ..columns import Ragged
 from ..errors import Closed, Invalid
-from ..loading.ragged import Ragged
 
 if TYPE_CHECKING:
     from .records import Records

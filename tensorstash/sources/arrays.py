@@ -1,27 +1,69 @@
-"""Stored arrays of one length, row by row along their first axis."""
+"""Arrays of one length side by side, stored or in memory, as rows; and what else has rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..errors import Invalid, counted
-from ..loading.source import Blocks, Columns, fingerprint_of
-from ..loading.touched import Touched
+from ..coerce import is_tensor, natural
+from ..columns import Columns
+from ..errors import Invalid, counted, short
+from ..handle import Handle
+from ..loading.source import (
+    Blocks,
+    Fields,
+    Source,
+    SourceHolder,
+    Touched,
+    WrappedSource,
+    fingerprint_of,
+)
 from ..threads import spread
-from .runs import Starts, read_runs
-from .sliced import Sliced
+from ..view import View
+from .reader import Rows, Sliced, cut_runs, read_runs
 
 ONE = "array"  # what the field of a lone array is called
 
 _BLOCK_BYTES = 1 << 20
+_MEMORY_BLOCK_BYTES = 64 << 10  # of rows in memory that are copied together
 
 
-def columns_of(arrays: Any, what: str) -> tuple[bool, dict[str, Sliced]]:
+def as_source(given: Any) -> Source:
+    """What rows can be taken from: a source as it is, or what holds one, as a dataset does; an
+    array, a tensor, a stored array or a lazy view of one, or a tuple or dict of these, side by
+    side; an object that has the members of a source.
+
+    :class:`~tensorstash.errors.Invalid` for anything else.
+    """
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, SourceHolder):
+        return given.source
+    if _is_array(given):
+        return ArraySource({ONE: given}, None)
+    if isinstance(given, Mapping):
+        return ArraySource({str(name): array for name, array in given.items()}, dict)
+    if isinstance(given, (tuple, list)):
+        return ArraySource({str(k): array for k, array in enumerate(given)}, tuple)
+    if hasattr(type(given), "take") and hasattr(type(given), "present"):
+        return WrappedSource(given)
+    raise Invalid(
+        f"{short(given)} has no rows to load: give records, an array, or a tuple or dict of arrays"
+    )
+
+
+def selected(source: Source, fields: Sequence[str] | str | None) -> Source:
+    """``source`` with some fields only."""
+    if fields is None:
+        return source
+    return source.select(*([fields] if isinstance(fields, str) else fields))
+
+
+def stored_arrays(arrays: Any, what: str) -> tuple[bool, dict[str, Sliced]]:
     """Whether one array was given by itself, and all of them by name; ``what`` needs them."""
     single = not isinstance(arrays, Mapping)
     given = {ONE: arrays} if single else dict(arrays)
@@ -33,62 +75,96 @@ def columns_of(arrays: Any, what: str) -> tuple[bool, dict[str, Sliced]]:
     }
 
 
-class Arrays:
-    """Arrays that share their first axis, as a :class:`~tensorstash.loading.source.Source`.
+class ArraySource(Source):
+    """Arrays that share their first axis, each stored or in memory; they are shown as they were
+    given: one by itself, a tuple or a dict. Pickles as the stored arrays' handles, and with what
+    is in memory."""
 
-    One array by itself is shown as itself, several as a dict. Pickles as the arrays' handles.
-    """
+    _state = ("columns", "memory", "_names", "_shape", "_length")
 
-    def __init__(self, arrays: Any) -> None:
-        """One array or lazy view of one, or a mapping of names to them."""
-        self._single, self.columns = columns_of(arrays, "rows")
-        for column in self.columns.values():
+    def __init__(self, arrays: Mapping[str, Any], shape: type | None) -> None:
+        """``shape``: ``tuple``, ``dict``, or ``None`` for the only one by itself."""
+        if not arrays:
+            raise Invalid("rows need at least one array")
+        self._names = tuple(arrays)
+        self._shape = shape
+        self.columns: dict[str, Sliced] = {}
+        self.memory: dict[str, NDArray[Any]] = {}
+        for name, array in arrays.items():
+            if not isinstance(array, (Handle, View)):
+                self.memory[name] = _in_memory(array, "0" if shape is None else name)
+                continue
+            what = "the array" if shape is None else f"array {name!r}"
+            column = self.columns[name] = Sliced(array, what)
             if not column.shape:
-                raise Invalid(f"{column.what} has no axis, so it has no rows")
+                raise Invalid(f"{what} has no axis, so it has no rows")
             column.edges(0)
-        lengths = {name: column.shape[0] for name, column in self.columns.items()}
+        lengths = {name: len(array) for name, array in self.memory.items()}
+        lengths |= {name: column.shape[0] for name, column in self.columns.items()}
+        lengths = {name: lengths[name] for name in self._names}
         if len(set(lengths.values())) > 1:
             raise Invalid(f"the arrays have different lengths: {lengths}")
         self._length = next(iter(lengths.values()))
 
     def __repr__(self) -> str:
-        named = "" if self._single else f" of arrays {', '.join(self.columns)}"
+        named = f" of arrays {', '.join(self._names)}" if self._shape is dict else ""
         return f"<{counted(self._length, 'row')}{named}>"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the arrays are called."""
-        return tuple(self.columns)
-
-    def select(self, *names: str) -> Arrays:
-        """Some of the arrays."""
-        unknown = [name for name in names if name not in self.columns]
-        if unknown or not names:
-            known = ", ".join(map(repr, self.columns))
-            raise Invalid(f"no array {', '.join(map(repr, unknown))}; there are {known}")
-        made: Arrays = object.__new__(Arrays)
-        made._single, made._length = False, self._length
-        made.columns = {name: self.columns[name] for name in names}
-        return made
-
-    def at_rows(self, rows: int) -> Arrays:
-        """The arrays as they were when they had so many rows."""
-        made: Arrays = object.__new__(Arrays)
-        made._single, made._length = self._single, rows
-        made.columns = {name: column.first(rows) for name, column in self.columns.items()}
-        return made
 
     def __len__(self) -> int:
         return self._length
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self._state}
+
+    def _changed(self, **changes: Any) -> ArraySource:
+        made: ArraySource = object.__new__(type(self))
+        made.__dict__ |= self.__getstate__() | changes
+        return made
+
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        """What the arrays are called."""
+        return self._names
+
+    def select(self, *names: str) -> ArraySource:
+        """Some of the arrays."""
+        unknown = [name for name in names if name not in self._names]
+        if unknown or not names:
+            known = ", ".join(map(repr, self._names))
+            raise Invalid(f"no array {', '.join(map(repr, unknown))}; there are {known}")
+        return self._changed(
+            _names=names,
+            _shape=dict,
+            columns={name: self.columns[name] for name in names if name in self.columns},
+            memory={name: self.memory[name] for name in names if name in self.memory},
+        )
+
+    @property
+    def can_shrink(self) -> bool:
+        """Always: rows are appended at the end."""
+        return True
+
+    def at_rows(self, rows: int) -> ArraySource:
+        """The arrays as they were when they had so many rows."""
+        return self._changed(
+            _length=rows,
+            columns={name: column.first(rows) for name, column in self.columns.items()},
+            memory={name: array[:rows] for name, array in self.memory.items()},
+        )
+
+    # -- how rows lie ---------------------------------------------------------------------------
+
     @Cached
     def blocks(self) -> Blocks:
-        """Runs of rows as the array with the largest rows is cut; shorter than large chunks,
-        where no more of those is read than what is wanted."""
+        """Runs of rows as the stored array with the largest rows is cut; shorter than large chunks,
+        where no more of those is read than what is wanted. In memory alone, runs worth a copy."""
+        if not self.columns:
+            return Blocks.regular(self._length, max(1, _MEMORY_BLOCK_BYTES // self.row_bytes))
         heaviest = max(self.columns.values(), key=lambda column: column.row_bytes)
         bounds = heaviest.edges(0).bounds
-        rows = max(1, _BLOCK_BYTES // max(1, self.row_bytes))
-        if self.raw and int(np.diff(bounds).max(initial=0)) > rows:
+        stored = sum(column.row_bytes for column in self.columns.values())
+        rows = max(1, _BLOCK_BYTES // max(1, stored))
+        if self.undecoded and int(np.diff(bounds).max(initial=0)) > rows:
             return Blocks.regular(self._length, rows)
         return Blocks(bounds)
 
@@ -98,36 +174,50 @@ class Arrays:
         return not all(column.near for column in self.columns.values())
 
     @property
-    def raw(self) -> bool:
-        """Whether any rows are read without decoding others, and without a round trip."""
+    def undecoded(self) -> bool:
+        """Whether any rows are read without decoding others, and without a round trip. Not
+        :attr:`Source.raw`: a loader reads such arrays by blocks all the same, many rows at once."""
         return all(column.raw and column.near for column in self.columns.values())
 
     @property
     def row_bytes(self) -> int:
         """About how many bytes a row has in memory."""
-        return sum(column.row_bytes for column in self.columns.values())
+        stored = sum(column.row_bytes for column in self.columns.values())
+        return max(1, stored + sum(a.nbytes // max(1, len(a)) for a in self.memory.values()))
 
     @property
-    def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    def fixed(self) -> Fields:
         """Element shape and dtype of the arrays of plain memory."""
-        return {
-            name: (column.shape[1:], column.dtype)
-            for name, column in self.columns.items()
-            if column.plain
-        }
+        stored = {k: (c.shape[1:], c.dtype) for k, c in self.columns.items() if c.plain}
+        plain = {k: a for k, a in self.memory.items() if a.dtype.kind not in "TO"}
+        return stored | {k: (a.shape[1:], a.dtype) for k, a in plain.items()}
 
     @property
     def fingerprint(self) -> str:
         """Tells arrays of other names, shapes, types or chunks apart."""
-        told = [
-            (name, column.shape, str(column.dtype), self.blocks.bounds[:2].tolist())
+        # A lone array is "0" here, and "array" inside of windows: states tell sources by it.
+        name = "0" if self._shape is None else None
+        stored = self._stored_fingerprint(name) if self.columns else ""
+        memory = [(name or k, a.shape, str(a.dtype)) for k, a in self.memory.items()]
+        return fingerprint_of([stored, memory])
+
+    @property
+    def fingerprint_inside(self) -> str:
+        """See :attr:`Source.fingerprint_inside`."""
+        plain = not self.memory and self._shape is not tuple
+        return self._stored_fingerprint(None) if plain else self.fingerprint
+
+    def _stored_fingerprint(self, lone: str | None) -> str:
+        bounds = self.blocks.bounds[:2].tolist()
+        identity = [
+            (lone or name, column.shape, str(column.dtype), bounds)
             for name, column in self.columns.items()
         ]
-        return fingerprint_of(told)
+        return fingerprint_of(identity)
 
-    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
-        """The chunks of each array that rows have a part in, or runs of ``length`` from them on;
-        of those that are read without decoding others, none."""
+    def touches(self, rows: Rows, length: int = 1) -> list[Touched]:
+        """The chunks of each stored array that rows have a part in, or runs of ``length`` from
+        them on; of those that are read without decoding others, none."""
         found = []
         for column in self.columns.values():
             if not (column.raw and column.near):
@@ -135,6 +225,8 @@ class Arrays:
                 first, last = edges.of(rows), edges.of(rows + length - 1)
                 found.append(Touched.between(first, last, column.kept))
         return found
+
+    # -- reading --------------------------------------------------------------------------------
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """See :meth:`~tensorstash.loading.source.Source.take`."""
@@ -147,10 +239,14 @@ class Arrays:
             chosen = column.run(first, first + count) if run else column.rows(numbers)
             return column.read(chosen, place)
 
-        return self._each(read, out)
+        def copy(array: NDArray[Any], place: NDArray[Any] | None) -> NDArray[Any]:
+            # "clip", as "raise" copies once more; rows are in range.
+            return array.take(rows, axis=0, out=place, mode="clip")
+
+        return self._each(read, copy, out or {})
 
     def take_runs(
-        self, starts: Starts, length: int, out: Mapping[str, NDArray[Any]] | None = None
+        self, starts: Rows, length: int, out: Mapping[str, NDArray[Any]] | None = None
     ) -> Columns:
         """``length`` rows from each of ``starts`` on, as arrays of shape ``(runs, length, ...)``;
         each chunk is decoded once."""
@@ -161,30 +257,47 @@ class Arrays:
             read_runs(column, starts, place)
             return place
 
-        return self._each(read, out)
+        def copy(array: NDArray[Any], place: NDArray[Any] | None) -> NDArray[Any]:
+            found: NDArray[Any] = cut_runs(array, starts, length, place)
+            return found
+
+        return self._each(read, copy, out or {})
 
     def _each(
         self,
         read: Callable[[Sliced, NDArray[Any] | None], NDArray[Any]],
-        out: Mapping[str, NDArray[Any]] | None,
+        copy: Callable[[NDArray[Any], NDArray[Any] | None], NDArray[Any]],
+        out: Mapping[str, NDArray[Any]],
     ) -> Columns:
-        """Every array read; far away, all at once."""
-        found: Columns = dict.fromkeys(self.columns)
+        """Every array read or copied; far away, all at once."""
+        found: Columns = dict.fromkeys(self._names)
+
+        def one(name: str) -> None:
+            found[name] = read(self.columns[name], out.get(name))
 
         for column in self.columns.values():
             column.settle()
-
-        def one(name: str) -> None:
-            found[name] = read(self.columns[name], None if out is None else out.get(name))
-
         threads = len(self.columns) if self.far else 1
         spread([*self.columns], lambda: one, threads, waits=True)
+        for name, array in self.memory.items():
+            found[name] = copy(array, out.get(name))
         return found
 
-    def __getstate__(self) -> dict[str, Any]:
-        names = ("columns", "_single", "_length")
-        return {name: self.__dict__[name] for name in names}
-
     def present(self, columns: Columns) -> Any:
-        """A lone array's values as they are, those of several as a dict."""
-        return columns[ONE] if self._single else dict(columns)
+        """The columns as the arrays were given."""
+        if self._shape is None:
+            return columns[ONE]
+        return tuple(columns.values()) if self._shape is tuple else dict(columns)
+
+
+def _is_array(given: Any) -> bool:
+    return isinstance(given, (Handle, View, np.ndarray)) or is_tensor(given)
+
+
+def _in_memory(given: Any, name: str) -> NDArray[Any]:
+    if not _is_array(given):
+        raise Invalid(f"array {name!r} is {short(given)}: give an array, a tensor or a stored one")
+    array = natural(given)
+    if not array.ndim:
+        raise Invalid(f"array {name!r} has no axis, so it has no rows")
+    return array

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,12 @@ from ..errors import InvalidSelection, counted, short
 from ..indexing.selection import Point, Stride, select
 from ..loading.dataloader_worker import keeping_fields
 from ..loading.present import shown
-from ..loading.source import Columns
+from ..loading.source import Source
 
 
-class MapStyle(ABC):
-    """A map-style dataset over a source: ``data[3]`` is an item, ``data[2:9]`` and
+class MapStyle(Source):
+    """A source that is a map-style dataset, too: ``data[3]`` is an item, ``data[2:9]`` and
     ``data[[5, 5, -1]]`` are columns. A ``DataLoader`` gets each batch by one read."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
-        """The columns of some rows."""
-
-    @abstractmethod
-    def present(self, columns: Columns) -> Any:
-        """Columns as their user sees them."""
 
     def shown(self, rows: NDArray[np.int64]) -> Any:
         """Some rows, as their user sees them."""
@@ -79,18 +67,12 @@ def as_numbers(rows: Any) -> NDArray[np.int64]:
 
 
 def item(batch: Any, i: int) -> Any:
-    """Item ``i`` of what a batch is: of a dict, the item of each of its columns."""
+    """Item ``i`` of what a batch is: of a dict or a tuple, the item of each of its columns."""
     if isinstance(batch, Mapping):
         return {name: item(column, i) for name, column in batch.items()}
+    if type(batch) is tuple:
+        return tuple(item(column, i) for column in batch)
     found = batch[i]
     if isinstance(found, np.ndarray) and found.dtype.kind in "TO":
         return found.tolist()  # torch's collate function knows no arrays of text
     return found
-
-
-def picked(columns: Columns, order: Iterable[int] | NDArray[Any]) -> Columns:
-    """Some rows of columns, in this order."""
-    return {
-        name: [column[i] for i in order] if isinstance(column, list) else column[order]
-        for name, column in columns.items()
-    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,20 +12,92 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..coerce import parse_lengths, parse_whole
+from ..columns import Columns
 from ..errors import Invalid, counted, short
-from ..loading.source import Blocks, Columns, fingerprint_of
-from ..loading.touched import Touched
-from .arrays import ONE, columns_of
+from ..loading.permutation import key_of
+from ..loading.source import Blocks, Touched, fingerprint_of
+from .arrays import ONE, stored_arrays
 from .boxes import Boxes
-from .corners import Corners, GridCorners, RandomCorners
 from .mapstyle import MapStyle, as_numbers
-from .sliced import Sliced
+from .reader import Sliced
+
+Places = NDArray[np.int64]
+
+
+class Corners(ABC):
+    """The first position of every patch, an axis a column, by the patch's number."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def at(self, patches: Places) -> Places:
+        """The corners of some patches, of shape ``(patches, axes)``."""
+
+
+class GridCorners(Corners):
+    """Patches at equal distances, numbered in C order: patch ``i`` is ``i`` of ``counts`` by
+    ``np.unravel_index``."""
+
+    def __init__(self, counts: Sequence[int], stride: Sequence[int]) -> None:
+        """So many along each axis, so far apart."""
+        self.counts = tuple(counts)
+        self.stride = tuple(stride)
+
+    @classmethod
+    def over(
+        cls, lengths: Sequence[int], shape: Sequence[int], stride: Sequence[int], cover: bool
+    ) -> GridCorners:
+        """Patches of ``shape`` over axes of ``lengths``: whole ones only, or with ``cover`` as
+        many more as it takes to reach the end, of which the last reach beyond it."""
+        sizes = list(zip(lengths, shape, stride, strict=True))
+        if cover:
+            counts = [
+                min(-(-n // step), 1 + max(0, -(-(n - size) // step))) for n, size, step in sizes
+            ]
+        else:
+            counts = [max(0, (n - size) // step + 1) for n, size, step in sizes]
+        return cls(counts, stride)
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def at(self, patches: Places) -> Places:
+        """See :meth:`Corners.at`."""
+        found = np.empty((len(patches), len(self.counts)), np.int64)
+        rest = patches
+        for k in reversed(range(len(self.counts))):
+            rest, place = np.divmod(rest, max(1, self.counts[k]))
+            found[:, k] = place * self.stride[k]
+        return found
+
+
+class RandomCorners(Corners):
+    """Patches anywhere, whole: the place of each is a function of ``(seed, epoch, number)``
+    alone, the same for ever."""
+
+    def __init__(self, rooms: Sequence[int], count: int, seed: int, epoch: int) -> None:
+        """``count`` patches that may begin at ``rooms`` positions along each axis."""
+        self.rooms = tuple(rooms)
+        self.count = count
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def at(self, patches: Places) -> Places:
+        """See :meth:`Corners.at`."""
+        found = np.empty((len(patches), len(self.rooms)), np.int64)
+        for k, room in enumerate(self.rooms):
+            drawn = key_of(self.seed, self.epoch, k, patches)
+            found[:, k] = drawn % np.uint64(room)
+        return found
 
 
 class Patches(MapStyle):
     """Every patch of ``shape``, as an item: columns have the shape ``(patches, ...)``, with the
-    array's other axes in their places. A :class:`~tensorstash.loading.source.Source` and a
-    map-style dataset.
+    array's other axes in their places.
 
     On a grid: ``stride`` apart along each axis (by default next to each other), numbered in C
     order. Only whole patches are in it, unless ``pad`` says what stands beyond the end; then
@@ -32,7 +106,7 @@ class Patches(MapStyle):
     A batch reads each chunk once.
     """
 
-    _moved: Patches | None = None  # what at_epoch answered last: a loader asks again
+    _moved: Patches | None = None  # what at_epoch returned last: a loader asks again
     _state = ("shape", "stride", "pad", "count", "seed", "epoch", "_columns", "_dims", "_single")
 
     def __init__(
@@ -46,12 +120,32 @@ class Patches(MapStyle):
         pad: Any = None,
         seed: int = 0,
     ) -> None:
-        """``arrays``: one array or lazy view of one, or a dict of such. ``axes``: those that
-        ``shape`` is along, by default the last ones; a dict where arrays have them in different
-        places. ``pad``: a value, or a dict of one for each array."""
+        """The patches of the arrays as long as they are now.
+
+        Args:
+            arrays: one stored array or lazy view of one, or a dict of such.
+            shape: how long a patch is along each of its axes; one number: along one axis.
+            stride: how far apart patches of a grid begin, along each axis or along all; if left
+                out, ``shape``.
+            count: draw so many patches an epoch, anywhere, instead of those of a grid.
+            axes: those that ``shape`` is along; a dict of them where arrays have them in different
+                places; if left out, the last ones.
+            pad: what stands beyond the end, a value or a dict of one for each array; if left out,
+                no patch reaches beyond it.
+            seed: which patches ``count`` draws, with the epoch's number; an integer.
+
+        Raises:
+            Invalid: the arrays differ in length along the axes, no patch fits, or arguments are
+                wrong or of a grid and of ``count`` at once.
+
+        ::
+
+            patches = Patches(volume, (64, 64, 64), stride=32)
+            patches[5]  # an array of shape (64, 64, 64)
+        """
         if count is not None and (stride is not None or pad is not None):
             raise Invalid("count= draws patches anywhere; stride= and pad= are for a grid")
-        self._single, self._columns = columns_of(arrays, "patches")
+        self._single, self._columns = stored_arrays(arrays, "patches")
         self.shape = _sizes(shape, "shape")
         self.stride = self.shape if stride is None else _sizes(stride, "stride", len(self.shape))
         self.count = None if count is None else _sizes(count, "count", 1)[0]
@@ -132,6 +226,11 @@ class Patches(MapStyle):
         self.__dict__ = self.at_epoch(epoch).__dict__ | {"epoch": epoch}
 
     @property
+    def can_shrink(self) -> bool:
+        """Whether the arrays are of one length along their first axis."""
+        return self.extent > 0
+
+    @property
     def extent(self) -> int:
         """How long the arrays are along their first axis; 0 where they differ in it."""
         lengths = {column.shape[0] for column in self._columns.values()}
@@ -193,11 +292,13 @@ class Patches(MapStyle):
     def fingerprint(self) -> str:
         """Tells patches of other arrays, shapes or places apart."""
         columns = [(n, c.shape, str(c.dtype), self._dims[n]) for n, c in self._columns.items()]
-        told = (columns, self.shape, self.stride, self.pad, self.count, self.seed)
-        return fingerprint_of(told)
+        identity = (columns, self.shape, self.stride, self.pad, self.count, self.seed)
+        return fingerprint_of(identity)
 
-    def touches(self, rows: NDArray[np.int64]) -> list[Touched]:
+    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
         """The chunks that patches have a part in."""
+        if length > 1:
+            return Touched.of_runs(self.touches, rows, length)
         corners = self._corners.at(rows)
         found = []
         for name, column in self._columns.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,28 +11,118 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..coerce import parse_whole
-from ..errors import Invalid, counted, short
+from ..columns import Columns, joined, runs_of
+from ..errors import Invalid, counted
 from ..handle import Handle
-from ..loading.ragged import runs_of
-from ..loading.source import Blocks, Columns, Source, fingerprint_of
-from ..loading.touched import Touched
+from ..loading.source import Blocks, Source, Touched, fingerprint_of
 from ..threads import spread
 from ..view import View
-from .arrays import Arrays
+from .arrays import ArraySource, as_source, selected
+from .block_cache import BlockCache, split_by_blocks
 from .mapstyle import MapStyle, as_numbers
-from .recent import Recent, cut_alike, joined
-from .runs import cut_runs, plain, strided_runs
-from .starts import Rows, Starts, packed, parse_ends, unpacked
+from .reader import cut_runs, plain, strided_runs
 
+Rows = NDArray[np.int64]
 _BLOCK_BYTES = 1 << 20  # blocks of several chunks are not larger
 _ONCE_IN = 4  # chunks of a block, for each that is decoded once more
 _APART = 4  # batches between two that one reader has in order
 
 
+class WindowStarts:
+    """Windows of ``length`` rows that begin ``stride`` rows apart, from the first row of every
+    episode on; only those that end in it. Window ``i`` costs the same to find whatever the
+    number of rows and of windows; memory is a few numbers an episode."""
+
+    def __init__(self, rows: int, length: int, stride: int, ends: Rows | None = None) -> None:
+        """Over ``rows`` rows that are one episode, or are cut where ``ends`` say; rows beyond
+        the last end are one more."""
+        self.rows = rows
+        self.length = length
+        self.stride = stride
+        inner = np.empty(0, np.int64) if ends is None else ends
+        begins = np.concatenate([np.zeros(1, np.int64), inner, np.array([rows], np.int64)])
+        counts = np.maximum(0, (np.diff(begins) - length) // stride + 1)
+        used = np.flatnonzero(counts)
+        self._begins: Rows = begins[:-1][used]
+        self._counts: Rows = counts[used]
+        self._before: Rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._counts)])
+
+    def __len__(self) -> int:
+        return int(self._before[-1])
+
+    def at(self, windows: Rows) -> Rows:
+        """The row at which each of ``windows`` begins."""
+        if len(self._begins) == 1:
+            first = int(self._begins[0])
+            return windows * self.stride + first if first else windows * self.stride
+        episode = np.searchsorted(self._before, windows, side="right") - 1
+        return self._begins[episode] + (windows - self._before[episode]) * self.stride
+
+    def before(self, rows: Rows) -> Rows:
+        """How many windows begin before each of ``rows``."""
+        if not len(self._begins):
+            return np.zeros(len(rows), np.int64)
+        episode = np.maximum(np.searchsorted(self._begins, rows, side="left") - 1, 0)
+        inside = -(-(rows - self._begins[episode]) // self.stride)
+        found: Rows = self._before[episode] + np.clip(inside, 0, self._counts[episode])
+        return found
+
+    @property
+    def unused(self) -> int:
+        """How many rows are in no window: those that a whole one does not fit into, and those
+        between windows that lie further apart than they are long."""
+        covered = (self._counts - 1) * min(self.stride, self.length) + self.length
+        return self.rows - int(covered.sum())
+
+
+def parse_ends(boundaries: Any, rows: int) -> Rows:
+    """Episode ends as ascending offsets within ``rows``: from offsets (the one after an
+    episode's last row; a leading 0 says nothing), or from a mask that is true in the last row
+    of every episode."""
+    given = np.asarray(boundaries)
+    if given.ndim != 1 or (given.dtype.kind not in "biu" and given.size):
+        raise Invalid(
+            "boundaries are the offsets at which episodes end, or a mask of their last rows: "
+            f"1-D and of integers or booleans, not {given.ndim}-D {given.dtype}"
+        )
+    if given.dtype.kind == "b":
+        if len(given) != rows:
+            raise Invalid(
+                f"a mask of {counted(len(given), 'boundary', 'boundaries')} does "
+                f"not fit {counted(rows, 'row')}"
+            )
+        return np.flatnonzero(given).astype(np.int64) + 1
+    ends = given.astype(np.int64)
+    wrong = np.flatnonzero((ends < 0) | (ends > rows))
+    if len(wrong):
+        at = int(wrong[0])
+        raise Invalid(
+            f"boundary {at} is {given[at]}; offsets lie within the {counted(rows, 'row')}"
+        )
+    falls = np.flatnonzero(np.diff(ends) < 0)
+    if len(falls):
+        at = int(falls[0])
+        raise Invalid(
+            f"boundaries must ascend: boundary {at + 1} is {ends[at + 1]}, after {ends[at]}"
+        )
+    return ends
+
+
+def packed(ends: Rows) -> tuple[str, bytes]:
+    """Ends in few bytes, to be pickled: the lengths of episodes, about a byte or two each."""
+    lengths = np.diff(ends, prepend=0)
+    small = np.min_scalar_type(int(lengths.max(initial=0)))
+    return small.str, zlib.compress(lengths.astype(small).tobytes())
+
+
+def unpacked(dtype: str, data: bytes) -> Rows:
+    """What :func:`packed` packed."""
+    return np.cumsum(np.frombuffer(zlib.decompress(data), dtype), dtype=np.int64)
+
+
 class Windows(MapStyle):
     """Every window of ``length`` rows, ``stride`` rows apart, as an item: columns have the shape
-    ``(windows, length, ...)``. A :class:`~tensorstash.loading.source.Source` and a map-style
-    dataset.
+    ``(windows, length, ...)``.
 
     With ``boundaries`` windows begin anew in every episode, and none reaches into the next. A
     window is whole or is none: what is left at the end of an episode is in no window
@@ -57,11 +148,28 @@ class Windows(MapStyle):
         boundaries: Any = None,
         whole_rows: bool = False,
     ) -> None:
-        """``source``: an array or a lazy view of one, a dict of such, or records; ``fields``:
-        the only ones to read. ``boundaries``: the offsets at which episodes end, or a mask of
-        their last rows. Given as a stored array they are read where they are needed; else
-        pickles carry them, in a byte or two an episode. ``whole_rows``: take rows of ragged fields
-        too, each whole."""
+        """The windows of the rows that there are now.
+
+        Args:
+            source: records; an array, stored or in memory, a lazy view of one or a tensor; a tuple
+                or dict of these; a dataset, or any other source.
+            length: rows of a window.
+            stride: rows from the beginning of one window to that of the next.
+            fields: the only ones to read, or the only one; if left out, all.
+            boundaries: the offsets at which episodes end, ascending, or a mask that is true in
+                their last rows. A stored array is read where it is needed; else pickles carry
+                them, in a byte or two an episode.
+            whole_rows: take rows of ragged fields too, each whole.
+
+        Raises:
+            Invalid: ``source`` has no rows, lacks one of ``fields`` or has ragged ones;
+                ``boundaries`` do not ascend within its rows.
+
+        ::
+
+            windows = Windows(np.arange(10), 4, 3)
+            windows[1]  # array([3, 4, 5, 6])
+        """
         self.length = parse_whole(length, "length must be", 1)
         self.stride = parse_whole(stride, "stride must be", 1)
         self.source = selected(as_source(source), fields)
@@ -82,19 +190,21 @@ class Windows(MapStyle):
         return f"<tensorstash.Windows of {every}, of {self.source!r}>"
 
     @Cached
-    def _starts(self) -> Starts:
+    def _starts(self) -> WindowStarts:
         ends = self._boundaries
         if isinstance(ends, (Handle, View)):
             ends = parse_ends(ends, self._rows)
-        return Starts(self._rows, self.length, self.stride, ends)
+        return WindowStarts(self._rows, self.length, self.stride, ends)
 
     @Cached
-    def _recent(self) -> list[Recent]:
+    def _caches(self) -> list[BlockCache]:
         """What was read last, of fields that are cut alike; nothing of what cannot be kept."""
         source = self.source
-        if source.blocks.order is not None or (isinstance(source, Arrays) and source.raw):
+        if source.blocks.order is not None or (
+            isinstance(source, ArraySource) and source.undecoded
+        ):
             return []
-        return [Recent(one, self.length) for one in cut_alike(source)]
+        return [BlockCache(one, self.length) for one in split_by_blocks(source)]
 
     def starts(self, windows: Any = None) -> NDArray[np.int64]:
         """The row at which each of some windows begins, or of all."""
@@ -106,9 +216,14 @@ class Windows(MapStyle):
         return self._starts.unused
 
     @property
+    def can_shrink(self) -> bool:
+        """Whether the source of the rows can."""
+        return self.source.can_shrink
+
+    @property
     def extent(self) -> int:
         """How many rows the windows are of, where :meth:`at_rows` can leave the last ones out."""
-        return self._rows if hasattr(self.source, "at_rows") else 0
+        return self._rows if self.source.can_shrink else 0
 
     def at_rows(self, rows: int) -> Windows:
         """The windows as they were when there were so many rows."""
@@ -117,7 +232,7 @@ class Windows(MapStyle):
             if isinstance(ends, (Handle, View)):
                 ends = parse_ends(ends, self._rows)
             ends = ends[ends <= rows]
-        source = getattr(self.source, "at_rows")(rows)  # noqa: B009 (a source may lack it)
+        source = self.source.at_rows(rows)
         changed = {"source": source, "_rows": len(source), "_boundaries": ends}
         made: Windows = object.__new__(type(self))
         made.__dict__ |= {name: self.__dict__[name] for name in self._state} | changed
@@ -152,7 +267,7 @@ class Windows(MapStyle):
     @property
     def far(self) -> bool:
         """Whether a read costs round trips."""
-        return bool(getattr(self.source, "far", False))
+        return self.source.far
 
     @Cached
     def row_bytes(self) -> int:
@@ -179,25 +294,22 @@ class Windows(MapStyle):
     def fingerprint(self) -> str:
         """Tells windows of other rows, lengths, strides or episodes apart."""
         starts = self._starts
-        told = (self.source.fingerprint, self.length, self.stride, len(starts), starts.unused)
-        return fingerprint_of(told)
+        inside = self.source.fingerprint_inside
+        return fingerprint_of((inside, self.length, self.stride, len(starts), starts.unused))
 
-    def touches(self, windows: NDArray[np.int64]) -> list[Touched]:
+    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
         """The chunks that windows have a part in."""
-        touches = getattr(self.source, "touches", None)
-        if touches is None:
-            return []
-        starts = self._starts.at(windows)
+        if length > 1:
+            return Touched.of_runs(self.touches, rows, length)
+        starts = self._starts.at(rows)
         if self.source.blocks.order is None:
-            found: list[Touched] = touches(starts, self.length)
-            return found
-        rows = (starts[:, None] + np.arange(self.length)).reshape(-1)
-        return [Touched(o // self.length, chunk, kept) for o, chunk, kept in touches(rows)]
+            return self.source.touches(starts, self.length)
+        return Touched.of_runs(self.source.touches, starts, self.length)
 
     @property
     def goes_on(self) -> bool:
         """Whether windows in order have each chunk decoded once."""
-        return bool(self._recent)
+        return bool(self._caches)
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These windows, in this order, repeated ones included; each chunk is read once.
@@ -234,26 +346,26 @@ class Windows(MapStyle):
     def _taken(self, windows: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
         starts = self._starts.at(windows)
         if self._goes_on(windows):
-            return self._merged(lambda recent: self._followed(recent, starts, out))
-        if isinstance(self.source, Arrays):
+            return self._merged(lambda cache: self._followed(cache, starts, out))
+        if isinstance(self.source, ArraySource):
             return self.source.take_runs(starts, self.length, out)
-        return self._gathered(starts, out)
+        return _gathered(self.source, starts, self.length, out)
 
     def _goes_on(self, windows: Rows) -> bool:
         """Whether these windows are in order and go on from others, as far as they can be kept.
         Some between them may be another thread's or process' to read."""
-        if not self._recent or not _consecutive(windows):
+        if not self._caches or not _consecutive(windows):
             return False
         count, first, before = len(windows), int(windows[0]), self._next
         self._next = first + count
         return not first or abs(first - before) <= _APART * count
 
-    def _merged(self, read: Callable[[Recent], Columns]) -> Columns:
+    def _merged(self, read: Callable[[BlockCache], Columns]) -> Columns:
         """What is read through all that is kept, far away at once."""
         found: Columns = {}
-        threads = len(self._recent) if self.far else 1
-        spread(self._recent, lambda: lambda recent: found.update(read(recent)), threads, waits=True)
-        names = getattr(self.source, "names", found) if len(self._recent) > 1 else found
+        threads = len(self._caches) if self.far else 1
+        spread(self._caches, lambda: lambda cache: found.update(read(cache)), threads, waits=True)
+        names = self.source.selectable if len(self._caches) > 1 else found
         return {name: found[name] for name in names}
 
     def _is_block(self, windows: Rows) -> bool:
@@ -268,7 +380,7 @@ class Windows(MapStyle):
         """Windows ``stride`` apart, as views of the rows that they have in common."""
         first, stop = int(starts[0]), int(starts[-1]) + self.length
         if goes_on:
-            columns = self._merged(lambda recent: recent.run(first, stop))
+            columns = self._merged(lambda cache: cache.run(first, stop))
         else:
             columns = self.source.take(np.arange(first, stop))
         shape = (len(starts), self.length)
@@ -279,56 +391,61 @@ class Windows(MapStyle):
             for name, column in columns.items()
         }
 
-    def _followed(self, recent: Recent, starts: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
+    def _followed(
+        self, cache: BlockCache, starts: Rows, out: Mapping[str, NDArray[Any]]
+    ) -> Columns:
         """Windows in order, out of what was read for those before them as far as it reaches."""
-        cuts = recent.gaps(starts, self.length)
+        cuts = cache.gaps(starts, self.length)
         parts = []
         for a, b in zip([0, *cuts], [*cuts, len(starts)], strict=True):
             first = int(starts[a])
-            run = recent.run(first, int(starts[b - 1]) + self.length)
+            run = cache.run(first, int(starts[b - 1]) + self.length)
             places = {name: array[a:b] for name, array in out.items()}
-            parts.append(self._cut(run, starts[a:b] - first, places))
+            parts.append(_cut(run, starts[a:b] - first, self.length, places))
         return {
             name: out[name] if name in out else joined([part[name] for part in parts])
             for name in parts[0]
         }
 
-    def _gathered(self, starts: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
-        """Windows of a source that answers rows, each of which is asked for once."""
-        count, length = len(starts), self.length
-        order = np.argsort(starts, kind="stable")
-        first = starts[order]
-        apart = first[1:] >= first[:-1] + length
-        if not apart.all():
-            run = np.concatenate([[0], np.cumsum(apart)])
-            begins = first[np.concatenate([[True], apart])]
-            sizes = first[np.concatenate([apart, [True]])] + length - begins
-            offsets = np.empty_like(starts)
-            offsets[order] = (np.cumsum(sizes) - sizes - begins)[run] + first
-            return self._cut(self.source.take(runs_of(begins, sizes)), offsets, out)
-        flat = {
-            name: array.reshape(count * length, *array.shape[2:])
-            for name, array in out.items()
-            if array.flags.c_contiguous
-        }
-        columns = self.source.take((starts[:, None] + np.arange(length)).reshape(-1), flat)
-        found: Columns = {}
-        for name, column in columns.items():
-            if not isinstance(column, np.ndarray):
-                found[name] = cut_runs(column, np.arange(count) * length, length)
-                continue
-            found[name] = column.reshape(count, length, *column.shape[1:])
-            if name in out:
-                if name not in flat:
-                    out[name][...] = found[name]
-                found[name] = out[name]
-        return found
 
-    def _cut(self, columns: Columns, offsets: Rows, out: Mapping[str, NDArray[Any]]) -> Columns:
-        return {
-            name: cut_runs(column, offsets, self.length, out.get(name))
-            for name, column in columns.items()
-        }
+def _gathered(
+    source: Source, starts: Rows, length: int, out: Mapping[str, NDArray[Any]]
+) -> Columns:
+    """Windows of a source that is no array: each of its rows is read once."""
+    count = len(starts)
+    order = np.argsort(starts, kind="stable")
+    first = starts[order]
+    apart = first[1:] >= first[:-1] + length
+    if not apart.all():
+        run = np.concatenate([[0], np.cumsum(apart)])
+        begins = first[np.concatenate([[True], apart])]
+        sizes = first[np.concatenate([apart, [True]])] + length - begins
+        offsets = np.empty_like(starts)
+        offsets[order] = (np.cumsum(sizes) - sizes - begins)[run] + first
+        return _cut(source.take(runs_of(begins, sizes)), offsets, length, out)
+    flat = {
+        name: array.reshape(count * length, *array.shape[2:])
+        for name, array in out.items()
+        if array.flags.c_contiguous
+    }
+    columns = source.take((starts[:, None] + np.arange(length)).reshape(-1), flat)
+    found: Columns = {}
+    for name, column in columns.items():
+        if not isinstance(column, np.ndarray):
+            found[name] = cut_runs(column, np.arange(count) * length, length)
+            continue
+        found[name] = column.reshape(count, length, *column.shape[1:])
+        if name in out:
+            if name not in flat:
+                out[name][...] = found[name]
+            found[name] = out[name]
+    return found
+
+
+def _cut(columns: Columns, offsets: Rows, length: int, out: Mapping[str, NDArray[Any]]) -> Columns:
+    return {
+        name: cut_runs(column, offsets, length, out.get(name)) for name, column in columns.items()
+    }
 
 
 def _consecutive(windows: Rows) -> bool:
@@ -336,33 +453,10 @@ def _consecutive(windows: Rows) -> bool:
 
 
 def _refuse_ragged(source: Source, length: int) -> None:
-    for name in getattr(source, "ragged_names", ())[:1]:
+    for name in source.ragged_names[:1]:
         raise Invalid(
             f"field {name!r} is ragged: a window would be {counted(length, 'whole row')} of "
             f"it, not {length} "
             "of its values. For windows of values store them end to end as an array (Windows in "
             f"docs/torch.md); leave {name!r} out by fields=; or say whole_rows=True"
         )
-
-
-def as_source(given: Any) -> Source:
-    """Something to take rows from: arrays are wrapped, sources are as they are."""
-    if isinstance(given, (Handle, View, Mapping)):
-        return Arrays(given)
-    if isinstance(given, Source):
-        return given
-    raise Invalid(
-        f"{short(given)} has no rows to take; give a stored array, a dict of them, or records"
-    )
-
-
-def selected(source: Source, fields: Sequence[str] | str | None) -> Source:
-    """``source`` with some fields only."""
-    if fields is None:
-        return source
-    select = getattr(source, "select", None)
-    if select is None:
-        raise Invalid(f"{short(source)} cannot leave fields out; select them before")
-    names = [fields] if isinstance(fields, str) else list(fields)
-    chosen: Source = select(*names)
-    return chosen

@@ -1,14 +1,13 @@
 """Arrays and records as torch tensors, and what feeds them to a training loop."""
 
-from ..loading.batch import Batch
-from ..sources.mix import mix
+from ..loading.present import Batch
+from ..sources.mixture import mix
 from ..sources.patches import Patches
 from ..sources.windows import Windows
 from ..tensors import to_numpy, to_tensor
 from ..view import Tensors
 from .dataset import ArrayDataset
-from .loader import Loader
-from .samplers import ShuffleBatchSampler, ShuffleSampler
+from .loader import Loader, ShuffleBatchSampler, ShuffleSampler
 
 __all__ = [
     "ArrayDataset",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,14 @@ from torch.utils.data import Dataset
 from ..errors import Invalid, InvalidSelection, counted, short
 from ..handle import Handle
 from ..loading.dataloader_worker import in_worker, keeping_fields
+from ..loading.source import Source, SourceHolder
+from ..sources.arrays import as_source
+from ..sources.reader import one_threaded
 from ..tensors import to_numpy, to_tensor
 from ..view import View
 
 
-class ArrayDataset(Dataset[Any]):
+class ArrayDataset(Dataset[Any], SourceHolder):
     """The rows of one or several arrays of one length, as a map-style dataset.
 
     ``dataset[i]`` is row ``i``: a tensor for one array, a tuple of tensors for several, after
@@ -34,8 +36,16 @@ class ArrayDataset(Dataset[Any]):
         *arrays: Handle | View | NDArray[Any] | torch.Tensor,
         transform: Callable[..., Any] | None = None,
     ) -> None:
-        """Rows of ``arrays`` along their first axis; ``transform`` gets a row's tensors as its
-        arguments."""
+        """The rows that the arrays have now.
+
+        Args:
+            arrays: stored arrays, lazy views of them, NumPy arrays or tensors, of one length along
+                their first axis.
+            transform: gets a row's tensors as its arguments, and returns the item.
+
+        Raises:
+            Invalid: there is no array, one has no axis, or their lengths differ.
+        """
         if not arrays:
             raise Invalid("a dataset needs at least one array")
         columns = [to_numpy(a) if isinstance(a, torch.Tensor) else a for a in arrays]
@@ -48,6 +58,7 @@ class ArrayDataset(Dataset[Any]):
         self.arrays = tuple(columns)
         self.transform = transform
         self._length = lengths[0]
+        self._alone: tuple[Any, ...] | None = None
 
     def __repr__(self) -> str:
         arrays = ", ".join(f"{array.shape[1:]} {array.dtype}" for array in self.arrays)
@@ -55,6 +66,17 @@ class ArrayDataset(Dataset[Any]):
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def source(self) -> Source:
+        """What a loader or a sampler takes the rows from: the arrays.
+        :class:`~tensorstash.errors.Invalid` with a ``transform``, which gets single rows."""
+        if self.transform is not None:
+            raise Invalid(
+                "the transform of an ArrayDataset gets rows, that of a Loader batches: make the "
+                "dataset without, and give the Loader one"
+            )
+        return as_source(self.arrays[0] if len(self.arrays) == 1 else self.arrays)
 
     def __getitem__(self, index: int) -> Any:
         try:
@@ -70,10 +92,22 @@ class ArrayDataset(Dataset[Any]):
                 f"a row is out of range for a dataset of {counted(self._length, 'row')}"
             )
         with keeping_fields():
-            columns = [_rows(_in_worker(array), rows) for array in self.arrays]
+            columns = [_rows(array, rows) for array in self._readers()]
         if self.transform is not None:
             return [self.transform(*row) for row in zip(*columns, strict=True)]
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    def _readers(self) -> tuple[Any, ...]:
+        """The arrays; in a worker, of which several fill the processors, with one thread each, by
+        handles of its own."""
+        if not in_worker():
+            return self.arrays
+        if self._alone is None:
+            self._alone = tuple(map(_one_threaded, self.arrays))
+        return self._alone
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_alone": None}
 
 
 def _rows(array: Any, rows: NDArray[np.intp]) -> Sequence[Any]:
@@ -85,10 +119,10 @@ def _rows(array: Any, rows: NDArray[np.intp]) -> Sequence[Any]:
     return to_tensor(found).unbind(0)
 
 
-def _in_worker(column: Any) -> Any:
-    """The column, reading with one thread where a loader's workers already fill the processors."""
-    array = column.array if isinstance(column, View) else column
-    if in_worker() and isinstance(array, Handle) and array.settings.threads != 1:
-        array.settings = replace(array.settings, threads=1)
-        array.refresh()
+def _one_threaded(column: Any) -> Any:
+    """The column, read with one thread."""
+    if isinstance(column, View):
+        return View(_one_threaded(column.array), column.transform, column.fields)
+    if isinstance(column, Handle) and column.settings.threads != 1:
+        return one_threaded(column)
     return column

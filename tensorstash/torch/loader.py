@@ -1,26 +1,27 @@
-"""The loader: batches of tensors from threads of this process, resumable anywhere."""
+"""Batches of tensors from threads of this process, and their orders for torch's ``DataLoader``."""
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, Unpack
 
 import torch
 from torch import distributed
+from torch.utils.data import Sampler
 
+from ..columns import Columns
 from ..errors import Invalid
-from ..loading.batch import moved
-from ..loading.course import Shuffle
-from ..loading.feed import Feed
-from ..loading.present import present, shown
-from ..loading.source import Columns, Source
-from ..sources.beside import as_rows
-from .dataset import ArrayDataset
+from ..loading.loader import BatchLoader
+from ..loading.present import moved, present, shown
+from ..loading.sampler import EpochOptions, EpochPosition, EpochSampler, shows_epoch_options
+from ..loading.source import Source
+from ..sources.arrays import as_source
 
 
-class Loader(Feed[Any]):
+class Loader(BatchLoader[Any]):
     """Every row once an epoch, in batches of tensors that threads of this process read ahead.
 
     ::
@@ -35,53 +36,59 @@ class Loader(Feed[Any]):
     ``DataLoader``, each ``for`` is a whole epoch with an order of its own, and one that is broken
     off is over; after ``load_state_dict`` the first is the rest of the epoch. ``set_epoch`` is
     not needed, but where ranks may begin unlike numbers of epochs. ``quality()`` says how even
-    the shuffle is. See :class:`~tensorstash.loading.feed.Feed` for all methods.
+    the shuffle is. See :class:`~tensorstash.loading.loader.BatchLoader` for all methods.
     """
 
+    @shows_epoch_options()
     def __init__(
         self,
         source: Any,
         batch_size: int = 1,
         *,
-        shuffle: Shuffle = False,
-        seed: int = 0,
-        rank: int | None = None,
-        world_size: int | None = None,
-        drop_last: bool = False,
-        lanes: int = 64,
-        pool: int | None = None,
-        pool_bytes: int | str = "256MiB",
         threads: int | None = None,
         prefetch: int = 4,
         pin_memory: bool = False,
         transform: Callable[[Any], Any] | None = None,
+        **options: Unpack[EpochOptions],
     ) -> None:
-        """``source``: records, windows, patches or mixtures; a stored array, an array or a
-        tensor, or a tuple or dict of them. Arrays in what it presents become tensors and dicts a
-        ``Batch``, unless its user has chosen a format for it.
+        """A loader, at the beginning of epoch 0.
 
-        ``shuffle=True`` reads each block of rows once an epoch and holds up to ``pool_bytes``;
-        ``"exact"`` is a true shuffle. ``rank`` and ``world_size`` are by default those of
-        ``torch.distributed``, where that is initialized. ``transform`` gets each batch, one after
-        another in the background thread: what it draws from torch's global generator it
-        does not draw in the order of the training loop's.
+        Args:
+            source: records, windows, patches or mixtures; a stored array, an array or a tensor, a
+                tuple or dict of them, or a dataset. Arrays in what it presents become tensors and
+                dicts a ``Batch``, unless its user has chosen a format for it.
+            batch_size: rows of a batch, for each rank.
+            shuffle: ``False``: row after row. ``True``: each block of rows is read once an epoch,
+                and up to ``pool_bytes`` are held. ``"exact"``: a true shuffle, which reads blocks
+                again where they do not all fit into ``pool_bytes``.
+            seed: an integer; with the epoch's number, all that the order depends on.
+            rank, world_size: which part of each global batch is this process', from 0 on, and of
+                how many; if left out, those of ``torch.distributed`` where that is initialized,
+                else 0 of 1.
+            drop_last: leave out what is left at the end, rather than fill it up.
+            lanes: blocks that the rows of a batch are dealt from at a time, at most.
+            pool: blocks that a shuffle draws from; if left out, four for each row of a global
+                batch, as far as ``pool_bytes`` allow.
+            pool_bytes: what a rank may hold of decoded blocks: bytes, or ``"256MiB"``.
+            threads: how many read at once; if left out, 16 where reading mostly waits, else one a
+                processor, but one in all where trying shows that more are no faster.
+            prefetch: batches made ahead of their use; 0: no thread at all.
+            pin_memory: give batches in page-locked memory, for an accelerator.
+            transform: gets each batch, one after another in the background thread, and returns
+                what is yielded. What it draws from torch's global generator it does not draw in
+                the order of the training loop's.
+
+        Raises:
+            Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
         """
-        rows = source_of(source)
-        rank, world_size = ranks(rank, world_size)
+        rows = as_source(source)
         super().__init__(
             rows,
             batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-            lanes=lanes,
-            pool=pool,
-            pool_bytes=pool_bytes,
             threads=threads,
             prefetch=prefetch,
             finish=_Finish(rows, transform, pin_memory),
+            **with_ranks(options),
         )
 
 
@@ -92,8 +99,8 @@ class _Finish:
         self, source: Source, transform: Callable[[Any], Any] | None, pin_memory: bool
     ) -> None:
         self._present = source.present
-        self._as_it_is = getattr(source, "form", None) is not None
-        self._ragged: str | None = getattr(source, "untouched", None)
+        self._as_it_is = source.format is not None
+        self._ragged: str | None = source.default_ragged
         self._transform = transform
         self._pins = pin_memory and _has_accelerator()
         self._pinning: int | None = None
@@ -130,25 +137,97 @@ def _has_accelerator() -> bool:
     return found
 
 
-def source_of(given: Any) -> Source:
-    """What to take rows from: as :func:`~tensorstash.sources.beside.as_rows`, or the arrays of a
-    dataset."""
-    if not isinstance(given, ArrayDataset):
-        return as_rows(given)
-    if given.transform is not None:
-        raise Invalid(
-            "the transform of an ArrayDataset gets rows, that of a Loader batches: make the "
-            "dataset without, and give the Loader one"
-        )
-    return as_rows(given.arrays[0] if len(given.arrays) == 1 else given.arrays)
-
-
-def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Which rank of how many: those given, or those of ``torch.distributed``."""
+def with_ranks(options: EpochOptions) -> EpochOptions:
+    """``options`` with the rank and the number of ranks: those given, or those of
+    ``torch.distributed``."""
+    rank, world_size = options.get("rank"), options.get("world_size")
     if (rank is None) != (world_size is None):
         raise Invalid("rank and world_size belong together: give both, or neither")
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+    if rank is None and distributed.is_available() and distributed.is_initialized():
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    return {**options, "rank": rank, "world_size": world_size}
+
+
+class _Sampler(EpochSampler):
+    @shows_epoch_options(shuffle=True)
+    def __init__(self, source: Any, batch_size: int = 1, **options: Unpack[EpochOptions]) -> None:
+        """A sampler, at the beginning of epoch 0.
+
+        Args:
+            source: the dataset, or what it has its rows from: whatever
+                :class:`~tensorstash.torch.Loader` takes.
+            batch_size: rows of a batch, for each rank.
+            options: those of :class:`~tensorstash.torch.Loader` that say which rows come when;
+                ``shuffle`` is ``True`` if left out.
+
+        Raises:
+            Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
+        """
+        options.setdefault("shuffle", True)
+        super().__init__(as_source(source), batch_size, **with_ranks(options))
+
+    def _batches(self, first: bool) -> Iterator[tuple[list[int], int, EpochPosition]]:
+        """Rows of each batch, and the epoch's position after it.
+
+        The epoch begins with the first batch: loaders make iterators that they never use.
+        ``first``: the iterator is the first since a state was loaded. Where that is of an epoch's
+        end, torchdata's workers use up this one and then expect the next epoch of another; without
+        workers it is the one that is not used.
+        """
+        now = self.begin(3, rest=first)
+        order = self.plan(now.state).order
+        try:
+            for positions, bounds, after in self.ranks.windows(order, now.position):
+                rows = order.rows(positions).tolist()
+                for (a, b), position in zip(pairwise(bounds), after, strict=True):
+                    yield rows[a:b], position, now
+            now.position = now.state.rows
+        finally:
+            now.over = True
+
+
+class ShuffleBatchSampler(_Sampler, Sampler[list[int]]):
+    """Batches of row numbers in the order of :class:`~tensorstash.torch.Loader`.
+
+    ``DataLoader(records, batch_size=None, sampler=ShuffleBatchSampler(records, 64))`` reads each
+    batch at once and collates nothing; with ``batch_sampler=`` rows are collated. The epoch goes
+    on by itself, ``set_epoch`` names one, and ``state_dict`` is of under 250 bytes. A plain
+    ``DataLoader`` with workers asks for batches before it yields them, so that states of the
+    sampler are ahead: torchdata's ``StatefulDataLoader`` keeps those that belong to what
+    was yielded.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._lists(self.claim())
+
+    def _lists(self, first: bool) -> Iterator[list[int]]:
+        for rows, position, progress in self._batches(first):
+            progress.position = position
+            yield rows
+
+
+class ShuffleSampler(_Sampler, Sampler[int]):
+    """Single row numbers in the order of :class:`~tensorstash.torch.Loader`.
+
+    ``DataLoader(records, batch_size=64, sampler=ShuffleSampler(records, 64))``: ``batch_size`` is
+    the loader's, which the default pool and the division among ranks go by. See
+    :class:`ShuffleBatchSampler` for epochs and states; of several ranks, a state is one between
+    batches.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        return self._numbers(self.claim())
+
+    def _numbers(self, first: bool) -> Iterator[int]:
+        for rows, position, progress in self._batches(first):
+            before = progress.position
+            for k, row in enumerate(rows, 1):
+                progress.torn = self.world_size > 1 and k < len(rows)
+                progress.position = position if k == len(rows) else before + k
+                yield row
+
+    def __len__(self) -> int:
+        """Rows of the epoch that is next, or under way, for this rank as for every other."""
+        rows = self.rows(over=False)
+        left_out, twice = self.ranks.dropped(rows), self.ranks.padded(rows)
+        return (rows - left_out + twice) // self.world_size

@@ -1,25 +1,31 @@
-"""Arrays, and slices of them, as loaders read them: rows and boxes, straight into memory."""
+"""Stored arrays, and slices of them, read by rows, runs of rows and boxes, straight into memory."""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from ..cached import Cached
+from ..columns import Ragged
 from ..errors import Invalid, NoMemory, counted, short
 from ..handle import Handle
+from ..indexing.fields import Fields
 from ..indexing.grid import AxisGrid, RegularAxis
 from ..indexing.selection import AxisMap, Stride, Take, Transform, dims_of, identity
 from ..limits import HUGE
-from ..threads import IO_THREADS, THREAD_BYTES, count_for
+from ..loading.dataloader_worker import in_worker
+from ..threads import IO_THREADS, THREAD_BYTES, count_for, spread
 from ..view import View
 
+Rows = NDArray[np.int64]
+
+_SPARSE = 8  # how many times its runs a hull may be before they are read as single rows
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 
 
@@ -71,26 +77,29 @@ class Sliced:
     every process sees the same rows, whatever is appended meanwhile.
     """
 
+    fields: Fields | None = None
+
     def __init__(self, array: Any, what: str = "this") -> None:
         """``array``: a handle or a view; ``what`` names it in errors."""
         view = View(array, identity(array.shape)) if isinstance(array, Handle) else array
-        if not isinstance(view, View) or not isinstance(view.array, Handle):
+        if not isinstance(view, View):
             raise Invalid(
                 f"{what} must be a stored array or a lazy view of one, not {short(array)}"
             )
         self.array: Handle = view.array
         self.what = what
         self.transform = view.transform
+        self.fields = view.fields
         self.shape = view.shape
 
     def first(self, rows: int) -> Sliced:
         """The same for the first so many positions along the first dimension."""
-        return Sliced(View(self.array, self.transform)[:rows], self.what)
+        return Sliced(View(self.array, self.transform, self.fields)[:rows], self.what)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Element type."""
-        return self.array.dtype
+        """Element type: of a view of some fields, theirs."""
+        return self.array.dtype if self.fields is None else self.fields.dtype
 
     @property
     def plain(self) -> bool:
@@ -198,7 +207,7 @@ class Sliced:
 
     def read(self, transform: Transform, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read what :meth:`run`, :meth:`rows` or :meth:`box` has made."""
-        return self.array.read_transform(transform, out)
+        return self.array.read_transform(transform, out, self.fields)
 
     @Cached
     def near(self) -> bool:
@@ -218,18 +227,116 @@ class Sliced:
 
     def settle(self) -> None:
         """Called before reads: in a worker of a ``DataLoader``, of which several fill the
-        processors, each uses one thread."""
-        settings = self.array.settings
-        if settings.threads != 1 and in_worker():
-            self.array.settings = replace(settings, threads=1)
-            self.array.refresh()
+        processors, each uses one thread, by a handle of its own."""
+        if self.array.settings.threads != 1 and in_worker():
+            self.array = one_threaded(self.array)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("array", "what", "transform", "shape")
+        names = ["array", "what", "transform", "shape"]
+        if self.fields is not None:
+            names.append("fields")
         return {name: self.__dict__[name] for name in names}
 
 
-def in_worker() -> bool:
-    """Whether this is a worker process of torch's ``DataLoader``."""
-    data = sys.modules.get("torch.utils.data")
-    return data is not None and data.get_worker_info() is not None
+def one_threaded(array: Handle) -> Handle:
+    """Another handle on the same array, with its cache, that reads with the caller's thread alone;
+    the user's own is left as it is."""
+    made: Handle = object.__new__(type(array))
+    made.__dict__ |= array.__dict__
+    made.settings = replace(array.settings, threads=1)
+    made.refresh()  # which makes a reader for these settings
+    return made
+
+
+class _Group(NamedTuple):
+    """Runs that share chunks, and the rows from their first to their last."""
+
+    start: int
+    stop: int
+    members: Rows
+
+
+def read_runs(sliced: Sliced, starts: Rows, out: NDArray[Any]) -> None:
+    """``out[i]`` becomes the rows from ``starts[i]`` on, as many as it holds; each chunk is
+    decoded once. Of uncompressed chunks no more than the runs is read."""
+    count, length = out.shape[:2]
+    if not count or not length:
+        return
+    if not sliced.near:  # one window of requests for all
+        _read_rows(sliced, starts, out)
+        return
+    groups = list(_groups(sliced, starts, length))
+
+    def make() -> Callable[[_Group], None]:
+        return lambda group: _read_group(sliced, starts, out, group)
+
+    work = length * sliced.row_bytes if sliced.raw else sliced.slab_bytes
+    spread(groups, make, sliced.threads(len(groups), work))
+
+
+def cut_runs(column: Any, offsets: Rows, length: int, out: NDArray[Any] | None = None) -> Any:
+    """The ``length`` rows of ``column`` from each of ``offsets`` on, in memory of their own:
+    an array, or a list where rows are no plain array."""
+    if isinstance(column, Ragged):
+        return [column[np.arange(start, start + length)] for start in offsets]
+    if not isinstance(column, np.ndarray):
+        return [column[start : start + length] for start in offsets.tolist()]
+    if out is None:
+        out = np.empty((len(offsets), length, *column.shape[1:]), column.dtype)
+    steps = np.diff(offsets)
+    if len(steps) and steps[0] >= 0 and (steps == steps[0]).all() and plain(column):
+        out[...] = strided_runs(column[int(offsets[0]) :], int(steps[0]), out.shape)
+        return out
+    for place, start in zip(out, offsets.tolist(), strict=True):
+        place[...] = column[start : start + length]
+    return out
+
+
+def plain(column: Any) -> bool:
+    """Whether :func:`strided_runs` can be had of a column: an array of plain memory."""
+    return isinstance(column, np.ndarray) and column.dtype.kind not in "TO"
+
+
+def strided_runs(column: NDArray[Any], step: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A read-only view of ``column``, of ``shape``: runs that begin ``step`` rows apart."""
+    row, *rest = column.strides
+    return as_strided(column, shape, (step * row, row, *rest), writeable=False)
+
+
+def _groups(sliced: Sliced, starts: Rows, length: int) -> Iterator[_Group]:
+    order = np.argsort(starts, kind="stable")
+    first = starts[order]
+    last = first + (length - 1)
+    # All runs are of one length: the latest to begin is the latest to end.
+    if sliced.raw:
+        parted = first[1:] > last[:-1]
+    else:
+        edges = sliced.edges(0)
+        parted = edges.of(first[1:]) > edges.of(last[:-1])
+    cuts = (np.flatnonzero(parted) + 1).tolist()
+    for a, b in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        yield _Group(int(first[a]), int(last[b - 1]) + 1, order[a:b])
+
+
+def _read_group(sliced: Sliced, starts: Rows, out: NDArray[Any], group: _Group) -> None:
+    members, length = group.members, out.shape[1]
+    if len(members) == 1:
+        sliced.read(sliced.run(group.start, group.stop), out[int(members[0])])
+        return
+    if group.stop - group.start > _SPARSE * len(members) * length:
+        piece = np.empty((len(members), *out.shape[1:]), out.dtype)
+        _read_rows(sliced, starts[members], piece)
+        out[members] = piece
+        return
+    run = sliced.read(sliced.run(group.start, group.stop))
+    for i, start in zip(members.tolist(), (starts[members] - group.start).tolist(), strict=True):
+        out[i] = run[start : start + length]
+
+
+def _read_rows(sliced: Sliced, starts: Rows, out: NDArray[Any]) -> None:
+    count, length, *element = out.shape
+    rows = (starts[:, None] + np.arange(length)).reshape(-1)
+    flat = out.reshape(count * length, *element)  # a view, unless a caller's memory has gaps
+    sliced.read(sliced.rows(rows), flat)
+    if not np.may_share_memory(flat, out):
+        out[...] = flat.reshape(out.shape)

@@ -1,20 +1,39 @@
-"""Rows of different sizes in memory: one run of values, and where each row ends."""
+"""Columns of rows in memory: arrays, lists, and rows of different sizes; taken apart and joined."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coerce import as_array, is_tensor
-from ..errors import Invalid, InvalidSelection, counted
+from .coerce import as_array, is_tensor
+from .errors import Invalid, InvalidSelection, counted
 
 Shapes = NDArray[np.int64]
-
 _SHORT = 32  # elements a row, on average: fewer are padded all at once, not row by row
+
+Columns: TypeAlias = dict[str, Any]
+"""Values of several rows by field: arrays whose first axis is the rows, ``Ragged`` values, or
+lists. Fields within fields are named by their path, ``"next/obs"``."""
+
+
+def nested(flat: Mapping[str, Any], kind: type[dict[str, Any]] = dict) -> dict[str, Any]:
+    """Values by path as dicts within dicts, of one ``kind``."""
+    out = kind()
+    for path, value in flat.items():
+        *above, name = path.split("/")
+        place = out
+        for step in above:
+            place = place.setdefault(step, kind())
+        place[name] = value
+    return out
+
+
+class KnownColumns(dict[str, Any]):
+    """Nested columns that know more of their fields than the arrays tell."""
 
 
 class Ragged:
@@ -23,7 +42,7 @@ class Ragged:
     ``values`` (1-D) holds row after row, each in C order; row ``i`` is
     ``values[offsets[i]:offsets[i + 1]]`` in the shape ``shapes[i]``. ``offsets`` are int64, one
     more than rows, from 0 on; ``shapes`` are int64, of shape ``(rows, ndim)``. Indexing with an
-    integer answers a row, a view; with a slice, a mask or an integer array another
+    integer returns a row, a view; with a slice, a mask or an integer array another
     :class:`Ragged`.
     """
 
@@ -195,3 +214,70 @@ def _row(row: Any, dtype: np.dtype[Any], ndim: int, i: int) -> NDArray[Any]:
             f"{counted(ndim, 'is', 'are')} needed"
         )
     return array
+
+
+class Held:
+    """Ragged rows to be gathered from again and again."""
+
+    __slots__ = ("buffer", "offsets", "rows")
+
+    def __init__(self, rows: Ragged) -> None:
+        self.rows = rows
+        # Python slices and joins buffers, and reads integers of them, in half the time that it
+        # takes with arrays.
+        size = rows.dtype.itemsize
+        self.buffer = rows.values.view(f"i{size}" if size in (1, 2, 4, 8) else f"V{size}").data
+        self.offsets = rows.offsets.data
+
+
+def held(column: Any) -> Any:
+    """A column as :func:`gathered` takes it."""
+    return Held(column) if isinstance(column, Ragged) else column
+
+
+def gathered(blocks: Sequence[Any], which: Sequence[int], within: Sequence[int]) -> Any:
+    """The column whose row ``i`` is row ``within[i]`` of ``blocks[which[i]]``, each a :func:`held`
+    column of text, ragged rows or a list. There is at least one row."""
+    pairs = list(zip(which, within, strict=True))
+    first = blocks[pairs[0][0]]
+    if isinstance(first, Held):
+        return _ragged(blocks, pairs, first.rows)
+    if not isinstance(first, np.ndarray):
+        return [blocks[k][i] for k, i in pairs]
+    out = np.empty((len(pairs), *first.shape[1:]), first.dtype)
+    for place, (k, i) in enumerate(pairs):
+        out[place] = blocks[k][i]
+    return out
+
+
+def _ragged(blocks: Sequence[Held], pairs: list[tuple[int, int]], first: Ragged) -> Ragged:
+    pieces: list[memoryview] = []
+    for k, i in pairs:
+        block = blocks[k]
+        offsets = block.offsets
+        pieces.append(block.buffer[offsets[i] : offsets[i + 1]])
+    joined = np.frombuffer(bytearray().join(pieces), first.dtype)
+    sizes = np.array([*map(len, pieces)], np.int64)
+    ends = offsets_of(sizes)
+    if first.ndim == 1:
+        return Ragged(joined, ends, sizes[:, None])
+    return Ragged(joined, ends, np.stack([blocks[k].rows.shapes[i] for k, i in pairs]))
+
+
+def picked(columns: Columns, order: Iterable[int] | NDArray[Any]) -> Columns:
+    """Some rows of columns, in this order."""
+    return {
+        name: [column[i] for i in order] if isinstance(column, list) else column[order]
+        for name, column in columns.items()
+    }
+
+
+def joined(pieces: list[Any]) -> Any:
+    """Parts of a column as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate(pieces)
+    if isinstance(pieces[0], Ragged):
+        return Ragged.join(pieces)
+    return [value for piece in pieces for value in piece]

@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..coerce import parse_whole
+from ..columns import Columns, Ragged, joined, picked
 from ..errors import Invalid, counted, short
 from ..loading.order import Order
-from ..loading.source import Blocks, Columns, Source, fingerprint_of
-from ..loading.touched import Touched
-from .alike import check_alike
-from .arrays import ONE
-from .mapstyle import MapStyle, as_numbers, picked
-from .mixed_order import InSources, MixedOrder
-from .passes import Numbers, Passes
-from .recent import joined
-from .schedule import Schedule, parse_weights
-from .windows import as_source
+from ..loading.source import Blocks, MakeOrder, Source, Touched, fingerprint_of
+from .arrays import ONE, as_source
+from .interleave import (
+    InterleavedIndex,
+    MixedOrder,
+    Numbers,
+    RepeatedShuffle,
+    WeightedInterleave,
+    parse_weights,
+)
+from .mapstyle import MapStyle, as_numbers
 
 _MOST_ROWS = 1 << 62
 
-MakeOrder: TypeAlias = Callable[[Blocks, int, float], Order]
-"""The order of one source of a mixture: of its blocks, its number, and its share of the rows."""
+
+def check_same_fields(names: Sequence[str], sources: Sequence[Source], own: str | None) -> None:
+    """Raise :class:`~tensorstash.errors.Invalid`, naming the difference, unless all ``sources``
+    have the same fields of the same kinds, and none of the name ``own``."""
+    kinds = {name: _kinds(source) for name, source in zip(names, sources, strict=True)}
+    one, first = names[0], kinds[names[0]]
+    for name in names[1:]:
+        for has, lacks in ((one, name), (name, one)):
+            for field in kinds[has]:
+                if field not in kinds[lacks]:
+                    raise Invalid(
+                        f"source {lacks!r} has no field {field!r}, which {has!r} has; select the "
+                        "fields that all have"
+                    )
+        for field, kind in first.items():
+            other = kinds[name][field]
+            if other != kind:
+                raise Invalid(f"field {field!r} is {kind} in source {one!r}, {other} in {name!r}")
+    if own in first:
+        raise Invalid(f"the sources have a field {own!r} already; call the origin another name")
+
+
+def _kinds(source: Source) -> dict[str, str]:
+    """What each field is, in words."""
+    columns = source.take(np.empty(0, np.int64))
+    fixed = source.fixed
+    return {
+        name: _plain(*fixed[name]) if name in fixed else _kind(column)
+        for name, column in columns.items()
+    }
+
+
+def _plain(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{dtype} of shape {shape}"
+
+
+def _kind(column: Any) -> str:
+    if isinstance(column, Ragged):
+        return f"ragged {column.dtype} of {counted(column.ndim, 'axis', 'axes')}"
+    if isinstance(column, np.ndarray):
+        return _plain(column.shape[1:], column.dtype)
+    return "a list"
 
 
 def mix(
@@ -39,11 +81,26 @@ def mix(
 ) -> Mix:
     """Rows of several sources, interleaved so that every stretch of them has each source's share.
 
-    ``sources`` have the same fields: arrays, records, windows, patches, or mixtures in turn.
-    ``weights`` are proportions, by default of the sources' lengths. An epoch ends where the
-    ``"first"`` source has no more rows, or where ``"all"`` have given every row, for which
-    shorter ones begin again, or after so many rows. ``origin`` adds a field of that name: which
-    of the sources a row is from, by number.
+    Args:
+        sources: a list, or a dict by name, of what has rows and the same fields: records, arrays,
+            windows, patches, or mixtures in turn.
+        weights: a proportion for each source, above 0; if left out, by the sources' lengths.
+        seed: by which the blocks of a source are shuffled for each pass through it, an integer;
+            ``None``: they are as stored.
+        stop: an epoch ends where the ``"first"`` source has no more rows; or where ``"all"`` have
+            given every row, for which shorter ones begin again; or after so many rows.
+        origin: the name of a field to be added: which of the sources a row is from, by number.
+
+    Returns:
+        The mixture, a source and a map-style dataset.
+
+    Raises:
+        Invalid: a source is empty or has other fields than the first, or arguments do not fit.
+
+    ::
+
+        mixture = mix({"web": web, "code": code}, {"web": 3, "code": 1})
+        mixture.counts  # rows of each in an epoch
     """
     if isinstance(sources, Mapping):
         names, given = [str(name) for name in sources], list(sources.values())
@@ -68,8 +125,7 @@ def _exactly(number: int) -> NDArray[Any]:
 
 
 class Mix(MapStyle):
-    """Rows of several sources, interleaved; made by :func:`mix`. A
-    :class:`~tensorstash.loading.source.Source` and a map-style dataset.
+    """Rows of several sources, interleaved; made by :func:`mix`.
 
     Which source a position takes from is a function of the position alone: of the first ``p`` rows
     each source has given its share of ``p``, of two sources rounded, of more to within
@@ -79,7 +135,7 @@ class Mix(MapStyle):
     position is all there is to resume from.
     """
 
-    _moved: Mix | None = None  # what at_epoch answered last: a loader asks again
+    _moved: Mix | None = None  # what at_epoch returned last: a loader asks again
     _state = ("names", "sources", "seed", "epoch", "origin", "_weights", "_length")
 
     def __init__(
@@ -100,7 +156,7 @@ class Mix(MapStyle):
         for name, length in zip(names, lengths, strict=True):
             if not length:
                 raise Invalid(f"source {name!r} has no rows; leave it out of the mixture")
-        check_alike(self.names, self.sources, origin)
+        check_same_fields(self.names, self.sources, origin)
         self._weights = (
             parse_weights(lengths) if weights is None else parse_weights(weights, strict=True)
         )
@@ -109,9 +165,9 @@ class Mix(MapStyle):
     def _stop(self, stop: int | str, lengths: list[int]) -> int:
         every = enumerate(lengths)
         if stop == "first":
-            return min(int(self._schedule.position(k, _exactly(n))[0]) for k, n in every)
+            return min(int(self._interleave.position(k, _exactly(n))[0]) for k, n in every)
         if stop == "all":
-            rows = max(int(self._schedule.position(k, _exactly(n - 1))[0]) for k, n in every) + 1
+            rows = max(int(self._interleave.position(k, _exactly(n - 1))[0]) for k, n in every) + 1
             if rows > _MOST_ROWS:
                 raise Invalid(
                     f"all sources have given every row after {counted(rows, 'row')}; stop earlier"
@@ -143,11 +199,11 @@ class Mix(MapStyle):
     def off(self) -> dict[str, float]:
         """By how much what each source has given may differ from its share, at any position; in
         a stretch between two positions, by twice that."""
-        return dict(zip(self.names, self._schedule.off, strict=True))
+        return dict(zip(self.names, self._interleave.off, strict=True))
 
     def origins(self, rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where rows are from: the number of the source, and the row's number there."""
-        source, number = self._schedule.find(as_numbers(rows))
+        source, number = self._interleave.find(as_numbers(rows))
         found = np.empty_like(number)
         for k in np.unique(source).tolist():
             mine = source == k
@@ -163,9 +219,7 @@ class Mix(MapStyle):
             return known
         made: Mix = object.__new__(type(self))
         made.__dict__ = {**self.__getstate__(), "epoch": epoch}
-        made.sources = [
-            one.at_epoch(epoch) if hasattr(one, "at_epoch") else one for one in self.sources
-        ]
+        made.sources = [one.at_epoch(epoch) for one in self.sources]
         self._moved = made
         return made
 
@@ -181,8 +235,10 @@ class Mix(MapStyle):
         bounds = [np.zeros(1, np.int64)]
         for k, count in enumerate(self._counts):
             first = self.epoch * count
-            bounds.append(self._passes[k].bounds(first, first + count)[1:] - first + bounds[-1][-1])
-        order = InSources(self._schedule, self._counts)  # indexed as an array is
+            bounds.append(
+                self._shuffles[k].bounds(first, first + count)[1:] - first + bounds[-1][-1]
+            )
+        order = InterleavedIndex(self._interleave, self._counts)  # indexed as an array is
         return Blocks(np.concatenate(bounds), order)  # type: ignore[arg-type]
 
     def order(self, make: MakeOrder) -> Order:
@@ -195,12 +251,12 @@ class Mix(MapStyle):
             make(Blocks(bounds[a : b + 1] - bounds[a]), k, weight / total)
             for k, (a, b, weight) in enumerate(zip(cuts[:-1], cuts[1:], self._weights, strict=True))
         ]
-        return MixedOrder(self._schedule, self.blocks, orders)
+        return MixedOrder(self._interleave, self.blocks, orders)
 
     @property
     def far(self) -> bool:
         """Whether a read of any source costs round trips."""
-        return any(getattr(source, "far", False) for source in self.sources)
+        return any(source.far for source in self.sources)
 
     @property
     def row_bytes(self) -> int:
@@ -210,7 +266,7 @@ class Mix(MapStyle):
     @property
     def ragged_names(self) -> tuple[str, ...]:
         """The fields whose rows differ in length, where a source says so."""
-        return tuple(getattr(self.sources[0], "ragged_names", ()))
+        return self.sources[0].ragged_names
 
     @property
     def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -221,24 +277,25 @@ class Mix(MapStyle):
     @property
     def fingerprint(self) -> str:
         """Tells mixtures of other sources, weights, lengths or seeds apart."""
-        prints = [source.fingerprint for source in self.sources]
-        told = (self.names, prints, self._weights, self._length, self.seed, self.origin)
-        return fingerprint_of(told)
+        prints = [source.fingerprint_inside for source in self.sources]
+        identity = (self.names, prints, self._weights, self._length, self.seed, self.origin)
+        return fingerprint_of(identity)
 
-    def touches(self, rows: NDArray[np.int64]) -> list[Touched]:
+    def touches(self, rows: NDArray[np.int64], length: int = 1) -> list[Touched]:
         """The chunks of every source that rows have a part in."""
+        if length > 1:
+            return Touched.of_runs(self.touches, rows, length)
         found = []
-        source, number = self._schedule.find(np.asarray(rows, np.int64))
+        source, number = self._interleave.find(np.asarray(rows, np.int64))
         for k, one in enumerate(self.sources):
-            touches = getattr(one, "touches", None)
             mine = np.flatnonzero(source == k)
-            for owner, chunk, kept in touches(self._rows(k, number[mine])) if touches else ():
+            for owner, chunk, kept in one.touches(self._rows(k, number[mine])):
                 found.append(Touched(mine[owner], chunk, kept))
         return found
 
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows, in this order, repeated ones included; each chunk is read once."""
-        source, number = self._schedule.find(np.asarray(rows, np.int64))
+        source, number = self._interleave.find(np.asarray(rows, np.int64))
         present = np.unique(source).tolist() or [0]
         places = dict(out or {})
         if self.origin is not None:
@@ -282,17 +339,17 @@ class Mix(MapStyle):
     # -- inside ---------------------------------------------------------------------------------
 
     @Cached
-    def _schedule(self) -> Schedule:
-        return Schedule(self._weights)
+    def _interleave(self) -> WeightedInterleave:
+        return WeightedInterleave(self._weights)
 
     @Cached
     def _counts(self) -> list[int]:
-        return self._schedule.counts(self._length)
+        return self._interleave.counts(self._length)
 
     @Cached
-    def _passes(self) -> list[Passes]:
-        return [Passes(one.blocks, self.seed, k) for k, one in enumerate(self.sources)]
+    def _shuffles(self) -> list[RepeatedShuffle]:
+        return [RepeatedShuffle(one.blocks, self.seed, k) for k, one in enumerate(self.sources)]
 
     def _rows(self, source: int, numbers: Numbers) -> Numbers:
         """The rows of a source that it gives as these of its turns in this epoch."""
-        return self._passes[source].rows(numbers + self.epoch * self._counts[source])
+        return self._shuffles[source].rows(numbers + self.epoch * self._counts[source])

@@ -17,12 +17,18 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cached import Cached
 from ..errors import Invalid, short
+from ..loading.order import Lanes, Order
+from ..loading.permutation import key_of, permute
+from ..loading.source import Blocks
 
 Numbers = NDArray[np.int64]
 
 _CLOSE = Fraction(1, 10**9)
 _MOST = 1 << 31  # of the sum of weights: products of two such numbers fit into 63 bits
+_KEPT = 8  # tables of passes
+_LANES = 1 << 16  # more than an order has
 
 
 class Line(NamedTuple):
@@ -62,7 +68,7 @@ class Pair(NamedTuple):
 Node: TypeAlias = int | Pair
 
 
-class Schedule:
+class WeightedInterleave:
     """Turns of several sources by ``weights``, whole numbers.
 
     Of the first ``p`` positions source ``k`` has its share of ``p`` to within :attr:`off` ``[k]``,
@@ -183,3 +189,134 @@ def _exact(number: Any) -> Fraction:
     if abs(near - exact) <= exact * _CLOSE:
         return near
     return Fraction(repr(number)) if isinstance(number, float) else exact
+
+
+class RepeatedShuffle:
+    """The endless stream of a source's rows: every row once in each pass, those of a block next
+    to each other, the blocks of a pass in an order of its own by ``seed``; without one, as they
+    are stored."""
+
+    def __init__(self, blocks: Blocks, seed: int | None, which: int) -> None:
+        """``which`` tells sources of one seed apart."""
+        self._blocks = blocks
+        self._seed = seed
+        self._which = which
+        self.rows_each = int(blocks.bounds[-1])
+        self._tables: dict[int, tuple[Numbers, Numbers]] = {}
+
+    def rows(self, numbers: Numbers) -> Numbers:
+        """The row at each number of the stream."""
+        turn, within = np.divmod(numbers, self.rows_each)
+        found = np.empty_like(numbers)
+        for one in np.unique(turn).tolist():
+            mine = turn == one
+            dealt, starts = self._table(one)
+            slot = np.searchsorted(starts, within[mine], side="right") - 1
+            found[mine] = self._blocks.bounds[dealt[slot]] + within[mine] - starts[slot]
+        order = self._blocks.order
+        return found if order is None else order[found]
+
+    def bounds(self, start: int, stop: int) -> Numbers:
+        """Where blocks meet from number ``start`` to ``stop`` of the stream, both included."""
+        each = self.rows_each
+        pieces = [
+            starts[:-1] + turn * each
+            for turn in range(start // each, -(-stop // each))
+            for starts in [self._table(turn)[1]]
+        ]
+        ends = np.array([start, stop], np.int64)
+        return np.unique(np.clip(np.concatenate([*pieces, ends]), start, stop))
+
+    def _table(self, turn: int) -> tuple[Numbers, Numbers]:
+        """The blocks of a pass in order, and where each begins."""
+        found = self._tables.get(turn)
+        if found is None:
+            count = len(self._blocks)
+            dealt = np.arange(count)
+            if self._seed is not None:
+                dealt = permute(dealt, count, key_of(self._seed, self._which, turn))
+            sizes = np.diff(self._blocks.bounds)[dealt]
+            found = dealt, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+            kept = [*self._tables.items()][-_KEPT + 1 :]
+            self._tables = dict([*kept, (turn, found)])
+        return found
+
+
+class MixedOrder(Order):
+    """Positions dealt to sources by a :class:`WeightedInterleave`; the turns of each put in order
+    by an order of its own, over the blocks that are the source's."""
+
+    def __init__(
+        self, interleave: WeightedInterleave, blocks: Blocks, orders: Sequence[Order]
+    ) -> None:
+        """``blocks`` are those of ``orders``, one after another."""
+        super().__init__(blocks)
+        self._interleave = interleave
+        self._orders = list(orders)
+        counts = [len(order.blocks) for order in orders]
+        self._first = np.cumsum([0, *counts[:-1]])
+
+    def locate(self, positions: Numbers) -> tuple[Numbers, Numbers]:
+        """See :meth:`Order.locate`."""
+        source, turn = self._interleave.find(positions)
+        block, within = np.empty_like(turn), np.empty_like(turn)
+        for k in np.unique(source).tolist():
+            mine = source == k
+            at, within[mine] = self._orders[k].locate(turn[mine])
+            block[mine] = at + self._first[k]
+        return block, within
+
+    def lanes(self, positions: Numbers) -> Lanes | None:
+        """See :meth:`Order.lanes`: those of one source after those of another."""
+        source, turn = self._interleave.find(positions)
+        found = np.empty(len(positions), np.uint16)
+        for k, (order, first) in enumerate(zip(self._orders, self._lane, strict=True)):
+            mine = source == k
+            lanes = order.lanes(turn[mine])
+            if lanes is None:
+                return None
+            found[mine] = lanes + np.uint16(first)
+        return found
+
+    @Cached
+    def _lane(self) -> list[int]:
+        """The first lane of each source; every lane has a row among a source's first ones."""
+        first = [0]
+        for order in self._orders:
+            lanes = order.lanes(np.arange(min(order.count, _LANES)))
+            first.append(first[-1] + (0 if lanes is None else int(lanes.max(initial=0)) + 1))
+        return first[:-1]
+
+    def last_use(self) -> Numbers:
+        """See :meth:`Order.last_use`."""
+        found = []
+        for k, order in enumerate(self._orders):
+            last = np.maximum(order.last_use(), 1) - 1
+            found.append(self._interleave.position(k, last) + 1)
+        return np.concatenate(found)
+
+
+class InterleavedIndex:
+    """A mixture's rows source after source, each source's in the order of its turns: what
+    ``Blocks.order`` is, found where it is indexed instead of kept."""
+
+    def __init__(self, interleave: WeightedInterleave, counts: Sequence[int]) -> None:
+        """``counts``: rows of each source."""
+        self._interleave = interleave
+        self._bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    def __getitem__(self, places: Any) -> Numbers:
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        source = np.searchsorted(self._bounds, places, side="right") - 1
+        found = np.empty_like(places)
+        for k in np.unique(source).tolist():
+            mine = source == k
+            found[mine] = self._interleave.position(k, places[mine] - self._bounds[k])
+        return found  # type: ignore[no-any-return]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Numbers:
+        return self[:].astype(dtype or np.int64, copy=False)

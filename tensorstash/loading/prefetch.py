@@ -38,7 +38,7 @@ class Stopped(Exception):
     """Ends a generator that was asked to stop."""
 
 
-class Ahead(Iterator[Item], Generic[Item]):
+class Prefetcher(Iterator[Item], Generic[Item]):
     """The items of a generator, at most ``depth`` of them made before they are asked for.
 
     The generator runs in a thread of its own, one item after another. The thread ends with the

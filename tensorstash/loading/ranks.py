@@ -1,4 +1,4 @@
-"""Batches of all ranks together, and the rows of each that are one rank's."""
+"""Which rows of each batch are one rank's, and how many blocks a rank may hold for them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cuts import Numbers
-from .order import Order
+from .order import Numbers, Order
+from .source import Blocks, Source
 
 _ROWS = 4096  # to find the places of fewer at once costs more for each
 _POSITIONS = 1 << 18  # of all ranks, at once
+_BATCHES = 4  # blocks in the pool for each row of a global batch: 12 % inflation at the worst
+_ASIDE = 8  # the part of the memory, one in so many, that is left to blocks on their way
 
 
 class Window(NamedTuple):
@@ -25,7 +27,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatches:
     """What is rank ``rank``'s of every global batch, ``batch_size`` rows for each of ``world``.
 
     Which rows make a global batch is the order's alone. Ranks have as many batches each, and as
@@ -94,3 +96,64 @@ class Share:
         # turns, so that any part of the batch is as mixed as it is.
         chosen = np.argsort(lanes.reshape(positions.shape), axis=1, kind="stable")[:, mine]
         return np.take_along_axis(positions, np.sort(chosen, axis=1), axis=1)
+
+
+@dataclass(frozen=True)
+class PoolBudget:
+    """What the user allows: ``lanes`` at most, and a ``pool`` of so many blocks, or one that fits
+    in ``limit`` bytes a rank with all that is held beside it.
+
+    What comes of it depends on nothing of one machine, such as its processors: all ranks must
+    come to the same.
+    """
+
+    lanes: int
+    pool: int | None
+    limit: int
+
+    def wanted(self, blocks: Blocks, ranks: RankBatches) -> int:
+        """The pool that was asked for, or would be good enough."""
+        wanted = _BATCHES * ranks.whole if self.pool is None else self.pool
+        return max(1, min(wanted, len(blocks)))
+
+    def pooled(self, source: Source, ranks: RankBatches) -> tuple[int, int]:
+        """The lanes and the pool of a chunk-aware shuffle."""
+        blocks = source.blocks
+        pool = self.wanted(blocks, ranks)
+        if self.pool is None:
+            # All ranks together, for each holds its own lanes.
+            held = self.limit // _mean_bytes(source, blocks) * ranks.world
+            if held < len(blocks):
+                begun = ranks.whole * len(blocks) // max(1, int(blocks.bounds[-1])) + 1
+                held = max(1, held - held // _ASIDE - begun)
+                # Beside the pool, a block for each lane: that of which it has begun some rows.
+                pool = max(1, min(pool, max(held - self.lanes, held // 2)))
+        return max(1, min(self.lanes, pool, len(blocks))), pool
+
+    def prefetch_blocks(self, source: Source) -> int:
+        """How many blocks may be on their way that are not wanted yet."""
+        return max(1, self.limit // _ASIDE // _mean_bytes(source, source.blocks))
+
+    def fits(self, source: Source) -> bool:
+        """Whether a rank may hold every block."""
+        blocks = source.blocks
+        return len(blocks) * _mean_bytes(source, blocks) <= self.limit
+
+
+class EpochPlan(NamedTuple):
+    """An epoch as one rank reads it: the rows, their order, and this rank's batches of them.
+
+    ``slots``: how many blocks to make room for; 0: none, every batch is read by itself.
+    ``prefetch_blocks``: how many may be on their way that are not wanted yet.
+    """
+
+    source: Source
+    order: Order
+    ranks: RankBatches
+    slots: int
+    prefetch_blocks: int
+
+
+def _mean_bytes(source: Source, blocks: Blocks) -> int:
+    rows = int(blocks.bounds[-1])
+    return max(1, source.row_bytes * -(-rows // max(1, len(blocks))))

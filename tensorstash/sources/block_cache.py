@@ -1,4 +1,4 @@
-"""What was read last of a source, for readers that go through it in order."""
+"""The blocks of a source that were read last, for readers that go through it in order."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..columns import Columns, joined
 from ..engine.cache import Cache
-from ..loading.ragged import Ragged
-from ..loading.source import Columns, Source
+from ..loading.source import Source
 
 _BLOCKS, _MOST_BLOCKS = 2, 6  # kept beside what is read again; more than one reader needs,
 _MOST_BYTES = 64 << 20  # while they are small: others read next to it
 
 
-class Recent:
+class BlockCache:
     """The blocks of a source that were read last, so that reads in order which overlap, or which
     end within a block, read every block once; several threads may read next to each other.
 
@@ -84,23 +84,12 @@ class Recent:
         return found
 
 
-def cut_alike(source: Source) -> list[Source]:
+def split_by_blocks(source: Source) -> list[Source]:
     """``source`` as sources of fields whose chunks meet at the same rows, where it has several."""
-    names = getattr(source, "names", ())
-    if len(names) < 2 or not hasattr(source, "select"):
+    names = source.selectable
+    if len(names) < 2:
         return [source]
     groups: dict[bytes, list[str]] = {}
     for name in names:
         groups.setdefault(source.select(name).blocks.bounds.tobytes(), []).append(name)
     return [source.select(*some) for some in groups.values()] if len(groups) > 1 else [source]
-
-
-def joined(pieces: list[Any]) -> Any:
-    """Parts of a column as one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    if isinstance(pieces[0], np.ndarray):
-        return np.concatenate(pieces)
-    if isinstance(pieces[0], Ragged):
-        return Ragged.join(pieces)
-    return [value for piece in pieces for value in piece]
