@@ -253,7 +253,7 @@ class FileDriver(Driver):
     def put(
         self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
     ) -> Tag:
-        """Store ``value`` atomically and answer its tag; directories are made as needed."""
+        """Store ``value`` atomically and return its tag; directories are made as needed."""
         if if_absent and if_tag is not None:
             raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
         path = self._base + check_key(key)

@@ -26,7 +26,7 @@ DOCUMENTS = 2000
 
 
 def write_corpus(place: Path) -> list[np.ndarray]:
-    """Write documents of log-normal lengths; answers them, to compare."""
+    """Write documents of log-normal lengths; returns them, to compare."""
     random = np.random.default_rng(0)
     ranks = 1 / np.arange(1, WORDS + 1)  # as in real languages, few words are most of the text
     words = [random.permutation(WORDS) for _ in range(LANGUAGES)]

@@ -194,7 +194,7 @@ class BytesCodec(Codec):
     @abstractmethod
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """Decoded bytes, at most ``limit`` of them. With ``out`` the result must fill ``out``
-        exactly, is written there, and ``out`` is answered. Sizes claimed by ``data`` are
+        exactly, is written there, and ``out`` is returned. Sizes claimed by ``data`` are
         checked against ``limit`` *before* anything is allocated. ``ValueError`` (or the
         library's own error) when ``data`` is damaged."""
 

@@ -95,7 +95,7 @@ class Capabilities:
     concurrency: int = 1
     """Requests worth having under way at once, where they are not ``local``."""
     maps: bool = False
-    """``map`` answers the memory that a value lies in."""
+    """``map`` returns the memory that a value lies in."""
     content_tags: bool = False
     """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
     lists: bool = True
@@ -126,7 +126,7 @@ class Traffic:
     bytes_read: int = 0
     bytes_written: int = 0
     disk_hits: int = 0
-    """Values answered from a local disk cache."""
+    """Values read from a local disk cache."""
 
 
 class Driver(ABC):
@@ -153,7 +153,7 @@ class Driver(ABC):
     def put(
         self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
     ) -> Tag:
-        """Store ``value`` atomically and answer its tag: a reader sees the old value or the
+        """Store ``value`` atomically and return its tag: a reader sees the old value or the
         new one, whole. With ``if_absent`` or ``if_tag`` the check and the store are one step;
         when the condition does not hold, :class:`~tensorstash.errors.Conflict` is raised and
         nothing is changed."""
@@ -192,7 +192,7 @@ class Driver(ABC):
     ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
         """``(i, (value, tag))`` for the i-th request, or ``(i, None)`` where nothing is stored,
         in the order of arrival. Buffers are the caller's to keep. A request whose ``unless`` is
-        the stored version is answered with empty bytes and that tag. Requests are taken from
+        the stored version is returned with empty bytes and that tag. Requests are taken from
         the iterable as earlier ones are answered, so their number is no matter of memory."""
         for i, (key, span, unless, most) in enumerate(requests):
             if unless is not None and self.tag(key) == unless:
@@ -204,8 +204,8 @@ class Driver(ABC):
             yield i, found
 
     def get_into(self, key: str, out: memoryview) -> int | None:
-        """Read a whole value straight into ``out`` (writable bytes). Answers the value's size,
-        or ``None`` when absent; a value larger than ``out`` answers any size above
+        """Read a whole value straight into ``out`` (writable bytes). Returns the value's size,
+        or ``None`` when absent; a value larger than ``out`` returns any size above
         ``len(out)`` and leaves ``out`` undefined."""
         value = self.get(key)
         if value is None:

@@ -379,7 +379,7 @@ def is_fill(chunk: NDArray[Any], fill: NDArray[Any]) -> bool:
     """Whether every element of ``chunk`` is ``fill``, by its bits: -0.0 is not 0.0, and one
     NaN is not another (text and bytes of any length: by ``==``).
 
-    Answers from the first element where that differs; otherwise one pass over the memory,
+    Decides by the first element where that differs; otherwise one pass over the memory,
     with temporaries of at most a mebibyte.
     """
     if chunk.size == 0:

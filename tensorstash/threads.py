@@ -94,7 +94,7 @@ def spread(
 ) -> None:
     """Do the work of every block once, on ``threads`` threads, the caller's among them.
 
-    Each thread calls ``make_work`` once and uses its answer for the blocks it takes. The first
+    Each thread calls ``make_work`` once and uses what it returns for the blocks it takes. The first
     error stops the rest and is raised here. Called from a worker thread, everything runs in
     that thread: nested use cannot deadlock. ``waits`` as in :func:`submit`.
     """

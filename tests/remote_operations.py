@@ -152,7 +152,7 @@ OPERATIONS = READS | WRITES
 def at_once(
     line: Line, seconds: float, work: Callable[[Site, str, Operation], None]
 ) -> dict[str, Site]:
-    """``work(site, name, operation)`` for each, a thread each; all must end well. Answers the
+    """``work(site, name, operation)`` for each, a thread each; all must end well. Returns the
     sites: one for each write, reads share theirs."""
     makers = {name: operation.layout for name, operation in WRITES.items()}
     makers |= {"read all": CHUNKED, "read shards": SHARDED}

@@ -102,7 +102,7 @@ def test_readers_see_all_rows_or_none() -> None:
 
 def stepwise_failures(build: Any, change: Any) -> int:
     """``change(array)`` with the n-th use of the driver failing, for every n, from the start
-    each time; answers how many uses there were. The array must be as it was, or as it was to
+    each time; returns how many uses there were. The array must be as it was, or as it was to
     become; then the change is made again without failures."""
     for number in itertools.count():
         inner, before, after = build()

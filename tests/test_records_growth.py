@@ -102,7 +102,7 @@ def every_failure(
 ) -> int:
     """``change`` with the n-th use of the driver failing, for every n. The records must be as
     they were, or as they were to become; then the same is asked for again, by the same handle
-    and by a fresh one. Answers how many uses there were."""
+    and by a fresh one. Returns how many uses there were."""
     for number in itertools.count():
         inner = copied(start)
         failing: list[bool] = [True]

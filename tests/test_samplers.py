@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWa
 
 
 class Rows(Dataset[Any]):
-    """Answers numbers and lists of them, as records do."""
+    """Returns numbers and lists of them, as records do."""
 
     def __init__(self, array: stash.Array) -> None:
         self.array = array

@@ -163,7 +163,7 @@ class CacheFolder:
         )
 
     def _count(self, blocks: int) -> int:
-        """Add ``blocks`` to those written since the last look; answers their number."""
+        """Add ``blocks`` to those written since the last look; returns their number."""
         path = self._base + _LEDGER
         try:
             fd = os.open(path, _APPEND, 0o600)
@@ -222,7 +222,7 @@ class CacheFolder:
             total -= size
 
     def _sweep(self) -> int:
-        """Remove what killed writers left; answers the bytes of what may still be written. A
+        """Remove what killed writers left; returns the bytes of what may still be written. A
         writer that lives and is this slow finds its file gone, and its value is not kept."""
         self._swept = True
         total = 0

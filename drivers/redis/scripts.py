@@ -47,7 +47,7 @@ end
 return 1
 """)
 """Keys: value, version. Arguments: the value, its new version, the version that must be stored
-(or :data:`ABSENT`, :data:`ANY`), milliseconds to live or 0. Answers 1, or 0 when another version
+(or :data:`ABSENT`, :data:`ANY`), milliseconds to live or 0. Returns 1, or 0 when another version
 is stored."""
 
 DELETE = _script("""
@@ -58,7 +58,7 @@ if now ~= ARGV[1] then return 0 end
 redis.call('UNLINK', KEYS[1], KEYS[2])
 return 1
 """)
-"""Keys: value, version. Argument: the version that must be stored. Answers 0 when another is."""
+"""Keys: value, version. Argument: the version that must be stored. Returns 0 when another is."""
 
 READ = _script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
@@ -72,7 +72,7 @@ end
 return found
 """)
 """Keys: value, version. Arguments: a version whose bytes are not wanted, the only version whose
-bytes are wanted (either may be empty), then first and last byte of each range. Answers nothing
+bytes are wanted (either may be empty), then first and last byte of each range. Returns nothing
 where nothing is stored, else the version and the ranges."""
 
 HOLD = _script("""
@@ -86,7 +86,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """)
 """Key: the lock. Arguments: the holder's token, milliseconds, whether to take a free lock (else
-only to prolong it). Answers whether the token holds it."""
+only to prolong it). Returns whether the token holds it."""
 
 RELEASE = _script("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end

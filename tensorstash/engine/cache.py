@@ -16,7 +16,7 @@ from ..turn import take, turn
 
 class Cache:
     """The most recently used values, together at most ``limit`` bytes. A value is kept with the
-    tag of the stored version it came from and answered for that version only, so writers in
+    tag of the stored version it came from and returned for that version only, so writers in
     other processes are noticed. Safe in threads; a forked child starts with an empty one.
     """
 

@@ -38,7 +38,7 @@ def append(
     make_writer: MakeWriter,
     lock_timeout: float | None,
 ) -> tuple[Node, int]:
-    """Grow the array along ``axis`` by ``rows``; answers the new metadata and where they begin.
+    """Grow the array along ``axis`` by ``rows``; returns the new metadata and where they begin.
 
     Appenders take turns by the driver's lock. Rows are stored beyond the edge, where no reader
     looks, and then the new shape is put in one step: an append that fails or is killed leaves
@@ -79,7 +79,7 @@ def _append(
 def write_beyond(
     before: ArraySpec, rows: NDArray[Any], axis: int, make_writer: MakeWriter, check: Check
 ) -> ArraySpec:
-    """Store ``rows`` beyond the edge along ``axis``, where no reader looks; answers the spec
+    """Store ``rows`` beyond the edge along ``axis``, where no reader looks; returns the spec
     under which they will show. For the holder of the lock."""
     start = before.shape[axis]
     shape = before.shape

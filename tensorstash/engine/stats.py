@@ -11,12 +11,12 @@ from ..driver import Driver, Traffic
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts since a handle was opened in this process, as ``array.stats`` answers them.
+    """Counts since a handle was opened in this process, as ``array.stats`` returns them.
 
     ``chunks``: decoded from ``encoded_bytes`` in ``decode_seconds`` (summed over threads).
-    ``cache_hits``: chunks that were answered from memory. ``requests``, ``retries``,
+    ``cache_hits``: chunks that were in memory already. ``requests``, ``retries``,
     ``bytes_read`` and ``bytes_written`` are the driver's, which the arrays of one group share;
-    zero for drivers that send nothing anywhere. ``disk_hits``: values answered from
+    zero for drivers that send nothing anywhere. ``disk_hits``: values read from
     ``cache_dir``.
     """
 
@@ -33,7 +33,7 @@ class Stats:
 
 class Meter:
     """Counts for one handle. Each thread of each process counts for itself, so that none needs
-    a lock; a forked child answers what it counted itself."""
+    a lock; a forked child returns what it counted itself."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, int], _Count] = {}

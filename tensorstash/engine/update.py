@@ -136,7 +136,7 @@ def merge_many(
     look: Look | None = None,
 ) -> list[Merge]:
     """As :func:`merge_one` for many objects far away: one window reads what is stored, another
-    puts what becomes of it. Answers those that another writer was faster to change. ``look``
+    puts what becomes of it. Returns those that another writer was faster to change. ``look``
     travels with the first window, and has ended before the second begins."""
     likely: list[Merge] = []
     asked: list[Merge] = []

@@ -191,7 +191,7 @@ def spans(transform: Transform) -> list[tuple[int, int]]:
 
 
 def has_ellipsis(selection: Any) -> bool:
-    """Whether ``...`` stands in a selection, which keeps NumPy from answering a scalar."""
+    """Whether ``...`` stands in a selection, which keeps NumPy from returning a scalar."""
     if isinstance(selection, tuple):
         return EllipsisType in map(type, selection)
     return selection is Ellipsis

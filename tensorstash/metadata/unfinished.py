@@ -95,7 +95,7 @@ def claim(
     are nodes there that have no document. :class:`~tensorstash.errors.AlreadyExists` where it is
     not all a node's. ``fresh``: there is no node, and nothing to delete;
     :class:`~tensorstash.errors.Conflict` where there is one. ``spare``: asked of what is there
-    before it is marked: whether it shall stay; then the answer is ``None``."""
+    before it is marked: whether it shall stay; then ``None`` is returned."""
     for attempt in range(_TRIES):
         found = Belongings(driver, path, dict(known or {}))
         if not fresh:
@@ -132,7 +132,7 @@ def claim(
 
 def finish(made: Claim, behind: bytes = b"") -> Tag:
     """Take the mark away, keeping what someone has changed in the document meanwhile, and store
-    ``behind`` it; answers the tag of the document."""
+    ``behind`` it; returns the tag of the document."""
     document, tag = made.document, made.tag
     for attempt in range(_TRIES):
         made.check()
@@ -226,7 +226,7 @@ def _clear(made: Claim, found: Belongings) -> None:
 def _delete(made: Claim, found: Belongings, keys: Iterator[str], again: bool = False) -> int:
     """Delete ``keys``, in batches. A link to a folder goes itself, and nothing that it leads to.
     Where the lock can be lost, only what is still of the version that was found before the mark
-    was put; or, found ``again`` after that, while the mark stands. Answers how many there were, or
+    was put; or, found ``again`` after that, while the mark stands. Returns how many there were, or
     how many stay."""
     driver, count = made.driver, 0
     while batch := [*islice(keys, _AT_ONCE)]:

@@ -343,7 +343,7 @@ def _byte_orders(dtype: np.dtype[Any]) -> set[str]:
 def described(codecs: Sequence[Codec], dtype: np.dtype[Any], ndim: int) -> dict[str, Any]:
     """A bound chain as v2 spells it: the inverse of :func:`chain`.
 
-    Answers the ``stored`` dtype and the document's ``dtype``, ``order``, ``filters`` and
+    Returns the ``stored`` dtype and the document's ``dtype``, ``order``, ``filters`` and
     ``compressor``; :class:`~tensorstash.errors.Unsupported` when v2 cannot spell the chain.
     """
     arrays, serializer, tail = split(codecs)

@@ -82,13 +82,13 @@ class Column(NoOperators, ABC):
         return [value]
 
     def put(self, rows: Rows, values: Any, look: Look | None = None) -> int:
-        """Store checked values in rows that are there, once ``look`` has ended. Answers where
+        """Store checked values in rows that are there, once ``look`` has ended. Returns where
         values that were added for it end, of a field that has values apart from its rows."""
         write_rows(self.arrays[0], rows, values, look)
         return 0
 
     def reserve(self, values: Any) -> Any:
-        """What ``values`` need before rows are added: answers what is added as rows."""
+        """What ``values`` need before rows are added: returns what is added as rows."""
         return values
 
     def read(

@@ -80,7 +80,7 @@ def extend(
     driver: Driver, path: str, settings: Settings, columns: Mapping[str, Column],
     values: Mapping[str, Any], count: int,
 ) -> tuple[Catalog, int]:  # fmt: skip
-    """Add ``count`` rows of checked ``values``; answers the records as they then are, and where
+    """Add ``count`` rows of checked ``values``; returns the records as they then are, and where
     the rows begin. Writers take turns by the driver's lock."""
     fields = {name: column.field for name, column in columns.items()}
     specs = {
@@ -164,7 +164,7 @@ def change(
     make: Callable[[Catalog, Check], Catalog],
     lock_timeout: float | None,
 ) -> Catalog:
-    """Replace the records' document by what ``make`` answers, while no other writer changes rows
+    """Replace the records' document by what ``make`` returns, while no other writer changes rows
     or fields; then bring the fields' own documents after it."""
     with driver.lock(path + zarr3.KEY, lock_timeout) as check:
         return until_alone(check, lambda: _change(driver, path, make, check))

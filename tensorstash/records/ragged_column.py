@@ -171,7 +171,7 @@ class RaggedColumn(Column):
         )  # in one window of requests
 
     def _append(self, values: NDArray[Any]) -> int:
-        """Store values at the end; answers where they begin."""
+        """Store values at the end; returns where they begin."""
         grown = renewed(self._longest, self._longest.spec)
         start = grown.append(values)
         self._keep(grown)

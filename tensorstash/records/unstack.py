@@ -57,7 +57,7 @@ def in_order(
 
 
 def unstacked(batch: Any) -> list[Any]:
-    """The rows of a batch that a transform has answered."""
+    """The rows of a batch that a transform has returned."""
     if isinstance(batch, Mapping):
         parts = {name: unstacked(column) for name, column in batch.items()}
         count = len(next(iter(parts.values()), ()))

@@ -228,7 +228,7 @@ of the bytes read or stored; ``"flip"`` inverts one bit in their middle; an exce
 
 
 class FailingDriver(WrapperDriver):
-    """``driver`` itself, except where ``when(call)`` answers a :data:`Fault`.
+    """``driver`` itself, except where ``when(call)`` returns a :data:`Fault`.
 
     Damage is done to what a read delivers (each part of ``get_ranges``) or a put stores;
     verbs that move no value can only fail. ``when`` is called in the using thread.

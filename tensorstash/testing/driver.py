@@ -23,7 +23,7 @@ from .driver_races import DriverRaces
 
 
 class DriverContract(DriverRaces):
-    """Subclass it with a fixture ``driver`` that answers an empty, writable driver.
+    """Subclass it with a fixture ``driver`` that returns an empty, writable driver.
 
     What ``driver.capabilities`` does not claim is skipped. Override :meth:`reconnect` when
     a pickle is not the way to reach the same data again, and the numbers (``many``,

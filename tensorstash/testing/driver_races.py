@@ -23,7 +23,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """What ``work(0)`` ... ``work(count - 1)`` answer, started together; errors are raised."""
+    """What ``work(0)`` ... ``work(count - 1)`` return, started together; errors are raised."""
     barrier = threading.Barrier(count)
     answers: list[Any] = [None] * count
     errors: list[BaseException] = []

@@ -21,7 +21,7 @@ _WEIRD += ["semi;colon:at@", "quote'\"", "*[x]{y}", "😀/🗻", "n" * 200, "-rf
 
 
 def as_value(value: Buffer | None) -> bytes | None:
-    """A copy of what a driver answered."""
+    """A copy of what a driver returned."""
     return None if value is None else bytes(value)
 
 
