@@ -2,7 +2,7 @@
 
 A :class:`Transform` says, for every axis of an array, which element an output position
 refers to. Any NumPy selection becomes one (:func:`select`, :func:`outer`, :func:`point`),
-and two compose into one (``compose.py``), so that views of views cost nothing until read.
+and two compose into one (:func:`compose`), so that views of views cost nothing until read.
 The idea of composable index maps is TensorStore's "index transform"; the rules are NumPy's.
 """
 

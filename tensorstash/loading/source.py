@@ -16,8 +16,9 @@ from ..limits import HUGE
 
 Numbers = NDArray[np.int64]
 Fields = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-_OPTIONAL = ("touches", "names", "select", "at_epoch", "at_rows", "extent", "order")
 """Element shape and dtype by the name of the field."""
+
+_OPTIONAL = ("touches", "names", "select", "at_epoch", "at_rows", "extent", "order")
 
 
 def fingerprint_of(identity: Any) -> str:
