@@ -137,4 +137,7 @@ def test_a_field_that_was_dropped_on_the_way_stops_those_who_want_it(tmp_path: P
     assert pickle.loads(a)[4] == {"a": 5}
     with pytest.raises(NotFound):
         pickle.loads(b)[0]
-    assert pickle.loads(both)[4] == {"a": 5}  # as records that are opened now
+    with pytest.raises(NotFound, match="'b'"):
+        pickle.loads(both)[4]
+    assert pickle.loads(both).refresh()[4] == {"a": 5}
+    assert pickle.loads(both).select("a")[4] == {"a": 5}

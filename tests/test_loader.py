@@ -16,7 +16,15 @@ import torch
 import tensorstash as stash
 from tensorstash.columns import Columns, Ragged
 from tensorstash.errors import Invalid, NotFound
-from tensorstash.torch import ArrayDataset, Batch, Loader, Patches, Windows, mix
+from tensorstash.torch import (
+    ArrayDataset,
+    Batch,
+    Loader,
+    Patches,
+    ShuffleBatchSampler,
+    Windows,
+    mix,
+)
 from tests.counted import Counted, check_batch
 
 ROWS = 1000
@@ -286,3 +294,15 @@ def test_what_is_shown_of_sources_and_loaders() -> None:
         ),
     ):
         assert repr(made) == wanted
+
+
+def test_what_torchs_loader_takes_is_answered_with_what_there_is() -> None:
+    rows = np.arange(8)
+    with pytest.raises(TypeError, match=r"^Loader\(\) got .* 'num_workers'; .*threads="):
+        Loader(rows, 2, num_workers=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^Loader\(\) got .* 'collate_fn'; .*transform="):
+        Loader(rows, 2, collate_fn=list)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^ShuffleBatchSampler\(\) got .* 'what'$"):
+        ShuffleBatchSampler(rows, 2, what=1)  # type: ignore[call-arg]
+    with pytest.raises(Invalid, match="transform is a function, not 3"):
+        Loader(rows, 2, transform=3)  # type: ignore[arg-type]

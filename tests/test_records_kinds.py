@@ -389,3 +389,25 @@ def test_times_of_python() -> None:
     records.append({"t": when})
     records.extend({"t": [when, when]})
     same(records["t"][...], np.array([when] * 3, "M8[us]"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"),
+    [("float32", 3e38), ("float16", 6e4), ("complex64", 3e38), ("bfloat16", 3e38)],
+)
+def test_numbers_that_would_overflow_are_refused(dtype: str, most: float) -> None:
+    records = stash.create_records({}, {"x": dtype, "r": stash.ragged(dtype)})
+    records.append({"x": most, "r": [most, np.inf, np.nan]})  # what is infinite stays so
+    large = [10 * most, np.array(10 * most), -10 * most]
+    if dtype != "complex64":
+        large.append(int(10 * most))
+    for value in large:
+        for call in (
+            lambda v=value: records.append({"x": v, "r": [0]}),
+            lambda v=value: records.extend({"x": [v], "r": [[0]]}),
+            lambda v=value: records.append({"x": 0, "r": [v]}),
+            lambda v=value: records.__setitem__(0, {"x": v, "r": [0]}),
+        ):
+            with pytest.raises(Invalid):
+                call()
+    assert len(records) == 1 and np.isfinite(complex(records["x"][0]))

@@ -84,7 +84,7 @@ LONGER_CLASSES = {
     "Requests": 400,
     "S3Driver": 353,
     "S3fsClient": 318,
-    "Table": 308,
+    "Table": 310,
     "Writer": 560,
     "ZarrDriver": 312,
     "ZipDriver": 311,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.errors import Invalid
+from tensorstash.errors import Invalid, InvalidSelection
 from tensorstash.sources.windows import WindowStarts, parse_ends
-from tensorstash.torch import Windows
+from tensorstash.torch import Patches, Windows, mix
 
 
 def series(rows: int, chunk: int, location: Any = None, **how: Any) -> tuple[Any, np.ndarray]:
@@ -271,3 +271,25 @@ def test_text_and_results_of_ones_own() -> None:
     for found in (Windows(array, 4)[:], Windows(array, 4, 2)[1:4], Windows(array, 2)[[3, 3]]):
         found[...] = -1  # nobody else's memory
     assert np.array_equal(Windows(array, 4)[:], np.stack([values[i : i + 4] for i in range(17)]))
+
+
+def test_where_windows_patches_and_mixtures_begin_is_asked_by_rows_that_are_there() -> None:
+    records = stash.save_records({}, {"x": np.arange(1000)})
+    volume = stash.save({}, np.zeros((40, 40)), chunks=8)
+    windows = records.windows(5, stride=3)
+    patches = Patches(volume, (8, 8), count=30)
+    mixed = mix([np.arange(3), np.arange(3)])
+    assert windows.starts([-1]).tolist() == windows.starts()[-1:].tolist() == [993]
+    assert patches.corners([-1]).tolist() == patches.corners()[-1:].tolist()
+    assert [part.tolist() for part in mixed.origins([-1])] == [
+        part.tolist() for part in mixed.origins([len(mixed) - 1])
+    ]
+    for ask, count in (
+        (windows.starts, len(windows)),
+        (records.windows(5, boundaries=[10, 1000]).starts, 992),
+        (patches.corners, 30),
+        (mixed.origins, len(mixed)),
+    ):
+        for outside in count, -count - 1, 10**6:
+            with pytest.raises(InvalidSelection, match="out of bounds"):
+                ask([outside])

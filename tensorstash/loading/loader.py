@@ -19,7 +19,14 @@ from .order import Numbers
 from .pool import Pool, SlotBuffers
 from .prefetch import Prefetcher, Stop
 from .ranks import EpochPlan
-from .sampler import EpochOptions, EpochPosition, EpochSampler, shows_epoch_options, whole
+from .sampler import (
+    EpochOptions,
+    EpochPosition,
+    EpochSampler,
+    check_options,
+    shows_epoch_options,
+    whole,
+)
 from .source import Source
 from .workers import Task, ThreadTuner, WorkQueue
 
@@ -220,6 +227,7 @@ class BatchLoader(Generic[Batch]):
                 ``present``.
             options: which rows come when: see :class:`~tensorstash.loading.sampler.EpochSampler`.
         """
+        check_options(options, self)
         self.sampler = EpochSampler(source, batch_size, **options)
         self.prefetch = whole(prefetch, "prefetch", 0)
         self._asked = None if threads is None else whole(threads, "threads", 1)

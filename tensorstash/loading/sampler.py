@@ -165,6 +165,21 @@ class EpochOptions(TypedDict, total=False):
     pool_bytes: int | str
 
 
+_TORCHS = {
+    "collate_fn": "give transform=, which gets whole batches",
+    "num_workers": "a loader reads with threads=; give its sampler to a DataLoader for workers",
+    "sampler": "give a view of the rows, by where() or split()",
+}
+"""What torch's ``DataLoader`` takes, and what to do here."""
+
+
+def check_options(options: Mapping[str, Any], of: object) -> None:
+    """The error that Python raises where an argument is not known, in the name of what is made."""
+    for name in options.keys() - EpochOptions.__annotations__.keys():
+        hint = f"; {_TORCHS[name]}" if name in _TORCHS else ""
+        raise TypeError(f"{type(of).__name__}() got an unexpected keyword argument {name!r}{hint}")
+
+
 def shows_epoch_options(**defaults: Any) -> Callable[[_Init], _Init]:
     """Has the signature of an ``__init__`` with ``**options: Unpack[EpochOptions]`` show each of
     them, with its default in :class:`EpochSampler` or the one given here."""

@@ -105,6 +105,12 @@ def as_known(now: Catalog, identities: Mapping[str, bytes | None]) -> Catalog:
     return replace(now, specs={**now.specs, **others}) if others else now
 
 
+def lost(identities: Mapping[str, object], now: Catalog) -> tuple[str, ...]:
+    """Fields of the arrays that were known by ``identities`` and are no more."""
+    gone = (name for name in identities if name not in now.specs)
+    return tuple(name.removesuffix(f"/{VALUES}").removesuffix(f"/{OFFSETS}") for name in gone)
+
+
 def is_same_array(one: ArraySpec, other: ArraySpec) -> bool:
     """Whether two specs differ in nothing that stored or decoded chunks depend on."""
     return all(

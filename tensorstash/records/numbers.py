@@ -17,7 +17,7 @@ from ..errors import Invalid, short
 
 def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``value`` as an array that can be stored as ``dtype``; :class:`~tensorstash.errors.Invalid`
-    when that would change it beyond rounding: fractions, integers out of range, text cut short,
+    when that would change it beyond rounding: fractions, numbers out of range, text cut short,
     records with other fields."""
     array = _array(value, dtype)
     if array.dtype == dtype:
@@ -34,6 +34,8 @@ def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         limits = np.iinfo(dtype)
         if not limits.min <= low <= high <= limits.max:
             raise Invalid(f"{low if low < limits.min else high} is out of range for {dtype}")
+    if target in "fc" and source in "fciu":
+        return _floats(array, dtype)
     if source == "T" and target in "mM":
         array = _times_of(array, target)
         source = target
@@ -42,6 +44,18 @@ def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         back = made.astype(array.dtype)
         if not np.array_equal(back, array, equal_nan=source in "mM"):
             raise Invalid(f"{array.dtype} values do not fit {dtype}; cast them, or use a wider one")
+    return made
+
+
+def _floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers rounded to ``dtype``, of which none may overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = array.astype(dtype)
+    odd = ~np.isfinite(made)
+    if odd.any():
+        lost = array[odd & np.isfinite(array)]
+        if lost.size:
+            raise Invalid(f"{lost.flat[0]} is out of range for {dtype}; use a wider one")
     return made
 
 
@@ -108,7 +122,8 @@ def _of_objects(value: Any, leaves: NDArray[Any], dtype: np.dtype[Any]) -> NDArr
         for leaf in leaves.flat:
             if getattr(leaf, "tzinfo", None) is not None:
                 raise _zoned(leaf)
-    made = as_array(value, dtype)
+    with np.errstate(over="ignore"):
+        made = as_array(value, dtype)
     same = _IS_SAME.get(dtype.kind)
     if same is not None and made.shape == leaves.shape:
         for leaf, stored in zip(leaves.flat, made.flat, strict=True):
@@ -127,6 +142,12 @@ def _times_of(texts: NDArray[Any], kind: str) -> NDArray[Any]:
         return np.array(listed, f"{kind}8")
     except (ValueError, OverflowError) as error:
         raise Invalid(f"{short(listed)} are no times: {error}") from error
+
+
+def _is_same_float(leaf: Any, stored: Any) -> bool:
+    if leaf is None:
+        return False
+    return bool(np.isfinite(stored)) or leaf != leaf or bool(leaf == stored.item())
 
 
 def _is_same_time(leaf: Any, stored: Any) -> bool:
@@ -151,7 +172,7 @@ def _zoned(value: Any) -> Invalid:
 
 _IS_SAME: Final[dict[str, Callable[[Any, Any], bool]]] = {
     **dict.fromkeys("biu", lambda leaf, stored: bool(leaf == stored.item())),
-    **dict.fromkeys("fc", lambda leaf, stored: leaf is not None),
+    **dict.fromkeys("fc", _is_same_float),
     **dict.fromkeys("mM", _is_same_time),
     "S": lambda leaf, stored: isinstance(leaf, (bytes, bytearray)),
     "U": lambda leaf, stored: isinstance(leaf, str),

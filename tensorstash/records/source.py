@@ -135,9 +135,9 @@ class RecordSource(Source):
             self.table.use_one_thread()
         stored = self.rows.at(rows, self.table.catalog.rows)
         names = self._same_names()
-        for name in out or ():
-            if name not in names:  # its memory would stay as it is
-                raise self.table.gone(name)
+        lost = self.table.lost if self._names is None else ()
+        for name in (*lost, *(name for name in out or () if name not in names)):
+            raise self.table.gone(name)  # or its memory would stay as it is
         return self.table.take(plain(stored), names, out)
 
     def at_epoch(self: _Self, epoch: int) -> _Self:

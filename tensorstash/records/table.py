@@ -21,7 +21,7 @@ from ..metadata.copies import publishes
 from ..metadata.spec import ANOTHER, ArraySpec
 from ..threads import once
 from . import grow, layout
-from .catalog import Catalog, arrays_of, as_known, is_same_array, replaced, values_of
+from .catalog import Catalog, arrays_of, as_known, is_same_array, lost, replaced, values_of
 from .column import (
     BytesColumn,
     Column,
@@ -66,6 +66,7 @@ class Table:
     ) -> None:
         self._connect = connect
         self._identities = identities or {}
+        self.lost: tuple[str, ...] = ()  # fields that a pickled table knew, and that are no more
         self.settings = settings
         self.closed = closed
         self._place: Place | None = None
@@ -126,6 +127,7 @@ class Table:
         def change() -> None:
             if self._catalog is None:
                 self._catalog, self._latest = known, latest
+                self.lost = lost(self._identities, now)
 
         once(change)
 
@@ -134,6 +136,7 @@ class Table:
         self.check()
         before = self._catalog
         self.adopt(grow.load(*self.place, before), before)
+        self.lost = ()
 
     def adopt(self, catalog: Catalog, before: Catalog | None = None) -> None:
         """``catalog`` is how the records are now; or were, if another thread has learned of more

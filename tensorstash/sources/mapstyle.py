@@ -40,17 +40,9 @@ class MapStyle(Source):
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
         """The items at ``rows``, repeats included, as torch's ``DataLoader`` asks for a batch:
         their arrays are tensors. An error in a worker keeps its fields on the way out."""
-        numbers = as_numbers(rows)
-        count = len(self)
-        outside = (numbers < -count) | (numbers >= count)
-        if outside.any():
-            raise InvalidSelection(
-                f"row {numbers[outside][0]} is out of bounds for {counted(count, 'row')}; "
-                f"ask for one from "
-                f"{-count} to {count - 1}"
-            )
+        numbers = within(rows, len(self))
         with keeping_fields():
-            found = self.shown(np.where(numbers < 0, numbers + count, numbers))
+            found = self.shown(numbers)
         tensors = shown(found)
         return [item(tensors, i) for i in range(len(numbers))]
 
@@ -64,6 +56,18 @@ def as_numbers(rows: Any) -> NDArray[np.int64]:
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
         raise InvalidSelection(f"rows are named by a list of integers, not {short(rows)}")
     return numbers.astype(np.int64, copy=False)
+
+
+def within(rows: Any, count: int) -> NDArray[np.int64]:
+    """Row numbers counted from the first of ``count``, none out of bounds."""
+    numbers = as_numbers(rows)
+    outside = (numbers < -count) | (numbers >= count)
+    if outside.any():
+        raise InvalidSelection(
+            f"row {numbers[outside][0]} is out of bounds for {counted(count, 'row')}; ask for one "
+            f"from {-count} to {count - 1}"
+        )
+    return np.where(numbers < 0, numbers + count, numbers)
 
 
 def item(batch: Any, i: int) -> Any:

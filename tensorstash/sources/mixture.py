@@ -23,7 +23,7 @@ from .interleave import (
     WeightedInterleave,
     parse_weights,
 )
-from .mapstyle import MapStyle, as_numbers
+from .mapstyle import MapStyle, within
 
 _MOST_ROWS = 1 << 62
 
@@ -203,7 +203,7 @@ class Mix(MapStyle):
 
     def origins(self, rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where rows are from: the number of the source, and the row's number there."""
-        source, number = self._interleave.find(as_numbers(rows))
+        source, number = self._interleave.find(within(rows, len(self)))
         found = np.empty_like(number)
         for k in np.unique(source).tolist():
             mine = source == k

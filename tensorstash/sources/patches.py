@@ -18,7 +18,7 @@ from ..loading.permutation import key_of
 from ..loading.source import Blocks, Touched, fingerprint_of
 from .arrays import ONE, stored_arrays
 from .boxes import Boxes
-from .mapstyle import MapStyle, as_numbers
+from .mapstyle import MapStyle, within
 from .reader import Sliced
 
 Places = NDArray[np.int64]
@@ -205,8 +205,10 @@ class Patches(MapStyle):
         return RandomCorners(rooms, self.count, self.seed, self.epoch)
 
     def corners(self, patches: Any = None) -> NDArray[np.int64]:
-        """Where some patches begin along each axis, or all: of shape ``(patches, axes)``."""
-        return self._corners.at(np.arange(len(self)) if patches is None else as_numbers(patches))
+        """Where some patches begin along each axis (a list of their numbers, negative ones from
+        the end), or all: of shape ``(patches, axes)``."""
+        count = len(self)
+        return self._corners.at(np.arange(count) if patches is None else within(patches, count))
 
     def at_epoch(self, epoch: int) -> Patches:
         """The patches of an epoch: others in each where they lie anywhere, always the same on a

@@ -19,7 +19,7 @@ from ..threads import spread
 from ..view import View
 from .arrays import ArraySource, as_source, selected
 from .block_cache import BlockCache, split_by_blocks
-from .mapstyle import MapStyle, as_numbers
+from .mapstyle import MapStyle, within
 from .reader import cut_runs, plain, strided_runs
 
 Rows = NDArray[np.int64]
@@ -207,8 +207,10 @@ class Windows(MapStyle):
         return [BlockCache(one, self.length) for one in split_by_blocks(source)]
 
     def starts(self, windows: Any = None) -> NDArray[np.int64]:
-        """The row at which each of some windows begins, or of all."""
-        return self._starts.at(np.arange(len(self)) if windows is None else as_numbers(windows))
+        """The row at which each of some windows begins (a list of their numbers, negative ones
+        from the end), or of all."""
+        count = len(self)
+        return self._starts.at(np.arange(count) if windows is None else within(windows, count))
 
     @property
     def unused(self) -> int:

@@ -13,10 +13,16 @@ from torch import distributed
 from torch.utils.data import Sampler
 
 from ..columns import Columns
-from ..errors import Invalid
+from ..errors import Invalid, short
 from ..loading.loader import BatchLoader
 from ..loading.present import moved, present, shown
-from ..loading.sampler import EpochOptions, EpochPosition, EpochSampler, shows_epoch_options
+from ..loading.sampler import (
+    EpochOptions,
+    EpochPosition,
+    EpochSampler,
+    check_options,
+    shows_epoch_options,
+)
 from ..loading.source import Source
 from ..sources.arrays import as_source
 
@@ -81,6 +87,9 @@ class Loader(BatchLoader[Any]):
         Raises:
             Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
         """
+        check_options(options, self)
+        if transform is not None and not callable(transform):
+            raise Invalid(f"transform is a function, not {short(transform)}")
         rows = as_source(source)
         super().__init__(
             rows,
@@ -163,6 +172,7 @@ class _Sampler(EpochSampler):
         Raises:
             Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
         """
+        check_options(options, self)
         options.setdefault("shuffle", True)
         super().__init__(as_source(source), batch_size, **with_ranks(options))
 
