@@ -18,7 +18,7 @@ class _Locks:
     """The locks of one process. One is there while someone holds it or waits for it."""
 
     def __init__(self) -> None:
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()  # a finalizer, or a signal, may ask for a lock within
         self.by_name: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
 

@@ -91,6 +91,7 @@ def natural(value: Any) -> NDArray[Any]:
 def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """``array`` seen as ``shape``; leading dimensions of length 1 may be dropped, as in NumPy's
     assignment."""
+    array = np.asarray(array)  # of a subclass, such as a matrix, indexing is another
     given = array.shape
     if given == shape:
         return array

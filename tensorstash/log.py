@@ -21,8 +21,8 @@ def log_requests(on: bool = True) -> None:
 
     A line says what was asked, for which key, the outcome, bytes, milliseconds, and the attempt
     where it was repeated; it holds no secrets. The same as ``TENSORSTASH_LOG=1`` in the
-    environment. Programs that set up logging themselves use the logger ``tensorstash``, whose level
-    is ``DEBUG``, directly.
+    environment. The lines are ``DEBUG`` records of the logger ``tensorstash``, which programs that
+    set up logging themselves use directly.
 
     Args:
         on: ``False`` stops it.

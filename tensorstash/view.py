@@ -147,7 +147,8 @@ class View(NoOperators):
             yield from piece.outsides or ()
 
     def __repr__(self) -> str:
-        return f"<View {self.shape} of {self.array!r}>"
+        dtype = "" if self.fields is None else f" {self.fields.dtype}"
+        return f"<View {self.shape}{dtype} of {self.array!r}>"
 
 
 class Indexer(Generic[Result]):

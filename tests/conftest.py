@@ -38,8 +38,9 @@ settings.load_profile(
 )
 
 
-# What `make test` leaves to `make test-long`, which CI runs too: the same promise on one more way
-# to start workers, one more client, one more example, where each costs seconds.
+# What `make test` leaves to `make test-long`, which CI runs too, as each costs seconds: one more
+# way to start workers, one more client, one more example; servers that end and begin again; what
+# is fetched or installed first.
 LONG = re.compile(
     "|".join(
         (

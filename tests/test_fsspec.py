@@ -13,6 +13,7 @@ import fsspec
 import pytest
 from fsspec.asyn import sync
 
+import tensorstash as stash
 from tensorstash.driver import Changed, Driver, Span
 from tensorstash.drivers.fsspec import connect
 from tensorstash.registry import connect as stash_connect
@@ -125,3 +126,15 @@ def ftp_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             yield int(server.stdout.readline())
         finally:
             server.kill()
+
+
+def test_appends_that_change_no_byte_need_no_condition() -> None:
+    mapper = fsspec.get_mapper("memory://unchanged")
+    array = stash.create(mapper, (3,), "i8", chunks=4, options={"unsafe": True})
+    array[:] = [1, 2, 3]
+    assert array.append([0]) == 3 and array[:].tolist() == [1, 2, 3, 0]
+    place = fsspec.get_mapper("memory://unchanged-records")
+    records = stash.save_records(place, {"x": [1]}, options={"unsafe": True})
+    records.extend({"x": [0, 0]})
+    records.append({"x": 0})
+    assert records["x"][:].tolist() == [1, 0, 0, 0]

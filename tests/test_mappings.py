@@ -5,6 +5,7 @@ from __future__ import annotations
 import dbm.dumb
 import shelve
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -285,3 +286,25 @@ def test_a_shelf_holds_plain_bytes(tmp_path: Path) -> None:
     with shelve.open(str(tmp_path / "s")) as shelf:
         MemoryDriver(shelf).put("k", b"1")
         assert type(shelf["k"]) is bytes
+
+
+def test_two_appends_within_one_step_of_asking_for_a_lock() -> None:
+    """A signal's handler, or a finalizer that the collector runs, may append wherever it comes."""
+    mine, other = stash.create({}, (0,), "i8", chunks=4), stash.create({}, (0,), "i8", chunks=4)
+    inside = False
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal inside
+        if frame.f_code.co_filename.endswith("thread_lock.py") and event == "line" and not inside:
+            inside = True
+            other.append([1])
+            inside = False
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        mine.append([1])
+    finally:
+        sys.settrace(before)
+    assert len(other.refresh()) > 3 and mine[:].tolist() == [1]

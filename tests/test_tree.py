@@ -80,7 +80,7 @@ LONGER_CLASSES = {
     "DriverValues": 327,
     "FileDriver": 530,
     "Group": 544,
-    "Records": 547,
+    "Records": 548,
     "Requests": 400,
     "S3Driver": 353,
     "S3fsClient": 318,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -327,3 +328,17 @@ def test_locks_of_keys_are_one_a_process(monkeypatch: pytest.MonkeyPatch) -> Non
         for thread in threads:
             thread.join()
         assert len({id(lock) for lock in found}) == 1
+
+
+@pytest.mark.parametrize("chunks", [1, (1, 4), (4, 4), (3, 3)])
+def test_values_of_subclasses_of_arrays_are_stored_as_arrays(chunks: Any) -> None:
+    values = np.arange(16.0).reshape(4, 4)
+    for given in (np.ma.masked_array(values, mask=False), values.view(np.recarray)):
+        array = stash.create({}, (4, 4), "f8", chunks=chunks)
+        array[...] = given
+        assert array[...].tolist() == values.tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is a class of matrices
+        array[0] = np.matrix([[5, 6, 7, 8]])
+        array[:2] = np.matrix(values[:2])
+    assert array[:2].tolist() == values[:2].tolist()

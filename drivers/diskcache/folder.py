@@ -19,7 +19,7 @@ from hashlib import blake2b
 
 from tensorstash.cached import PerProcess
 from tensorstash.driver import Buffer, Span, Tag
-from tensorstash.drivers.diskcache import entry as entry
+from tensorstash.drivers.diskcache import entry
 from tensorstash.drivers.diskcache.entry import Entry
 
 _log = logging.getLogger("tensorstash")

@@ -1,6 +1,6 @@
 """Reading from afar: everything a read needs is asked for at once, and taken as it arrives.
 
-Where every request costs a round trip, chunks are not fetched block by block (``fetch.py``)
+Where every request costs a round trip, chunks are not fetched block by block (``local.py``)
 but through one window of requests, :meth:`Driver.get_many_tagged`. What is kept from earlier
 reads is compared in the same request that would replace it.
 """

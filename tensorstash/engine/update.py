@@ -61,9 +61,9 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                 return
             settle()
             try:
-                before = None if found is None else found[1]
-                if found is None or not isinstance(check, Fence):
-                    driver.replace(key, data, before)
+                conditional = driver.capabilities.conditional_put
+                if found is None or not conditional or not isinstance(check, Fence):
+                    driver.replace(key, data, None if found is None else found[1])
                     return
                 store = driver.put_anew if _same(data, found[0]) else driver.replace
                 check.landed(key, found, store(key, data, found[1]))

@@ -37,7 +37,6 @@ Batches = Generator[tuple[Any, int], None, None]
 """Batches, each with the position that the epoch has reached when it is done."""
 
 _FAR_THREADS = 16
-_FAR_THREADS = 16
 
 
 @dataclass(frozen=True)

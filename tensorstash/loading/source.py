@@ -247,6 +247,10 @@ class SourceHolder(ABC):
         """The source of its rows."""
 
 
+def _text(found: object) -> str | None:
+    return found if isinstance(found, str) else None  # not a method of that name
+
+
 class WrappedSource(Source):
     """An object that has the members of a :class:`Source` without being one. What it leaves out is
     found out here, once."""
@@ -260,8 +264,8 @@ class WrappedSource(Source):
         self._far = bool(getattr(given, "far", False))
         self._raw = bool(getattr(given, "raw", False))
         self._goes_on = bool(getattr(given, "goes_on", False))
-        self._format: str | None = getattr(given, "format", None)
-        self._default_ragged: str | None = getattr(given, "default_ragged", None)
+        self._format = _text(getattr(given, "format", None))
+        self._default_ragged = _text(getattr(given, "default_ragged", None))
         self._ragged_names = tuple(getattr(given, "ragged_names", ()))
         self._has = frozenset(name for name in _OPTIONAL if hasattr(given, name))
 

@@ -38,8 +38,8 @@ class Records(RecordSource):
     ``r[17]`` is a row, ``r[rows]`` columns, by NumPy's rules for rows; ``r["obs"]`` is a field,
     ``r[["obs", "label"]]`` a view of some; ``r[rows] = {...}`` stores rows that are there. Views
     (``select``, ``where``, ``split``, ``with_format``, ``with_transform``) read nothing, and pickle
-    in less than 2 KiB without secrets. Torch's ``DataLoader`` takes them as a map-style dataset.
-    They may be used by several threads and in forked processes.
+    small (less than 2 KiB, and 35 bytes for each field) without secrets. Torch's ``DataLoader``
+    takes them as a map-style dataset. They may be used by several threads and in forked processes.
 
     Raises:
         InvalidSelection: a row is out of range. Invalid: there is no such field, or a value does
@@ -358,7 +358,8 @@ class Records(RecordSource):
             A view of the same rows and fields.
 
         Raises:
-            Invalid: there is no such format, or its library is not installed.
+            Invalid: there is no such format. Where its library is not installed, reading raises
+                ``Unsupported``.
 
         >>> stash.save_records({}, {"x": [1, 2]}).with_format("python")[:]
         [{'x': 1}, {'x': 2}]

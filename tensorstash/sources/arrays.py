@@ -43,14 +43,14 @@ def as_source(given: Any) -> Source:
         return given
     if isinstance(given, SourceHolder):
         return given.source
+    if hasattr(type(given), "take") and hasattr(type(given), "present"):
+        return WrappedSource(given)
     if _is_array(given):
         return ArraySource({ONE: given}, None)
     if isinstance(given, Mapping):
         return ArraySource({str(name): array for name, array in given.items()}, dict)
     if isinstance(given, (tuple, list)):
         return ArraySource({str(k): array for k, array in enumerate(given)}, tuple)
-    if hasattr(type(given), "take") and hasattr(type(given), "present"):
-        return WrappedSource(given)
     raise Invalid(
         f"{short(given)} has no rows to load: give records, an array, or a tuple or dict of arrays"
     )
