@@ -371,6 +371,7 @@ class Array(Handle):
         (1, (3, 2))
         """
         self._open(write=True)
+        self._refuse_field("append rows to")
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
         try:
@@ -403,6 +404,7 @@ class Array(Handle):
         (2,)
         """
         self._open(write=True)
+        self._refuse_field("resize")
         wanted = coerce.parse_lengths(shape, "shape")
         try:
             node = sizes.resize(

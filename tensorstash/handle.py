@@ -15,7 +15,7 @@ from . import coerce
 from .codec import Codec
 from .driver import Check, Driver, held, located
 from .engine.write import Writer
-from .errors import Closed, ReadOnly
+from .errors import Closed, ReadOnly, Unsupported
 from .indexing.fields import Fields
 from .indexing.selection import Transform
 from .limits import USUAL, Limits
@@ -228,6 +228,14 @@ class Handle(ABC, NoOperators):
         if write and not self.writable:
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
+
+    def _refuse_field(self, verb: str) -> None:
+        if self.spec.of_records:
+            where = located(self.driver, self.path)
+            raise Unsupported(
+                f"{where} is a field of records, and as long as they are: {verb} the records, "
+                "opened with open_records()"
+            )
 
     @abstractmethod
     def close(self) -> None:

@@ -81,7 +81,7 @@ def copy(
     origin = _origin(source).settle()
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
-    spec = replace(_changed(origin.spec, changes), identity=new_identity())
+    spec = replace(_changed(origin.spec, changes), identity=new_identity(), of_records=False)
     limits = origin.settings.limits
     driver = limited(resolve(target, options), limits)
     if overwrite:

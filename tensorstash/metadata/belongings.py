@@ -17,7 +17,7 @@ from operator import ge
 from ..codec import Pipeline
 from ..driver import Buffer, Driver, Request, Span, Tag, get_at_most, located
 from ..errors import AlreadyExists, Corrupt, StashError, short
-from . import mark, zarr2, zarr3
+from . import mark, trailer, zarr2, zarr3
 from .mark import Layout, Layouts
 from .spec import ArraySpec
 
@@ -40,6 +40,8 @@ class Belongings:
     """Nodes that need no document to be known, by their path from here."""
     tag: Tag | None = None
     """Of the node's own ``zarr.json``."""
+    is_field: bool = False
+    """Whether that is of a field of records, or of what fields are within."""
     documents: list[str] = field(default_factory=list)
     """Keys of documents, from the root of the driver."""
     chunks: list[str] = field(default_factory=list)
@@ -204,6 +206,7 @@ class Belongings:
             self._nodes[path] = self._read(path, here)
             if not path and here[0] is not None:
                 self.tag = here[0][1]
+                self.is_field = trailer.decode(here[0][0]).field
 
     def _read(self, path: str, found: list[tuple[Buffer, Tag] | None]) -> tuple[Layout, ...] | None:
         read = [{} if pair is None else mark.loaded(pair[0]) for pair in found]

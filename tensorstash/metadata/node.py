@@ -118,7 +118,9 @@ def _node(content: Content, found: tuple[Buffer, Tag]) -> Node:
     """A node with what stands behind its document."""
     behind = trailer.decode(found[0])
     if isinstance(content, ArraySpec):
-        content = replace(content, reach=behind.reach, identity=behind.identity)
+        content = replace(
+            content, reach=behind.reach, identity=behind.identity, of_records=behind.field
+        )
     return Node(content, found[1], behind)
 
 

@@ -64,7 +64,7 @@ class ArraySpec:
     that rewriting it keeps what we do not interpret. ``reach``: how far appends that did not end
     may yet store chunks (:mod:`~tensorstash.metadata.trailer`). ``identity``: what tells it from
     other arrays at the same place; empty where others stored it, ``None`` where that was not
-    looked at.
+    looked at. ``of_records``: it was opened alone, and holds a field of records.
     """
 
     shape: tuple[int, ...]
@@ -80,6 +80,7 @@ class ArraySpec:
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     reach: tuple[int, ...] = field(default=(), repr=False, compare=False)
     identity: bytes | None = field(default=None, repr=False, compare=False)
+    of_records: bool = field(default=False, repr=False, compare=False)
 
     @property
     def ndim(self) -> int:

@@ -102,6 +102,11 @@ def claim(
             found.look()
         if spare is not None and spare(found):
             return None
+        if found.is_field and what in ("replace", "copy"):
+            raise AlreadyExists(
+                f"{located(driver, path)} is a field of records, which would read what replaces it "
+                "as their own: drop_field() and add_field() change fields, save_records() all"
+            )
         marker = Mark.new(what, _both(found.layouts, coming or {}))
         body = mark.stub(found.is_group) if document is None else document
         data = zarr3.encode(marker.on(body))

@@ -71,7 +71,7 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         node.mark(driver, f"{root}{path}/", "field", _within(path, specs))
         for name in apart:  # values are appended, which needs a document
             document = zarr3.encode(zarr3.array_document(specs[name]))
-            behind = trailer.encode(Trailer(identity=specs[name].identity or b""))
+            behind = trailer.encode(Trailer(identity=specs[name].identity or b"", field=True))
             driver.replace(f"{root}{name}/{zarr3.KEY}", document + behind, None)
         stored = column.reserve(checked)
         empty = replace(specs[rows], shape=(0, *specs[rows].shape[1:]))

@@ -244,7 +244,7 @@ def follow(
             if document is None:
                 continue
             if document is wanted[name]:
-                behind = replace(behind, identity=identity)
+                behind = replace(behind, identity=identity, field=True)
             # What was behind it stays: the array may have a holder of its own.
             data = zarr3.encode(document) + trailer.encode(behind)
             yield driver.replacing(keys[i], data, None if stored is None else stored[1])
