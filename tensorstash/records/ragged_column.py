@@ -9,6 +9,7 @@ rows of another shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,8 @@ class RaggedColumn(Column):
 
     def _append(self, values: NDArray[Any]) -> int:
         """Store values at the end; returns where they begin."""
-        grown = renewed(self._longest, self._longest.spec)
+        # By the records themselves, whose values may be more than their rows need.
+        grown = renewed(self._longest, replace(self._longest.spec, of_records=False))
         start = grown.append(values)
         self._keep(grown)
         return start
