@@ -210,7 +210,7 @@ class Array(Handle):
         """Iterate over the stored chunks (shards) that a selection touches, clipped to it.
 
         Args:
-            selection: integers and slices of positive step; by default everything.
+            selection: integers and slices of step 1; by default everything.
             absent: yield chunks that are not stored too, which hold nothing but the fill value.
 
         Returns:

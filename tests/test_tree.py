@@ -79,7 +79,7 @@ LONGER_CLASSES = {
     "DriverRaces": 314,
     "DriverValues": 327,
     "FileDriver": 530,
-    "Group": 544,
+    "Group": 550,
     "Records": 548,
     "Requests": 400,
     "S3Driver": 353,

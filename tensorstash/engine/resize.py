@@ -122,8 +122,8 @@ def _resize(
     fits = len(shape) == len(before.shape) and all(0 <= n <= MAX_LENGTH for n in shape)
     if not fits:
         raise Invalid(
-            f"cannot resize an array of shape {before.shape} to {tuple(shape)}; give a length for "
-            "each of its axes"
+            f"cannot resize an array of shape {before.shape} to {tuple(shape)}; give a length from "
+            f"0 to {MAX_LENGTH} for each of its axes"
         )
     after = _with_shape(before, shape)
     if after.shape == before.shape:

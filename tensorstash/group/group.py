@@ -354,6 +354,12 @@ class Group:
             raise Invalid(f"{name!r} is an array, not a group")
         return found
 
+    def __setitem__(self, name: str, value: object) -> None:
+        raise TypeError(
+            f"a group's members are not assigned: g.create({name!r}, shape, dtype)[...] = values, "
+            "or save() values at a location of their own"
+        )
+
     def __delitem__(self, name: str) -> None:
         """Delete a member and everything below it."""
         self._open(write=True)

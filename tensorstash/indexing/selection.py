@@ -186,7 +186,9 @@ def spans(transform: Transform) -> list[tuple[int, int]]:
         elif isinstance(axis_map, Stride) and axis_map.step == 1:
             found.append((axis_map.start, axis_map.start + transform.shape[axis_map.dim]))
         else:
-            raise InvalidSelection(f"axis {axis} takes an integer or a slice of step 1 here")
+            raise InvalidSelection(
+                f"axis {axis} takes an integer or a slice of step 1: blocks are whole"
+            )
     return found
 
 

@@ -271,8 +271,8 @@ class RecordSource(Source):
             length: rows of a window.
             stride: rows from the start of one window to that of the next.
             fields: one field or several; by default all of this view.
-            boundaries: where episodes end, which no window crosses, or the field that says so; by
-                default there are none.
+            boundaries: where episodes end, which no window crosses, or the field ``r["done"]``
+                that says so; by default there are none.
             whole_rows: allow ragged fields: a window is of their rows, not of their values.
 
         Returns:

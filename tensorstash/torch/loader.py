@@ -61,8 +61,8 @@ class Loader(BatchLoader[Any]):
 
         Args:
             source: records, windows, patches or mixtures; a stored array, an array or a tensor, a
-                tuple or dict of them, or a dataset. Arrays in what it presents become tensors and
-                dicts a ``Batch``, unless its user has chosen a format for it.
+                tuple or dict of them, or a dataset of ours. Arrays in what it presents become
+                tensors and dicts a ``Batch``, unless its user has chosen a format for it.
             batch_size: rows of a batch, for each rank.
             shuffle: ``False``: row after row. ``True``: each block of rows is read once an epoch,
                 and up to ``pool_bytes`` are held. ``"exact"``: a true shuffle, which reads blocks
