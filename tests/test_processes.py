@@ -182,8 +182,8 @@ def test_children_work_whatever_the_parent_did(
             # What another thread may hold at the moment of the fork.
             assert array._cache is not None
             held.enter_context(array._cache._lock)
-            held.enter_context(workers._state().lock)
-            for lock in {id(x): x for x in workers._state().stripes}.values():
+            held.enter_context(workers._processes.here().lock)
+            for lock in {id(x): x for x in workers._processes.here().stripes}.values():
                 held.enter_context(lock)
         context: Any = multiprocessing.get_context(method)  # type: ignore[arg-type]
         children = [context.Process(target=use, args=(array, k)) for k in range(2)]
@@ -277,7 +277,7 @@ def test_a_child_whose_threads_all_come_first(tmp_path: Path) -> None:
     )
     array[:4] = 1
     array[...]
-    with array._cache._lock, workers._state().lock:  # type: ignore[union-attr]
+    with array._cache._lock, workers._processes.here().lock:  # type: ignore[union-attr]
         children = [fork.Process(target=threads_first, args=(array,)) for _ in range(3)]
         for child in children:
             child.start()
