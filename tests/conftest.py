@@ -54,6 +54,8 @@ LONG = re.compile(
             r"test_faults\.py::test_a_lasting_fault\w*\[(s3fs|obstore)-(?!refused)",
             r"test_faults_passing\.py::test_any_one_request_may_fail\[.*-reply lost\]",
             r"test_numcodecs_golden\.py::",
+            r"test_hostile_redis\.py::test_replies_end\[hiredis-(?!nothing|after)",
+            r"test_hostile_servers\.py::test_answers_that_lack\w*\[s3fs-200 OK-(?!keys)",
         )
     )
 )
