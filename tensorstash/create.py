@@ -22,7 +22,8 @@ from .handle import Settings
 from .indexing.grid import Grid
 from .limits import parse as parse_limits
 from .location import Location, resolve
-from .metadata import defaults, node, zarr2, zarr3
+from .metadata import defaults, node, zarr2
+from .metadata.belongings import DOCUMENTS
 from .metadata.defaults import CodecsLike
 from .metadata.document import as_plain, lengths
 from .metadata.spec import ArraySpec, KeyEncoding
@@ -84,16 +85,13 @@ def open_place(
     return limited(driver, settings.limits), settings
 
 
-_DOCUMENTS = frozenset({zarr3.KEY, zarr2.ARRAY, zarr2.GROUP, zarr2.ATTRS, zarr2.CONSOLIDATED})
-
-
 def _behind_cache(
     driver: Driver, folder: str | os.PathLike[str], nbytes: int | str, immutable: bool
 ) -> Driver:
     """``driver``, with what is fetched kept in ``folder``, up to ``nbytes``. ``immutable``: what it
     holds is not compared with what is stored, but for metadata."""
     limit = parse_bytes(nbytes)
-    found: Driver = disk_cache()(driver, os.fspath(folder), limit, immutable, _DOCUMENTS)
+    found: Driver = disk_cache()(driver, os.fspath(folder), limit, immutable, frozenset(DOCUMENTS))
     return found
 
 

@@ -75,7 +75,7 @@ def test_no_folder_has_more_files_than_can_be_kept_in_mind(top: str) -> None:
 LONGER_CLASSES = {
     # A contract's whole face, or not cut yet: none may grow.
     "Array": 546,
-    "DiskCache": 352,
+    "DiskCache": 347,
     "DriverRaces": 314,
     "DriverValues": 327,
     "FileDriver": 530,
@@ -91,16 +91,19 @@ LONGER_CLASSES = {
 }
 
 
-def long_classes(path: Path) -> list[str]:
+def class_lengths(path: Path) -> dict[str, int]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    lengths = {
+    return {
         node.name: (node.end_lineno or 0) - node.lineno + 1
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
     }
+
+
+def long_classes(path: Path) -> list[str]:
     return [
         f"{name} has {n} lines"
-        for name, n in lengths.items()
+        for name, n in class_lengths(path).items()
         if n > LONGER_CLASSES.get(name, MAX_CLASS_LINES)
     ]
 
@@ -112,6 +115,14 @@ def long_classes(path: Path) -> list[str]:
 )
 def test_no_class_is_too_long_to_read(path: Path) -> None:
     assert not long_classes(path)
+
+
+def test_what_is_said_of_longer_classes_is_no_more_than_they_have() -> None:
+    longest: Counter[str] = Counter()
+    for path in python_files("tensorstash", "drivers", "codecs"):
+        longest |= Counter(class_lengths(path))  # the larger of two of one name
+    slack = {name: longest[name] for name, n in LONGER_CLASSES.items() if longest[name] < n}
+    assert not slack, f"{slack}: these are shorter by now; lower their numbers, or take them out"
 
 
 def test_leaf_folders_have_no_init() -> None:
