@@ -1,0 +1,234 @@
+"""The buffered writer: small writes gathered into whole chunks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorstash as stash
+from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.errors import Closed, DriverError, Invalid, InvalidSelection
+from tensorstash.testing.counting import Call, Count, CountingDriver, FailingDriver, Fault
+from tests.support.oracle import same
+from tests.support.project import ROOT
+
+
+def counted(shape: Any, chunks: Any, dtype: str = "f4", **how: Any) -> Any:
+    driver = CountingDriver(MemoryDriver())
+    array = stash.create(driver, shape, dtype, chunks=chunks, codecs=None, **how)
+    driver.reset()
+    return array, driver
+
+
+# -- cost --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [None, (64, 100)])
+def test_row_at_a_time_writes_each_chunk_once(shards: Any) -> None:
+    model = np.random.default_rng(0).random((256, 100), "f4")
+    array, driver = counted(model.shape, (32, 50), shards=shards)
+    with array.writer() as writer:
+        for k in range(256):
+            writer[k] = model[k]
+    assert driver.reads == Count()
+    assert driver.writes.calls == (16 if shards is None else 4)
+    assert driver.writes.nbytes <= 1.1 * model.nbytes
+    same(array[...], model)
+
+
+def test_a_thousand_appends_write_little_more_than_their_rows() -> None:
+    rows = np.random.default_rng(0).random((10_000, 128), "f4")
+    array, driver = counted((0, 128), (256, 128))
+    with array.writer() as writer:
+        for k in range(0, 10_000, 10):
+            writer.append(rows[k : k + 10])
+    assert driver.writes.nbytes <= 1.1 * rows.nbytes
+    assert array.shape == (10_000, 128)
+    same(array[...], rows)
+    assert driver.writes.calls < 60
+
+
+def test_the_budget_bounds_what_is_held() -> None:
+    model = np.random.default_rng(0).random((40, 60), "f4")
+    array, _ = counted(model.shape, (10, 10))
+    writer = array.writer(3 * 500)  # a chunk and its mask take 500 bytes
+    for row in range(40):
+        writer[row] = model[row]
+        assert writer._held_bytes <= 1500
+        assert writer._held_bytes == sum(held.nbytes for held in writer._held.values())
+    writer.close()
+    same(array[...], model)
+
+
+def test_whole_chunks_go_at_once_and_the_rest_on_closing() -> None:
+    array, driver = counted((10,), (4,))
+    with array.writer() as writer:
+        writer[0:4] = 1
+        assert driver.writes.calls == 1
+        writer[4:6] = 2
+        writer[8:10] = 3
+        assert driver.writes.calls == 1
+        assert array[...].tolist() == [1] * 4 + [0] * 6
+        writer.flush()
+        assert array[...].tolist() == [1] * 4 + [2, 2, 0, 0, 3, 3]
+        writer[6] = 4
+    assert array[...].tolist() == [1] * 4 + [2, 2, 4, 0, 3, 3]
+
+
+# -- what is stored ----------------------------------------------------------------------------
+
+
+def test_it_merges_with_what_others_write_meanwhile() -> None:
+    array, driver = counted((8,), (8,))
+    array[...] = 9
+    with array.writer() as writer:
+        writer[0] = 1
+        stash.open(driver, "r+")[7] = 7
+    assert array[...].tolist() == [1] + [9] * 6 + [7]
+
+
+def test_repeated_and_overlapping_assignments() -> None:
+    array, _ = counted((8,), (4,), "i4")
+    with array.writer() as writer:
+        writer[[0, 0, 1, 1]] = [1, 2, 3, 4]
+        writer[0:3] = 5
+        writer[2] = 6
+        writer[::-2] = 8
+    assert array[...].tolist() == [5, 8, 6, 8, 0, 8, 0, 8]
+
+
+def test_appends_along_any_axis() -> None:
+    array, _ = counted((2, 3), (2, 2), "i4")
+    model = np.zeros((2, 3), "i4")
+    with array.writer() as writer:
+        for turn, axis in enumerate([0, -1, 1, -2, 0, 0]):
+            shape = [*model.shape]
+            shape[axis] = turn % 3
+            rows = np.full(shape, turn + 1)
+            writer.append(rows, axis)
+            # Rows of another axis than the ones held must fit what those make of the array.
+            model = np.concatenate([model, rows], axis)
+    same(array[...], model.astype("i4"))
+
+
+def test_rows_of_several_dtypes_keep_their_values() -> None:
+    # Gathered as they are, these would pass through float64, which holds neither.
+    array, _ = counted((0,), (8,), "u8")
+    big = 2**63 + 1
+    with array.writer() as writer:
+        writer.append(np.array([big], "u8"))
+        writer.append(np.array([1], "i8"))
+        writer.append(np.array([2.0]))
+    assert array[...].tolist() == [big, 1, 2]
+
+
+def test_the_callers_memory_is_its_own() -> None:
+    array, _ = counted((4,), (8,), "i4")
+    row = np.array([1, 2, 3, 4], "i4")
+    with array.writer() as writer:
+        writer[...] = row
+        row[:] = 9
+        writer.append(row)
+        row[:] = 0
+    assert array[...].tolist() == [1, 2, 3, 4, 9, 9, 9, 9]
+
+
+def test_appends_and_assignments_together() -> None:
+    array, _ = counted((4, 2), (4, 2), "i4")
+    with array.writer() as writer:
+        writer[1] = 1
+        writer.append(np.full((3, 2), 2))
+        writer[2] = 3
+        writer.flush()
+        writer[6] = 4
+    assert array[:, 0].tolist() == [0, 1, 3, 0, 2, 2, 4]
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+def test_refused() -> None:
+    array, _ = counted((4, 2), (4, 2))
+    for budget in (0, -1, "much"):
+        with pytest.raises(Invalid):
+            array.writer(budget)
+    with array.writer() as writer:
+        with pytest.raises(InvalidSelection):
+            writer[4] = 1
+        with pytest.raises(Invalid, match="broadcast"):
+            writer[0] = [1, 2, 3]
+        with pytest.raises(Invalid, match="all other axes must agree"):
+            writer.append(np.zeros((2, 3)))
+        with pytest.raises(Invalid, match="out of bounds"):
+            writer.append(np.zeros((2, 2)), axis=2)
+    writer.close()
+    for call in (lambda: writer.flush(), lambda: writer.append([[1, 2]])):
+        with pytest.raises(Closed):
+            call()
+    assert not array[...].any()
+
+
+def test_what_was_gathered_is_stored_when_the_block_raises() -> None:
+    array, _ = counted((4,), (4,))
+    with pytest.raises(KeyError), array.writer() as writer:
+        writer[0] = 1
+        writer.append([5])
+        raise KeyError
+    assert array[...].tolist() == [1, 0, 0, 0, 5]
+
+
+def test_a_failed_flush_keeps_what_it_could_not_store() -> None:
+    failing = False
+
+    def when(call: Call) -> Fault | None:
+        return "error" if failing and call.verb == "put" else None
+
+    inner = MemoryDriver()
+    stash.create(inner, (4, 2), "i4", chunks=(2, 2))
+    writer = stash.open(FailingDriver(inner, when), "r+").writer()
+    writer[0] = 1
+    writer[3, 0] = 2
+    writer.append([[7, 8]])
+    failing = True
+    for _ in range(3):
+        with pytest.raises(DriverError):
+            writer.flush()
+    assert stash.load(inner).tolist() == [[0, 0]] * 4
+    failing = False
+    writer.close()
+    assert stash.load(inner).tolist() == [[1, 1], [0, 0], [0, 0], [2, 0], [7, 8]]
+
+
+AT_EXIT = """
+import atexit, sys
+import numpy as np
+import tensorstash as stash
+array = stash.create(sys.argv[1], (64, 4096), "f8", chunks=(4, 4096), threads=4, cache="64MiB")
+writer = array.writer()
+writer[:63] = 1
+def last():
+    writer.close()
+    assert array[...].sum() == 63 * 4096
+    assert array[0:4].sum() + array[4:8].sum() + array[8:12].sum() == 12 * 4096
+atexit.register(last)
+array[...]
+"""
+
+
+def test_a_writer_may_be_closed_as_the_interpreter_goes_down(tmp_path: Path) -> None:
+    # Python starts no more threads then.
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT, str(tmp_path / "a")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stash.load(tmp_path / "a").sum() == 63 * 4096

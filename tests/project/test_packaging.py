@@ -1,0 +1,215 @@
+"""What is built and installed is what stands in the tree, and importing it is cheap and safe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.project import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+HEAVY = {
+    *("torch", "zarr", "fsspec", "s3fs", "redis", "matplotlib", "tqdm", "scipy", "pandas", "dask"),
+    *("tensorstore", "ml_dtypes", "asyncio", "multiprocessing.pool", "concurrent.futures.process"),
+}
+
+
+def run(*command: str | Path, cwd: Path, **env: str) -> str:
+    """The output of a command that must succeed; nothing of this process's paths leaks in."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=clean | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+# -- the standard library's codecs -------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [[], ["-X", "frozen_modules=off"]])
+def test_repository_root_does_not_shadow_the_standard_library(flags: list[str]) -> None:
+    code = "import codecs; codecs.lookup('utf-8'); print(codecs.__file__)"
+    out = subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stderr
+    assert not out.stdout.startswith(str(ROOT / "codecs")), out.stdout
+
+
+def test_standard_library_modules_of_a_codecs_name_are_not_ours(tmp_path: Path) -> None:
+    code = (
+        "import gzip, codecs, tensorstash.codecs.gzip as ours; print(gzip.__file__, ours.__file__)"
+    )
+    theirs, ours = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT)).split()
+    assert Path(theirs).resolve() != Path(ours).resolve()
+    assert Path(ours).resolve().parent == ROOT / "codecs"
+
+
+# -- what import costs and pulls in ------------------------------------------------
+
+
+def test_import_pulls_in_no_extras_and_starts_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading, tensorstash\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "print(' '.join(sys.modules))"
+    )
+    loaded = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT)).split()
+    assert "tensorstash" in loaded
+    assert not HEAVY & set(loaded)
+
+
+def test_reading_and_writing_pulls_in_no_extras(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy, tensorstash\n"
+        "tensorstash.save('x.zarr', numpy.arange(100))\n"
+        "assert (tensorstash.load('x.zarr') == numpy.arange(100)).all()\n"
+        "print(' '.join(sys.modules))"
+    )
+    loaded = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT)).split()
+    extras = {"torch", "zarr", "fsspec", "s3fs", "redis", "matplotlib", "tqdm"}
+    assert not extras & set(loaded)
+
+
+# -- versions and lists --------------------------------------------------------------
+
+
+def test_versions_agree() -> None:
+    import tensorstash
+
+    version = PROJECT["project"]["version"]
+    assert tensorstash.__version__ == version
+    headings = [
+        line
+        for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("## ")
+    ]
+    assert headings[0].startswith((f"## [{version}]", "## [Unreleased]"))
+    assert any(heading.startswith(f"## [{version}]") for heading in headings)
+
+
+def test_every_package_folder_is_listed() -> None:
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "tensorstash").rglob("*.py")
+        if not any(parent.is_symlink() for parent in path.parents)
+    }
+    for leaves in ("drivers", "codecs"):
+        folders |= {
+            ".".join(("tensorstash", *path.parent.relative_to(ROOT).parts))
+            for path in (ROOT / leaves).rglob("*.py")
+        }
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(folders)
+
+
+def test_torch_is_pinned_and_every_extra_admits_the_pin() -> None:
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    pins = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
+    (pin,) = [pin for pin in pins if pin.name == "torch"]
+    (version,) = [Version(part.version) for part in pin.specifier if part.operator == "=="]
+    for extra, wanted in PROJECT["project"]["optional-dependencies"].items():
+        for text in wanted:
+            requirement = Requirement(text)
+            if requirement.name == "torch":
+                assert version in requirement.specifier, f"extra {extra}: {text}"
+
+
+# -- sdist, wheel, installation --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """``(sdist, wheel)``, the wheel built from the unpacked sdist. Needs no network."""
+    pytest.importorskip("setuptools", "77")
+    work = tmp_path_factory.mktemp("build")
+    tree = work / "tree"
+    tree.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    without_caches = shutil.ignore_patterns("__pycache__")
+    for name in ("tensorstash", "drivers", "codecs"):
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=without_caches)
+    build = (
+        "import sys, setuptools.build_meta as backend; getattr(backend, sys.argv[1])(sys.argv[2])"
+    )
+    run(sys.executable, "-c", build, "build_sdist", work, cwd=tree)
+    (sdist,) = work.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(work / "unpacked", filter="data")
+    (unpacked,) = (work / "unpacked").iterdir()
+    run(sys.executable, "-c", build, "build_wheel", work, cwd=unpacked)
+    (wheel,) = work.glob("*.whl")
+    return sdist, wheel
+
+
+def test_wheel_from_sdist_holds_exactly_the_modules_of_the_tree(built: tuple[Path, Path]) -> None:
+    _, wheel = built
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    wanted = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tensorstash").rglob("*.py")
+        if not any(parent.is_symlink() for parent in path.parents)
+    }
+    for folder in ("drivers", "codecs"):
+        found = (ROOT / folder).rglob("*.py")
+        wanted |= {f"tensorstash/{path.relative_to(ROOT)}" for path in found}
+    assert names == wanted | {"tensorstash/py.typed"}
+
+
+def test_sdist_carries_the_license(built: tuple[Path, Path]) -> None:
+    sdist, _ = built
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= names
+
+
+def test_wheel_works_installed_outside_the_checkout(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, wheel = built
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    run(*pip, "--no-deps", "--no-index", "--target", site, wheel, cwd=tmp_path)
+    # Its dependencies are those of this environment: listed after its own folder, so that
+    # the wheel wins over any tensorstash installed here.
+    (site / "dependencies.pth").write_text(f"{Path(np.__file__).parent.parent}\n")
+    code = (
+        "import numpy, tensorstash\n"
+        "import tensorstash.drivers.file, tensorstash.codecs.gzip, tensorstash.testing\n"
+        "data = numpy.arange(60, dtype='u2').reshape(6, 10)\n"
+        "a = tensorstash.create('x.zarr', shape=(6, 10), dtype='u2', chunks=(4, 4))\n"
+        "a[...] = data\n"
+        "assert (tensorstash.open('x.zarr')[:, ::-2] == data[:, ::-2]).all()\n"
+        "print(tensorstash.__file__, tensorstash.codecs.gzip.__file__, sep='\\n')"
+    )
+    python = tmp_path / "venv" / "bin" / "python"
+    for path in run(python, "-I", "-c", code, cwd=tmp_path).split():
+        assert Path(path).is_relative_to(site), path
