@@ -89,14 +89,11 @@ REPLIES: dict[str, tuple[bytes, bytes]] = {
 @pytest.mark.parametrize("name", REPLIES)
 def test_replies_end(serve: Callable[..., Hostile], name: str, reader: None) -> None:
     begin, go_on = REPLIES[name]
-    for call in CALLS.values():
-        server = serve(begin, go_on)
-        with (
-            closing(driver(server, timeout=0.3)) as store,
-            at_most(80 * MIB),
-            pytest.raises(StashError),
-        ):
-            call(store)
+    with at_most(80 * MIB):
+        for call in CALLS.values():
+            server = serve(begin, go_on)
+            with closing(driver(server, timeout=0.2)) as store, pytest.raises(StashError):
+                call(store)
 
 
 def test_a_value_has_no_more_bytes_than_it_can(serve: Callable[..., Hostile]) -> None:

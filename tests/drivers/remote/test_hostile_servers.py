@@ -13,7 +13,7 @@ import pytest
 import tensorstash as stash
 from tensorstash.driver import Driver, Request, Span, get_at_most
 from tensorstash.drivers import body
-from tensorstash.drivers.s3 import listing
+from tensorstash.drivers.s3 import listing, retry
 from tensorstash.errors import Corrupt, DriverError, StashError, TimedOut, Unsupported
 from tensorstash.registry import connect
 from tests.servers.hostile import Hostile, Speak, chunked_without_end, reply
@@ -44,12 +44,14 @@ def client(request: Any) -> str:
 
 
 def driver(server: Hostile, client: str, **options: Any) -> Driver:
+    given: dict[str, Any] = {"timeout": 20.0}
     if client == "http":
-        return connect(f"{server.url}/data", {"timeout": 20.0, **options})
-    given = {"endpoint": server.url, "key": "k" * 16, "secret": "s" * 20, "region": "us-east-1"}
-    given |= {"client": client, "unsafe": True, "timeout": 20.0, "idle": 20.0}
-    store = connect("s3://bucket/root", given | options)
-    # What a client is made from takes its own memory, once.
+        store = connect(f"{server.url}/data", given | options)
+    else:
+        given |= {"endpoint": server.url, "key": "k" * 16, "secret": "s" * 20}
+        given |= {"region": "us-east-1", "client": client, "unsafe": True, "idle": 20.0}
+        store = connect("s3://bucket/root", given | options)
+    # What a client is made from, and imports, takes its own memory, once.
     speak, server.speak = server.speak, lambda _: [reply("200 OK", b"warm", **ETAG)]
     while not _warm(store):
         pass
@@ -102,8 +104,9 @@ def test_a_value_has_no_more_bytes_than_it_can(
     serve: Callable[..., Hostile], client: str, speak: Speak, tagged: bool
 ) -> None:
     server = serve(speak)
+    # What is malformed is asked for again until the time is up.
     with (
-        closing(driver(server, client)) as store,
+        closing(driver(server, client, timeout=5.0)) as store,
         at_most(8 * MIB),
         pytest.raises((Corrupt, DriverError)) as caught,
     ):
@@ -333,8 +336,13 @@ USES: dict[str, Callable[[Driver], object]] = {
 @pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
 @pytest.mark.parametrize("s3_client", ["s3fs", "obstore"])
 def test_answers_that_lack_what_they_must_say(
-    serve: Callable[..., Hostile], s3_client: str, status: str, said: str
+    serve: Callable[..., Hostile],
+    monkeypatch: pytest.MonkeyPatch,
+    s3_client: str,
+    status: str,
+    said: str,
 ) -> None:
+    monkeypatch.setattr(retry, "SLOWEST", float(1 << 40))  # no 20 s more for a large put
     server = serve(lambda _: [])
     with closing(driver(server, s3_client, timeout=0.3)) as store:
         server.speak = lambda _: [reply(status, BARE[said], Content_Type="application/xml")]
