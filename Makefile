@@ -7,7 +7,8 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?=
-PYTEST ?= -n auto --maxprocesses 4 --dist worksteal
+# More workers than cores: a third of the time they wait, for leases, servers and processes.
+PYTEST ?= -n 4 --dist worksteal
 
 # pytest-xdist's workers must name the tests alike, and a set in a test's name would vary.
 export PYTHONHASHSEED := 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 from collections import Counter
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.servers.fixtures import (  # noqa: F401
     s3,
     valkey_server,
 )
+from tests.support.long import LONG
 
 # Deadlines measure the machine, not the code; slow generation is bounded by max_examples.
 _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -36,29 +36,6 @@ settings.register_profile("matrix", max_examples=10, derandomize=True, print_blo
 settings.register_profile("long", max_examples=5000, **_QUIET)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
-)
-
-
-# What `make test` leaves to `make test-long`, which CI runs too, as each costs seconds: one more
-# way to start workers, one more client, one more example; servers that end and begin again; what
-# is fetched or installed first.
-LONG = re.compile(
-    "|".join(
-        (
-            r"test_examples\.py::test_example_runs\[(?!demo|slicing)",
-            r"test_readme\.py::test_installed_as_it_says",
-            r"test_readme\.py::test_blocks_run_twice\w*\[(?!prompt-fork\])",
-            r"test_dataloader\.py::(?!test_every_row_once).*(spawn|forkserver)",
-            r"test_records_dataloader\.py::(?!test_every_start_method).*(spawn|forkserver)",
-            r"test_(mix|present|named_cost)\.py::.*\[(spawn|forkserver)",
-            r"test_faults_restart\.py::",
-            r"test_faults\.py::test_a_lasting_fault\w*\[(s3fs|obstore)-(?!refused)",
-            r"test_faults_passing\.py::test_any_one_request_may_fail\[.*-reply lost\]",
-            r"test_numcodecs_golden\.py::",
-            r"test_hostile_redis\.py::test_replies_end\[hiredis-(?!nothing|after)",
-            r"test_hostile_servers\.py::test_answers_that_lack\w*\[s3fs-200 OK-(?!keys)",
-        )
-    )
 )
 
 
