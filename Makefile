@@ -12,6 +12,8 @@ PYTEST ?= -n 4 --dist worksteal
 
 # pytest-xdist's workers must name the tests alike, and a set in a test's name would vary.
 export PYTHONHASHSEED := 0
+# Or each of the hundreds of interpreters that tests start compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
