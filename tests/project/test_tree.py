@@ -61,10 +61,10 @@ LARGER = {
     "tests/arrays": 19,
     "tests/codecs": 13,
     "tests/faults": 15,
-    "tests/project": 15,
+    "tests/project": 16,
     "tests/records": 26,
     "tests/servers": 17,
-    "tests/support": 31,
+    "tests/support": 32,
 }
 
 

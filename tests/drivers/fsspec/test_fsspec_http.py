@@ -254,9 +254,9 @@ def test_reads_arrays_by_url(web: Web) -> None:
     assert np.array_equal(array[...], values)
     web.asked.clear()
     assert np.array_equal(array[3:5, 4:6], values[3:5, 4:6])
-    *parts, look = web.asked
-    assert look == ("GET", "a/zarr.json", "")  # if it is another version
-    assert all(asked for _, _, asked in parts)  # parts of the shard, never the whole
+    look = ("GET", "a/zarr.json", "")  # if it is another version; threads send it with the rest
+    web.asked.remove(look)
+    assert all(asked for _, _, asked in web.asked)  # parts of the shard, never the whole
     with pytest.raises(Unsupported, match="read only"):
         stash.open(web.url + "/a", mode="r+")[0, 0] = 1
     with pytest.raises(Unsupported, match="index_pages"):
