@@ -1,7 +1,7 @@
 """tensorstash: chunked N-dimensional arrays on disk, in memory and in the cloud, as plain Zarr.
 
-Arrays: ``create``, ``open``, ``save``, ``load`` and ``copy``. Groups of arrays: ``create_group`` and
-``open_group``. Rows of named fields: ``create_records``, ``open_records`` and ``save_records``.
+Arrays: ``create``, ``open``, ``save``, ``load`` and ``copy``. Groups of arrays: ``create_group``
+and ``open_group``. Rows of named fields: ``create_records``, ``open_records``, ``save_records``.
 ``tensorstash.torch`` has the loader, ``tensorstash.errors`` all errors, and
 ``tensorstash.testing`` the tests for your own drivers and codecs.
 """

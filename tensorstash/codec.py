@@ -67,7 +67,10 @@ class ChunkSpec:
 
 
 class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the three below
-    """One step of a chain. Immutable, hashable by configuration, safe in several threads."""
+    """One step between a chunk and its stored bytes: the base class of the three kinds below.
+
+    Codecs are immutable, hashable by configuration, and safe in several threads.
+    """
 
     name: ClassVar[str] = ""
 
@@ -106,7 +109,7 @@ class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the thre
 
 
 class ArrayCodec(Codec):
-    """array -> array."""
+    """A codec that turns an array into another array: transpose, rounding, a change of dtype."""
 
     moves_only: ClassVar[bool] = False
     """Whether elements are moved, never changed: both directions are views."""
@@ -125,7 +128,7 @@ class ArrayCodec(Codec):
 
 
 class Serializer(Codec):
-    """array -> bytes. A chain has exactly one."""
+    """A codec that turns an array into bytes. A chain has exactly one."""
 
     @abstractmethod
     def encode(self, chunk: NDArray[Any]) -> Buffer:
@@ -170,7 +173,7 @@ class Serializer(Codec):
 
 
 class BytesCodec(Codec):
-    """bytes -> bytes."""
+    """A codec that turns bytes into other bytes: compression, a checksum."""
 
     @property
     def capacity(self) -> int | None:

@@ -53,7 +53,7 @@ class Span(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One value, or bytes of one value, wanted from :meth:`Driver.get_many` or
+    """A value to be read, whole or in part, by :meth:`Driver.get_many` or
     :meth:`Driver.get_many_tagged`.
 
     ``unless``, for the latter: a version that the asker holds already; while it is the stored
@@ -113,7 +113,7 @@ was lost meanwhile. To be called before each step that must not happen without t
 
 
 class Changed(Exception):
-    """A value no longer carries the tag it was expected to. Internal: callers read again."""
+    """A stored value has changed since its tag was read. Internal: callers read again."""
 
 
 @dataclass(slots=True)
@@ -130,7 +130,9 @@ class Traffic:
 
 
 class Driver(ABC):
-    """Keys to bytes. A put is atomic; an absent value reads as ``None``; a failure raises
+    """The interface of drivers, which store bytes under keys.
+
+    A put is atomic. An absent value reads as ``None``. A failure raises
     :class:`~tensorstash.errors.DriverError` and is never taken for absence.
 
     Keys are ``/``-separated, non-empty, without ``.``/``..`` segments or a leading slash
@@ -372,7 +374,7 @@ class Driver(ABC):
 
 
 def check_key(key: str) -> str:
-    """``key`` itself when it stays below its root; :class:`~tensorstash.errors.Invalid` when
+    """Return ``key`` if it stays below its root; :class:`~tensorstash.errors.Invalid` when
     it is empty, absolute, or has an empty, ``.`` or ``..`` segment, a backslash or a NUL."""
     if not key or "\\" in key or "\0" in key or key[0] == "/":
         raise Invalid(f"key {key!r} is not a relative path of plain names")
@@ -384,7 +386,7 @@ def check_key(key: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """``prefix`` itself when it is empty, or ends in ``/`` and is a key without it."""
+    """Return ``prefix`` if it is empty, or a valid key followed by ``/``."""
     if prefix:
         if prefix[-1] != "/":
             raise Invalid(f"prefix {prefix!r} does not end in '/'")
@@ -411,11 +413,11 @@ def get_at_most(driver: Driver, key: str, most: int) -> tuple[Buffer, Tag] | Non
 
 
 def held() -> None:
-    """The :data:`Check` of a lock that cannot be lost while its holder lives."""
+    """Do nothing: the :data:`Check` of a lock that cannot be lost while its holder lives."""
 
 
 def pick(value: Buffer, span: Span | None) -> Buffer:
-    """Bytes ``span`` of a value already in memory, without copying."""
+    """Return bytes ``span`` of a value that is in memory, without copying."""
     if span is None:
         return value
     start, stop = span.resolve(len(value))
@@ -423,8 +425,8 @@ def pick(value: Buffer, span: Span | None) -> Buffer:
 
 
 def flat(value: Buffer) -> bytes | memoryview:
-    """The bytes of a value, whatever its items are, one behind the other; copied only where they
-    lie apart."""
+    """Return the bytes of any buffer as a flat view; copies them only if they are not
+    contiguous."""
     if type(value) is bytes:
         return value
     view = memoryview(value)
@@ -432,8 +434,8 @@ def flat(value: Buffer) -> bytes | memoryview:
 
 
 def as_bytes(value: Any, key: str) -> bytes:
-    """The value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` when it is no
-    buffer."""
+    """Return the value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` if it is not
+    a buffer."""
     try:
         return bytes(memoryview(value))
     except TypeError:
@@ -445,11 +447,11 @@ def as_bytes(value: Any, key: str) -> bytes:
 
 
 def located(driver: Driver, path: str = "") -> str:
-    """The place ``path`` below ``driver`` as a URL, for messages and ``repr``."""
+    """Return the URL of ``path`` below ``driver``, for messages and ``repr``."""
     url, path = driver.url, path.strip("/")
     return url if not path else url + path if url.endswith("/") else f"{url}/{path}"
 
 
 def pause(attempt: int) -> None:
-    """Wait for a moment that is longer with every attempt and the same for no two writers."""
+    """Sleep for a random time that grows with every attempt, so that two writers differ."""
     time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))
