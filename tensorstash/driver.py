@@ -275,8 +275,8 @@ class Driver(ABC):
                 yield i, None
 
     def taken(self, prefix: str = "") -> Iterator[str]:
-        """Every key below ``prefix`` that is not absent: those too that cannot be read, and are
-        not listed, because something else lies there."""
+        """Every key below ``prefix`` at which there is anything, also what is not a value and
+        therefore not listed, such as a folder in the place of a file."""
         return self.list(prefix)
 
     def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
@@ -288,21 +288,21 @@ class Driver(ABC):
                 yield names[i], found[1]
 
     def replacing(self, key: str, value: Buffer, tag: Tag | None) -> Put:
-        """What stores ``value`` in place of what is of version ``tag``, or where nothing is
-        (``None``); in any case, where the driver knows no conditions."""
+        """Return a put that replaces version ``tag`` (``None``: nothing is stored) by ``value``;
+        an unconditional one, if the driver has no conditions."""
         if not self.capabilities.conditional_put:
             return Put(key, value)
         return Put(key, value, if_absent=tag is None, if_tag=tag)
 
     def replace(self, key: str, value: Buffer, tag: Tag | None) -> Tag:
-        """Carry out :meth:`replacing`; :class:`~tensorstash.errors.Conflict` where something else
-        is stored by then."""
+        """Replace version ``tag`` by ``value``; :class:`~tensorstash.errors.Conflict` if something
+        else is stored by then."""
         _, _, if_absent, if_tag = self.replacing(key, value, tag)
         return self.put(key, value, if_absent=if_absent, if_tag=if_tag)
 
     def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
-        """As ``put(key, value, if_tag=tag)`` where ``value`` is what is stored already: the tag
-        becomes another one even where tags follow from the bytes, if the server allows that."""
+        """Put the value that is stored already again, on the condition ``tag``, to get another tag;
+        also where tags are digests of the bytes, if the server allows that."""
         return self.put(key, value, if_tag=tag)
 
     def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
@@ -331,12 +331,12 @@ class Driver(ABC):
         return None
 
     def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
-        """Forget what is no value below ``prefix`` (empty or ending in ``/``): folders that
-        hold nothing, locks that nobody holds. Links are not followed; no value is deleted."""
+        """Remove empty folders and unused locks below ``prefix`` (empty or ending in ``/``).
+        Links are not followed; no value is deleted."""
 
     def kept(self, key: str) -> str | None:
-        """The name, in ``key`` or in where the driver points, that it takes for one of its own and
-        would not list; ``None`` when there is none, and what is stored there is listed."""
+        """The part of ``key``, or of the driver's own path, that is a name reserved by the driver,
+        under which it lists nothing; ``None`` if there is none."""
         return None
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
@@ -352,21 +352,21 @@ class Driver(ABC):
 
     @property
     def traffic(self) -> Traffic | None:
-        """What went over the wire in this process, where the driver counts it."""
+        """The requests and bytes of this process, if the driver counts them."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most drivers hold nothing
-        """Let go of connections. The driver may be used again and then reconnects."""
+        """Close all connections. The driver may be used again, and then connects again."""
 
     @property
     def url(self) -> str:
-        """Where this driver points, without secrets: for messages and ``repr``."""
+        """The URL of the driver's root, without secrets, for messages and ``repr``."""
         return f"{self.scheme}://"
 
     @property
     def identity(self) -> str:
-        """What tells this place from every other, those too that have the same ``url`` on other
-        servers: what is cached on disk is kept under it. Holds no secrets."""
+        """A name that differs from that of every other place, even if the ``url`` is the same on
+        another server. The disk cache stores values under it. Contains no secrets."""
         return self.url
 
     def __repr__(self) -> str:
