@@ -1,9 +1,9 @@
 """tensorstash: chunked N-dimensional arrays on disk, in memory and in the cloud, as plain Zarr.
 
-``create``, ``open``, ``save``, ``load`` and ``copy`` work on arrays; ``create_group`` and
-``open_group`` on groups; ``create_records``, ``open_records`` and ``save_records`` on rows of named
-fields. Errors are in ``tensorstash.errors``, tensors in
-``tensorstash.torch``, contract suites for drivers and codecs in ``tensorstash.testing``.
+Arrays: ``create``, ``open``, ``save``, ``load`` and ``copy``. Groups of arrays: ``create_group``
+and ``open_group``. Rows of named fields: ``create_records``, ``open_records``, ``save_records``.
+``tensorstash.torch`` has the loader, ``tensorstash.errors`` all errors, and
+``tensorstash.testing`` the tests for your own drivers and codecs.
 """
 
 import importlib
@@ -110,10 +110,10 @@ def __dir__() -> list[str]:
 def zarr_store(
     location: Location, *, options: Mapping[str, Any] | None = None, read_only: bool = False
 ) -> Any:
-    """Return a place as a store of zarr-python, so that zarr, xarray and dask reach it.
+    """Return a store of zarr-python for a location, for use with zarr, xarray and dask.
 
-    Nothing is read yet. zarr-python's own rules hold for what is written through the store: partial
-    writes of a chunk by several writers are not merged safely.
+    Nothing is read yet. What is written through the store follows the rules of zarr-python: if
+    several writers write parts of one chunk at the same time, writes may be lost.
 
     Args:
         location: a path, a URL such as ``"s3://bucket/x"``, a ``pathlib.Path``, a ``dict`` or a
@@ -122,7 +122,7 @@ def zarr_store(
         read_only: refuse to write through the store.
 
     Returns:
-        A ``zarr.abc.store.Store``, for ``zarr.open``, ``xarray.open_zarr`` and the like.
+        A ``zarr.abc.store.Store``, for use with ``zarr.open``, ``xarray.open_zarr`` and the like.
 
     Raises:
         ModuleNotFoundError: zarr is not installed.

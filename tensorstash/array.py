@@ -271,7 +271,7 @@ class Array(Handle):
         fields: Fields | None = None,
         look: Look | None = None,
     ) -> NDArray[Any]:
-        """As :meth:`read_transform`, with no look but ``look``; for who looks once for several."""
+        """As :meth:`read_transform`, but ``look`` alone checks that it is the same array."""
         self._open()
         dtype = self.spec.dtype if fields is None else fields.dtype
         try:
@@ -335,7 +335,7 @@ class Array(Handle):
         fields: Fields | None = None,
         look: Look | None = None,
     ) -> None:
-        """As :meth:`write_transform`, with no look but ``look``; for who looks once for several."""
+        """As :meth:`write_transform`, but ``look`` alone checks that it is the same array."""
         self._open(write=True)
         self._store(transform, value, fields, look)
 
@@ -496,7 +496,7 @@ class Array(Handle):
         self._tag = node.tag
 
     def watch(self, watched: bool) -> None:
-        """Whether calls see to it that the array is still this one; for who is making it."""
+        """Set whether calls check that the array has not been replaced; for creating arrays."""
         self._watched = watched
 
     def close(self) -> None:
@@ -565,7 +565,7 @@ class Array(Handle):
             self.settle()
 
     def settle(self) -> Array:
-        """Have the array's own metadata, where what is known comes from a copy."""
+        """Read the array's own metadata, if this handle has it from a copy in a group."""
         if self.copied:
             self._verify()
         return self

@@ -67,7 +67,10 @@ class ChunkSpec:
 
 
 class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the three below
-    """One step of a chain. Immutable, hashable by configuration, safe in several threads."""
+    """One step between a chunk and its stored bytes: the base class of the three kinds below.
+
+    Codecs are immutable, hashable by configuration, and safe in several threads.
+    """
 
     name: ClassVar[str] = ""
 
@@ -82,8 +85,8 @@ class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the thre
 
     @property
     def unfit(self) -> str | None:
-        """Why it encodes nothing, where an option that only encoding needs is wrong; it decodes
-        all the same. ``None`` where it encodes."""
+        """Why the codec can only decode: an option that only encoding needs is wrong. ``None`` if
+        it can encode."""
         told = vars(self).get("_unfit")
         return None if told is None else str(told[0])
 
@@ -106,7 +109,7 @@ class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the thre
 
 
 class ArrayCodec(Codec):
-    """array -> array."""
+    """A codec that turns an array into another array: transpose, rounding, a change of dtype."""
 
     moves_only: ClassVar[bool] = False
     """Whether elements are moved, never changed: both directions are views."""
@@ -125,7 +128,7 @@ class ArrayCodec(Codec):
 
 
 class Serializer(Codec):
-    """array -> bytes. A chain has exactly one."""
+    """A codec that turns an array into bytes. A chain has exactly one."""
 
     @abstractmethod
     def encode(self, chunk: NDArray[Any]) -> Buffer:
@@ -154,13 +157,13 @@ class Serializer(Codec):
         return False
 
     def overfull(self, spec: ChunkSpec) -> str | None:
-        """Why no chunk like ``spec`` can be encoded, where a part of it is too large for a codec
-        within this one; ``None`` where it can."""
+        """Why a chunk like ``spec`` is too large: a part of it exceeds the limit of an inner
+        codec. ``None`` if it can be encoded."""
         return None
 
     def misfit(self, spec: ChunkSpec) -> str | None:
-        """Why no chunk like ``spec`` can be encoded, found by trying; ``None`` where some can.
-        Asked when an array is created, never of one that is there."""
+        """Why no chunk like ``spec`` can be encoded, found by trying; ``None`` if some can.
+        Called when an array is created, never for an existing array."""
         return None
 
     def memory_dtype(self, spec: ChunkSpec) -> np.dtype[Any] | None:
@@ -170,7 +173,7 @@ class Serializer(Codec):
 
 
 class BytesCodec(Codec):
-    """bytes -> bytes."""
+    """A codec that turns bytes into other bytes: compression, a checksum."""
 
     @property
     def capacity(self) -> int | None:
@@ -497,8 +500,8 @@ def take(
 
 
 def lenient(kind: Callable[..., Codec], options: Mapping[str, Any]) -> Codec:
-    """``kind(**options)`` for a codec whose options serve encoding alone: where they are wrong, one
-    that decodes and is :attr:`~Codec.unfit` to encode, with its document as it was given."""
+    """Return ``kind(**options)``, for a codec whose options serve only encoding. If they are wrong,
+    return one that decodes, and is :attr:`~Codec.unfit` to encode, with the given document."""
     try:
         return kind(**options)
     except Invalid as error:
@@ -512,6 +515,6 @@ ANY: tuple[type, ...] = (object, bool)
 
 
 def reason(error: BaseException) -> str:
-    """What a library's error says, on one line and not at any length."""
+    """Return the message of a library's error as one short line."""
     text = str(error).partition("\n")[0] or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

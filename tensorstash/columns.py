@@ -37,7 +37,7 @@ class KnownColumns(dict[str, Any]):
 
 
 class Ragged:
-    """Arrays of one dtype and number of axes, each of its own shape.
+    """Rows that are arrays of different shapes, with one dtype and one number of axes.
 
     ``values`` (1-D) holds row after row, each in C order; row ``i`` is
     ``values[offsets[i]:offsets[i + 1]]`` in the shape ``shapes[i]``. ``offsets`` are int64, one
@@ -80,7 +80,7 @@ class Ragged:
 
     @classmethod
     def join(cls, pieces: Sequence[Ragged]) -> Ragged:
-        """The rows of all ``pieces``, one after another."""
+        """Join ``pieces`` into one: the rows of the first, then those of the next, and so on."""
         sizes = np.concatenate([np.diff(piece.offsets) for piece in pieces])
         values = np.concatenate([piece.values for piece in pieces])
         return cls(values, offsets_of(sizes), np.concatenate([piece.shapes for piece in pieces]))
@@ -156,11 +156,11 @@ class Ragged:
         return (self[i] for i in range(len(self)))
 
     def to_list(self) -> list[NDArray[Any]]:
-        """Every row as an array of its own shape: views of the one run of values."""
+        """Return a list with an array for each row: views of ``values``."""
         return list(self)
 
     def to_padded(self, fill: Any = 0) -> NDArray[Any]:
-        """One array of shape ``(rows, longest, ...)``, ``fill`` where a row ends before."""
+        """Return one array of shape ``(rows, longest, ...)``, ``fill`` after a row's end."""
         longest = tuple(self.shapes.max(axis=0)) if len(self) else (0,) * self.ndim
         shape = (len(self), *longest)
         blank = isinstance(fill, int) and fill == 0

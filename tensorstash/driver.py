@@ -53,7 +53,7 @@ class Span(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One value, or bytes of one value, wanted from :meth:`Driver.get_many` or
+    """A value to be read, whole or in part, by :meth:`Driver.get_many` or
     :meth:`Driver.get_many_tagged`.
 
     ``unless``, for the latter: a version that the asker holds already; while it is the stored
@@ -113,7 +113,7 @@ was lost meanwhile. To be called before each step that must not happen without t
 
 
 class Changed(Exception):
-    """A value no longer carries the tag it was expected to. Internal: callers read again."""
+    """A stored value has changed since its tag was read. Internal: callers read again."""
 
 
 @dataclass(slots=True)
@@ -130,7 +130,9 @@ class Traffic:
 
 
 class Driver(ABC):
-    """Keys to bytes. A put is atomic; an absent value reads as ``None``; a failure raises
+    """The interface of drivers, which store bytes under keys.
+
+    A put is atomic. An absent value reads as ``None``. A failure raises
     :class:`~tensorstash.errors.DriverError` and is never taken for absence.
 
     Keys are ``/``-separated, non-empty, without ``.``/``..`` segments or a leading slash
@@ -273,8 +275,8 @@ class Driver(ABC):
                 yield i, None
 
     def taken(self, prefix: str = "") -> Iterator[str]:
-        """Every key below ``prefix`` that is not absent: those too that cannot be read, and are
-        not listed, because something else lies there."""
+        """Every key below ``prefix`` at which there is anything, also what is not a value and
+        therefore not listed, such as a folder in the place of a file."""
         return self.list(prefix)
 
     def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
@@ -286,21 +288,21 @@ class Driver(ABC):
                 yield names[i], found[1]
 
     def replacing(self, key: str, value: Buffer, tag: Tag | None) -> Put:
-        """What stores ``value`` in place of what is of version ``tag``, or where nothing is
-        (``None``); in any case, where the driver knows no conditions."""
+        """Return a put that replaces version ``tag`` (``None``: nothing is stored) by ``value``;
+        an unconditional one, if the driver has no conditions."""
         if not self.capabilities.conditional_put:
             return Put(key, value)
         return Put(key, value, if_absent=tag is None, if_tag=tag)
 
     def replace(self, key: str, value: Buffer, tag: Tag | None) -> Tag:
-        """Carry out :meth:`replacing`; :class:`~tensorstash.errors.Conflict` where something else
-        is stored by then."""
+        """Replace version ``tag`` by ``value``; :class:`~tensorstash.errors.Conflict` if something
+        else is stored by then."""
         _, _, if_absent, if_tag = self.replacing(key, value, tag)
         return self.put(key, value, if_absent=if_absent, if_tag=if_tag)
 
     def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
-        """As ``put(key, value, if_tag=tag)`` where ``value`` is what is stored already: the tag
-        becomes another one even where tags follow from the bytes, if the server allows that."""
+        """Put the value that is stored already again, on the condition ``tag``, to get another tag;
+        also where tags are digests of the bytes, if the server allows that."""
         return self.put(key, value, if_tag=tag)
 
     def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
@@ -329,12 +331,12 @@ class Driver(ABC):
         return None
 
     def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
-        """Forget what is no value below ``prefix`` (empty or ending in ``/``): folders that
-        hold nothing, locks that nobody holds. Links are not followed; no value is deleted."""
+        """Remove empty folders and unused locks below ``prefix`` (empty or ending in ``/``).
+        Links are not followed; no value is deleted."""
 
     def kept(self, key: str) -> str | None:
-        """The name, in ``key`` or in where the driver points, that it takes for one of its own and
-        would not list; ``None`` when there is none, and what is stored there is listed."""
+        """The part of ``key``, or of the driver's own path, that is a name reserved by the driver,
+        under which it lists nothing; ``None`` if there is none."""
         return None
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
@@ -350,21 +352,21 @@ class Driver(ABC):
 
     @property
     def traffic(self) -> Traffic | None:
-        """What went over the wire in this process, where the driver counts it."""
+        """The requests and bytes of this process, if the driver counts them."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most drivers hold nothing
-        """Let go of connections. The driver may be used again and then reconnects."""
+        """Close all connections. The driver may be used again, and then connects again."""
 
     @property
     def url(self) -> str:
-        """Where this driver points, without secrets: for messages and ``repr``."""
+        """The URL of the driver's root, without secrets, for messages and ``repr``."""
         return f"{self.scheme}://"
 
     @property
     def identity(self) -> str:
-        """What tells this place from every other, those too that have the same ``url`` on other
-        servers: what is cached on disk is kept under it. Holds no secrets."""
+        """A name that differs from that of every other place, even if the ``url`` is the same on
+        another server. The disk cache stores values under it. Contains no secrets."""
         return self.url
 
     def __repr__(self) -> str:
@@ -372,7 +374,7 @@ class Driver(ABC):
 
 
 def check_key(key: str) -> str:
-    """``key`` itself when it stays below its root; :class:`~tensorstash.errors.Invalid` when
+    """Return ``key`` if it stays below its root; :class:`~tensorstash.errors.Invalid` when
     it is empty, absolute, or has an empty, ``.`` or ``..`` segment, a backslash or a NUL."""
     if not key or "\\" in key or "\0" in key or key[0] == "/":
         raise Invalid(f"key {key!r} is not a relative path of plain names")
@@ -384,7 +386,7 @@ def check_key(key: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """``prefix`` itself when it is empty, or ends in ``/`` and is a key without it."""
+    """Return ``prefix`` if it is empty, or a valid key followed by ``/``."""
     if prefix:
         if prefix[-1] != "/":
             raise Invalid(f"prefix {prefix!r} does not end in '/'")
@@ -411,11 +413,11 @@ def get_at_most(driver: Driver, key: str, most: int) -> tuple[Buffer, Tag] | Non
 
 
 def held() -> None:
-    """The :data:`Check` of a lock that cannot be lost while its holder lives."""
+    """Do nothing: the :data:`Check` of a lock that cannot be lost while its holder lives."""
 
 
 def pick(value: Buffer, span: Span | None) -> Buffer:
-    """Bytes ``span`` of a value already in memory, without copying."""
+    """Return bytes ``span`` of a value that is in memory, without copying."""
     if span is None:
         return value
     start, stop = span.resolve(len(value))
@@ -423,8 +425,8 @@ def pick(value: Buffer, span: Span | None) -> Buffer:
 
 
 def flat(value: Buffer) -> bytes | memoryview:
-    """The bytes of a value, whatever its items are, one behind the other; copied only where they
-    lie apart."""
+    """Return the bytes of any buffer as a flat view; copies them only if they are not
+    contiguous."""
     if type(value) is bytes:
         return value
     view = memoryview(value)
@@ -432,8 +434,8 @@ def flat(value: Buffer) -> bytes | memoryview:
 
 
 def as_bytes(value: Any, key: str) -> bytes:
-    """The value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` when it is no
-    buffer."""
+    """Return the value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` if it is not
+    a buffer."""
     try:
         return bytes(memoryview(value))
     except TypeError:
@@ -445,11 +447,11 @@ def as_bytes(value: Any, key: str) -> bytes:
 
 
 def located(driver: Driver, path: str = "") -> str:
-    """The place ``path`` below ``driver`` as a URL, for messages and ``repr``."""
+    """Return the URL of ``path`` below ``driver``, for messages and ``repr``."""
     url, path = driver.url, path.strip("/")
     return url if not path else url + path if url.endswith("/") else f"{url}/{path}"
 
 
 def pause(attempt: int) -> None:
-    """Wait for a moment that is longer with every attempt and the same for no two writers."""
+    """Sleep for a random time that grows with every attempt, so that two writers differ."""
     time.sleep(random.uniform(0, min(0.0005 * 2**attempt, 0.05)))

@@ -86,7 +86,7 @@ def short(value: Any) -> str:
 
 
 class StashError(Exception):
-    """Base of every error raised by tensorstash.
+    """The base class of all errors that tensorstash raises.
 
     >>> try:
     ...     stash.open({})
@@ -122,11 +122,11 @@ class InvalidSelection(Invalid, IndexError):
 
 
 class Unsupported(StashError, NotImplementedError):
-    """Valid, but not offered by this driver, codec or format."""
+    """The call is valid, but this driver, codec or format does not offer it."""
 
 
 class ReadOnly(StashError, PermissionError):
-    """A write was asked of something opened for reading; open it with ``mode="r+"``."""
+    """A write through a handle that was opened for reading; open it with ``mode="r+"``."""
 
 
 class Closed(StashError, ValueError):
@@ -175,12 +175,12 @@ class Corrupt(StashError):
 
 
 class NoMemory(StashError, MemoryError):
-    """This machine's memory does not hold what the call needs at once. An append or a resize has
-    changed nothing; a write may have stored some of its chunks."""
+    """The call needs more memory than this machine has. An append or a resize has changed nothing;
+    a write may have stored some of its chunks."""
 
 
 class DriverError(StashError, OSError):
-    """The backend failed; this never means that nothing is stored.
+    """The storage failed: a disk, a server, a network. Never means that nothing is stored.
 
     ``key`` names the object that was asked for, ``driver`` the driver, where they are known.
     """
@@ -196,20 +196,20 @@ class DriverError(StashError, OSError):
 
 
 class Denied(DriverError, PermissionError):
-    """The backend refuses these credentials, or this use of them."""
+    """The server or file system refuses these credentials, this user, or this use."""
 
 
 class NoSpace(DriverError):
-    """The backend has no room left: disk, memory or quota. Nothing was stored."""
+    """There is no space left: on the disk, in memory or in the quota. Nothing was stored."""
 
 
 class TimedOut(DriverError, TimeoutError):
-    """The backend did not reply within the time limit, or another held a lock for longer than this
-    call was to wait; the message says who, as far as that is known."""
+    """No reply within the time limit, or another process held a lock for longer than this call was
+    to wait; the message names the holder, as far as it is known."""
 
 
 class Unavailable(DriverError, ConnectionError):
-    """The backend could not be reached, or kept failing, through every retry."""
+    """The server could not be reached, or failed at every retry."""
 
 
 def _rebuild(

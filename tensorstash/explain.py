@@ -19,13 +19,14 @@ from .metadata.spec import ArraySpec
 
 @dataclass(frozen=True)
 class Explanation:
-    """The I/O of one read, before caches.
+    """What one read costs at most, in chunks, requests and bytes; prints as a line.
 
-    ``chunks`` are decoded, each once, and come from ``objects`` stored objects (fewer where
-    shards hold several). ``requests`` is the most that are sent for them: one an object, and for
-    shards one more an object until its index is known, from afar one more a chunk. (Beside
-    them goes one a call that asks whether it is the same array still; none with ``immutable``.)
-    Bytes are decoded bytes; ``amplification`` is how many are decoded for each one wanted.
+    ``chunks`` are decoded, each once, and come from ``objects`` stored objects (fewer if shards
+    hold several). ``requests`` is the most that are sent for them: one for each object; for
+    shards one more for each object until its index is known, and in a remote store one more for
+    each chunk. (Each call sends one more to check that it is still the same array, except with
+    ``immutable``.) Caches are not counted on. Bytes are decoded bytes; ``amplification`` is how
+    many are decoded for each byte wanted.
 
     >>> print(stash.save({}, np.arange(8, dtype="u1"), chunks=4).explain(slice(2)))
     result (2,): 1 chunk from 1 object, 1 request, 4 B decoded for 2 B wanted (2.0x)
@@ -89,12 +90,12 @@ def readable(nbytes: int) -> str:
 
 @dataclass(frozen=True)
 class Info:
-    """One array at a glance; prints as a table.
+    """What an array is and what is stored of it; prints as a table.
 
-    ``stored_chunks`` of ``total_chunks`` objects are stored, the others are all fill;
-    ``stored_bytes`` is what they take up. ``modified`` is when its metadata document was last
-    stored (by create, append, resize, attributes; writing elements leaves it), by the store's
-    clock; ``None`` where the store does not say.
+    ``stored_chunks`` of ``total_chunks`` objects are stored, and take ``stored_bytes``; the others
+    read as the fill value. ``modified`` is when the metadata document was last stored (by create,
+    append, resize, attributes; not by writing elements), by the clock of the store; ``None`` if
+    the store does not tell.
 
     >>> found = stash.create({}, 8, "u1", chunks=4).info()
     >>> found.stored_chunks, found.total_chunks

@@ -101,5 +101,5 @@ def check_document(data: bytes | bytearray | memoryview, name: str) -> None:
 
 
 def values_in(data: bytes) -> int:
-    """Values of a JSON document at most; what looks like some in its text counts too."""
+    """Return the most values that a JSON document can have, counting separators in its text."""
     return 1 + sum(map(data.count, (b",", b":", b"[", b"{")))

@@ -39,10 +39,10 @@ def _by_name() -> dict[str, Any]:
 
 
 def to_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """A tensor over ``array``'s own memory.
+    """Return a tensor that shares the memory of ``array``.
 
-    bfloat16 and float8 arrive as such. Integers of two and four bits, with which torch does no
-    arithmetic, become int8 and uint8, in memory of their own. datetime64 and timedelta64 become
+    bfloat16 and float8 keep their types. Integers of two and four bits, with which torch does no
+    arithmetic, become int8 and uint8, as copies. datetime64 and timedelta64 become
     int64 counts of their unit. Strings, bytes and records have no tensor:
     :class:`~tensorstash.errors.Unsupported`.
     """
@@ -65,8 +65,10 @@ def to_tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def to_numpy(tensor: torch.Tensor, *, shared: bool = False) -> NDArray[Any]:
-    """An array over a CPU tensor's own memory, or over a copy of any other's, unless it must be
-    ``shared``. bfloat16 and float8 become their ``ml_dtypes`` types."""
+    """Return an array that shares the memory of a CPU tensor, or a copy of a tensor elsewhere.
+
+    With ``shared``, :class:`~tensorstash.errors.Invalid` is raised instead of copying. bfloat16
+    and float8 become their ``ml_dtypes`` types."""
     import torch
 
     if tensor.layout is not torch.strided or tensor.device.type == "meta":

@@ -207,7 +207,7 @@ class Lazy:
 
 
 class Tensors:
-    """``a.torch``: the array's selections as torch tensors over the one buffer that is read.
+    """``a.torch``: read selections of the array as torch tensors, without another copy.
 
     >>> a = stash.save({}, np.arange(4))
     >>> a.torch[1:3].tolist()

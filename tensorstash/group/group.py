@@ -85,7 +85,7 @@ class Group:
         return Attributes(self)
 
     def attributes(self) -> Mapping[str, Any]:
-        """The attributes as they stand in the metadata; ``attrs`` changes them."""
+        """The attributes in the metadata; use ``attrs`` to change them."""
         return self.document.attributes
 
     @property

@@ -24,16 +24,16 @@ _SAME = frozenset(np.dtype(code) for code in "?bhilBHILefdFD")
 
 
 class Batch(dict[str, Any]):
-    """A dict of tensors by field name, with :meth:`to` and :meth:`pin_memory` for all of them.
+    """A dict of tensors by field name; :meth:`to` and :meth:`pin_memory` move all of them.
 
-    Values may be dicts or lists in turn; what is no tensor, text for example, stays as it is.
-    torch's ``DataLoader`` takes it for the dict it is: in workers, in its pinning thread, and
-    where it converts.
+    Values may also be nested dicts or lists. Values that are not tensors, such as text, stay as
+    they are. torch's ``DataLoader`` treats it as a dict: in workers, in its pinning thread, and
+    when it converts.
     """
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which copies to an accelerator may run beside
-        computing."""
+        """Return the batch in page-locked memory, from which it can be copied to an accelerator
+        while that computes."""
         return self._moved(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:

@@ -79,7 +79,7 @@ def mix(
     stop: int | str = "first",
     origin: str | None = None,
 ) -> Mix:
-    """Rows of several sources, interleaved so that every stretch of them has each source's share.
+    """Interleave the rows of several sources in fixed proportions, which hold in every part.
 
     Args:
         sources: a list, or a dict by name, of what has rows and the same fields: records, arrays,
@@ -87,8 +87,9 @@ def mix(
         weights: a proportion for each source, above 0; if left out, by the sources' lengths.
         seed: by which the blocks of a source are shuffled for each pass through it, an integer;
             ``None``: they are as stored.
-        stop: an epoch ends where the ``"first"`` source has no more rows; or where ``"all"`` have
-            given every row, for which shorter ones begin again; or after so many rows.
+        stop: when an epoch ends: ``"first"``, as soon as one source has no more rows; ``"all"``,
+            when every row of all sources has come, while shorter ones start again; or a number
+            of rows.
         origin: the name of a field to be added: which of the sources a row is from, by number.
 
     Returns:

@@ -96,14 +96,15 @@ class RandomCorners(Corners):
 
 
 class Patches(MapStyle):
-    """Every patch of ``shape``, as an item: columns have the shape ``(patches, ...)``, with the
-    array's other axes in their places.
+    """Boxes of ``shape`` cut out of an array, on a grid or at random places, as rows to load.
 
-    On a grid: ``stride`` apart along each axis (by default next to each other), numbered in C
-    order. Only whole patches are in it, unless ``pad`` says what stands beyond the end; then
-    every element is in a patch. Anywhere: ``count`` an epoch, whole ones, each where ``(seed,
-    epoch, number)`` says. Several arrays, as an image and its labels, are cut at the same places.
-    A batch reads each chunk once.
+    Columns have the shape ``(patches, ...)``, with the array's other axes in their places.
+
+    On a grid, patches are ``stride`` apart along each axis (by default next to each other) and
+    numbered in C order. There are only whole patches, unless ``pad`` gives the value beyond the
+    end; then every element is in a patch. With ``count``, an epoch has that many whole patches, at
+    places that depend on ``(seed, epoch, number)``. Several arrays, such as an image and its
+    labels, are cut at the same places. A batch reads each chunk once.
     """
 
     _moved: Patches | None = None  # what at_epoch returned last: a loader asks again

@@ -121,14 +121,14 @@ def unpacked(dtype: str, data: bytes) -> Rows:
 
 
 class Windows(MapStyle):
-    """Every window of ``length`` rows, ``stride`` rows apart, as an item: columns have the shape
-    ``(windows, length, ...)``.
+    """Windows of ``length`` consecutive rows, ``stride`` rows apart, as rows to load.
 
-    With ``boundaries`` windows begin anew in every episode, and none reaches into the next. A
-    window is whole or is none: what is left at the end of an episode is in no window
-    (:attr:`unused` says how many rows). Finding a window costs the same whatever the number of
-    rows. A batch reads each chunk once, however its windows overlap; batches in order, each
-    chunk once an epoch. The windows are those of the rows there were when this was made.
+    Columns have the shape ``(windows, length, ...)``. With ``boundaries``, windows start again in
+    every episode, and none reaches into the next. There are only whole windows: the rows that are
+    left at the end of an episode are in no window (:attr:`unused` counts them). Finding a window
+    costs the same whatever the number of rows. A batch reads each chunk once, however its windows
+    overlap; batches in order, each chunk once an epoch. The windows are those of the rows there
+    were when this was made.
 
     A window is of rows, also where these have values of their own in turn: 512 rows of ragged
     tokens are 512 documents. As that is rarely what is meant, ragged fields are refused by

@@ -48,7 +48,7 @@ SPECS: tuple[ChunkSpec, ...] = (
 
 
 class CodecContract:
-    """What every codec promises; subclass it, name your codec, run pytest.
+    """The tests that every codec must pass; subclass it, name your codec, run pytest.
 
     ::
 

@@ -34,7 +34,7 @@ _WRITES = ("put", "put_many", "put_each")
 
 
 class CountingDriver(WrapperDriver):
-    """``driver`` itself, with every request counted by verb; safe in several threads.
+    """A wrapper around a driver that counts requests by verb; safe in several threads.
 
     A pickled or forked copy counts for itself.
     """
@@ -228,7 +228,7 @@ of the bytes read or stored; ``"flip"`` inverts one bit in their middle; an exce
 
 
 class FailingDriver(WrapperDriver):
-    """``driver`` itself, except where ``when(call)`` returns a :data:`Fault`.
+    """A wrapper around a driver that fails when ``when(call)`` returns a :data:`Fault`.
 
     Damage is done to what a read delivers (each part of ``get_ranges``) or a put stores;
     verbs that move no value can only fail. ``when`` is called in the using thread.

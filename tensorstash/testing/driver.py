@@ -23,9 +23,10 @@ from .driver_races import DriverRaces
 
 
 class DriverContract(DriverRaces):
-    """Subclass it with a fixture ``driver`` that returns an empty, writable driver.
+    """The tests that every driver must pass; subclass it with a fixture ``driver``.
 
-    What ``driver.capabilities`` does not claim is skipped. Override :meth:`reconnect` when
+    The fixture returns an empty, writable driver. What ``driver.capabilities`` does not claim is
+    skipped. Override :meth:`reconnect` when
     a pickle is not the way to reach the same data again, and the numbers (``many``,
     ``rounds``, ``torn_puts``, ``examples``) where a request takes long.
     """

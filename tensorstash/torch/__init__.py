@@ -1,4 +1,4 @@
-"""Arrays and records as torch tensors, and what feeds them to a training loop."""
+"""Training with PyTorch: loaders, samplers and datasets for stored arrays and records."""
 
 from ..loading.present import Batch
 from ..sources.mixture import mix

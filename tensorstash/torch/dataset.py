@@ -22,13 +22,13 @@ from ..view import View
 
 
 class ArrayDataset(Dataset[Any], SourceHolder):
-    """The rows of one or several arrays of one length, as a map-style dataset.
+    """A map-style dataset of the rows of one array, or of several arrays of the same length.
 
     ``dataset[i]`` is row ``i``: a tensor for one array, a tuple of tensors for several, after
-    ``transform`` when there is one. A ``DataLoader`` fetches each batch with one plan an array,
-    so a chunk is read once a batch however many of its rows are in it. Works with the default
-    collate function, any number of workers and every start method; pickles as the arrays'
-    handles. In a worker process each read uses one thread.
+    ``transform`` if there is one. A ``DataLoader`` reads each batch at once, so each chunk is
+    read once for all of its rows in the batch. Works with the default collate function, any
+    number of workers and every start method; a pickle contains the handles of the arrays, no
+    data. In a worker process each read uses one thread.
     """
 
     def __init__(

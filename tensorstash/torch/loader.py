@@ -28,7 +28,7 @@ from ..sources.arrays import as_source
 
 
 class Loader(BatchLoader[Any]):
-    """Every row once an epoch, in batches of tensors that threads of this process read ahead.
+    """Iterate over batches of tensors, which threads read ahead; each row comes once per epoch.
 
     ::
 
@@ -37,12 +37,13 @@ class Loader(BatchLoader[Any]):
             for batch in loader:
                 ...
 
-    The order depends on ``seed`` and the epoch's number alone. ``state_dict()``, under 250 bytes
-    of JSON, is resumed exactly with any number of ranks, batch size and threads. As with torch's
-    ``DataLoader``, each ``for`` is a whole epoch with an order of its own, and one that is broken
-    off is over; after ``load_state_dict`` the first is the rest of the epoch. ``set_epoch`` is
-    not needed, but where ranks may begin unlike numbers of epochs. ``quality()`` says how even
-    the shuffle is. See :class:`~tensorstash.loading.loader.BatchLoader` for all methods.
+    The order depends only on ``seed`` and the number of the epoch. ``state_dict()``, less than 250
+    bytes of JSON, can be resumed exactly with any number of ranks, batch size and threads. As with
+    torch's ``DataLoader``, each ``for`` loop is a whole epoch in a new order, and one that is
+    broken off is over; after ``load_state_dict`` the first is the rest of the epoch. ``set_epoch``
+    is needed only if ranks may begin different numbers of epochs. ``quality()`` returns how close
+    the shuffle is to a random one. See :class:`~tensorstash.loading.loader.BatchLoader` for all
+    methods.
     """
 
     @shows_epoch_options()
@@ -197,14 +198,14 @@ class _Sampler(EpochSampler):
 
 
 class ShuffleBatchSampler(_Sampler, Sampler[list[int]]):
-    """Batches of row numbers in the order of :class:`~tensorstash.torch.Loader`.
+    """Yield the row numbers of each batch in the order of :class:`~tensorstash.torch.Loader`.
 
     ``DataLoader(records, batch_size=None, sampler=ShuffleBatchSampler(records, 64))`` reads each
-    batch at once and collates nothing; with ``batch_sampler=`` rows are collated. The epoch goes
-    on by itself, ``set_epoch`` names one, and ``state_dict`` is of under 250 bytes. A plain
-    ``DataLoader`` with workers asks for batches before it yields them, so that states of the
-    sampler are ahead: torchdata's ``StatefulDataLoader`` keeps those that belong to what
-    was yielded.
+    batch at once and collates nothing; with ``batch_sampler=`` rows are collated. Each iteration
+    is the next epoch; ``set_epoch`` chooses one. ``state_dict`` has less than 250 bytes. A plain
+    ``DataLoader`` with workers requests batches before it yields them, so the state of the
+    sampler is ahead; torchdata's ``StatefulDataLoader`` keeps the state that belongs to what was
+    yielded.
     """
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -217,7 +218,7 @@ class ShuffleBatchSampler(_Sampler, Sampler[list[int]]):
 
 
 class ShuffleSampler(_Sampler, Sampler[int]):
-    """Single row numbers in the order of :class:`~tensorstash.torch.Loader`.
+    """Yield row numbers, one by one, in the order of :class:`~tensorstash.torch.Loader`.
 
     ``DataLoader(records, batch_size=64, sampler=ShuffleSampler(records, 64))``: ``batch_size`` is
     the loader's, which the default pool and the division among ranks go by. See
