@@ -13,7 +13,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.records import grow
+from tensorstash.records import commit
 from tensorstash.records.layout import narrow
 from tests.far import FarDriver
 from tests.noting import Noting
@@ -281,7 +281,7 @@ def rounds(driver: FarDriver, patch: pytest.MonkeyPatch) -> Iterator[Any]:
         return requests
 
     with patch.context() as inside:
-        inside.setattr(grow, "spread", spread)
+        inside.setattr(commit, "spread", spread)
         for verb in ("get_tagged", "put", "tag", "lock", "list", "list_dir", "delete"):
             inside.setattr(driver, verb, ticking(getattr(driver, verb)))
         for verb in ("get_many_tagged", "put_each"):

@@ -13,7 +13,7 @@ import tensorstash as stash
 from tensorstash.errors import Corrupt, Invalid
 from tensorstash.loading.loader import BatchLoader
 from tensorstash.loading.sampler import fingerprint
-from tensorstash.records import sizes
+from tensorstash.records import catalog
 from tensorstash.sources.arrays import as_source
 from tensorstash.sources.mixture import mix
 from tensorstash.sources.patches import Patches
@@ -119,20 +119,20 @@ def orders(source: Any) -> list[Any]:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80))
 def test_notes_are_few_and_last(counts: list[int]) -> None:
-    notes: sizes.Notes = ()
+    notes: catalog.RowSizes = ()
     rows, found = 0, {}
     for count in counts:
-        notes = sizes.noted(notes, rows, rows + count, 7 * (rows + count) + count)
+        notes = catalog.with_row_size(notes, rows, rows + count, 7 * (rows + count) + count)
         rows += count
-        found[rows] = sizes.values_of_row(notes, rows)
-        assert all(sizes.values_of_row(notes, n) == then for n, then in found.items())
+        found[rows] = catalog.values_per_row(notes, rows)
+        assert all(catalog.values_per_row(notes, n) == then for n, then in found.items())
     assert len(notes) <= rows.bit_length()
-    assert sizes.values_of_row((), 5) is None
+    assert catalog.values_per_row((), 5) is None
 
 
 def test_notes_that_are_none_are_refused() -> None:
     for odd in (3, {"t": 3}, {"t": [[1, -2]]}, {"t": [[1, 2.5]]}, {"t": [[4, 1], [2, 1]]}):
-        assert sizes.parse(odd) is None
+        assert catalog.parse_row_sizes(odd) is None
     store: dict[str, Any] = {}
     r = stash.create_records(store, {"t": stash.ragged("int64")})
     r.append({"t": np.arange(5)})

@@ -142,7 +142,7 @@ def test_secrets_do_not_travel() -> None:
     ]:
         driver = stash.location.resolve(url, options)
         table = stash.records.table.Table(
-            stash.records.table.At(driver), stash.handle.Settings(), made(3).table.catalog
+            stash.records.table.FixedPlace(driver), stash.handle.Settings(), made(3).table.catalog
         )
         records = stash.Records(table)
         for view in (records, records.select("n").where([0, 2]), records.split({"a": 1})["a"]):

@@ -50,7 +50,7 @@ MAX_FILES = 12
 LARGER = {
     "tensorstash": 28,
     "tensorstash/engine": 15,
-    "tensorstash/records": 30,
+    "tensorstash/records": 19,
     "drivers": 25,
     "drivers/redis": 15,
     "drivers/s3": 19,

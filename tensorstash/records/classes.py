@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import Invalid, short
 from . import schema
+from .interop.tensordicts import is_tensordict
 from .schema import Field
-from .tensordicts import is_tensordict
 
 _PLAIN: Final[Mapping[Any, Any]] = {
     **{kind: kind for kind in (bool, int, float, str, bytes)},

@@ -15,7 +15,7 @@ form            a batch is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -27,32 +27,27 @@ from ..dtype import is_extended, widened
 from ..errors import Invalid, short
 from ..loading.present import present as as_tensors
 from ..loading.present import rows
-from . import arrow, frames, tensordicts
-from .elements import recast, unfolded
-from .given import columns_of, flat, row_of
-from .kept import KEY, Kept, Rows, Values, keep, shapeless, text_of
-from .schema import Field
+from .interop import arrow, frames, tensordicts
+from .interop.dtypes import cast_times, split_structured
+from .interop.field_metadata import (
+    KEY,
+    FieldRows,
+    FieldValues,
+    KnownFields,
+    attach_fields,
+    fields_losing_shapes,
+    to_text,
+)
+from .schema import Field, Fields
 
-__all__ = [
-    "FORMS",
-    "Form",
-    "Layout",
-    "columns_of",
-    "flat",
-    "nested",
-    "one_row",
-    "present",
-    "row_of",
-]
-
-Form: TypeAlias = Literal["numpy", "torch", "python", "arrow", "pandas", "polars", "tensordict"]
-FORMS: Final = get_args(Form)
-Layout: TypeAlias = Literal["list", "padded", "jagged"]
+Format: TypeAlias = Literal["numpy", "torch", "python", "arrow", "pandas", "polars", "tensordict"]
+FORMATS: Final = get_args(Format)
+RaggedLayout: TypeAlias = Literal["list", "padded", "jagged"]
 """How rows of different sizes are shown: each as it is, as one array filled up with zeros, or
 end to end (a ``Ragged``, a jagged nested tensor)."""
 
 
-def present(
+def format_columns(
     columns: Columns,
     form: str,
     ragged: str = "list",
@@ -64,67 +59,69 @@ def present(
     :class:`~tensorstash.errors.Unsupported` names the field that the form cannot hold, or the
     package that it needs.
     """
-    check(form, ragged)
+    check_format(form, ragged)
     fields = fields or {}
-    lost = shapeless(columns, form, ragged)
-    kept: Kept = {p: None if p in lost else fields[p] for p in columns if p in fields}
+    lost = fields_losing_shapes(columns, form, ragged)
+    kept: KnownFields = {p: None if p in lost else fields[p] for p in columns if p in fields}
     if ragged == "padded":
-        columns = {path: _padded(column) for path, column in columns.items()}
+        columns = {path: _to_padded(column) for path, column in columns.items()}
     if form == "torch":
-        return keep(as_tensors(columns, ragged), kept)
+        return attach_fields(as_tensors(columns, ragged), kept)
     if form == "tensordict":
-        return keep(tensordicts.tensordict(columns, ragged), kept)
+        return attach_fields(tensordicts.to_tensordict(columns, ragged), kept)
     if form == "arrow":
-        return arrow.table(columns, fields).replace_schema_metadata({KEY: text_of(kept)})
+        return arrow.to_arrow(columns, fields).replace_schema_metadata({KEY: to_text(kept)})
     if form == "polars":
-        return keep(frames.polars_frame(columns, fields), kept)
+        return attach_fields(frames.to_polars(columns, fields), kept)
     if form == "pandas":
-        frame = frames.pandas_frame(columns)
-        frame.attrs[KEY] = text_of(kept)
+        frame = frames.to_pandas(columns)
+        frame.attrs[KEY] = to_text(kept)
         return frame
     if form == "python":
-        return Rows(_python_rows(columns), kept)
+        return FieldRows(_python_rows(columns), kept)
     if ragged == "list":
-        columns = {path: _listed(column) for path, column in columns.items()}
-    made = nested({path: _known(column, kept.get(path)) for path, column in columns.items()})
+        columns = {path: _to_list(column) for path, column in columns.items()}
+    made = nested({path: _with_field(column, kept.get(path)) for path, column in columns.items()})
     # Arrays of text of one size become text of any, were it not known.
     sized = any(field is None or field.dtype.kind == "U" for field in kept.values())
-    return keep(KnownColumns(made), kept) if sized else made
+    return attach_fields(KnownColumns(made), kept) if sized else made
 
 
-def one_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = None) -> Any:
+def format_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = None) -> Any:
     """The single row in ``columns`` as ``form`` shows a row: nested dicts of NumPy scalars,
     Python values or tensors, a ``TensorDict`` without batch axes, a table of one row. A ragged
     row has its own shape."""
-    check(form, "list")
+    check_format(form, "list")
     if form == "python":
         return _python_rows(columns)[0]
     if form in ("arrow", "pandas", "polars"):
-        return present(columns, form, fields=fields)
+        return format_columns(columns, form, fields=fields)
     if form == "numpy":
         return nested({path: column[0] for path, column in columns.items()})
-    columns = unfolded(columns)
+    columns = split_structured(columns)
     (row,) = rows(columns)
-    return row if form == "torch" else tensordicts.row_tensordict(row, columns)
+    return row if form == "torch" else tensordicts.row_to_tensordict(row, columns)
 
 
-def check(form: str, ragged: str) -> None:
+def check_format(form: str, ragged: str) -> None:
     """Raise :class:`~tensorstash.errors.Invalid` unless there are such a form and layout."""
-    if form not in FORMS:
-        raise Invalid(f"no format {short(form)}; there are: {', '.join(FORMS)}")
-    if ragged not in get_args(Layout):
-        raise Invalid(f"ragged rows as {short(ragged)}; there are: {', '.join(get_args(Layout))}")
+    if form not in FORMATS:
+        raise Invalid(f"no format {short(form)}; there are: {', '.join(FORMATS)}")
+    if ragged not in get_args(RaggedLayout):
+        raise Invalid(
+            f"ragged rows as {short(ragged)}; there are: {', '.join(get_args(RaggedLayout))}"
+        )
 
 
-def _padded(column: Any) -> Any:
+def _to_padded(column: Any) -> Any:
     return column.to_padded() if isinstance(column, Ragged) else column
 
 
-def _known(column: Any, field: Field | None) -> Any:
-    return Values(column, field) if type(column) is list and field is not None else column
+def _with_field(column: Any, field: Field | None) -> Any:
+    return FieldValues(column, field) if type(column) is list and field is not None else column
 
 
-def _listed(column: Any) -> Any:
+def _to_list(column: Any) -> Any:
     return column.to_list() if isinstance(column, Ragged) else column
 
 
@@ -132,7 +129,7 @@ def _listed(column: Any) -> Any:
 
 
 def _python_rows(columns: Columns) -> list[dict[str, Any]]:
-    columns = unfolded(columns)
+    columns = split_structured(columns)
     listed = {path: _python_values(column) for path, column in columns.items()}
     names = list(listed)
     return [
@@ -159,9 +156,74 @@ def _python_times(array: NDArray[Any]) -> NDArray[Any]:
     if unit == "generic" or (kind == "m" and unit in "YM"):
         return array
     days = kind == "M" and unit in "YMWD"
-    told, exact = recast(array, "M8[D]" if days else f"{kind}8[us]")
+    told, exact = cast_times(array, "M8[D]" if days else f"{kind}8[us]")
     out = told.astype(object)
     for at, value in np.ndenumerate(out):
         if not (exact[at] and (value is None or isinstance(value, (date, timedelta)))):
             out[at] = array[at]
     return out
+
+
+# -- rows of a batch -----------------------------------------------------------------------------
+
+
+def format_rows(columns: Columns, form: str, fields: Fields) -> list[Any]:
+    """Every row of ``columns`` by itself, as ``form`` shows a row: a dict of NumPy values, of
+    tensors, of Python's; a table of one row for forms that are tables."""
+    if form == "numpy":
+        parts = {name: _row_values(column) for name, column in columns.items()}
+        count = len(next(iter(parts.values()), ()))
+        if any("/" in name for name in parts):
+            return [nested({name: part[i] for name, part in parts.items()}) for i in range(count)]
+        return [{name: part[i] for name, part in parts.items()} for i in range(count)]
+    if form == "torch":
+        return rows(columns)
+    count = len(next(iter(columns.values()), ()))
+    if form == "python":
+        return list(format_columns(columns, form, "list"))
+    one = [{name: column[i : i + 1] for name, column in columns.items()} for i in range(count)]
+    return [format_row(row, form, fields) for row in one]
+
+
+def read_by_chunk(
+    take: Callable[[slice, list[str]], Columns], names: Sequence[str], chunks: Mapping[str, int],
+    start: int, count: int,
+) -> Iterator[Columns]:  # fmt: skip
+    """``count`` rows from the stored row ``start`` on, some at a time: of every field a whole
+    chunk (of as many rows as ``chunks`` says) is read when the one before is used up."""
+    held: Columns = {}
+    begins = dict.fromkeys(names, 0)
+    ends = dict.fromkeys(names, 0)
+    at = 0
+    while at < count:
+        used_up: dict[int, list[str]] = {}
+        for name in names:
+            if ends[name] == at:
+                begins[name] = at
+                edge = ((start + at) // chunks[name] + 1) * chunks[name] - start
+                ends[name] = min(edge, count)
+                used_up.setdefault(ends[name], []).append(name)
+        for end, some in used_up.items():
+            held |= take(slice(at, end, 1), some)
+        stop = min(ends.values())
+        yield {name: held[name][at - begins[name] : stop - begins[name]] for name in names}
+        at = stop
+
+
+def unstack(batch: Any) -> list[Any]:
+    """The rows of a batch that a transform has returned."""
+    if isinstance(batch, Mapping):
+        parts = {name: unstack(column) for name, column in batch.items()}
+        count = len(next(iter(parts.values()), ()))
+        return [{name: part[i] for name, part in parts.items()} for i in range(count)]
+    if isinstance(batch, list):
+        return batch
+    return [batch[i] for i in range(len(batch))]
+
+
+def _row_values(column: Any) -> Any:
+    """A column whose items are what a row has: text as ``str``, and memory of its own for no
+    row's sake: rows of one batch share theirs."""
+    if isinstance(column, np.ndarray) and column.dtype.kind == "T":
+        return column.tolist()
+    return column

@@ -15,18 +15,17 @@ from ..handle import Settings
 from ..location import resolve
 from ..metadata.document import GroupDocument
 from ..options import RowLayoutOptions, shown
-from . import evolve, formats, given, layout
-from .about import RecordsInfo, info
-from .catalog import RecordAttributes
+from . import evolve, formats, layout
+from .catalog import RecordAttributes, RecordsInfo, describe
 from .column import Rows
-from .formats import Form, Layout
-from .rowset import All, count_of, narrowed, normalize, start_of
+from .formats import Format, RaggedLayout, read_by_chunk
+from .ingest import check_columns, columns_of, row_of
+from .rowset import AllRows, count_of, normalize, select_rows, start_of
 from .schema import Field, chosen, path_of, ragged_path
 from .series import Series
 from .source import RecordSource
-from .table import By, Place, Table
+from .table import FactoryPlace, Place, Table
 from .typed import Typed, typed
-from .unstack import in_order
 from .writer import RecordWriter
 
 _Row = TypeVar("_Row")
@@ -101,7 +100,7 @@ class Records(RecordSource):
         3
         """
         self.table.check()
-        return info(*self.table.place, self.table.catalog, self.names)
+        return describe(*self.table.place, self.table.catalog, self.names)
 
     def __repr__(self) -> str:
         if not self.table.known:
@@ -154,7 +153,7 @@ class Records(RecordSource):
         if path not in self.names:
             return self.select(path)
         column = self.table.columns[path]
-        if column.field.kind in ("fixed", "text", "bytes") and isinstance(self.rows, All):
+        if column.field.kind in ("fixed", "text", "bytes") and isinstance(self.rows, AllRows):
             return column.arrays[0]
         return Series(self.table, path, self.rows, len(self), self.ragged)
 
@@ -191,7 +190,7 @@ class Records(RecordSource):
             return self.table.take(self.rows.at(rows, self.table.catalog.rows), some)
 
         chunks = {name: self._rows_at_once(name) for name in names}
-        for columns in in_order(take, names, chunks, start, count):
+        for columns in read_by_chunk(take, names, chunks, start, count):
             yield from self.each_row(columns)
 
     # -- writing ----------------------------------------------------------------------------
@@ -210,8 +209,8 @@ class Records(RecordSource):
             count = count_of(rows, len(self))
             # A dict of columns, or of values that stand for all rows; a TensorDict is a dict too.
             one = isinstance(value, Mapping) and not getattr(value, "batch_size", ())
-            values = (formats.row_of if one else formats.columns_of)(value, self.fields)
-            checked = given.checked(self.table.columns, self.names, values, count, repeat=True)
+            values = (row_of if one else columns_of)(value, self.fields)
+            checked = check_columns(self.table.columns, self.names, values, count, repeat=True)
         self.table.put(self.rows.at(rows, self.table.catalog.rows), checked)
 
     def append(self, row: Any) -> int:
@@ -320,7 +319,7 @@ class Records(RecordSource):
         >>> r.where(r["x"][:] % 2 == 1)[:]["x"].tolist()
         [1, 3]
         """
-        return self._view(rows=narrowed(self.rows, rows, self.table.catalog.rows))
+        return self._view(rows=select_rows(self.rows, rows, self.table.catalog.rows))
 
     def split(self, fractions: Mapping[str, float], seed: int = 0) -> dict[str, Records]:
         """Split the rows into shuffled parts that share none.
@@ -342,10 +341,10 @@ class Records(RecordSource):
         """
         return {
             name: self._view(rows=part)
-            for name, part in evolve.parts(self.rows, len(self), fractions, seed).items()
+            for name, part in evolve.split_rows(self.rows, len(self), fractions, seed).items()
         }
 
-    def with_format(self, form: Form | None, ragged: Layout | None = None) -> Records:
+    def with_format(self, form: Format | None, ragged: RaggedLayout | None = None) -> Records:
         """Return a view that shows rows in another format.
 
         Args:
@@ -364,10 +363,10 @@ class Records(RecordSource):
         >>> stash.save_records({}, {"x": [1, 2]}).with_format("python")[:]
         [{'x': 1}, {'x': 2}]
         """
-        formats.check(form or "numpy", ragged or self.ragged)
+        formats.check_format(form or "numpy", ragged or self.ragged)
         return self._view(_format=form, ragged=ragged or self.ragged)
 
-    def ragged_as(self, ragged: Layout) -> Records:
+    def ragged_as(self, ragged: RaggedLayout) -> Records:
         """Return a view that shows ragged fields in another way.
 
         Args:
@@ -386,7 +385,7 @@ class Records(RecordSource):
         >>> r.ragged_as("padded")[:]["tokens"].tolist()
         [[1, 2], [3, 0]]
         """
-        formats.check("numpy", ragged)
+        formats.check_format("numpy", ragged)
         return self._view(ragged=ragged)
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Records:
@@ -428,7 +427,7 @@ class Records(RecordSource):
         >>> len(r.with_connection_factory(partial(stash.open_records, "rows")))
         3
         """
-        table = Table(By(factory, _place_of), self.table.settings)
+        table = Table(FactoryPlace(factory, _place_of), self.table.settings)
         table.adopt(self.table.catalog)
         return self._view(table=table)
 
@@ -561,25 +560,25 @@ class Records(RecordSource):
         return GroupDocument() if self.table.known else None
 
     def _whole(self, what: str) -> None:
-        if not isinstance(self.rows, All) or self._names is not None:
+        if not isinstance(self.rows, AllRows) or self._names is not None:
             raise Invalid(
                 f"{what}() is for all rows and fields; call it on the records, not a view"
             )
 
     def checked_row(self, row: Any) -> dict[str, Any]:
         """A row's values, each ready to be stored as a column of one row."""
-        values = formats.row_of(row, self.fields)
+        values = row_of(row, self.fields)
         columns = self.table.columns
         one = {path: columns[path].one(v) if path in columns else [v] for path, v in values.items()}
-        return given.checked(columns, self.names, one, 1)
+        return check_columns(columns, self.names, one, 1)
 
     def checked_rows(self, rows: Any) -> tuple[int, dict[str, Any]]:
         """How many rows there are in what :meth:`extend` takes, and their values, checked."""
-        values = formats.columns_of(rows, self.fields)
+        values = columns_of(rows, self.fields)
         if not values and not isinstance(rows, Mapping):  # a list of no rows has no fields
             values = {name: [] for name in self.names}
         count = len(next(iter(values.values()), ()))
-        return count, given.checked(self.table.columns, self.names, values, count)
+        return count, check_columns(self.table.columns, self.names, values, count)
 
 
 def _is_name(key: Any) -> bool:

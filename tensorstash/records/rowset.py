@@ -46,7 +46,7 @@ class RowSet(Protocol):
         ...
 
 
-class All:
+class AllRows:
     """Every row, those too that are added later."""
 
     def count(self, stored: int) -> int:
@@ -67,7 +67,7 @@ class All:
         return None
 
 
-class Shuffled:
+class ShuffledRows:
     """The positions ``start`` to ``stop`` of a shuffle of ``total`` rows by ``seed``: a part of
     a split, told in four numbers."""
 
@@ -92,7 +92,7 @@ class Shuffled:
         return self.seed, self.total, self.start, self.stop
 
 
-class Chosen:
+class RowList:
     """Any rows, each by its number. A pickle of many names a file that holds them, which lasts
     as long as the view that wrote it, and until its process ends or has written 16 others."""
 
@@ -124,13 +124,13 @@ class Chosen:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.rows.nbytes <= _IN_PICKLES:
-            return Chosen, (self.rows,)
+            return RowList, (self.rows,)
         if self._file is None:
             self._file = _Spill(self.rows)
         return _from_file, (self._file.path, len(self.rows))
 
 
-class Run:
+class RowRange:
     """Rows ``start``, ``start + step``, ... ``count`` of them."""
 
     def __init__(self, start: int, step: int, count: int) -> None:
@@ -159,10 +159,10 @@ class Run:
         return (self.start, self.step) if (self.start, self.step) != (0, 1) else None
 
 
-class Through:
+class NestedRows:
     """Rows of a view of a view, each told in a few numbers: ``inner`` ones of the ``outer``."""
 
-    def __init__(self, outer: RowSet, inner: Run | Shuffled) -> None:
+    def __init__(self, outer: RowSet, inner: RowRange | ShuffledRows) -> None:
         self.outer, self.inner = outer, inner
 
     def count(self, stored: int) -> int:
@@ -211,7 +211,7 @@ def _remove(path: str, pid: int) -> None:
             os.unlink(path)
 
 
-def _from_file(path: str, count: int) -> Chosen:
+def _from_file(path: str, count: int) -> RowList:
     try:
         rows = np.load(path, mmap_mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
@@ -219,7 +219,7 @@ def _from_file(path: str, count: int) -> Chosen:
             f"the {count} row numbers of this view lay in {path!r}, which the process that made it "
             "has removed; make the view again"
         ) from error
-    return Chosen(rows)
+    return RowList(rows)
 
 
 def count_of(rows: Rows, count: int) -> int:
@@ -257,7 +257,7 @@ def _as_rows(run: Stride, count: int) -> Rows:
     return run.start + run.step * np.arange(count)
 
 
-def plain(rows: Rows) -> Rows:
+def as_slice(rows: Rows) -> Rows:
     """``rows`` as a slice where they are a run: chunks then go straight to their place."""
     if isinstance(rows, slice) or not len(rows) or rows[-1] - rows[0] != len(rows) - 1:
         return rows
@@ -266,7 +266,7 @@ def plain(rows: Rows) -> Rows:
     return rows
 
 
-def narrowed(rows: RowSet, selection: Any, stored: int) -> RowSet:
+def select_rows(rows: RowSet, selection: Any, stored: int) -> RowSet:
     """The view of what a user selects of the positions of a view, by the rules of
     :func:`normalize`. A slice stays one, however many rows it has."""
     count = rows.count(stored)
@@ -276,44 +276,44 @@ def narrowed(rows: RowSet, selection: Any, stored: int) -> RowSet:
         except (TypeError, ValueError):
             pass  # whose message is normalize's
         else:
-            return _sliced(rows, start, step, len(range(start, stop, step)))
+            return _slice_rows(rows, start, step, len(range(start, stop, step)))
     positions = normalize(selection, count)
     if isinstance(positions, int):
         raise InvalidSelection(f"where takes a mask, a list or a slice; r[{positions}] is a row")
     found = rows.at(positions, stored)
     if isinstance(found, slice):
         start, stop, step = found.indices(stored)
-        return Run(start, step, len(range(start, stop, step)))
-    return Chosen(np.array(found, np.int64))
+        return RowRange(start, step, len(range(start, stop, step)))
+    return RowList(np.array(found, np.int64))
 
 
-def parted(rows: RowSet, part: Shuffled, stored: int) -> RowSet:
+def split_part(rows: RowSet, part: ShuffledRows, stored: int) -> RowSet:
     """The view of a shuffled part of the positions of a view."""
-    if isinstance(rows, All):
+    if isinstance(rows, AllRows):
         return part
-    if isinstance(rows, Chosen):
-        return Chosen(np.array(rows.at(part.at(slice(0, part.count(0), 1), 0), stored), np.int64))
-    return Through(rows, part)
+    if isinstance(rows, RowList):
+        return RowList(np.array(rows.at(part.at(slice(0, part.count(0), 1), 0), stored), np.int64))
+    return NestedRows(rows, part)
 
 
-def _sliced(rows: RowSet, start: int, step: int, count: int) -> RowSet:
-    if isinstance(rows, All):
-        return Run(start, step, count)
-    if isinstance(rows, Run):
-        return Run(rows.start + start * rows.step, rows.step * step, count)
-    if isinstance(rows, Shuffled) and step == 1:
+def _slice_rows(rows: RowSet, start: int, step: int, count: int) -> RowSet:
+    if isinstance(rows, AllRows):
+        return RowRange(start, step, count)
+    if isinstance(rows, RowRange):
+        return RowRange(rows.start + start * rows.step, rows.step * step, count)
+    if isinstance(rows, ShuffledRows) and step == 1:
         first = rows.start + start
-        return Shuffled(rows.seed, rows.total, first, first + count)
-    if isinstance(rows, Chosen):
-        return Chosen(np.array(rows.rows[start + step * np.arange(count)], np.int64))
-    return Through(rows, Run(start, step, count))
+        return ShuffledRows(rows.seed, rows.total, first, first + count)
+    if isinstance(rows, RowList):
+        return RowList(np.array(rows.rows[start + step * np.arange(count)], np.int64))
+    return NestedRows(rows, RowRange(start, step, count))
 
 
 def start_of(rows: RowSet) -> int | None:
     """The number of the first row, where the others follow it one by one."""
-    if isinstance(rows, All):
+    if isinstance(rows, AllRows):
         return 0
-    return rows.start if isinstance(rows, Run) and rows.step == 1 else None
+    return rows.start if isinstance(rows, RowRange) and rows.step == 1 else None
 
 
 def as_numbers(positions: Rows) -> NDArray[np.int64]:

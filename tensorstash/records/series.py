@@ -48,7 +48,7 @@ class Series:
         found = self._take(positions)
         # A list that knows its field.
         fields = {"": self._column.field}
-        return formats.present({"": found}, "numpy", self._ragged, fields)[""]
+        return formats.format_columns({"": found}, "numpy", self._ragged, fields)[""]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         positions = normalize(key, self._count)

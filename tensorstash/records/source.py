@@ -15,15 +15,13 @@ from ..loading.loader import BatchLoader
 from ..loading.present import rows as rows_of_tensors
 from ..loading.source import Blocks, Source, Touched, fingerprint_of
 from ..sources.windows import Windows
-from . import formats, layout
-from .catalog import replaced
+from . import layout
+from .catalog import changed_fields, values_per_row
 from .column import Rows
-from .layout import RAGGED_BYTES
-from .rowset import All, RowSet, Run, as_numbers, plain
-from .sizes import values_of_row
+from .formats import format_columns, format_row, format_rows, unstack
+from .layout import RAGGED_BYTES, touched_chunks
+from .rowset import AllRows, RowRange, RowSet, as_numbers, as_slice
 from .table import Table
-from .touches import touches
-from .unstack import rows_of, unstacked
 
 _Self = TypeVar("_Self", bound="RecordSource")
 
@@ -37,7 +35,7 @@ class RecordSource(Source):
     def __init__(self, table: Table) -> None:
         """All fields and rows of ``table``."""
         self.table = table
-        self.rows: RowSet = All()
+        self.rows: RowSet = AllRows()
         self._format: str | None = None
         self.ragged: str = "list"
         self.transform: Callable[[Any], Any] | None = None
@@ -78,7 +76,7 @@ class RecordSource(Source):
             field = catalog.fields[name]
             size += layout.row_bytes(field)
             if field.kind == "ragged":
-                values = values_of_row(catalog.notes.get(name, ()), among)
+                values = values_per_row(catalog.notes.get(name, ()), among)
                 size += RAGGED_BYTES if values is None else values * field.dtype.itemsize
         return size
 
@@ -122,9 +120,9 @@ class RecordSource(Source):
     def at_rows(self: _Self, rows: int) -> _Self:
         """All rows as they were when there were so many; of a view, whose rows were chosen, what
         it is."""
-        if not isinstance(self.rows, All):
+        if not isinstance(self.rows, AllRows):
             return self
-        made = self._view(rows=Run(0, 1, rows))
+        made = self._view(rows=RowRange(0, 1, rows))
         if "_pinned" in self.__dict__:  # of an epoch that is resumed
             made.__dict__["_pinned"] = self.__dict__["_pinned"]
         return made
@@ -138,7 +136,7 @@ class RecordSource(Source):
         lost = self.table.lost if self._names is None else ()
         for name in (*lost, *(name for name in out or () if name not in names)):
             raise self.table.gone(name)  # or its memory would stay as it is
-        return self.table.take(plain(stored), names, out)
+        return self.table.take(as_slice(stored), names, out)
 
     def at_epoch(self: _Self, epoch: int) -> _Self:
         """The same fields, which must not become others while an epoch runs."""
@@ -155,7 +153,7 @@ class RecordSource(Source):
             return self.names
         names, known = pinned
         if now is not known:
-            changes = replaced(known, now)
+            changes = changed_fields(known, now)
             for name in names:
                 if name in changes:
                     raise self.table.latest.changed(name, changes[name], now)
@@ -169,11 +167,11 @@ class RecordSource(Source):
         stored = as_numbers(self.rows.at(rows, table.catalog.rows))
         among = self.rows.among(table.catalog.rows)
         cache = table.settings.cache_bytes
-        return touches(table.catalog, self.names, stored, length, among, cache)
+        return touched_chunks(table.catalog, self.names, stored, length, among, cache)
 
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
-        shown = formats.present(columns, self._format or "numpy", self.ragged, self.table.fields)
+        shown = format_columns(columns, self._format or "numpy", self.ragged, self.table.fields)
         return shown if self.transform is None else self.transform(shown)
 
     @property
@@ -294,14 +292,14 @@ class RecordSource(Source):
     def _one(self, position: int) -> Any:
         columns = self.take(slice(position, position + 1, 1))
         if self.transform is None:
-            return formats.one_row(columns, self._format or "numpy", self.table.fields)
-        return unstacked(self.present(columns))[0]
+            return format_row(columns, self._format or "numpy", self.table.fields)
+        return unstack(self.present(columns))[0]
 
     def each_row(self, columns: Columns) -> list[Any]:
         """Columns as a list of rows, in the view's format, through its transform."""
         if self.transform is None:
-            return rows_of(columns, self._format or "numpy", self.table.fields)
-        return unstacked(self.present(columns))
+            return format_rows(columns, self._format or "numpy", self.table.fields)
+        return unstack(self.present(columns))
 
     def rows_for_torch(self, indices: Sequence[int]) -> list[Any]:
         """Rows as torch's default collate function takes them: tensors, unless the view has a
@@ -331,9 +329,9 @@ class RecordSource(Source):
 
 
 def _blocks(rows: RowSet, count: int, step: int) -> Blocks:
-    if isinstance(rows, All):
+    if isinstance(rows, AllRows):
         return Blocks.regular(count, step)
-    if isinstance(rows, Run) and rows.step == 1:
+    if isinstance(rows, RowRange) and rows.step == 1:
         edges = np.arange(rows.start // step + 1, -(-(rows.start + count) // step)) * step
         bounds = np.concatenate([[0], edges - rows.start, [count]]).astype(np.int64)
         return Blocks(bounds if count else bounds[:1])

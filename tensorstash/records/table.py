@@ -20,8 +20,16 @@ from ..metadata.belongings import Belongings
 from ..metadata.copies import publishes
 from ..metadata.spec import ANOTHER, ArraySpec
 from ..threads import once
-from . import grow, layout
-from .catalog import Catalog, arrays_of, as_known, is_same_array, lost, replaced, values_of
+from . import commit, layout
+from .catalog import (
+    Catalog,
+    arrays_of,
+    as_known,
+    changed_fields,
+    dropped_fields,
+    is_same_array,
+    value_counts,
+)
 from .column import (
     BytesColumn,
     Column,
@@ -32,7 +40,7 @@ from .column import (
     Rows,
     TextColumn,
 )
-from .latest import FieldGuard, Latest, gone
+from .commit import FieldGuard, LatestCatalog, missing_field
 from .ragged_column import RaggedColumn
 from .schema import Field, Fields
 
@@ -72,7 +80,7 @@ class Table:
         self._place: Place | None = None
         self._catalog = catalog
         self._columns: tuple[Catalog, dict[str, Column], dict[str, Array]] | None = None
-        self._latest: Latest | None = None
+        self._latest: LatestCatalog | None = None
         self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
 
     @property
@@ -118,16 +126,16 @@ class Table:
     def _load(self) -> None:
         """Look at the stored document for the first time."""
         self.check()
-        now = grow.load(*self.place)
-        known, latest = as_known(now, self._identities), Latest(*self.place, now)
+        now = commit.load(*self.place)
+        known, latest = as_known(now, self._identities), LatestCatalog(*self.place, now)
         if known is not now and self.settings.immutable:  # nobody looks at what is latest
-            name = next(iter(replaced(known, now)))
+            name = next(iter(changed_fields(known, now)))
             raise latest.changed(name, ANOTHER, now)
 
         def change() -> None:
             if self._catalog is None:
                 self._catalog, self._latest = known, latest
-                self.lost = lost(self._identities, now)
+                self.lost = dropped_fields(self._identities, now)
 
         once(change)
 
@@ -135,7 +143,7 @@ class Table:
         """Look at the stored document again."""
         self.check()
         before = self._catalog
-        self.adopt(grow.load(*self.place, before), before)
+        self.adopt(commit.load(*self.place, before), before)
         self.lost = ()
 
     def adopt(self, catalog: Catalog, before: Catalog | None = None) -> None:
@@ -152,11 +160,11 @@ class Table:
         once(change)
 
     @property
-    def latest(self) -> Latest:
+    def latest(self) -> LatestCatalog:
         """The document as last seen."""
         catalog, latest = self.catalog, self._latest
         if latest is None:
-            latest = self._latest = Latest(*self.place, catalog)
+            latest = self._latest = LatestCatalog(*self.place, catalog)
         return latest
 
     def use_one_thread(self) -> None:
@@ -242,7 +250,7 @@ class Table:
             return
         changes = self._changes
         if changes is None or changes[0] is not known or changes[1] is not now:
-            changes = self._changes = known, now, replaced(known, now)
+            changes = self._changes = known, now, changed_fields(known, now)
         if changes[2]:
             for name in names:
                 if name in changes[2]:
@@ -253,7 +261,7 @@ class Table:
     def check_stored(self) -> None:
         """:class:`~tensorstash.errors.Conflict` where other fields were put in the place of
         these, or the same stored in another way."""
-        grow.checked(*self.place, self.fields, self.catalog.specs)
+        commit.load_unchanged(*self.place, self.fields, self.catalog.specs)
 
     def put(self, rows: Rows, values: Mapping[str, Any]) -> None:
         """Store checked values in rows that are there."""
@@ -271,14 +279,14 @@ class Table:
             try:
                 ends[name] = columns[name].put(rows, values[name], look)
             except NotFound:
-                grow.restore(*self.place, self.fields, self.catalog.specs)
+                commit.restore_members(*self.place, self.fields, self.catalog.specs)
                 ends[name] = columns[name].put(rows, values[name])
 
         self._each([*values], put)
-        longer = {n: ends[n] for n, k in values_of(self.catalog).items() if ends.get(n, 0) > k}
+        longer = {n: ends[n] for n, k in value_counts(self.catalog).items() if ends.get(n, 0) > k}
         if longer:
             before = self._catalog
-            self.adopt(grow.widen(*self.place, longer), before)
+            self.adopt(commit.publish_value_counts(*self.place, longer), before)
 
     def extend(self, values: Mapping[str, Any], count: int) -> int:
         """Add rows of checked values of every field; return the number of the first."""
@@ -287,7 +295,7 @@ class Table:
             return self.catalog.rows
         before = self._catalog
         driver, path = self.place
-        catalog, start = grow.extend(driver, path, self.settings, self.columns, values, count)
+        catalog, start = commit.extend(driver, path, self.settings, self.columns, values, count)
         self.adopt(catalog, before)
         return start
 
@@ -295,7 +303,7 @@ class Table:
         """Change the fields, in one step for every reader."""
         self.check(write=True)
         before = self._catalog
-        self.adopt(grow.change(*self.place, make, self.settings.lock_timeout), before)
+        self.adopt(commit.change_fields(*self.place, make, self.settings.lock_timeout), before)
 
     def delete(self, name: str, stored: Mapping[str, ArraySpec]) -> None:
         """Delete the arrays ``stored`` below ``name``, which no document names any more, and the
@@ -306,7 +314,7 @@ class Table:
             if found.what == "field":  # by one who is about to name it
                 return True
             try:
-                now = grow.load(driver, path, self.catalog).fields
+                now = commit.load(driver, path, self.catalog).fields
             except (Conflict, Invalid, NotFound):  # the records are no more, or others
                 return True
             return any(f"{field}/".startswith(f"{name}/") for field in now)
@@ -324,7 +332,7 @@ class Table:
             above.pop()
 
     def _each(self, names: list[str], work: Callable[[str], None]) -> None:
-        grow.each(self.place[0], names, work)
+        commit.for_each_field(self.place[0], names, work)
 
     # -- the handle -----------------------------------------------------------------------
 
@@ -344,15 +352,15 @@ class Table:
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
         connect, identities = self._connect, self._identities
-        if not isinstance(connect, At):  # the user's function may lead to a copy elsewhere
+        if not isinstance(connect, FixedPlace):  # the user's function may lead to a copy elsewhere
             return Table, (connect, self.settings, None, self.closed)
         if self._catalog is not None:
             identities = {name: spec.identity for name, spec in self._catalog.specs.items()}
-        return Table, (At(*self.place), self.settings, None, self.closed, identities)
+        return Table, (FixedPlace(*self.place), self.settings, None, self.closed, identities)
 
     def gone(self, name: str) -> NotFound:
         """The error about a field that a view has and the records have no more."""
-        return gone(self.where, name, self.fields)
+        return missing_field(self.where, name, self.fields)
 
     @property
     def fields(self) -> Fields:
@@ -365,7 +373,7 @@ def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:
     return _KINDS[field.kind](path, field, arrays)
 
 
-class At:
+class FixedPlace:
     """Connects to a place that is known."""
 
     def __init__(self, driver: Driver, path: str = "") -> None:
@@ -376,7 +384,7 @@ class At:
         return self._place
 
 
-class By:
+class FactoryPlace:
     """Connects by a function of the user's, which returns a location or records. One that cannot be
     pickled is refused here, where it was given, rather than in a worker."""
 

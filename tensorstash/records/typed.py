@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import Invalid, short
 from .classes import RowClass, schema_of
-from .given import columns_of, flat
+from .ingest import columns_of, flatten
 from .schema import Field
 
 __all__ = ["RowStore", "Typed", "schema_of", "typed"]
@@ -210,7 +210,7 @@ class Typed(Generic[T]):
         if not isinstance(value, Mapping) and not row.holds(value):
             raise Invalid(f"{short(value)} is neither {row.name} nor a dict of its fields")
         whole = {p.removeprefix(self._above) for p, f in fields.items() if f.kind in _VALUES}
-        return self._named({self._above + path: v for path, v in flat(value, whole).items()})
+        return self._named({self._above + path: v for path, v in flatten(value, whole).items()})
 
     def _several(self, rows: Any) -> dict[str, Any]:
         """The columns of rows by path, those of every field that the class describes."""

@@ -15,14 +15,14 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import dtype as dtypes
-from ..coerce import is_tensor
-from ..columns import Ragged
-from ..dtype import OBJECT, STRING, is_extended, widened
-from ..errors import Invalid, StashError
-from .schema import Field
+from ... import dtype as dtypes
+from ...coerce import is_tensor
+from ...columns import Ragged
+from ...dtype import OBJECT, STRING, is_extended, widened
+from ...errors import Invalid, StashError
+from ..schema import Field
 
-Kept: TypeAlias = Mapping[str, Field | None]
+KnownFields: TypeAlias = Mapping[str, Field | None]
 """Fields by path; ``None`` for ragged rows of which nobody knows the shapes any more."""
 
 KEY: Final = "tensorstash"
@@ -38,7 +38,7 @@ _ONE_VALUE: Final = {
 _ATTRIBUTE: Final = "_tensorstash_fields"
 
 
-class Values(list[Any]):
+class FieldValues(list[Any]):
     """The values of a field whose rows are no plain array: a list that knows its ``field``."""
 
     def __init__(self, values: Iterable[Any] = (), field: Field | None = None) -> None:
@@ -46,41 +46,41 @@ class Values(list[Any]):
         self.field = field
 
 
-class Rows(list[Any]):
+class FieldRows(list[Any]):
     """Rows as dicts of Python's values: a list that knows their ``fields``, as its slices do."""
 
-    def __init__(self, rows: Iterable[Any] = (), fields: Kept | None = None) -> None:
+    def __init__(self, rows: Iterable[Any] = (), fields: KnownFields | None = None) -> None:
         super().__init__(rows)
-        self.fields: Kept = {} if fields is None else fields
+        self.fields: KnownFields = {} if fields is None else fields
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
-        return Rows(found, self.fields) if isinstance(key, slice) else found
+        return FieldRows(found, self.fields) if isinstance(key, slice) else found
 
 
-def keep(shown: Any, fields: Kept) -> Any:
+def attach_fields(shown: Any, fields: KnownFields) -> Any:
     """``shown``, a batch or a data frame, which from now on knows its ``fields``."""
     setattr(shown, _ATTRIBUTE, dict(fields))
     return shown
 
 
-def kept(value: Any) -> Kept:
+def attached_fields(value: Any) -> KnownFields:
     """The fields that ``value`` knows, by path: those of records, of rows or batches or tables
     that were read from some, or of the lists in a dict."""
-    if isinstance(value, Rows):
+    if isinstance(value, FieldRows):
         return value.fields
     found = getattr(value, _ATTRIBUTE, None)
     if isinstance(found, dict):
         return found
     if isinstance(attributes := getattr(value, "attrs", None), dict):  # of pandas
-        return parsed(attributes.get(KEY))
+        return from_text(attributes.get(KEY))
     metadata = getattr(getattr(value, "schema", None), "metadata", None)  # of Arrow
     if isinstance(metadata, dict):
-        return parsed(metadata.get(KEY.encode()))
+        return from_text(metadata.get(KEY.encode()))
     return {}
 
 
-def is_of(column: Any, field: Field) -> bool:
+def matches(column: Any, field: Field) -> bool:
     """Whether ``column`` is still what a column of ``field`` is shown as. Of a list only what
     tells text from bytes is looked at: whether the rest fits is found out as it is stored."""
     if isinstance(column, Ragged):
@@ -98,12 +98,12 @@ def is_of(column: Any, field: Field) -> bool:
     return fixed and _is_type(dtype, field.dtype)
 
 
-def text_of(fields: Kept) -> str:
+def to_text(fields: KnownFields) -> str:
     """``fields`` as a table's metadata has them."""
     return json.dumps({path: _described(field) for path, field in fields.items()})
 
 
-def parsed(text: Any) -> Kept:
+def from_text(text: Any) -> KnownFields:
     """The fields that a table's metadata tell; none where it tells something else."""
     try:
         told = json.loads(text) if isinstance(text, (str, bytes)) else {}
@@ -112,7 +112,7 @@ def parsed(text: Any) -> Kept:
         return {}
 
 
-def shapeless(columns: Mapping[str, Any], form: str, ragged: str) -> set[str]:
+def fields_losing_shapes(columns: Mapping[str, Any], form: str, ragged: str) -> set[str]:
     """The ragged fields whose rows' shapes are lost in a format: padded ones, and rows without
     elements as lists, which do not tell ``(0, 5)`` from ``(0, 0)``."""
     found = {path: column for path, column in columns.items() if isinstance(column, Ragged)}
@@ -122,7 +122,7 @@ def shapeless(columns: Mapping[str, Any], form: str, ragged: str) -> set[str]:
     return {path for path, column in found.items() if lists and _hides(column.shapes)}
 
 
-def refuse_shapeless(columns: Iterable[str], fields: Kept) -> None:
+def check_shapes_known(columns: Iterable[str], fields: KnownFields) -> None:
     """Raise for rows that were shown without their shapes: others would be stored."""
     for path in columns:
         if path in fields and fields[path] is None:

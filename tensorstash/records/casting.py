@@ -15,7 +15,7 @@ from ..dtype import OBJECT, is_float, parts
 from ..errors import Invalid, short
 
 
-def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def safe_cast(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``value`` as an array that can be stored as ``dtype``; :class:`~tensorstash.errors.Invalid`
     when that would change it beyond rounding: fractions, numbers out of range, text cut short,
     records with other fields."""
@@ -25,9 +25,9 @@ def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not array.size:
         return np.empty(array.shape, dtype)  # an empty list says nothing of its type
     if dtype.names is not None:
-        return _record(array, dtype)
-    source, target = _sort(array.dtype), _sort(dtype)
-    if target not in _HOLDS.get(source, target):
+        return _structured(array, dtype)
+    source, target = _kind(array.dtype), _kind(dtype)
+    if target not in _KEEPS_IN.get(source, target):
         raise Invalid(f"{array.dtype} values in a field of {dtype} would lose a part; cast them")
     if source in "iu" and target in "iu":
         low, high = int(array.min()), int(array.max())
@@ -59,7 +59,7 @@ def _floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return made
 
 
-def alone(value: Any) -> Any:
+def single_row(value: Any) -> Any:
     """One value as a column of one: in the type that it has."""
     typed = is_tensor(value) or isinstance(value, (np.ndarray, np.generic))
     return natural(value)[None] if typed else [value]
@@ -67,7 +67,7 @@ def alone(value: Any) -> Any:
 
 _ZONE = re.compile(r"\d[T ].*([zZ]|[+-]\d\d:?\d?\d?)\s*$")
 
-_HOLDS = {
+_KEEPS_IN = {
     "f": "fc",
     "c": "c",
     "i": "iufcmM",
@@ -80,7 +80,7 @@ _HOLDS = {
 """What values of a kind may be stored as without losing a part; others as anything."""
 
 
-def _sort(dtype: np.dtype[Any]) -> str:
+def _kind(dtype: np.dtype[Any]) -> str:
     return "f" if is_float(dtype) else dtype.kind
 
 
@@ -180,11 +180,11 @@ _IS_SAME: Final[dict[str, Callable[[Any, Any], bool]]] = {
 """Whether a Python value is still what it was, by the kind that it is stored as."""
 
 
-def _record(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _structured(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Records with the same fields: NumPy would go by their order alone."""
     if array.dtype.names != dtype.names:
         raise Invalid(f"{array.dtype} values in a field of {dtype}; give records with its fields")
     made = np.empty(array.shape, dtype)
     for name, part in parts(dtype):
-        made[name] = numbers(array[name], part)
+        made[name] = safe_cast(array[name], part)
     return made
