@@ -48,25 +48,25 @@ def test_ranks_that_opened_before_and_after_rows_were_rewritten() -> None:
     ranks.append(stash.open_records(store))
     seen = rows_of(ranks, pool_bytes="1MiB")
     assert sorted(seen) == list(range(6000))
-    assert len({fingerprint(one) for one in ranks}) == 1
+    assert len({fingerprint(one.source) for one in ranks}) == 1
 
 
 def test_fields_that_are_added_renamed_or_dropped_take_their_sizes_along() -> None:
     store: dict[str, Any] = {}
     r = stash.create_records(store, {"id": "int64", "t": stash.ragged("int64")})
     r.extend({"id": np.arange(512), "t": [np.arange(500)] * 512})
-    size = r.select("t").row_bytes
+    size = r.select("t").source.row_bytes
     assert size == 8 * 500 + 16
     r.rename_field("t", "tokens")
-    assert r.select("tokens").row_bytes == size
+    assert r.select("tokens").source.row_bytes == size
     r.add_field("u", stash.ragged("int8"), [np.zeros(3, "int8")] * 512)
-    u = r.select("u").row_bytes
+    u = r.select("u").source.row_bytes
     r["u"][:] = [np.zeros(900, "int8")] * 512
     again = stash.open_records(store)
-    assert again.select("u").row_bytes == u == 3 + 16
+    assert again.select("u").source.row_bytes == u == 3 + 16
     r.drop_field("u")
     r.add_field("u", stash.ragged("int8"))
-    assert stash.open_records(store).select("u").row_bytes == 1024 + 16  # nothing is known
+    assert stash.open_records(store).select("u").source.row_bytes == 1024 + 16  # nothing is known
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,8 +96,8 @@ def test_no_write_changes_the_order_of_rows_that_were_there(
         known.append((rows, view(store, which, rows)))
         for n, before in known:
             after = view(store, which, n)
-            assert fingerprint(after) == fingerprint(before)
-            assert after.row_bytes == before.row_bytes
+            assert fingerprint(after.source) == fingerprint(before.source)
+            assert after.source.row_bytes == before.source.row_bytes
             for one, other in zip(orders(before), orders(after), strict=True):
                 assert np.array_equal(one, other)
 

@@ -78,7 +78,8 @@ def test_views_of_views(there: stash.Records, data: Any) -> None:
     same(view[:]["n"], rows)
     same(view[:]["in"]["x"][:, 0], rows.astype("f4") * 2)
     assert [int(row["n"]) for row in view] == rows.tolist()
-    seen = np.concatenate([view.blocks.rows(k) for k in range(len(view.blocks))] or [rows[:0]])
+    blocks = view.source.blocks
+    seen = np.concatenate([blocks.rows(k) for k in range(len(blocks))] or [rows[:0]])
     assert sorted(seen.tolist()) == list(range(len(rows)))
     same(pickle.loads(pickle.dumps(view))[:]["n"], rows)
 
@@ -295,5 +296,5 @@ def test_views_of_as_many_other_rows_are_told_apart() -> None:
     halves = [records.split({"a": 0.5}, seed=seed)["a"] for seed in (0, 1)]
     rows = [np.arange(50), np.arange(1, 51), np.arange(0, 100, 2)]
     views = [records, *halves, *(records.where(chosen) for chosen in rows)]
-    assert len({view.fingerprint for view in views}) == len(views)
-    assert records.split({"a": 0.5}, seed=0)["a"].fingerprint == halves[0].fingerprint
+    assert len({view.source.fingerprint for view in views}) == len(views)
+    assert records.split({"a": 0.5}, seed=0)["a"].source.fingerprint == halves[0].source.fingerprint

@@ -10,7 +10,7 @@ field alone, follow after: what they show is never ahead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from .catalog import (
     VALUES,
     Catalog,
     arrays_of,
+    changed_fields,
     from_document,
     is_same_array,
     member_documents,
@@ -307,6 +308,7 @@ class LatestCatalog:
         self.driver = driver
         self.path = path
         self.now = now
+        self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
 
     def seen(self) -> Catalog:
         """The document as it is now. One request that moves no bytes, while it is the one that was
@@ -326,6 +328,25 @@ class LatestCatalog:
             verify(now)
 
         return Look(self.driver, self.path + zarr3.KEY, known.tag, changed)
+
+    def check(self, known: Catalog, names: Iterable[str]) -> None:
+        """Raise where some of the fields that are ``known`` are others now, or no more."""
+        self._compare(known, self.seen(), names)
+
+    def look_for(self, known: Catalog, names: Iterable[str]) -> Look:
+        """The same, to be asked for together with what a call reads."""
+        self._compare(known, self.now, names)  # a field that was replaced does not come back
+        return self.ask(lambda now: self._compare(known, now, names))
+
+    def _compare(self, known: Catalog, now: Catalog, names: Iterable[str]) -> None:
+        if now is known:
+            return
+        changes = self._changes
+        if changes is None or changes[0] is not known or changes[1] is not now:
+            changes = self._changes = known, now, changed_fields(known, now)
+        for name in names if changes[2] else ():
+            if name in changes[2]:
+                raise self.changed(name, changes[2][name], now)
 
     def changed(self, name: str, what: str | None, now: Catalog) -> StashError:
         """The error about a field that is another one by now, or none."""

@@ -204,9 +204,9 @@ def save_records(
     check_shapes_known([path for path in values if path not in named], known)
     fields = _fields_of(values, named, told)
     trial = create_records({}, fields, allow_pickle=how.get("allow_pickle", False))
-    count, checked = trial.checked_rows(values)
+    count, checked = ingest.check_rows(values, trial.source.table.columns, trial.names)
     made = create_records(location, fields, 0, overwrite=overwrite, **how)
-    made.table.extend(checked, count)
+    made.source.table.extend(checked, count)
     return made
 
 

@@ -11,7 +11,7 @@ from ..driver import Check
 from ..engine.resize import write_beyond
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound, short
 from ..metadata import node, trailer, zarr3
-from ..metadata.belongings import look
+from ..metadata.belongings import Belongings, look
 from ..metadata.spec import ArraySpec
 from ..metadata.trailer import Trailer
 from ..metadata.unfinished import what_is_unfinished
@@ -136,7 +136,7 @@ def drop(table: Table, paths: list[str]) -> None:
 
     table.change(change)
     for path in paths:
-        table.delete(path, stored[path])
+        delete(table, path, stored[path])
 
 
 def _check_own(
@@ -148,6 +148,33 @@ def _check_own(
     for path in paths:
         stored[path] = _within(path, catalog.specs)
         look(driver, f"{root}{path}/", node.layouts(stored[path]))
+
+
+def delete(table: Table, path: str, stored: Mapping[str, ArraySpec]) -> None:
+    """Delete the arrays ``stored`` below ``path``, which no document names any more, and the
+    groups above that hold nothing else. What another adds there meanwhile stays."""
+    driver, root = table.place
+
+    def is_made_anew(found: Belongings) -> bool:
+        if found.what == "field":  # by one who is about to name it
+            return True
+        try:
+            now = commit.load(driver, root, table.catalog).fields
+        except (Conflict, Invalid, NotFound):  # the records are no more, or others
+            return True
+        return any(f"{field}/".startswith(f"{path}/") for field in now)
+
+    node.delete(driver, f"{root}{path}/", stored, spare=is_made_anew)
+    *above, _ = path.split("/")
+    while above:
+        group = "/".join(above) + "/"
+        if any(field.startswith(group) for field in table.fields):
+            break
+        key = f"{root}{group}{zarr3.KEY}"
+        if any(other != key for other in driver.list(root + group)):
+            break
+        driver.delete(key)
+        above.pop()
 
 
 def rename(table: Table, old: str, new: str) -> None:
@@ -190,7 +217,7 @@ def rename(table: Table, old: str, new: str) -> None:
 
     table.change(change)
     for path in paths:
-        table.delete(path, stored[path])
+        delete(table, path, stored[path])
 
 
 def _copy(table: Table, old: str, new: str, stored: Mapping[str, ArraySpec], check: Check) -> None:

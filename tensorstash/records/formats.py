@@ -15,7 +15,7 @@ form            a batch is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -183,31 +183,6 @@ def format_rows(columns: Columns, form: str, fields: Fields) -> list[Any]:
         return list(format_columns(columns, form, "list"))
     one = [{name: column[i : i + 1] for name, column in columns.items()} for i in range(count)]
     return [format_row(row, form, fields) for row in one]
-
-
-def read_by_chunk(
-    take: Callable[[slice, list[str]], Columns], names: Sequence[str], chunks: Mapping[str, int],
-    start: int, count: int,
-) -> Iterator[Columns]:  # fmt: skip
-    """``count`` rows from the stored row ``start`` on, some at a time: of every field a whole
-    chunk (of as many rows as ``chunks`` says) is read when the one before is used up."""
-    held: Columns = {}
-    begins = dict.fromkeys(names, 0)
-    ends = dict.fromkeys(names, 0)
-    at = 0
-    while at < count:
-        used_up: dict[int, list[str]] = {}
-        for name in names:
-            if ends[name] == at:
-                begins[name] = at
-                edge = ((start + at) // chunks[name] + 1) * chunks[name] - start
-                ends[name] = min(edge, count)
-                used_up.setdefault(ends[name], []).append(name)
-        for end, some in used_up.items():
-            held |= take(slice(at, end, 1), some)
-        stop = min(ends.values())
-        yield {name: held[name][at - begins[name] : stop - begins[name]] for name in names}
-        at = stop
 
 
 def unstack(batch: Any) -> list[Any]:

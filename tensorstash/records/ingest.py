@@ -17,6 +17,7 @@ from ..coerce import is_tensor, natural
 from ..columns import Columns
 from ..dtype import parts
 from ..errors import Invalid, listed, short
+from ..loading.source import SourceHolder
 from .interop import arrow, frames
 from .interop.field_metadata import attached_fields, check_shapes_known
 from .interop.tensordicts import from_nested_tensor, is_tensordict, stacked_rows, tensordict_items
@@ -56,6 +57,35 @@ def check_columns(
     return {name: columns[name].checked(values[name], count, repeat) for name in names}
 
 
+def check_row(row: Any, columns: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The values of one row, each ready to be stored as a column of one row."""
+    values = row_of(row, _fields_of(columns, names))
+    one = {path: columns[path].one(v) if path in columns else [v] for path, v in values.items()}
+    return check_columns(columns, names, one, 1)
+
+
+def check_rows(
+    rows: Any, columns: Mapping[str, Any], names: Collection[str]
+) -> tuple[int, dict[str, Any]]:
+    """How many rows there are in what ``Records.extend`` takes, and their values, ready to be
+    stored."""
+    values = columns_of(rows, _fields_of(columns, names))
+    if not values and not isinstance(rows, Mapping):  # a list of no rows has no fields
+        values = {name: [] for name in names}
+    count = len(next(iter(values.values()), ()))
+    return count, check_columns(columns, names, values, count)
+
+
+def check_values(
+    value: Any, columns: Mapping[str, Any], names: Collection[str], count: int
+) -> dict[str, Any]:
+    """The values of ``count`` rows that are there, ready to be stored: a dict of columns, or of
+    values that stand for all rows. A TensorDict is a dict of columns too."""
+    one = isinstance(value, Mapping) and not getattr(value, "batch_size", ())
+    values = (row_of if one else columns_of)(value, _fields_of(columns, names))
+    return check_columns(columns, names, values, count, repeat=True)
+
+
 def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns:
     """The columns of several rows that ``value`` holds, by path, all of one length: a dict
     (nested, or by path or tuple) of columns, a list of rows, a TensorDict or TensorClass, a
@@ -66,6 +96,8 @@ def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns
     a table is JSON, and which fields make one structured one.
     """
     fields = fields or {}
+    if isinstance(value, SourceHolder):  # records, a dataset
+        value = value.source
     if hasattr(value, "take") and hasattr(value, "row_bytes"):  # a source
         found = value.take(slice(0, len(value), 1))
         if getattr(value, "transform", None) is None:
@@ -88,6 +120,10 @@ def row_of(value: Any, fields: Mapping[str, Field] | None = None) -> dict[str, A
     tuple), a dataclass, a TensorDict without batch axes, a structured scalar."""
     fields = fields or {}
     return _with_structured(_row(value, fields), fields)
+
+
+def _fields_of(columns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Field]:
+    return {name: columns[name].field for name in names}
 
 
 def flatten(value: Any, keep: Collection[str] = (), known: Collection[str] = ()) -> dict[str, Any]:

@@ -168,6 +168,13 @@ def path_of(key: Any) -> str:
     return path
 
 
+def is_name(key: Any) -> bool:
+    """Whether what is in brackets names a field, rather than rows."""
+    return isinstance(key, str) or (
+        isinstance(key, tuple) and bool(key) and isinstance(key[0], str)
+    )
+
+
 def ragged_path(fields: Mapping[str, Field], name: Any) -> str:
     """The path of the ragged field that a user names."""
     path = path_of(name)

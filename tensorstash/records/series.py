@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array import Array
 from ..errors import InvalidSelection, Unsupported, counted
 from . import formats
 from .column import Rows
 from .ragged_column import RaggedColumn
-from .rowset import RowSet, count_of, normalize, start_of
-from .table import Table
+from .rowset import AllRows, count_of, normalize, start_of
+from .source import RecordSource
 
 
 class Series:
@@ -27,15 +28,13 @@ class Series:
     [3, 1]
     """
 
-    def __init__(
-        self, table: Table, path: str, rows: RowSet, count: int, ragged: str = "list"
-    ) -> None:
+    def __init__(self, source: RecordSource, path: str) -> None:
         """Made by ``r["field"]``."""
-        self._table = table
+        self._table = source.table
         self._path = path
-        self._rows = rows
-        self._count = count
-        self._ragged = ragged
+        self._rows = source.rows
+        self._count = len(source)
+        self._ragged = source.ragged
 
     def __len__(self) -> int:
         return self._count
@@ -125,3 +124,10 @@ class Series:
 
     def _take(self, positions: Rows) -> Any:
         return self._table.take(self._at(positions), [self._path])[self._path]
+
+
+def field_of(source: RecordSource, path: str) -> Array | Series:
+    """A field of a view: the array itself where that is all there is to it."""
+    column = source.table.columns[path]
+    plain = column.field.kind in ("fixed", "text", "bytes")
+    return column.arrays[0] if plain and isinstance(source.rows, AllRows) else Series(source, path)

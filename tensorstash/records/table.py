@@ -13,11 +13,11 @@ from ..array import Array, renewed
 from ..columns import Columns
 from ..driver import Check, Driver, located
 from ..engine.look import Look, Together, blame
-from ..errors import Closed, Conflict, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
+from ..errors import Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from ..handle import Settings
-from ..metadata import node, zarr3
-from ..metadata.belongings import Belongings
+from ..location import resolve
 from ..metadata.copies import publishes
+from ..metadata.document import GroupDocument
 from ..metadata.spec import ANOTHER, ArraySpec
 from ..threads import once
 from . import commit, layout
@@ -55,6 +55,9 @@ _KINDS: Mapping[str, type[Column]] = {
     "object": ObjectColumn,
 }
 
+_Columns = tuple[Catalog, Mapping[str, Column], Mapping[str, Array]]
+"""Columns by field and handles by array, and the catalog that they are of."""
+
 
 class Table:
     """The records at one place, as they were when last looked at.
@@ -79,9 +82,9 @@ class Table:
         self.closed = closed
         self._place: Place | None = None
         self._catalog = catalog
-        self._columns: tuple[Catalog, dict[str, Column], dict[str, Array]] | None = None
+        self._columns: _Columns | None = None
+        self._columns_of_worker: _Columns | None = None
         self._latest: LatestCatalog | None = None
-        self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
 
     @property
     def place(self) -> Place:
@@ -90,6 +93,16 @@ class Table:
             self._place = self._connect()
             publishes(*self._place)
         return self._place
+
+    @property
+    def driver(self) -> Driver:
+        """Where the records are stored."""
+        return self.place[0]
+
+    @property
+    def path(self) -> str:
+        """The path below the driver's root."""
+        return self.place[1]
 
     @property
     def where(self) -> str:
@@ -112,16 +125,31 @@ class Table:
     @property
     def columns(self) -> Mapping[str, Column]:
         """A column for every field, as :attr:`catalog` has it."""
-        catalog, known = self.catalog, self._columns
-        if known is None or known[0] is not catalog:
-            arrays = {name: self._array(name, spec) for name, spec in catalog.specs.items()}
-            columns = {
-                path: column_of(path, field, [arrays[name] for name in arrays_of(path, field)])
-                for path, field in catalog.fields.items()
-            }
-            # Whole or not at all, so that threads need no lock: one that a fork would inherit.
-            known = self._columns = catalog, columns, arrays
+        self._columns = known = self._columns_of(self._columns, self.settings)
         return known[1]
+
+    @property
+    def columns_of_worker(self) -> Mapping[str, Column]:
+        """The same for a worker of a ``DataLoader``, of which several fill the processors: over
+        handles of its own, which read with the caller's thread alone."""
+        if self.settings.threads == 1:
+            return self.columns
+        settings = replace(self.settings, threads=1)
+        self._columns_of_worker = known = self._columns_of(self._columns_of_worker, settings)
+        return known[1]
+
+    def _columns_of(self, known: _Columns | None, settings: Settings) -> _Columns:
+        catalog = self.catalog
+        if known is not None and known[0] is catalog:
+            return known
+        old = {} if known is None else known[2]
+        arrays = {n: self._array(n, s, old.get(n), settings) for n, s in catalog.specs.items()}
+        columns = {
+            path: column_of(path, field, [arrays[name] for name in arrays_of(path, field)])
+            for path, field in catalog.fields.items()
+        }
+        # Whole or not at all, so that threads need no lock: one that a fork would inherit.
+        return catalog, columns, arrays
 
     def _load(self) -> None:
         """Look at the stored document for the first time."""
@@ -167,21 +195,13 @@ class Table:
             latest = self._latest = LatestCatalog(*self.place, catalog)
         return latest
 
-    def use_one_thread(self) -> None:
-        """Read with the caller's thread alone from now on."""
-        if self.settings.threads != 1:
-            self.settings = replace(self.settings, threads=1)
-            self._columns = None
-
-    def _array(self, name: str, spec: ArraySpec) -> Array:
-        """The handle on an array, with what it has cached while the array is the same."""
-        old = None if self._columns is None else self._columns[2].get(name)
+    def _array(self, name: str, spec: ArraySpec, old: Array | None, settings: Settings) -> Array:
+        """The handle on an array, with what ``old`` has cached while the array is the same."""
         same = old is not None and old.spec.identity == spec.identity
         if old is not None and same and is_same_array(old.spec, spec):
             return renewed(old, spec)
         driver, path = self.place
         kind = FieldArray if name in self.fields else Array
-        settings = self.settings
         if layout.narrow(self.catalog, name):
             settings = replace(settings, cache_bytes=max(settings.cache_bytes, layout.NARROW_CACHE))
         if driver.capabilities.leases:
@@ -191,14 +211,28 @@ class Table:
         made.guard = FieldGuard(self.latest, name)
         return made
 
+    # -- what attributes ask of a handle --------------------------------------------------
+
+    def attributes(self) -> Mapping[str, Any]:
+        """The user's attributes as they stand in the document."""
+        return self.catalog.attributes
+
+    def _content(self) -> GroupDocument | None:
+        """What is known of the node: that it is a group."""
+        return GroupDocument() if self.known else None
+
     # -- rows -----------------------------------------------------------------------------
 
     def take(
-        self, rows: Rows, names: Iterable[str], out: Mapping[str, NDArray[Any]] | None = None
+        self,
+        rows: Rows,
+        names: Iterable[str],
+        out: Mapping[str, NDArray[Any]] | None = None,
+        in_worker: bool = False,
     ) -> Columns:
-        """The values of some fields in ``rows``."""
+        """The values of some fields in ``rows``; ``in_worker``: see :attr:`columns_of_worker`."""
         self.check()
-        columns = self.columns
+        columns = self.columns_of_worker if in_worker else self.columns
         found: Columns = dict.fromkeys(names)
         for name in found:
             if name not in columns:
@@ -216,7 +250,7 @@ class Table:
                 own.done()
 
         try:
-            self._each(names, read)
+            commit.for_each_field(self.driver, names, read)
             if look is not None:
                 look.done()
         except (Corrupt, Invalid, NotFound, Unsupported) as error:
@@ -233,28 +267,14 @@ class Table:
         some of these fields are no more, or others are in their places. One request that moves no
         bytes, while the document is the one that was last seen."""
         if not self.settings.immutable:
-            self._refuse(self.latest.seen(), names)
+            self.latest.check(self.catalog, names)
 
     def look(self, names: Iterable[str]) -> Look | None:
         """The same far away, to be asked for together with what a call reads; ``None`` where a
         request costs no round trip, or nothing changes."""
-        if self.settings.immutable or self.place[0].capabilities.local:
+        if self.settings.immutable or self.driver.capabilities.local:
             return None
-        names = [*names]
-        self._refuse(self.latest.now, names)  # a field that was replaced does not come back
-        return self.latest.ask(lambda now: self._refuse(now, names))
-
-    def _refuse(self, now: Catalog, names: Iterable[str]) -> None:
-        known = self.catalog
-        if now is known:
-            return
-        changes = self._changes
-        if changes is None or changes[0] is not known or changes[1] is not now:
-            changes = self._changes = known, now, changed_fields(known, now)
-        if changes[2]:
-            for name in names:
-                if name in changes[2]:
-                    raise self.latest.changed(name, changes[2][name], now)
+        return self.latest.look_for(self.catalog, [*names])
 
     # -- changes --------------------------------------------------------------------------
 
@@ -282,7 +302,7 @@ class Table:
                 commit.restore_members(*self.place, self.fields, self.catalog.specs)
                 ends[name] = columns[name].put(rows, values[name])
 
-        self._each([*values], put)
+        commit.for_each_field(self.driver, [*values], put)
         longer = {n: ends[n] for n, k in value_counts(self.catalog).items() if ends.get(n, 0) > k}
         if longer:
             before = self._catalog
@@ -294,8 +314,7 @@ class Table:
         if not count:
             return self.catalog.rows
         before = self._catalog
-        driver, path = self.place
-        catalog, start = commit.extend(driver, path, self.settings, self.columns, values, count)
+        catalog, start = commit.extend(*self.place, self.settings, self.columns, values, count)
         self.adopt(catalog, before)
         return start
 
@@ -305,42 +324,14 @@ class Table:
         before = self._catalog
         self.adopt(commit.change_fields(*self.place, make, self.settings.lock_timeout), before)
 
-    def delete(self, name: str, stored: Mapping[str, ArraySpec]) -> None:
-        """Delete the arrays ``stored`` below ``name``, which no document names any more, and the
-        groups above that hold nothing else. What another adds there meanwhile stays."""
-        driver, path = self.place
-
-        def is_made_anew(found: Belongings) -> bool:
-            if found.what == "field":  # by one who is about to name it
-                return True
-            try:
-                now = commit.load(driver, path, self.catalog).fields
-            except (Conflict, Invalid, NotFound):  # the records are no more, or others
-                return True
-            return any(f"{field}/".startswith(f"{name}/") for field in now)
-
-        node.delete(driver, f"{path}{name}/", stored, spare=is_made_anew)
-        *above, _ = name.split("/")
-        while above:
-            group = "/".join(above) + "/"
-            if any(field.startswith(group) for field in self.fields):
-                break
-            key = f"{path}{group}{zarr3.KEY}"
-            if any(other != key for other in driver.list(path + group)):
-                break
-            driver.delete(key)
-            above.pop()
-
-    def _each(self, names: list[str], work: Callable[[str], None]) -> None:
-        commit.for_each_field(self.place[0], names, work)
-
     # -- the handle -----------------------------------------------------------------------
 
     def close(self) -> None:
         """Refuse further use, of the fields' arrays too."""
         self.closed = True
-        for array in () if self._columns is None else self._columns[2].values():
-            array.close()
+        for known in filter(None, (self._columns, self._columns_of_worker)):
+            for array in known[2].values():
+                array.close()
 
     def check(self, write: bool = False) -> None:
         """Raise where the handle is closed, or may not write."""
@@ -348,6 +339,8 @@ class Table:
             raise Closed(f"this handle on {self.where} is closed; open it again")
         if write and self.settings.mode == "r":
             raise ReadOnly(f'{self.where} was opened for reading; open it with mode="r+" to write')
+
+    _open = check
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
@@ -388,7 +381,7 @@ class FactoryPlace:
     """Connects by a function of the user's, which returns a location or records. One that cannot be
     pickled is refused here, where it was given, rather than in a worker."""
 
-    def __init__(self, make: Callable[[], Any], open_place: Callable[[Any], Place]) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
         if not callable(make):
             raise Invalid(f"a connection factory is a function without arguments, not {make!r}")
         try:
@@ -399,13 +392,15 @@ class FactoryPlace:
                 "module, a functools.partial of one, or an object whose class is in a module"
             ) from error
         self._make = make
-        self._open = open_place
 
     def __call__(self) -> Place:
         """The place that the function returns."""
         found = self._make()
+        table = getattr(getattr(found, "source", None), "table", None)
+        if isinstance(table, Table):  # records
+            return table.place
         try:
-            return self._open(found)
+            return resolve(found), ""
         except Invalid as error:
             raise Invalid(
                 f"the connection factory returned {type(found).__name__}, which is not a place of "

@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import Invalid, short
 from .classes import RowClass, schema_of
 from .ingest import columns_of, flatten
 from .schema import Field
 
-__all__ = ["RowStore", "Typed", "schema_of", "typed"]
+if TYPE_CHECKING:
+    from .records import Records
 
-T = TypeVar("T")
+__all__ = ["Typed", "schema_of", "typed"]
+
+Row = TypeVar("Row")
 
 _AT_ONCE = 256  # rows that iteration reads for TensorDicts, which part with them one by one
 _VALUES = ("json", "object")  # kinds of field that a dict may be the value of
 
 
-class RowStore(Protocol):
-    """What typed access asks of records."""
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        """The fields by path."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def __getitem__(self, key: Any) -> Any: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, row: Any) -> int:
-        """Add one row; its number."""
-        ...
-
-    def extend(self, rows: Any) -> int:
-        """Add rows; the number of the first."""
-        ...
-
-    def select(self, *names: Any) -> Any:
-        """A view of some fields."""
-        ...
-
-    def with_format(self, form: Any) -> Any:
-        """A view in a format."""
-        ...
-
-
-def typed(records: RowStore, cls: type[T]) -> Typed[T]:
+def typed(records: Records, cls: type[Row]) -> Typed[Row]:
     """``records`` seen through ``cls``: a dataclass, a TypedDict, or a TensorClass or
     TypedTensorDict of tensordict, whose names are fields and whose classes within are fields
     within a field. :class:`~tensorstash.errors.Invalid` where a name is no field."""
@@ -64,7 +34,7 @@ def view_of(value: Any) -> Any:
     return value._shown if isinstance(value, Typed) else value
 
 
-class Typed(Generic[T]):
+class Typed(Generic[Row]):
     """Records whose rows are instances of a class.
 
     ``view[i]`` is an instance of one row's values, ``view[rows]`` one of columns, in the format
@@ -82,11 +52,11 @@ class Typed(Generic[T]):
     __slots__ = ("_above", "_records", "_row", "_shown")
 
     _above: str
-    _records: RowStore
+    _records: Records
     _row: RowClass
     _shown: Any
 
-    def __init__(self, records: RowStore, cls: type[T], above: str = "") -> None:
+    def __init__(self, records: Records, cls: type[Row], above: str = "") -> None:
         """Made by :func:`typed`."""
         row = RowClass.of(cls)
         clash = sorted(row.within.keys() & {"append", "extend", "records", *self.__slots__})
@@ -108,7 +78,7 @@ class Typed(Generic[T]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, rows: Any) -> T:
+    def __getitem__(self, rows: Any) -> Row:
         return self._made(self._shown[rows])  # type: ignore[no-any-return]
 
     def __setitem__(self, rows: Any, value: Any) -> None:
@@ -116,7 +86,7 @@ class Typed(Generic[T]):
             self._several(value) if isinstance(value, list) else self._checked(value)
         )
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[Row]:
         if not self._row.uses_tensors:
             return map(self._made, self._shown)
         starts = range(0, len(self), _AT_ONCE)
