@@ -93,6 +93,22 @@ def test_a_view_of_one_row_is_no_view(there: stash.Records) -> None:
             there.where(wrong)
 
 
+def test_a_query_or_rows_behind_a_name_are_refused_with_what_to_write(there: stash.Records) -> None:
+    for query in ("n > 3", lambda row: row["n"] > 3):
+        with pytest.raises(
+            InvalidSelection, match=r"not .*: .*as r\.where\(r\['x'\]\[\.\.\.\] > 3\)$"
+        ):
+            there.where(query)
+    for key, written in (
+        (("n", 3), "r['n'][3]"),
+        (("in", "x", 3, 0), "r['in/x'][3, 0]"),
+        (("n", slice(2)), "r['n'][rows]"),
+    ):
+        with pytest.raises(Invalid) as caught:
+            there[key]
+        assert str(caught.value).endswith(f"; for rows of a field write {written}")
+
+
 def test_a_view_keeps_its_rows_when_others_are_added() -> None:
     records = made()
     views = {

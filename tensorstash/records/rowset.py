@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..coerce import is_tensor, natural
-from ..errors import DriverError, InvalidSelection, NotFound, counted
+from ..errors import DriverError, InvalidSelection, NotFound, counted, short
 from ..indexing.selection import Point, Stride, Take, select
 from ..loading.permutation import permuted
 from .column import Rows
@@ -270,6 +270,12 @@ def select_rows(rows: RowSet, selection: Any, stored: int) -> RowSet:
     """The view of what a user selects of the positions of a view, by the rules of
     :func:`normalize`. A slice stays one, however many rows it has."""
     count = rows.count(stored)
+    if isinstance(selection, str) or callable(selection):
+        given = short(selection) if isinstance(selection, str) else "a function"
+        raise InvalidSelection(
+            f"where takes rows, not {given}: there is no query language; read a field "
+            "and compare, as r.where(r['x'][...] > 3)"
+        )
     if isinstance(selection, slice):
         try:
             start, stop, step = selection.indices(count)

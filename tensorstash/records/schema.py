@@ -156,7 +156,9 @@ def path_of(key: Any) -> str:
     """The path that a user names a field by: text, or a tuple of the names along the way."""
     names = key if isinstance(key, tuple) else (key,)
     if not names or not all(isinstance(name, str) for name in names):
-        raise Invalid(f"a field is named by text, or a tuple of text, not {short(key)}")
+        raise Invalid(
+            f"a field is named by text, or a tuple of text, not {short(key)}{_rows_after(names)}"
+        )
     path = "/".join(name.strip("/") for name in names)
     for name in path.split("/"):
         odd = name.startswith("__") or name == _RESERVED or not name.strip(".")
@@ -166,6 +168,15 @@ def path_of(key: Any) -> str:
                 "leading '__', and not 'zarr.json'"
             )
     return path
+
+
+def _rows_after(key: tuple[Any, ...]) -> str:
+    """What to write for a name with rows behind it."""
+    count = next((k for k, part in enumerate(key) if not isinstance(part, str)), 0)
+    if not count:
+        return ""
+    rows = ", ".join(map(str, key[count:])) if all(type(r) is int for r in key[count:]) else "rows"
+    return f"; for rows of a field write r[{'/'.join(key[:count])!r}][{rows}]"
 
 
 def is_name(key: Any) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..array import Array
 from ..errors import InvalidSelection, Unsupported, counted
+from ..handle import NoOperators
 from . import formats
 from .column import Rows
 from .ragged_column import RaggedColumn
@@ -17,7 +18,7 @@ from .rowset import AllRows, count_of, normalize, start_of
 from .source import RecordSource
 
 
-class Series:
+class Series(NoOperators):
     """A field whose rows are no plain array, or of a view that has not all rows.
 
     ``s[i]`` is a row's value, ``s[rows]`` several as an array, a list or, ``ragged_as``, padded or
@@ -106,6 +107,14 @@ class Series:
 
     def __repr__(self) -> str:
         return f"<Series {self._path!r} of {counted(self._count, 'row')}, {self._column.field!r}>"
+
+    @property
+    def _calculation(self) -> str:
+        rows = "[row {sign} value for row in r[" + repr(self._path) + "]]"
+        if self._kind in ("fixed", "text"):
+            return f"r[{self._path!r}][...] {{sign}} value"
+        lengths = f"r.lengths({self._path!r}) {{sign}} value, or each row, "
+        return lengths + rows if self._kind == "ragged" else rows
 
     @property
     def _kind(self) -> str:
