@@ -37,8 +37,8 @@ _VERSION = 1
 class Catalog:
     """``fields`` by path, ``specs`` of all arrays by path (a ragged field has two, ``values``
     and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``;
-    ``notes``: what rows of ragged fields are taken to have, noted as they were added; ``tag``: of
-    the document that says so, where it was read."""
+    ``row_sizes``: how many values rows of ragged fields are taken to have, estimated as they were
+    added; ``tag``: of the document that says so, where it was read."""
 
     fields: Fields
     specs: Mapping[str, ArraySpec]
@@ -46,7 +46,7 @@ class Catalog:
     attributes: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, Any]]
     document: Mapping[str, Any]
-    notes: Mapping[str, RowSizes] = field_of(default_factory=dict)
+    row_sizes: Mapping[str, RowSizes] = field_of(default_factory=dict)
     tag: Tag | None = field_of(default=None, repr=False, compare=False)
 
     def chunk_rows(self, path: str) -> int:
@@ -74,7 +74,7 @@ def arrays_of(path: str, field: Field) -> tuple[str, ...]:
 
 
 def with_new_identities(specs: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
-    """The arrays of new fields, told from those of any other: old handles know them by it."""
+    """The arrays of new fields, each with an identity of its own, by which old handles notice."""
     return {name: replace(spec, identity=new_identity()) for name, spec in specs.items()}
 
 
@@ -134,40 +134,44 @@ def member_documents(catalog: Catalog) -> dict[str, Mapping[str, Any]]:
 def to_document(catalog: Catalog) -> GroupDocument:
     """The group's document."""
     kinds = {path: field.kind for path, field in catalog.fields.items()}
-    mark: dict[str, Any] = {"records": _VERSION, "rows": catalog.rows, "fields": kinds}
+    entry: dict[str, Any] = {"records": _VERSION, "rows": catalog.rows, "fields": kinds}
     identities = {n: s.identity.hex() for n, s in catalog.specs.items() if s.identity}
     if identities:
-        mark["identities"] = identities
+        entry["identities"] = identities
     known = member_documents(catalog)
     odd = [path for path, spec in catalog.specs.items() if not _is_known_to_all(spec)]
     if odd:
-        mark["members"] = {path: known.pop(path) for path in odd}
-    if catalog.notes:
-        mark["sizes"] = {path: [*map(list, notes)] for path, notes in catalog.notes.items()}
-    return GroupDocument({**catalog.attributes, ATTRIBUTE: mark}, known, 3, catalog.document)
+        entry["members"] = {path: known.pop(path) for path in odd}
+    if catalog.row_sizes:
+        entry["sizes"] = {
+            path: [*map(list, row_sizes)] for path, row_sizes in catalog.row_sizes.items()
+        }
+    return GroupDocument({**catalog.attributes, ATTRIBUTE: entry}, known, 3, catalog.document)
 
 
 def from_document(document: GroupDocument, where: str) -> Catalog:
     """What a group's document says. :class:`~tensorstash.errors.Invalid` for a group that holds
     no records, :class:`~tensorstash.errors.Corrupt` where it contradicts itself."""
     attributes = dict(document.attributes)
-    mark = attributes.pop(ATTRIBUTE, None)
-    kinds = mark.get("fields") if isinstance(mark, Mapping) else None
-    if not isinstance(mark, Mapping) or not isinstance(kinds, Mapping) or "records" not in mark:
+    entry = attributes.pop(ATTRIBUTE, None)
+    kinds = entry.get("fields") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(kinds, Mapping) or "records" not in entry:
         raise Invalid(
             f"{where} is a group but holds no records; open it with open_group(), or make records "
             "of its arrays with save_records()"
         )
-    version, rows = mark["records"], mark.get("rows")
+    version, rows = entry["records"], entry.get("rows")
     if type(version) is not int or version != _VERSION:
         raise Unsupported(f"{where} holds records of version {short(version)}; 1 is what we know")
     if type(rows) is not int or rows < 0:
         raise Corrupt(f"{where} has {short(rows)} rows in its attributes", key=zarr3.KEY)
-    apart = mark.get("members", {})
-    if not isinstance(apart, Mapping) or not all(isinstance(m, Mapping) for m in apart.values()):
-        raise Corrupt(f"{where} has {short(apart)} as metadata of members", key=zarr3.KEY)
-    known = {**(document.consolidated or {}), **apart}
-    identities = mark.get("identities", {})
+    separate = entry.get("members", {})
+    if not isinstance(separate, Mapping) or not all(
+        isinstance(m, Mapping) for m in separate.values()
+    ):
+        raise Corrupt(f"{where} has {short(separate)} as metadata of members", key=zarr3.KEY)
+    known = {**(document.consolidated or {}), **separate}
+    identities = entry.get("identities", {})
     if not isinstance(identities, Mapping):
         raise Corrupt(f"{where} has {short(identities)} as identities of arrays", key=zarr3.KEY)
     _check_names(kinds, where)
@@ -190,10 +194,10 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
                 f"{specs[names[-1]].shape[0]}",
                 key=zarr3.KEY,
             )
-    notes = parse_row_sizes(mark.get("sizes", {}))
-    if notes is None:
-        raise Corrupt(f"{where} has {short(mark['sizes'])} as sizes of rows", key=zarr3.KEY)
-    return Catalog(fields, specs, rows, attributes, groups, document.document, notes)
+    row_sizes = parse_row_sizes(entry.get("sizes", {}))
+    if row_sizes is None:
+        raise Corrupt(f"{where} has {short(entry['sizes'])} as sizes of rows", key=zarr3.KEY)
+    return Catalog(fields, specs, rows, attributes, groups, document.document, row_sizes)
 
 
 def with_rows(catalog: Catalog, rows: int) -> Catalog:
@@ -217,14 +221,16 @@ def with_value_counts(catalog: Catalog, lengths: Mapping[str, int]) -> Catalog:
 
 
 def with_row_sizes(catalog: Catalog, before: int, paths: Iterable[str]) -> Catalog:
-    """The same rows, with what ragged rows of these fields have noted, where rows were added to
+    """The same rows, with a new estimate of the size of ragged rows, where rows were added to
     ``before`` and it is due."""
     there = value_counts(catalog)
-    notes = {
-        path: with_row_size(catalog.notes.get(path, ()), before, catalog.rows, there[path])
+    row_sizes = {
+        path: with_row_size(catalog.row_sizes.get(path, ()), before, catalog.rows, there[path])
         for path in paths
     }
-    return replace(catalog, notes={**catalog.notes, **{p: n for p, n in notes.items() if n}})
+    return replace(
+        catalog, row_sizes={**catalog.row_sizes, **{p: n for p, n in row_sizes.items() if n}}
+    )
 
 
 def value_counts(catalog: Catalog) -> dict[str, int]:
@@ -285,12 +291,12 @@ def _spec(member: Mapping[str, Any] | None, path: str, where: str) -> ArraySpec:
     return content
 
 
-def _identity(given: Any, path: str, where: str) -> bytes:
+def _identity(text: Any, path: str, where: str) -> bytes:
     try:
-        return bytes.fromhex(given)
+        return bytes.fromhex(text)
     except (TypeError, ValueError) as error:
         raise Corrupt(
-            f"{where} has {short(given)} as the identity of {path!r}", key=zarr3.KEY
+            f"{where} has {short(text)} as the identity of {path!r}", key=zarr3.KEY
         ) from error
 
 
@@ -319,48 +325,54 @@ def _group_document() -> dict[str, Any]:
 
 
 RowSize: TypeAlias = tuple[int, int]
-"""From how many rows on it holds, and how many values a row has."""
+"""From how many rows on it holds, and how many values a row has.
+
+Blocks and pools of a loader go by it, and so the order of an epoch: every rank, and every run that
+is resumed, must come to the same. What is stored now does not do, for rows are rewritten. So the
+mean is estimated when rows are added, for as many rows or more, and never changed again. For a view
+of the first ``n`` rows holds the last estimate that begins at ``n`` rows or fewer. Rows that were
+appended one by one have one for each doubling."""
 
 RowSizes: TypeAlias = tuple[RowSize, ...]
 
 _MOST_VALUES = 1 << 62
 
 
-def with_row_size(notes: Sequence[RowSize], before: int, rows: int, values: int) -> RowSizes:
-    """``notes`` after rows were added to ``before``: ``rows`` have now ``values`` in all."""
-    if rows <= before or (notes and before + 1 < 2 * notes[-1][0]):
-        return tuple(notes)
-    return (*notes, (before + 1, -(-values // rows)))
+def with_row_size(row_sizes: Sequence[RowSize], before: int, rows: int, values: int) -> RowSizes:
+    """``row_sizes`` after rows were added to ``before``: ``rows`` have now ``values`` in all."""
+    if rows <= before or (row_sizes and before + 1 < 2 * row_sizes[-1][0]):
+        return tuple(row_sizes)
+    return (*row_sizes, (before + 1, -(-values // rows)))
 
 
-def values_per_row(notes: Sequence[RowSize], rows: int) -> int | None:
-    """What holds for the first so many rows; ``None`` where nothing was noted, as of rows that
+def values_per_row(row_sizes: Sequence[RowSize], rows: int) -> int | None:
+    """What holds for the first so many rows; ``None`` where there is no estimate, as of rows that
     were created empty and then written."""
-    for since, values in reversed(notes):
+    for since, values in reversed(row_sizes):
         if since <= rows:
             return values
     return None
 
 
-def parse_row_sizes(given: Any) -> dict[str, RowSizes] | None:
-    """Notes by field out of a document; ``None`` for what is none."""
-    if not isinstance(given, Mapping):
+def parse_row_sizes(stored: Any) -> dict[str, RowSizes] | None:
+    """Estimates by field out of a document; ``None`` for what is none."""
+    if not isinstance(stored, Mapping):
         return None
     found: dict[str, RowSizes] = {}
-    for path, notes in given.items():
-        if not isinstance(notes, list) or not all(_is_row_size(note) for note in notes):
+    for path, row_sizes in stored.items():
+        if not isinstance(row_sizes, list) or not all(_is_row_size(one) for one in row_sizes):
             return None
-        found[path] = tuple((note[0], note[1]) for note in notes)
+        found[path] = tuple((one[0], one[1]) for one in row_sizes)
         if any(a >= b for (a, _), (b, _) in zip(found[path], found[path][1:], strict=False)):
             return None
     return found
 
 
-def _is_row_size(given: Any) -> bool:
+def _is_row_size(stored: Any) -> bool:
     return (
-        isinstance(given, list)
-        and len(given) == 2
-        and all(type(n) is int and 0 <= n < _MOST_VALUES for n in given)
+        isinstance(stored, list)
+        and len(stored) == 2
+        and all(type(n) is int and 0 <= n < _MOST_VALUES for n in stored)
     )
 
 

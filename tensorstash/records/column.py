@@ -59,8 +59,8 @@ def write_rows(array: Array, rows: Rows, values: Any, look: Look | None = None) 
 
 
 class Column(NoOperators, ABC):
-    """One field over its array. ``checked`` turns a user's values into what ``put`` and ``grow``
-    store, or raises before anything is stored."""
+    """One field over its array. ``checked`` turns a user's values into what ``put`` and ``reserve``
+    take, or raises before anything is stored."""
 
     def __init__(self, path: str, field: Field, arrays: Sequence[Array]) -> None:
         self.path = path

@@ -191,9 +191,9 @@ def _change(
                 "the lock; repeat the call",
                 key=path + zarr3.KEY,
             )
-        kept = replace(after, attributes=now.attributes, document=now.document)
-        there = {path: n for path, n in value_counts(now).items() if path in kept.fields}
-        published = with_value_counts(kept, there)
+        merged = replace(after, attributes=now.attributes, document=now.document)
+        there = {path: n for path, n in value_counts(now).items() if path in merged.fields}
+        published = with_value_counts(merged, there)
         return to_document(published)
 
     tag = fence.publish(publish).tag
@@ -302,7 +302,10 @@ def member_array(
 
 
 class LatestCatalog:
-    """``now``: the document, as who looked last has seen it; which need not be what is gone by."""
+    """The records' document as it was last seen: what their table and the handles on single fields
+    share. It knows neither, so that a handle that is let go of is gone at once.
+
+    ``now``: the document, as who looked last has seen it; which need not be what is gone by."""
 
     def __init__(self, driver: Driver, path: str, now: Catalog) -> None:
         self.driver = driver
@@ -310,7 +313,7 @@ class LatestCatalog:
         self.now = now
         self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
 
-    def seen(self) -> Catalog:
+    def current(self) -> Catalog:
         """The document as it is now. One request that moves no bytes, while it is the one that was
         last seen."""
         now = self.now
@@ -318,7 +321,7 @@ class LatestCatalog:
             now = self.now = load(self.driver, self.path, now)
         return now
 
-    def ask(self, verify: Callable[[Catalog], None]) -> Look:
+    def look(self, verify: Callable[[Catalog], None]) -> Look:
         """The same, to be asked for together with what a call reads; another document than the one
         last seen is given to ``verify``."""
         known = self.now
@@ -331,12 +334,12 @@ class LatestCatalog:
 
     def check(self, known: Catalog, names: Iterable[str]) -> None:
         """Raise where some of the fields that are ``known`` are others now, or no more."""
-        self._compare(known, self.seen(), names)
+        self._compare(known, self.current(), names)
 
-    def look_for(self, known: Catalog, names: Iterable[str]) -> Look:
+    def look_for_fields(self, known: Catalog, names: Iterable[str]) -> Look:
         """The same, to be asked for together with what a call reads."""
         self._compare(known, self.now, names)  # a field that was replaced does not come back
-        return self.ask(lambda now: self._compare(known, now, names))
+        return self.look(lambda now: self._compare(known, now, names))
 
     def _compare(self, known: Catalog, now: Catalog, names: Iterable[str]) -> None:
         if now is known:
@@ -370,12 +373,12 @@ class FieldGuard:
 
     def check(self, spec: ArraySpec) -> None:
         """See :class:`~tensorstash.engine.look.Guard`."""
-        self._compare(spec, self._latest.seen())
+        self._compare(spec, self._latest.current())
 
     def look(self, spec: ArraySpec) -> Look:
         """See :class:`~tensorstash.engine.look.Guard`."""
         self._compare(spec, self._latest.now)
-        return self._latest.ask(lambda now: self._compare(spec, now))
+        return self._latest.look(lambda now: self._compare(spec, now))
 
     def _compare(self, spec: ArraySpec, now: Catalog) -> None:
         same = self._same

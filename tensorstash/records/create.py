@@ -192,8 +192,8 @@ def save_records(
     columns = view_of(columns)
     # Of those that a transform has changed, what it returns may be of other types.
     known = columns.fields if isinstance(columns, Records) else attached_fields(columns)
-    told = {path: field for path, field in known.items() if field is not None}
-    values = ingest.columns_of(columns, {**told, **named})
+    known_fields = {path: field for path, field in known.items() if field is not None}
+    values = ingest.columns_of(columns, {**known_fields, **named})
     if not values and not isinstance(columns, Mapping):  # rows, of which there are none
         values = {path: [] for path in {**known, **named}}
     if not values:
@@ -202,7 +202,7 @@ def save_records(
     if absent:
         raise Invalid(f"no values for field {absent[0]!r} of the schema")
     check_shapes_known([path for path in values if path not in named], known)
-    fields = _fields_of(values, named, told)
+    fields = _fields_of(values, named, known_fields)
     trial = create_records({}, fields, allow_pickle=how.get("allow_pickle", False))
     count, checked = ingest.check_rows(values, trial.source.table.columns, trial.names)
     made = create_records(location, fields, 0, overwrite=overwrite, **how)
@@ -210,32 +210,32 @@ def save_records(
     return made
 
 
-def _fields_of(values: Mapping[str, Any], named: Fields, told: KnownFields) -> Fields:
+def _fields_of(values: Mapping[str, Any], named: Fields, known_fields: KnownFields) -> Fields:
     """The fields of ``values``: as ``named``, as they know it themselves, as they call for."""
     fields: Fields = {}
     for path, column in values.items():
         field = named.get(path)
         if field is None:
-            known = column.field if isinstance(column, FieldValues) else told.get(path)
+            known = column.field if isinstance(column, FieldValues) else known_fields.get(path)
             field = known if known is not None and matches(column, known) else None
         fields[path] = schema.infer_columns({path: column})[path] if field is None else field
     return check_paths(fields)
 
 
-def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
-    if given is None and like is None:
+def _fields(described: Any, like: Any, allow_pickle: bool) -> Fields:
+    if described is None and like is None:
         raise Invalid("new records need a schema, or an example row: like={...}")
     fields: Fields = {}
     if like is not None:
-        named = {} if given is None else _parsed(given)
+        named = {} if described is None else _parsed(described)
         fields = schema.infer_example(ingest.flatten(like, named), named)
-    if given is not None:
-        fields |= _parsed(given)
+    if described is not None:
+        fields |= _parsed(described)
     if not fields:
         raise Invalid("new records need a field; the example row has none")
     return allowed(check_paths(fields), allow_pickle)
 
 
-def _parsed(given: Any) -> Fields:
+def _parsed(described: Any) -> Fields:
     """The fields of a schema, or of a class that describes a row."""
-    return parse(schema_of(given) if isinstance(given, type) else given)
+    return parse(schema_of(described) if isinstance(described, type) else described)

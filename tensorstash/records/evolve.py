@@ -189,7 +189,7 @@ def rename(table: Table, old: str, new: str) -> None:
     def change(before: Catalog, check: Check) -> Catalog:
         gone = [path for path in paths if path not in before.fields]
         if gone:
-            raise table.gone(gone[0])
+            raise table.missing(gone[0])
         taken = [name for name in names.values() if name in before.fields]
         if taken:
             raise AlreadyExists(f"{table.where} has a field {taken[0]!r} already")
@@ -212,8 +212,8 @@ def rename(table: Table, old: str, new: str) -> None:
             for source, target in arrays:
                 moved = _as_stored(table, source, specs.pop(source))
                 specs |= with_new_identities({target: moved})
-        notes = {names.get(path, path): known for path, known in before.notes.items()}
-        return _only_needed(replace(before, fields=fields, specs=specs, notes=notes))
+        row_sizes = {names.get(path, path): known for path, known in before.row_sizes.items()}
+        return _only_needed(replace(before, fields=fields, specs=specs, row_sizes=row_sizes))
 
     table.change(change)
     for path in paths:
@@ -255,5 +255,5 @@ def _only_needed(catalog: Catalog) -> Catalog:
         for name, document in catalog.groups.items()
         if any(array.startswith(name + "/") for array in wanted)
     }
-    notes = {path: known for path, known in catalog.notes.items() if path in catalog.fields}
-    return replace(catalog, specs=specs, groups=groups, notes=notes)
+    row_sizes = {path: known for path, known in catalog.row_sizes.items() if path in catalog.fields}
+    return replace(catalog, specs=specs, groups=groups, row_sizes=row_sizes)

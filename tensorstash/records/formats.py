@@ -7,9 +7,9 @@ form            a batch is
 ``python``      a list of rows, nested dicts of Python's own values
 ``torch``       a nested ``Batch`` of tensors
 ``tensordict``  a ``TensorDict``
-``arrow``       a ``pyarrow.Table`` (see ``arrow.py``)
-``pandas``      a ``pandas.DataFrame`` (see ``frames.py``)
-``polars``      a ``polars.DataFrame`` (see ``frames.py``)
+``arrow``       a ``pyarrow.Table`` (see ``interop/arrow.py``)
+``pandas``      a ``pandas.DataFrame`` (see ``interop/frames.py``)
+``polars``      a ``polars.DataFrame`` (see ``interop/frames.py``)
 ==============  =================================================================
 """
 
@@ -54,7 +54,7 @@ def format_columns(
     fields: Mapping[str, Field] | None = None,
 ) -> Any:
     """``columns`` in the ``form`` that a user asked for; numbers are shown over the memory they
-    have wherever the form can. ``fields`` tell what lists hold, where rows are none.
+    have wherever the form can. ``fields`` say what lists hold, where rows are none.
 
     :class:`~tensorstash.errors.Unsupported` names the field that the form cannot hold, or the
     package that it needs.
@@ -62,29 +62,29 @@ def format_columns(
     check_format(form, ragged)
     fields = fields or {}
     lost = fields_losing_shapes(columns, form, ragged)
-    kept: KnownFields = {p: None if p in lost else fields[p] for p in columns if p in fields}
+    known: KnownFields = {p: None if p in lost else fields[p] for p in columns if p in fields}
     if ragged == "padded":
         columns = {path: _to_padded(column) for path, column in columns.items()}
     if form == "torch":
-        return attach_fields(as_tensors(columns, ragged), kept)
+        return attach_fields(as_tensors(columns, ragged), known)
     if form == "tensordict":
-        return attach_fields(tensordicts.to_tensordict(columns, ragged), kept)
+        return attach_fields(tensordicts.to_tensordict(columns, ragged), known)
     if form == "arrow":
-        return arrow.to_arrow(columns, fields).replace_schema_metadata({KEY: to_text(kept)})
+        return arrow.to_arrow(columns, fields).replace_schema_metadata({KEY: to_text(known)})
     if form == "polars":
-        return attach_fields(frames.to_polars(columns, fields), kept)
+        return attach_fields(frames.to_polars(columns, fields), known)
     if form == "pandas":
         frame = frames.to_pandas(columns)
-        frame.attrs[KEY] = to_text(kept)
+        frame.attrs[KEY] = to_text(known)
         return frame
     if form == "python":
-        return FieldRows(_python_rows(columns), kept)
+        return FieldRows(_python_rows(columns), known)
     if ragged == "list":
         columns = {path: _to_list(column) for path, column in columns.items()}
-    made = nested({path: _with_field(column, kept.get(path)) for path, column in columns.items()})
+    made = nested({path: _with_field(column, known.get(path)) for path, column in columns.items()})
     # Arrays of text of one size become text of any, were it not known.
-    sized = any(field is None or field.dtype.kind == "U" for field in kept.values())
-    return attach_fields(KnownColumns(made), kept) if sized else made
+    sized = any(field is None or field.dtype.kind == "U" for field in known.values())
+    return attach_fields(KnownColumns(made), known) if sized else made
 
 
 def format_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = None) -> Any:
@@ -150,14 +150,14 @@ def _python_array(array: NDArray[Any]) -> Any:
 
 
 def _python_times(array: NDArray[Any]) -> NDArray[Any]:
-    """``datetime``, ``date`` and ``timedelta``, ``None`` for NaT; what these cannot tell
+    """``datetime``, ``date`` and ``timedelta``, ``None`` for NaT; what these cannot hold
     exactly stays NumPy's."""
     kind, (unit, _) = array.dtype.kind, np.datetime_data(array.dtype)
     if unit == "generic" or (kind == "m" and unit in "YM"):
         return array
     days = kind == "M" and unit in "YMWD"
-    told, exact = cast_times(array, "M8[D]" if days else f"{kind}8[us]")
-    out = told.astype(object)
+    cast, exact = cast_times(array, "M8[D]" if days else f"{kind}8[us]")
+    out = cast.astype(object)
     for at, value in np.ndenumerate(out):
         if not (exact[at] and (value is None or isinstance(value, (date, timedelta)))):
             out[at] = array[at]

@@ -92,7 +92,7 @@ def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns
     dataclass that holds columns, a structured array, an Arrow table, a data frame; records, or
     whatever else a loader reads, in their order.
 
-    ``fields`` tell which dicts are JSON values rather than fields within a field, that text in
+    ``fields`` say which dicts are JSON values rather than fields within a field, that text in
     a table is JSON, and which fields make one structured one.
     """
     fields = fields or {}
@@ -110,8 +110,8 @@ def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns
     )
     lengths = {path: _length(path, column) for path, column in found.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{path!r} has {n}" for path, n in lengths.items())
-        raise Invalid(f"columns of different lengths: {told}")
+        listing = ", ".join(f"{path!r} has {n}" for path, n in lengths.items())
+        raise Invalid(f"columns of different lengths: {listing}")
     return _parsed(found, fields) if tabled else found
 
 
@@ -126,12 +126,14 @@ def _fields_of(columns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Fi
     return {name: columns[name].field for name in names}
 
 
-def flatten(value: Any, keep: Collection[str] = (), known: Collection[str] = ()) -> dict[str, Any]:
+def flatten(
+    value: Any, whole_paths: Collection[str] = (), known: Collection[str] = ()
+) -> dict[str, Any]:
     """What a nested dict (of dicts, dataclasses, TensorDicts) holds, by path. Keys are names,
-    paths, or tuples of names; what stands at the paths ``keep`` is not taken apart. A dict that
+    paths, or tuples of names; what stands at ``whole_paths`` is not taken apart. A dict that
     holds nothing is refused, for it may be a value, unless it stands above ``known`` fields."""
     out: dict[str, Any] = {}
-    _flatten(value, _children(value) or {}, "", keep, known, out)
+    _flatten(value, _children(value) or {}, "", whole_paths, known, out)
     return check_paths(out)
 
 
@@ -216,7 +218,7 @@ def _length(path: str, column: Any) -> int:
 
 
 def _parsed(columns: Columns, fields: Mapping[str, Field]) -> Columns:
-    """``columns`` of a table, with the text of JSON fields as the values that it tells."""
+    """``columns`` of a table, with the text of JSON fields as the values that it spells."""
     out = dict(columns)
     for path, column in columns.items():
         text = isinstance(column, np.ndarray) and column.dtype.kind == "T"
@@ -236,7 +238,7 @@ def _flatten(
     value: Any,
     branch: Mapping[Any, Any],
     above: str,
-    keep: Collection[str],
+    whole_paths: Collection[str],
     known: Collection[str],
     out: dict[str, Any],
 ) -> None:
@@ -244,7 +246,7 @@ def _flatten(
     apart = _is_structured(value)
     for key, inner in branch.items():
         path = above + _path_of(key)
-        whole = path in keep or (not apart and _is_structured(inner))
+        whole = path in whole_paths or (not apart and _is_structured(inner))
         within = None if whole else _children(inner)
         if within is not None:
             empty = not within and not is_tensordict(inner)
@@ -253,7 +255,7 @@ def _flatten(
                     f"field {path!r} is {short(inner)}, which has no fields; name it in the schema "
                     "as tensorstash.json, or leave it out"
                 )
-            _flatten(inner, within, path + "/", keep, known, out)
+            _flatten(inner, within, path + "/", whole_paths, known, out)
         elif path in out:
             raise Invalid(f"field {path!r} is there twice")
         else:
@@ -320,7 +322,7 @@ def _structured(path: str, dtype: np.dtype[Any], inside: dict[str, Any]) -> NDAr
 
 def _scalar_paths(dtype: np.dtype[Any], above: str = "") -> list[str]:
     return [
-        leaf
+        path
         for name, part in parts(dtype)
-        for leaf in (_scalar_paths(part, f"{above}{name}/") if part.names else [above + name])
+        for path in (_scalar_paths(part, f"{above}{name}/") if part.names else [above + name])
     ]

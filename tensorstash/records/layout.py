@@ -65,10 +65,10 @@ def specs(
         )
     exact = _by_field(fields, rows_per_chunk if isinstance(rows_per_chunk, Mapping) else {})
     step = None if isinstance(rows_per_chunk, Mapping) else rows_per_chunk
-    for given in (*exact.values(), step, rows_per_shard):
-        if given is not None and (type(given) is not int or given < 1):
+    for count in (*exact.values(), step, rows_per_shard):
+        if count is not None and (type(count) is not int or count < 1):
             raise Invalid(
-                f"{short(given)} is not a number of rows for a chunk or shard; the least is 1"
+                f"{short(count)} is not a number of rows for a chunk or shard; the least is 1"
             )
     if step is None:
         step = step_of(fields)
@@ -197,9 +197,9 @@ def _is_by_field(codecs: Any, fields: Fields) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(codecs, Mapping) and "name" not in codecs
 
 
-def _by_field(fields: Fields, given: Mapping[Any, Any]) -> dict[str, Any]:
+def _by_field(fields: Fields, values: Mapping[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in values.items():
         for path in chosen(fields, [path_of(name)]):
             found[path] = value
     return found
@@ -213,11 +213,11 @@ def touched_chunks(
     names: Iterable[str],
     rows: NDArray[np.int64],
     length: int,
-    among: int,
+    chosen_from: int,
     cache_bytes: int,
 ) -> list[Touched]:
     """The chunks that runs of ``length`` rows from ``rows`` on have a part in, of every array of
-    some fields. Ragged rows are taken to have all as many values, end to end; ``among`` and
+    some fields. Ragged rows are taken to have all as many values, end to end; ``chosen_from`` and
     ``cache_bytes``: of how many rows a view was made, and what each array keeps decoded."""
     found = []
     for name in names:
@@ -233,7 +233,7 @@ def touched_chunks(
             first, last = first * pieces, last * pieces + pieces - 1
         found.append(Touched.between(first, last, min(1.0, keeps / size)))
         if ragged:
-            found.append(_touched_values(catalog, name, rows, length, among, cache_bytes))
+            found.append(_touched_values(catalog, name, rows, length, chosen_from, cache_bytes))
     return found
 
 
@@ -242,12 +242,12 @@ def _touched_values(
     name: str,
     rows: NDArray[np.int64],
     length: int,
-    among: int,
+    chosen_from: int,
     cache_bytes: int,
 ) -> Touched:
     itemsize = max(1, catalog.fields[name].dtype.itemsize)
-    noted = values_per_row(catalog.notes.get(name, ()), among)
-    each = max(1, RAGGED_BYTES // itemsize if noted is None else noted)
+    estimate = values_per_row(catalog.row_sizes.get(name, ()), chosen_from)
+    each = max(1, RAGGED_BYTES // itemsize if estimate is None else estimate)
     edge = catalog.specs[f"{name}/{VALUES}"].grid.chunk_shape((0,))[0]
     size = each * itemsize * max(1, catalog.rows)
     first, last = rows * each // edge, ((rows + length) * each - 1) // edge

@@ -86,10 +86,10 @@ class RaggedColumn(Column):
             look.done()
         stays = self._stays(places, values)
         if stays.any():
-            kept, starts = values[stays], places[stays, 0]
-            at = runs_of(starts, np.diff(kept.offsets))
+            same, starts = values[stays], places[stays, 0]
+            at = runs_of(starts, np.diff(same.offsets))
             if at.size:
-                write_rows(self._known(int(at.max()) + 1), at, kept.values)
+                write_rows(self._known(int(at.max()) + 1), at, same.values)
         if stays.all():
             return 0
         moved = self.reserve(values[~stays])

@@ -35,7 +35,7 @@ class RowSet(Protocol):
         """The stored numbers of checked positions."""
         ...
 
-    def among(self, stored: int) -> int:
+    def chosen_from(self, stored: int) -> int:
         """Of how many of the first rows they were chosen, as far as can be told: it stays, however
         many are added later."""
         ...
@@ -57,8 +57,8 @@ class AllRows:
         """See :meth:`RowSet.at`."""
         return positions
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
         return stored
 
     @property
@@ -82,8 +82,8 @@ class ShuffledRows:
         """See :meth:`RowSet.at`."""
         return permuted(self.seed, self.total, as_numbers(positions) + self.start)
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
         return self.total
 
     @property
@@ -109,12 +109,12 @@ class RowList:
         found: NDArray[Any] = self.rows[positions]
         return found
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
-        return self._among
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
+        return self._chosen_from
 
     @Cached
-    def _among(self) -> int:
+    def _chosen_from(self) -> int:
         return int(self.rows.max(initial=-1)) + 1
 
     @property
@@ -148,8 +148,8 @@ class RowRange:
             return slice(self.start + first * self.step, last, self.step * step)
         return as_numbers(positions) * self.step + self.start
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
         last = self.start + (self.length - 1) * self.step
         return max(self.start, last) + 1 if self.length else 0
 
@@ -173,9 +173,9 @@ class NestedRows:
         """See :meth:`RowSet.at`."""
         return self.outer.at(self.inner.at(positions, stored), stored)
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
-        return self.outer.among(stored)
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
+        return self.outer.chosen_from(stored)
 
     @property
     def identity(self) -> Hashable:

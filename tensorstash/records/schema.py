@@ -230,7 +230,11 @@ def chosen(fields: Fields, names: Sequence[Any]) -> list[str]:
     return list(found)
 
 
-# -- fields that nobody has named ----------------------------------------------------------------
+# -- fields that nobody has named -----------------------------------------------------------
+#
+# Arrays say what they are. Python's values are looked at one by one, and the field is one that
+# gives each of them back: where numbers would change (integers of 2**63 and above among floats,
+# ``True`` among numbers), the field is JSON.
 
 
 _UINT64_END = 1 << 64
@@ -321,45 +325,45 @@ def _infer_values(path: str, rows: list[Any]) -> Field:
         return _infer_lists(path, rows)
     except OverflowError:
         return json
-    leaves = np.array(rows, OBJECT)
-    if leaves.shape != shape:
+    scalars = np.array(rows, OBJECT)
+    if scalars.shape != shape:
         return json
-    dtype = _scalar_dtype(path, leaves.reshape(-1).tolist())
+    dtype = _scalar_dtype(path, scalars.reshape(-1).tolist())
     return json if dtype is None else Field("fixed", dtype, shape[1:])
 
 
 def _infer_lists(path: str, rows: list[Any]) -> Field:
-    leaves: list[Any] = []
+    scalars: list[Any] = []
     for row in rows:
         inner = row.tolist() if hasattr(row, "tolist") else row
         if not isinstance(inner, (list, tuple)):
             return json
-        leaves += inner
-    if any(isinstance(leaf, (list, tuple, dict)) for leaf in leaves):
+        scalars += inner
+    if any(isinstance(scalar, (list, tuple, dict)) for scalar in scalars):
         return json
-    dtype = _scalar_dtype(path, leaves)
+    dtype = _scalar_dtype(path, scalars)
     return json if dtype is None else ragged(dtype)
 
 
-def _scalar_dtype(path: str, leaves: list[Any]) -> np.dtype[Any] | None:
+def _scalar_dtype(path: str, scalars: list[Any]) -> np.dtype[Any] | None:
     """The type that holds each of these values as it is, of numbers and times; else ``None``."""
-    kinds = {type(leaf) for leaf in leaves}
+    kinds = {type(scalar) for scalar in scalars}
     if not kinds:
         return None
     if all(issubclass(kind, (bool, np.bool_)) for kind in kinds):
         return np.dtype(bool)
     if any(issubclass(kind, (date, timedelta)) for kind in kinds):
-        return _time_dtype(path, leaves, kinds)
+        return _time_dtype(path, scalars, kinds)
     number = (int, float, complex, np.number)
     if not all(issubclass(kind, number) and not issubclass(kind, bool) for kind in kinds):
         return None
     if any(issubclass(kind, np.timedelta64) for kind in kinds):
         return None
-    whole = [leaf for leaf in leaves if isinstance(leaf, (int, np.integer))]
-    if len(whole) == len(leaves):
+    whole = [scalar for scalar in scalars if isinstance(scalar, (int, np.integer))]
+    if len(whole) == len(scalars):
         return _integer_dtype(int(min(whole)), int(max(whole)))
     dtype = np.result_type(np.float64, *(np.asarray(kind(0)) for kind in kinds - {int}))
-    return dtype if all(_is_exact_float(int(leaf)) for leaf in whole) else None
+    return dtype if all(_is_exact_float(int(scalar)) for scalar in whole) else None
 
 
 def _integer_dtype(low: int, high: int) -> np.dtype[Any] | None:
@@ -375,8 +379,8 @@ def _is_exact_float(number: int) -> bool:
         return False
 
 
-def _time_dtype(path: str, leaves: list[Any], kinds: set[type]) -> np.dtype[Any]:
-    if any(getattr(leaf, "tzinfo", None) is not None for leaf in leaves):
+def _time_dtype(path: str, scalars: list[Any], kinds: set[type]) -> np.dtype[Any]:
+    if any(getattr(scalar, "tzinfo", None) is not None for scalar in scalars):
         raise Invalid(
             f"field {path!r} has times with a time zone, which no field keeps: convert them, as "
             "t.astimezone(timezone.utc).replace(tzinfo=None)"

@@ -125,7 +125,7 @@ class Series(NoOperators):
     def _column(self) -> Any:
         column = self._table.columns.get(self._path)
         if column is None:
-            raise self._table.gone(self._path)
+            raise self._table.missing(self._path)
         return column
 
     def _at(self, positions: Rows) -> Rows:

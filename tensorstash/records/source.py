@@ -71,7 +71,7 @@ class RecordSource(Source):
             return tuple(self.table.fields)
         for name in self._names:
             if name not in self.table.fields:
-                raise self.table.gone(name)
+                raise self.table.missing(name)
         return self._names
 
     @property
@@ -99,15 +99,15 @@ class RecordSource(Source):
     @property
     def row_bytes(self) -> int:
         """About how many bytes a row has in memory: of rows of different sizes, the mean that was
-        noted as they were added, which no later write changes."""
+        estimated as they were added, which no later write changes."""
         catalog = self.table.catalog
-        among = self.rows.among(catalog.rows)
+        chosen_from = self.rows.chosen_from(catalog.rows)
         size = 0
         for name in self.names:
             field = catalog.fields[name]
             size += layout.row_bytes(field)
             if field.kind == "ragged":
-                values = values_per_row(catalog.notes.get(name, ()), among)
+                values = values_per_row(catalog.row_sizes.get(name, ()), chosen_from)
                 size += RAGGED_BYTES if values is None else values * field.dtype.itemsize
         return size
 
@@ -161,9 +161,9 @@ class RecordSource(Source):
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
         stored, names = as_slice(self.stored(rows)), self._same_names()
-        lost = self.table.lost if self._names is None else ()
+        lost = self.table.dropped if self._names is None else ()
         for name in (*lost, *(name for name in out or () if name not in names)):
-            raise self.table.gone(name)  # or its memory would stay as it is
+            raise self.table.missing(name)  # or its memory would stay as it is
         return self.table.take(stored, names, out, in_worker())
 
     def put(self, positions: int | Rows, value: Any) -> None:
@@ -203,14 +203,14 @@ class RecordSource(Source):
         rows follow each other as they are stored."""
         table = self.table
         stored = as_numbers(self.stored(rows))
-        among = self.rows.among(table.catalog.rows)
+        chosen_from = self.rows.chosen_from(table.catalog.rows)
         cache = table.settings.cache_bytes
-        return touched_chunks(table.catalog, self.names, stored, length, among, cache)
+        return touched_chunks(table.catalog, self.names, stored, length, chosen_from, cache)
 
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
-        shown = format_columns(columns, self._format or "numpy", self.ragged, self.table.fields)
-        return shown if self.transform is None else self.transform(shown)
+        batch = format_columns(columns, self._format or "numpy", self.ragged, self.table.fields)
+        return batch if self.transform is None else self.transform(batch)
 
     @property
     def format(self) -> str | None:

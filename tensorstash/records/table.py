@@ -77,7 +77,7 @@ class Table:
     ) -> None:
         self._connect = connect
         self._identities = identities or {}
-        self.lost: tuple[str, ...] = ()  # fields that a pickled table knew, and that are no more
+        self.dropped: tuple[str, ...] = ()  # fields that a pickled table knew, and that are no more
         self.settings = settings
         self.closed = closed
         self._place: Place | None = None
@@ -163,7 +163,7 @@ class Table:
         def change() -> None:
             if self._catalog is None:
                 self._catalog, self._latest = known, latest
-                self.lost = dropped_fields(self._identities, now)
+                self.dropped = dropped_fields(self._identities, now)
 
         once(change)
 
@@ -172,7 +172,7 @@ class Table:
         self.check()
         before = self._catalog
         self.adopt(commit.load(*self.place, before), before)
-        self.lost = ()
+        self.dropped = ()
 
     def adopt(self, catalog: Catalog, before: Catalog | None = None) -> None:
         """``catalog`` is how the records are now; or were, if another thread has learned of more
@@ -236,7 +236,7 @@ class Table:
         found: Columns = dict.fromkeys(names)
         for name in found:
             if name not in columns:
-                raise self.gone(name)
+                raise self.missing(name)
 
         names = [*found]
         look = self.look(names)
@@ -274,7 +274,7 @@ class Table:
         request costs no round trip, or nothing changes."""
         if self.settings.immutable or self.driver.capabilities.local:
             return None
-        return self.latest.look_for(self.catalog, [*names])
+        return self.latest.look_for_fields(self.catalog, [*names])
 
     # -- changes --------------------------------------------------------------------------
 
@@ -289,7 +289,7 @@ class Table:
         columns = self.columns
         for name in values:
             if name not in columns:
-                raise self.gone(name)
+                raise self.missing(name)
         ends: dict[str, int] = {}
         look = self.look(values)
         if look is None:
@@ -351,7 +351,7 @@ class Table:
             identities = {name: spec.identity for name, spec in self._catalog.specs.items()}
         return Table, (FixedPlace(*self.place), self.settings, None, self.closed, identities)
 
-    def gone(self, name: str) -> NotFound:
+    def missing(self, name: str) -> NotFound:
         """The error about a field that a view has and the records have no more."""
         return missing_field(self.where, name, self.fields)
 

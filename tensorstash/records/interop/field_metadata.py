@@ -1,6 +1,6 @@
-"""The fields that what was read keeps in mind, so that, taken back, it makes the same ones.
+"""What was read from records remembers its fields, so that stored again it has the same ones.
 
-Arrays tell what they are; a list does not tell whether it holds JSON, nor a table of float32
+Arrays have a dtype; a list does not say whether it holds JSON, nor a table of float32
 that it was bfloat16. So lists know their field, lists of rows and batches their fields, and
 tables have a schema in their metadata, which pandas and Parquet keep too. What was changed since
 goes by what it now is.
@@ -58,10 +58,10 @@ class FieldRows(list[Any]):
         return FieldRows(found, self.fields) if isinstance(key, slice) else found
 
 
-def attach_fields(shown: Any, fields: KnownFields) -> Any:
-    """``shown``, a batch or a data frame, which from now on knows its ``fields``."""
-    setattr(shown, _ATTRIBUTE, dict(fields))
-    return shown
+def attach_fields(value: Any, fields: KnownFields) -> Any:
+    """``value``, a batch or a data frame, which from now on knows its ``fields``."""
+    setattr(value, _ATTRIBUTE, dict(fields))
+    return value
 
 
 def attached_fields(value: Any) -> KnownFields:
@@ -81,7 +81,7 @@ def attached_fields(value: Any) -> KnownFields:
 
 
 def matches(column: Any, field: Field) -> bool:
-    """Whether ``column`` is still what a column of ``field`` is shown as. Of a list only what
+    """Whether ``column`` is still what a column of ``field`` is read as. Of a list only what
     tells text from bytes is looked at: whether the rest fits is found out as it is stored."""
     if isinstance(column, Ragged):
         return field.kind == "ragged" and _is_type(column.dtype, field.dtype)
@@ -106,8 +106,8 @@ def to_text(fields: KnownFields) -> str:
 def from_text(text: Any) -> KnownFields:
     """The fields that a table's metadata tell; none where it tells something else."""
     try:
-        told = json.loads(text) if isinstance(text, (str, bytes)) else {}
-        return {path: _field(given) for path, given in told.items()}
+        described = json.loads(text) if isinstance(text, (str, bytes)) else {}
+        return {path: _field(given) for path, given in described.items()}
     except (StashError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
@@ -123,7 +123,7 @@ def fields_losing_shapes(columns: Mapping[str, Any], form: str, ragged: str) -> 
 
 
 def check_shapes_known(columns: Iterable[str], fields: KnownFields) -> None:
-    """Raise for rows that were shown without their shapes: others would be stored."""
+    """Raise for rows that were read without their shapes: others would be stored."""
     for path in columns:
         if path in fields and fields[path] is None:
             raise Invalid(
@@ -137,36 +137,36 @@ def _hides(shapes: NDArray[np.int64]) -> bool:
     return bool((shapes * ended).any())
 
 
-def _is_type(shown: Any, stored: np.dtype[Any]) -> bool:
-    if shown == stored:
+def _is_type(value: Any, stored: np.dtype[Any]) -> bool:
+    if value == stored:
         return True
     kind = stored.kind
     if is_extended(stored):
-        return bool(shown == widened(stored))
+        return bool(value == widened(stored))
     if kind in "mM":  # tensors count units; tables have units of their own
-        return bool(shown == np.int64 or shown.kind == kind)
-    return kind in "US" and shown.kind in "TOU"
+        return bool(value == np.int64 or value.kind == kind)
+    return kind in "US" and value.kind in "TOU"
 
 
 def _described(field: Field | None) -> Any:
     if field is None:
         return None
-    told: dict[str, Any] = {"kind": field.kind}
+    described: dict[str, Any] = {"kind": field.kind}
     if field.kind in ("fixed", "ragged"):
-        told["dtype"] = dtypes.to_v3(field.dtype)
+        described["dtype"] = dtypes.to_v3(field.dtype)
     if field.kind == "fixed":
-        told["shape"] = field.shape
+        described["shape"] = field.shape
     if field.kind == "ragged":
-        told["ndim"] = field.ndim
-    return told
+        described["ndim"] = field.ndim
+    return described
 
 
-def _field(told: Any) -> Field | None:
-    if told is None:
+def _field(described: Any) -> Field | None:
+    if described is None:
         return None
-    kind = told["kind"]
+    kind = described["kind"]
     if kind in ("fixed", "ragged"):
-        dtype = dtypes.from_v3(told["dtype"])
-        shape = tuple(int(n) for n in told.get("shape", ()))
-        return Field(kind, dtype, shape, int(told.get("ndim", 1)))
+        dtype = dtypes.from_v3(described["dtype"])
+        shape = tuple(int(n) for n in described.get("shape", ()))
+        return Field(kind, dtype, shape, int(described.get("ndim", 1)))
     return _ONE_VALUE[kind]
