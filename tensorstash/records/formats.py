@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from ..columns import Columns, KnownColumns, Ragged, nested
 from ..dtype import is_extended, widened
 from ..errors import Invalid, short
-from ..loading.present import present as as_tensors
-from ..loading.present import rows
+from ..loading.present import to_batch, to_rows
 from .interop import arrow, frames, tensordicts
 from .interop.dtypes import cast_times, split_structured
 from .interop.field_metadata import (
@@ -66,7 +65,7 @@ def format_columns(
     if ragged == "padded":
         columns = {path: _to_padded(column) for path, column in columns.items()}
     if form == "torch":
-        return attach_fields(as_tensors(columns, ragged), known)
+        return attach_fields(to_batch(columns, ragged), known)
     if form == "tensordict":
         return attach_fields(tensordicts.to_tensordict(columns, ragged), known)
     if form == "arrow":
@@ -99,7 +98,7 @@ def format_row(columns: Columns, form: str, fields: Mapping[str, Field] | None =
     if form == "numpy":
         return nested({path: column[0] for path, column in columns.items()})
     columns = split_structured(columns)
-    (row,) = rows(columns)
+    (row,) = to_rows(columns)
     return row if form == "torch" else tensordicts.row_to_tensordict(row, columns)
 
 
@@ -177,7 +176,7 @@ def format_rows(columns: Columns, form: str, fields: Fields) -> list[Any]:
             return [nested({name: part[i] for name, part in parts.items()}) for i in range(count)]
         return [{name: part[i] for name, part in parts.items()} for i in range(count)]
     if form == "torch":
-        return rows(columns)
+        return to_rows(columns)
     count = len(next(iter(columns.values()), ()))
     if form == "python":
         return list(format_columns(columns, form, "list"))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..columns import Columns
 from ..errors import Invalid, InvalidSelection, counted
 from ..loading.dataloader_worker import in_worker, keeping_fields
-from ..loading.present import rows as rows_of_tensors
+from ..loading.present import to_rows
 from ..loading.source import Blocks, Source, Touched, fingerprint_of
 from . import layout
 from .catalog import RecordsInfo, changed_fields, describe, values_per_row
@@ -265,7 +265,7 @@ class RecordSource(Source):
         with keeping_fields():
             columns = self.take(self._positions(indices))
         if self._format in (None, "torch") and self.transform is None:
-            return rows_of_tensors(columns)
+            return to_rows(columns)
         return self._as_rows(columns)
 
     def _positions(self, indices: Any) -> NDArray[Any]:

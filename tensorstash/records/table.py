@@ -82,8 +82,7 @@ class Table:
         self.closed = closed
         self._place: Place | None = None
         self._catalog = catalog
-        self._columns: _Columns | None = None
-        self._columns_of_worker: _Columns | None = None
+        self._columns: dict[bool, _Columns] = {}  # by whether they are for a worker
         self._latest: LatestCatalog | None = None
 
     @property
@@ -125,31 +124,23 @@ class Table:
     @property
     def columns(self) -> Mapping[str, Column]:
         """A column for every field, as :attr:`catalog` has it."""
-        self._columns = known = self._columns_of(self._columns, self.settings)
-        return known[1]
+        return self._columns_for(in_worker=False)
 
-    @property
-    def columns_of_worker(self) -> Mapping[str, Column]:
-        """The same for a worker of a ``DataLoader``, of which several fill the processors: over
-        handles of its own, which read with the caller's thread alone."""
-        if self.settings.threads == 1:
-            return self.columns
-        settings = replace(self.settings, threads=1)
-        self._columns_of_worker = known = self._columns_of(self._columns_of_worker, settings)
+    def _columns_for(self, in_worker: bool) -> Mapping[str, Column]:
+        """``in_worker``: those for a worker of a ``DataLoader``, of which several fill the
+        processors: over handles of its own, which read with the caller's thread alone."""
+        catalog, known = self.catalog, self._columns.get(in_worker)
+        if known is None or known[0] is not catalog:
+            settings = replace(self.settings, threads=1) if in_worker else self.settings
+            old = {} if known is None else known[2]
+            arrays = {n: self._array(n, s, old.get(n), settings) for n, s in catalog.specs.items()}
+            columns = {
+                path: column_of(path, field, [arrays[name] for name in arrays_of(path, field)])
+                for path, field in catalog.fields.items()
+            }
+            # Whole or not at all, so that threads need no lock: one that a fork would inherit.
+            known = self._columns[in_worker] = catalog, columns, arrays
         return known[1]
-
-    def _columns_of(self, known: _Columns | None, settings: Settings) -> _Columns:
-        catalog = self.catalog
-        if known is not None and known[0] is catalog:
-            return known
-        old = {} if known is None else known[2]
-        arrays = {n: self._array(n, s, old.get(n), settings) for n, s in catalog.specs.items()}
-        columns = {
-            path: column_of(path, field, [arrays[name] for name in arrays_of(path, field)])
-            for path, field in catalog.fields.items()
-        }
-        # Whole or not at all, so that threads need no lock: one that a fork would inherit.
-        return catalog, columns, arrays
 
     def _load(self) -> None:
         """Look at the stored document for the first time."""
@@ -230,9 +221,9 @@ class Table:
         out: Mapping[str, NDArray[Any]] | None = None,
         in_worker: bool = False,
     ) -> Columns:
-        """The values of some fields in ``rows``; ``in_worker``: see :attr:`columns_of_worker`."""
+        """The values of some fields in ``rows``; ``in_worker``: see :meth:`_columns_for`."""
         self.check()
-        columns = self.columns_of_worker if in_worker else self.columns
+        columns = self._columns_for(in_worker)
         found: Columns = dict.fromkeys(names)
         for name in found:
             if name not in columns:
@@ -329,7 +320,7 @@ class Table:
     def close(self) -> None:
         """Refuse further use, of the fields' arrays too."""
         self.closed = True
-        for known in filter(None, (self._columns, self._columns_of_worker)):
+        for known in [*self._columns.values()]:
             for array in known[2].values():
                 array.close()
 

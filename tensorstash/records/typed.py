@@ -31,7 +31,7 @@ def typed(records: Records, cls: type[Row]) -> Typed[Row]:
 
 def view_of(value: Any) -> Any:
     """``value`` itself; of a typed view the records with the fields that its class names."""
-    return value._shown if isinstance(value, Typed) else value
+    return value._view if isinstance(value, Typed) else value
 
 
 class Typed(Generic[Row]):
@@ -49,12 +49,12 @@ class Typed(Generic[Row]):
     ([1, 2], (3,))
     """
 
-    __slots__ = ("_above", "_records", "_row", "_shown")
+    __slots__ = ("_above", "_records", "_row", "_view")
 
     _above: str
     _records: Records
     _row: RowClass
-    _shown: Any
+    _view: Any
 
     def __init__(self, records: Records, cls: type[Row], above: str = "") -> None:
         """Made by :func:`typed`."""
@@ -63,12 +63,12 @@ class Typed(Generic[Row]):
         if clash:
             raise Invalid(f"{row.name}.{clash[0]} is what typed views call their own; rename it")
         paths = _paths(row, above, records.fields)
-        shown: Any = records if set(paths) == set(records.fields) else records.select(*paths)
+        view: Any = records if set(paths) == set(records.fields) else records.select(*paths)
         if row.uses_tensors:
-            shown = shown.with_format("tensordict")
+            view = view.with_format("tensordict")
         for name, value in (("_above", above), ("_records", records), ("_row", row)):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_shown", shown)
+        object.__setattr__(self, "_view", view)
 
     @property
     def records(self) -> Any:
@@ -79,18 +79,16 @@ class Typed(Generic[Row]):
         return len(self._records)
 
     def __getitem__(self, rows: Any) -> Row:
-        return self._made(self._shown[rows])  # type: ignore[no-any-return]
+        return self._made(self._view[rows])  # type: ignore[no-any-return]
 
     def __setitem__(self, rows: Any, value: Any) -> None:
-        self._shown[rows] = (
-            self._several(value) if isinstance(value, list) else self._checked(value)
-        )
+        self._view[rows] = self._several(value) if isinstance(value, list) else self._checked(value)
 
     def __iter__(self) -> Iterator[Row]:
         if not self._row.uses_tensors:
-            return map(self._made, self._shown)
+            return map(self._made, self._view)
         starts = range(0, len(self), _AT_ONCE)
-        batches = (self._shown[start : start + _AT_ONCE] for start in starts)
+        batches = (self._view[start : start + _AT_ONCE] for start in starts)
         return (self._made(row) for batch in batches for row in batch.unbind(0))
 
     def append(self, row: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...coerce import is_tensor, natural
 from ...columns import Columns, Ragged, nested
-from ...loading.present import present
+from ...loading.present import to_batch
 from .dtypes import optional_package, split_structured
 
 
@@ -17,7 +17,7 @@ def to_tensordict(columns: Columns, ragged: str) -> Any:
     made = optional_package("tensordict")
     columns = split_structured(columns)
     count = len(next(iter(columns.values()), ()))
-    batch = present(columns, ragged)
+    batch = to_batch(columns, ragged)
     values = {path: _within(batch, path) for path in columns}
     stacked = {
         path: value if is_tensor(value) else _stack(made, value) for path, value in values.items()
