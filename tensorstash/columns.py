@@ -37,13 +37,24 @@ class KnownColumns(dict[str, Any]):
 
 
 class Ragged:
-    """Rows that are arrays of different shapes, with one dtype and one number of axes.
+    """Rows of different sizes in memory: arrays of one dtype and number of axes, end to end.
 
-    ``values`` (1-D) holds row after row, each in C order; row ``i`` is
-    ``values[offsets[i]:offsets[i + 1]]`` in the shape ``shapes[i]``. ``offsets`` are int64, one
-    more than rows, from 0 on; ``shapes`` are int64, of shape ``(rows, ndim)``. Indexing with an
-    integer returns a row, a view; with a slice, a mask or an integer array another
-    :class:`Ragged`.
+    Indexing with an integer returns a row, a view; with a slice, a mask or an integer array another
+    ``Ragged``. Records take one as rows, and views by ``ragged_as("jagged")`` return one.
+
+    Attributes:
+        values: all rows' elements, a 1-D array: row after row, each in C order.
+        offsets: where in ``values`` rows begin and end: row ``i`` is
+            ``values[offsets[i]:offsets[i + 1]]``. An int64 array of shape ``(rows + 1,)``, which
+            begins with 0.
+        shapes: the shape of each row, an int64 array of shape ``(rows, ndim)``.
+
+    Raises:
+        InvalidSelection: a row is out of range.
+
+    >>> r = stash.Ragged(np.array([1, 2, 3]), np.array([0, 2, 2, 3]))
+    >>> len(r), r[0].tolist(), r[1].tolist(), r[1:].values.tolist()
+    (3, [1, 2], [], [3])
     """
 
     __slots__ = ("offsets", "shapes", "values")
@@ -51,16 +62,36 @@ class Ragged:
     def __init__(
         self, values: NDArray[Any], offsets: NDArray[np.int64], shapes: Shapes | None = None
     ) -> None:
-        """``shapes`` may be left out for rows of one axis."""
+        """Rows over this memory, which is neither copied nor checked.
+
+        Args:
+            values: all elements, a 1-D array.
+            offsets: int64, one more than rows, from 0 on.
+            shapes: int64, of shape ``(rows, ndim)``; may be left out for rows of one axis.
+        """
         self.values = values
         self.offsets = offsets
         self.shapes = np.diff(offsets)[:, None] if shapes is None else shapes
 
     @classmethod
     def of(cls, rows: Iterable[Any], dtype: np.dtype[Any], ndim: int = 1) -> Ragged:
-        """``rows`` (arrays, tensors or lists of ``ndim`` axes) gathered into new memory;
-        :class:`~tensorstash.errors.Invalid` where a row has another number of axes, or values
-        that ``dtype`` cannot hold."""
+        """Gather rows into new memory.
+
+        Args:
+            rows: arrays, tensors or lists of ``ndim`` axes; or a ``Ragged``, which is not copied
+                where its dtype is this one.
+            dtype: of the elements.
+            ndim: axes of a row.
+
+        Returns:
+            A ``Ragged``.
+
+        Raises:
+            Invalid: a row has another number of axes, or values that ``dtype`` cannot hold.
+
+        >>> stash.Ragged.of([[1, 2], [], [3]], np.dtype("int32"))
+        <Ragged 3 rows of 1 axis, 3 int32>
+        """
         if isinstance(rows, Ragged):
             if rows.ndim != ndim:
                 raise Invalid(
@@ -80,7 +111,18 @@ class Ragged:
 
     @classmethod
     def join(cls, pieces: Sequence[Ragged]) -> Ragged:
-        """Join ``pieces`` into one: the rows of the first, then those of the next, and so on."""
+        """Join the rows of several, one after another.
+
+        Args:
+            pieces: of one dtype and number of axes, at least one.
+
+        Returns:
+            A ``Ragged`` over new memory.
+
+        >>> one = stash.Ragged.of([[1, 2]], np.dtype("int32"))
+        >>> [row.tolist() for row in stash.Ragged.join([one, one[:0], one])]
+        [[1, 2], [1, 2]]
+        """
         sizes = np.concatenate([np.diff(piece.offsets) for piece in pieces])
         values = np.concatenate([piece.values for piece in pieces])
         return cls(values, offsets_of(sizes), np.concatenate([piece.shapes for piece in pieces]))
@@ -97,7 +139,7 @@ class Ragged:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Elements along the first axis of each row."""
+        """Elements along the first axis of each row: an int64 array of shape ``(rows,)``."""
         return self.shapes[:, 0]
 
     @property
@@ -106,8 +148,17 @@ class Ragged:
         return self.values.nbytes + self.offsets.nbytes + self.shapes.nbytes
 
     def checked(self) -> Ragged:
-        """The same rows with no values before, after or between them;
-        :class:`~tensorstash.errors.Invalid` where values, offsets and shapes do not fit."""
+        """Return the same rows with no values before, after or between them.
+
+        Returns:
+            A ``Ragged`` over the same memory.
+
+        Raises:
+            Invalid: values, offsets and shapes do not fit.
+
+        >>> stash.Ragged(np.arange(9), np.array([2, 4])).checked().values.tolist()
+        [2, 3]
+        """
         values, offsets = np.asarray(self.values), np.asarray(self.offsets)
         shapes = np.asarray(self.shapes)
         plain = values.ndim == offsets.ndim == 1 and shapes.ndim == 2 and len(offsets) > 0
@@ -156,11 +207,28 @@ class Ragged:
         return (self[i] for i in range(len(self)))
 
     def to_list(self) -> list[NDArray[Any]]:
-        """Return a list with an array for each row: views of ``values``."""
+        """Return every row as an array of its own shape.
+
+        Returns:
+            A list of arrays, views of ``values``.
+
+        >>> [row.tolist() for row in stash.Ragged(np.arange(3), np.array([0, 2, 3])).to_list()]
+        [[0, 1], [2]]
+        """
         return list(self)
 
     def to_padded(self, fill: Any = 0) -> NDArray[Any]:
-        """Return one array of shape ``(rows, longest, ...)``, ``fill`` after a row's end."""
+        """Return all rows as one array, as long as the longest.
+
+        Args:
+            fill: what stands behind the end of a shorter row.
+
+        Returns:
+            An array of shape ``(rows, longest, ...)`` and of this dtype, in memory of its own.
+
+        >>> stash.Ragged(np.array([1, 2, 3]), np.array([0, 2, 3])).to_padded(-1).tolist()
+        [[1, 2], [3, -1]]
+        """
         longest = tuple(self.shapes.max(axis=0)) if len(self) else (0,) * self.ndim
         shape = (len(self), *longest)
         blank = isinstance(fill, int) and fill == 0

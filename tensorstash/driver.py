@@ -130,14 +130,22 @@ class Traffic:
 
 
 class Driver(ABC):
-    """The interface of drivers, which store bytes under keys.
+    """The interface of drivers, which store bytes under keys: five methods at the least.
 
-    A put is atomic. An absent value reads as ``None``. A failure raises
-    :class:`~tensorstash.errors.DriverError` and is never taken for absence.
-
-    Keys are ``/``-separated, non-empty, without ``.``/``..`` segments or a leading slash
+    A put is atomic; an absent value reads as ``None``; a failure raises
+    :class:`~tensorstash.errors.DriverError` and is never taken for absence. Keys are
+    ``/``-separated, non-empty, without ``.``/``..`` segments or a leading slash
     (:func:`check_key`). A driver must be safe to use from several threads, must work in a
     forked child, and must pickle without secrets.
+
+    Raises:
+        DriverError: the backend failed. Conflict: a condition of a put did not hold. Invalid: a
+        key is not such a key. ReadOnly: the place cannot be written to.
+
+    >>> driver = stash.create({}, 3, "int8").driver
+    >>> tag = driver.put("note", b"one")
+    >>> bytes(driver.get("note")), driver.tag("note") == tag, driver.get("nothing") is None
+    (b'one', True, True)
     """
 
     scheme: str = ""
@@ -149,29 +157,64 @@ class Driver(ABC):
 
     @abstractmethod
     def get_tagged(self, key: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
-        """The value (or bytes ``span`` of it) together with the tag of that version."""
+        """Read a value together with the tag of that version.
+
+        Args:
+            key: which value.
+            span: bytes of it; all by default.
+
+        Returns:
+            ``(value, tag)``; ``None`` where nothing is stored.
+        """
 
     @abstractmethod
     def put(
         self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
     ) -> Tag:
-        """Store ``value`` atomically and return its tag: a reader sees the old value or the
-        new one, whole. With ``if_absent`` or ``if_tag`` the check and the store are one step;
-        when the condition does not hold, :class:`~tensorstash.errors.Conflict` is raised and
-        nothing is changed."""
+        """Store a value atomically: a reader sees the old value or the new one, whole.
+
+        Args:
+            key: where; what is stored there is replaced.
+            value: its bytes.
+            if_absent: only if nothing is stored there. The check and the store are one step.
+            if_tag: only if this version is stored there, in one step too.
+
+        Returns:
+            The tag of the new version.
+
+        Raises:
+            Conflict: the condition does not hold; nothing is changed.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove the value. Deleting what is absent is no error."""
+        """Remove a value.
+
+        Args:
+            key: which; deleting what is absent is no error.
+        """
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Every key that starts with ``prefix``, which is empty or ends in ``/``. Any order."""
+        """Yield every key below a prefix, in any order.
+
+        Args:
+            prefix: what keys start with: empty, or text that ends in ``/``.
+
+        Returns:
+            An iterator over whole keys.
+        """
 
     @abstractmethod
     def list_dir(self, prefix: str = "") -> tuple[Sequence[str], Sequence[str]]:
-        """Names directly below ``prefix`` (empty or ending in ``/``): ``(keys, folders)``,
-        both sorted and without the prefix. Must not walk the whole tree."""
+        """List the names directly below a prefix, without walking the whole tree.
+
+        Args:
+            prefix: empty, or text that ends in ``/``.
+
+        Returns:
+            ``(keys, folders)``, both sorted and without the prefix.
+        """
 
     # -- defaults, to override where the backend does better ----------------------
 

@@ -47,6 +47,11 @@ class NoOperators:
 
     __slots__ = ()
 
+    @property
+    def _calculation(self) -> str:
+        """How what is read is calculated with; ``{sign}`` stands for the operator."""
+        return "a[...] {sign} value"
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _DATA):
             _refuse(self, "==")
@@ -61,7 +66,7 @@ class NoOperators:
 
 
 def _operator(sign: str) -> Any:
-    def refused(self: object, other: object) -> NoReturn:
+    def refused(self: NoOperators, other: object) -> NoReturn:
         _refuse(self, sign)
 
     return refused
@@ -78,10 +83,10 @@ for _name, _sign in _SIGNS.items():
         setattr(NoOperators, f"__r{_name}__", _operator(_sign))
 
 
-def _refuse(handle: object, sign: str) -> NoReturn:
+def _refuse(handle: NoOperators, sign: str) -> NoReturn:
     raise TypeError(
         f"{type(handle).__name__} has no {sign!r}: it is a handle on what is stored, and reads "
-        f"nothing unasked; read first: a[...] {sign} value"
+        f"nothing unasked; read first: {handle._calculation.replace('{sign}', sign)}"
     )
 
 

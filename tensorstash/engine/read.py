@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..codec import ChunkSpec, Pipeline
 from ..indexing.axis import Index
-from ..indexing.copying import core, gather, hull, joint_first, repeat_core, scatter
+from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan
 from ..indexing.selection import Point, Stride, Take, Transform
@@ -220,7 +220,7 @@ class Reader:
         memory = self._memory
         if memory is None:
             return None, None, None
-        return *scratch(memory), hull(part.inside, memory) if self._partial else None
+        return *scratch(memory), byte_range(part.inside, memory) if self._partial else None
 
     def _put_single(self, fetched: Fetched, out: NDArray[Any], fields: Fields | None) -> None:
         part, chunk = fetched
@@ -246,7 +246,7 @@ class Reader:
         if work < THREAD_BYTES or work * parts < _THREAD_TOTAL:
             return 1
         if pipeline.spans and self._partial and not todo.joint:
-            span = hull(next(todo.parts()).inside, pipeline.spec)
+            span = byte_range(next(todo.parts()).inside, pipeline.spec)
             if span is not None:  # not much more than this is decoded of a chunk
                 work = span[1] - span[0]
         if work * parts < _THREAD_TOTAL:
@@ -291,7 +291,7 @@ class Sink:
         if self._scratch[0] is None and self._memory is not None:
             self._scratch = (*scratch(self._memory), None)
         if self._spec is not None:
-            return self._scratch[0], self._scratch[1], hull(part.inside, self._spec)
+            return self._scratch[0], self._scratch[1], byte_range(part.inside, self._spec)
         return self._scratch
 
     def put(self, part: Part, chunk: NDArray[Any] | None) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..codec import Pipeline
 from ..driver import Buffer, Request, Span, Tag
 from ..errors import Corrupt
-from ..indexing.copying import hull
+from ..indexing.copying import byte_range
 from ..indexing.plan import Part, Plan
 from .cache import Cache
 from .chunks import Chunks
@@ -143,7 +143,7 @@ class ChunkStream(Stream):
                         ready.append(Arrival(part, key, part.chunk, held))
                         continue
                 elif in_part and one is not None:
-                    span = hull(part.inside, one.spec)
+                    span = byte_range(part.inside, one.spec)
                 asked[next(count)] = _Asked(part, key, held, tag, span)
                 most = one.most if one is not None else chunks.most(part.chunk)
                 yield Request(key, None if span is None else Span(*span), tag, most)

@@ -11,13 +11,26 @@ from ..driver import Driver, Traffic
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts since a handle was opened in this process, as ``array.stats`` returns them.
+    """What a handle cost since it was opened in this process, as ``array.stats`` returns it.
 
-    ``chunks``: decoded from ``encoded_bytes`` in ``decode_seconds`` (summed over threads).
-    ``cache_hits``: chunks that were in memory already. ``requests``, ``retries``,
-    ``bytes_read`` and ``bytes_written`` are the driver's, which the arrays of one group share;
-    zero for drivers that send nothing anywhere. ``disk_hits``: values read from
-    ``cache_dir``.
+    A forked child and a handle that was pickled count from 0. Requests and bytes are the driver's,
+    which all arrays of a group share; they are 0 for drivers that send nothing anywhere.
+
+    Attributes:
+        chunks: chunks that were decoded.
+        encoded_bytes: the stored bytes that they were decoded from.
+        decode_seconds: the time that decoding took, summed over threads.
+        cache_hits: chunks that were in memory already, by ``cache=``.
+        requests: requests sent, repeated ones included.
+        retries: requests that were repeated.
+        bytes_read: bytes received.
+        bytes_written: bytes sent as values.
+        disk_hits: values read from the files of ``cache_dir=``.
+
+    >>> a = stash.save({}, np.arange(6), chunks=3)
+    >>> total = a[:4].sum()
+    >>> a.stats.chunks, a.stats.cache_hits
+    (2, 0)
     """
 
     chunks: int = 0

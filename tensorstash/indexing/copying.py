@@ -69,7 +69,7 @@ def scatter(
     array[tuple(full)] = piece
 
 
-def hull(inside: Sequence[Index], spec: ChunkSpec) -> tuple[int, int] | None:
+def byte_range(inside: Sequence[Index], spec: ChunkSpec) -> tuple[int, int] | None:
     """The bytes of a C-ordered chunk from the first element of an orthogonal ``inside`` to the
     last, when they are few enough of it that getting only them is worth while."""
     step = spec.dtype.itemsize

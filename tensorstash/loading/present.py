@@ -62,8 +62,8 @@ def moved(value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-def present(columns: Columns, ragged: str = "jagged") -> Batch:
-    """A nested :class:`Batch` of tensors over the columns' own memory; see :func:`shown`.
+def to_batch(columns: Columns, ragged: str = "jagged") -> Batch:
+    """A nested :class:`Batch` of tensors over the columns' own memory; see :func:`to_tensors`.
 
     Rows of different sizes are a nested tensor (``ragged="jagged"``; where they have several
     axes, a list), a list of tensors (``"list"``), or one tensor filled up with zeros
@@ -76,7 +76,7 @@ def present(columns: Columns, ragged: str = "jagged") -> Batch:
     return batch
 
 
-def shown(value: Any) -> Any:
+def to_tensors(value: Any) -> Any:
     """What a source presents, every array in it a tensor and every dict a :class:`Batch`.
 
     Numbers keep their dtype, bfloat16 and float8 too; datetime64 and timedelta64 are int64
@@ -89,15 +89,15 @@ def shown(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _tensor("", value)
     if isinstance(value, Mapping) and type(value) in (dict, KnownColumns, Batch):
-        return Batch({name: shown(inner) for name, inner in value.items()})
+        return Batch({name: to_tensors(inner) for name, inner in value.items()})
     if (isinstance(value, list) or type(value) is tuple) and any(
         isinstance(inner, np.ndarray) for inner in value
     ):
-        return type(value)(shown(inner) for inner in value)
+        return type(value)(to_tensors(inner) for inner in value)
     return value
 
 
-def rows(columns: Columns) -> list[Any]:
+def to_rows(columns: Columns) -> list[Any]:
     """Columns taken apart into one dict a row, as torch's default collate function takes them:
     tensors over one memory, ``str``, and whatever lists hold."""
     parts = [_apart(_column(path, column, "list")) for path, column in columns.items()]
@@ -113,7 +113,7 @@ def _column(path: str, column: Any, ragged: str) -> Any:
         return _ragged(path, column, ragged)
     if isinstance(column, np.ndarray):
         return _tensor(path, column)
-    return shown(column)
+    return to_tensors(column)
 
 
 @cache

@@ -22,7 +22,7 @@ from .ranks import EpochPlan, PoolBudget, RankBatches
 from .source import Blocks, Source, wrapped
 
 Shuffle: TypeAlias = bool | Literal["exact"]
-_Init = TypeVar("_Init", bound=Callable[..., None])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 Kind: TypeAlias = Literal["in order", "exact", "pooled"]
 
 _AHEAD = 64  # slots for blocks on their way; memory that is not read into costs none
@@ -180,21 +180,23 @@ def check_options(options: Mapping[str, Any], of: object) -> None:
         raise TypeError(f"{type(of).__name__}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def shows_epoch_options(**defaults: Any) -> Callable[[_Init], _Init]:
-    """Has the signature of an ``__init__`` with ``**options: Unpack[EpochOptions]`` show each of
-    them, with its default in :class:`EpochSampler` or the one given here."""
+def shows_epoch_options(**defaults: Any) -> Callable[[_Function], _Function]:
+    """Has the signature of a function with ``**options: Unpack[EpochOptions]`` show each of them,
+    with its default in :class:`EpochSampler` or the one given here."""
 
-    def decorate(init: _Init) -> _Init:
+    def decorate(function: _Function) -> _Function:
         known = inspect.signature(EpochSampler.__init__).parameters
-        own = [p for p in inspect.signature(init).parameters.values() if p.kind != p.VAR_KEYWORD]
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
         options = [
             known[name].replace(default=defaults.get(name, known[name].default))
             for name in EpochOptions.__annotations__
         ]
         first = [p for p in own if p.kind != p.KEYWORD_ONLY]
         rest = [p for p in own if p.kind == p.KEYWORD_ONLY]
-        init.__signature__ = inspect.Signature([*first, *options, *rest])  # type: ignore[attr-defined]
-        return init
+        shown = signature.replace(parameters=[*first, *options, *rest])
+        function.__signature__ = shown  # type: ignore[attr-defined]
+        return function
 
     return decorate
 

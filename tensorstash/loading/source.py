@@ -379,5 +379,7 @@ class WrappedSource(Source):
 
 
 def wrapped(given: Any) -> Source:
-    """``given`` where it is a source, else a source around it."""
+    """``given`` where it is a source, or the one that it holds; else a source around it."""
+    if isinstance(given, SourceHolder):
+        return given.source
     return given if isinstance(given, Source) else WrappedSource(given)

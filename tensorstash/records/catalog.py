@@ -6,25 +6,26 @@ what changes several fields at once is published by one conditional put.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as field_of
-from typing import Any, cast, get_args
+from datetime import datetime
+from typing import Any, TypeAlias, cast, get_args
 
 from ..attributes import Attributes
 from ..cached import Cached
-from ..driver import Tag
+from ..driver import Driver, Tag, located
 from ..dtype import is_extended
 from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
+from ..explain import changed, modified_at, readable, stored_size
 from ..metadata import zarr3
 from ..metadata.document import GroupDocument
 from ..metadata.spec import ArraySpec, difference, is_another
 from ..metadata.trailer import new_identity
-from . import schema, sizes
+from . import schema
 from .schema import Field, Fields, Kind
-from .sizes import Notes
 
-MARK = "tensorstash"
+ATTRIBUTE = "tensorstash"
 """The attribute of the group that says what no array's metadata can: the fields' kinds."""
 
 VALUES, OFFSETS = "values", "offsets"
@@ -36,8 +37,8 @@ _VERSION = 1
 class Catalog:
     """``fields`` by path, ``specs`` of all arrays by path (a ragged field has two, ``values``
     and ``offsets`` below its own path), the user's ``attributes``, and how many ``rows``;
-    ``notes``: what rows of ragged fields are taken to have, noted as they were added; ``tag``: of
-    the document that says so, where it was read."""
+    ``row_sizes``: how many values rows of ragged fields are taken to have, estimated as they were
+    added; ``tag``: of the document that says so, where it was read."""
 
     fields: Fields
     specs: Mapping[str, ArraySpec]
@@ -45,7 +46,7 @@ class Catalog:
     attributes: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, Any]]
     document: Mapping[str, Any]
-    notes: Mapping[str, Notes] = field_of(default_factory=dict)
+    row_sizes: Mapping[str, RowSizes] = field_of(default_factory=dict)
     tag: Tag | None = field_of(default=None, repr=False, compare=False)
 
     def chunk_rows(self, path: str) -> int:
@@ -72,12 +73,12 @@ def arrays_of(path: str, field: Field) -> tuple[str, ...]:
     return (f"{path}/{VALUES}", f"{path}/{OFFSETS}") if field.kind == "ragged" else (path,)
 
 
-def identified(specs: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
-    """The arrays of new fields, told from those of any other: old handles know them by it."""
+def with_new_identities(specs: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    """The arrays of new fields, each with an identity of its own, by which old handles notice."""
     return {name: replace(spec, identity=new_identity()) for name, spec in specs.items()}
 
 
-def replaced(known: Catalog, now: Catalog) -> dict[str, str | None]:
+def changed_fields(known: Catalog, now: Catalog) -> dict[str, str | None]:
     """Fields of ``known`` that are others in ``now``, and in which way; ``None``: they are gone."""
     found: dict[str, str | None] = {}
     for path, field in known.fields.items():
@@ -105,7 +106,7 @@ def as_known(now: Catalog, identities: Mapping[str, bytes | None]) -> Catalog:
     return replace(now, specs={**now.specs, **others}) if others else now
 
 
-def lost(identities: Mapping[str, object], now: Catalog) -> tuple[str, ...]:
+def dropped_fields(identities: Mapping[str, object], now: Catalog) -> tuple[str, ...]:
     """Fields of the arrays that were known by ``identities`` and are no more."""
     gone = (name for name in identities if name not in now.specs)
     return tuple(name.removesuffix(f"/{VALUES}").removesuffix(f"/{OFFSETS}") for name in gone)
@@ -118,7 +119,7 @@ def is_same_array(one: ArraySpec, other: ArraySpec) -> bool:
     )
 
 
-def members(catalog: Catalog) -> dict[str, Mapping[str, Any]]:
+def member_documents(catalog: Catalog) -> dict[str, Mapping[str, Any]]:
     """The document of every array, and of the groups between."""
     found: dict[str, Mapping[str, Any]] = {}
     for path, spec in catalog.specs.items():
@@ -133,40 +134,44 @@ def members(catalog: Catalog) -> dict[str, Mapping[str, Any]]:
 def to_document(catalog: Catalog) -> GroupDocument:
     """The group's document."""
     kinds = {path: field.kind for path, field in catalog.fields.items()}
-    mark: dict[str, Any] = {"records": _VERSION, "rows": catalog.rows, "fields": kinds}
+    entry: dict[str, Any] = {"records": _VERSION, "rows": catalog.rows, "fields": kinds}
     identities = {n: s.identity.hex() for n, s in catalog.specs.items() if s.identity}
     if identities:
-        mark["identities"] = identities
-    known = members(catalog)
+        entry["identities"] = identities
+    known = member_documents(catalog)
     odd = [path for path, spec in catalog.specs.items() if not _is_known_to_all(spec)]
     if odd:
-        mark["members"] = {path: known.pop(path) for path in odd}
-    if catalog.notes:
-        mark["sizes"] = {path: [*map(list, notes)] for path, notes in catalog.notes.items()}
-    return GroupDocument({**catalog.attributes, MARK: mark}, known, 3, catalog.document)
+        entry["members"] = {path: known.pop(path) for path in odd}
+    if catalog.row_sizes:
+        entry["sizes"] = {
+            path: [*map(list, row_sizes)] for path, row_sizes in catalog.row_sizes.items()
+        }
+    return GroupDocument({**catalog.attributes, ATTRIBUTE: entry}, known, 3, catalog.document)
 
 
 def from_document(document: GroupDocument, where: str) -> Catalog:
     """What a group's document says. :class:`~tensorstash.errors.Invalid` for a group that holds
     no records, :class:`~tensorstash.errors.Corrupt` where it contradicts itself."""
     attributes = dict(document.attributes)
-    mark = attributes.pop(MARK, None)
-    kinds = mark.get("fields") if isinstance(mark, Mapping) else None
-    if not isinstance(mark, Mapping) or not isinstance(kinds, Mapping) or "records" not in mark:
+    entry = attributes.pop(ATTRIBUTE, None)
+    kinds = entry.get("fields") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(kinds, Mapping) or "records" not in entry:
         raise Invalid(
             f"{where} is a group but holds no records; open it with open_group(), or make records "
             "of its arrays with save_records()"
         )
-    version, rows = mark["records"], mark.get("rows")
+    version, rows = entry["records"], entry.get("rows")
     if type(version) is not int or version != _VERSION:
         raise Unsupported(f"{where} holds records of version {short(version)}; 1 is what we know")
     if type(rows) is not int or rows < 0:
         raise Corrupt(f"{where} has {short(rows)} rows in its attributes", key=zarr3.KEY)
-    apart = mark.get("members", {})
-    if not isinstance(apart, Mapping) or not all(isinstance(m, Mapping) for m in apart.values()):
-        raise Corrupt(f"{where} has {short(apart)} as metadata of members", key=zarr3.KEY)
-    known = {**(document.consolidated or {}), **apart}
-    identities = mark.get("identities", {})
+    separate = entry.get("members", {})
+    if not isinstance(separate, Mapping) or not all(
+        isinstance(m, Mapping) for m in separate.values()
+    ):
+        raise Corrupt(f"{where} has {short(separate)} as metadata of members", key=zarr3.KEY)
+    known = {**(document.consolidated or {}), **separate}
+    identities = entry.get("identities", {})
     if not isinstance(identities, Mapping):
         raise Corrupt(f"{where} has {short(identities)} as identities of arrays", key=zarr3.KEY)
     _check_names(kinds, where)
@@ -189,10 +194,10 @@ def from_document(document: GroupDocument, where: str) -> Catalog:
                 f"{specs[names[-1]].shape[0]}",
                 key=zarr3.KEY,
             )
-    notes = sizes.parse(mark.get("sizes", {}))
-    if notes is None:
-        raise Corrupt(f"{where} has {short(mark['sizes'])} as sizes of rows", key=zarr3.KEY)
-    return Catalog(fields, specs, rows, attributes, groups, document.document, notes)
+    row_sizes = parse_row_sizes(entry.get("sizes", {}))
+    if row_sizes is None:
+        raise Corrupt(f"{where} has {short(entry['sizes'])} as sizes of rows", key=zarr3.KEY)
+    return Catalog(fields, specs, rows, attributes, groups, document.document, row_sizes)
 
 
 def with_rows(catalog: Catalog, rows: int) -> Catalog:
@@ -204,7 +209,7 @@ def with_rows(catalog: Catalog, rows: int) -> Catalog:
     return replace(catalog, specs=specs, rows=rows)
 
 
-def with_values(catalog: Catalog, lengths: Mapping[str, int]) -> Catalog:
+def with_value_counts(catalog: Catalog, lengths: Mapping[str, int]) -> Catalog:
     """The same rows with ragged values up to these lengths, by path of the field, where they were
     shorter: values are only ever added."""
     specs = dict(catalog.specs)
@@ -215,18 +220,20 @@ def with_values(catalog: Catalog, lengths: Mapping[str, int]) -> Catalog:
     return replace(catalog, specs=specs)
 
 
-def with_sizes(catalog: Catalog, before: int, paths: Iterable[str]) -> Catalog:
-    """The same rows, with what ragged rows of these fields have noted, where rows were added to
+def with_row_sizes(catalog: Catalog, before: int, paths: Iterable[str]) -> Catalog:
+    """The same rows, with a new estimate of the size of ragged rows, where rows were added to
     ``before`` and it is due."""
-    there = values_of(catalog)
-    notes = {
-        path: sizes.noted(catalog.notes.get(path, ()), before, catalog.rows, there[path])
+    there = value_counts(catalog)
+    row_sizes = {
+        path: with_row_size(catalog.row_sizes.get(path, ()), before, catalog.rows, there[path])
         for path in paths
     }
-    return replace(catalog, notes={**catalog.notes, **{p: n for p, n in notes.items() if n}})
+    return replace(
+        catalog, row_sizes={**catalog.row_sizes, **{p: n for p, n in row_sizes.items() if n}}
+    )
 
 
-def values_of(catalog: Catalog) -> dict[str, int]:
+def value_counts(catalog: Catalog) -> dict[str, int]:
     """How many values each ragged field has, by its path."""
     ragged = [path for path, field in catalog.fields.items() if field.kind == "ragged"]
     return {path: catalog.specs[f"{path}/{VALUES}"].shape[0] for path in ragged}
@@ -238,8 +245,8 @@ class RecordAttributes(Attributes):
     def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         def changed(old: dict[str, Any]) -> dict[str, Any]:
             new = change(old)
-            if new.get(MARK) != old.get(MARK):
-                raise reserved()
+            if new.get(ATTRIBUTE) != old.get(ATTRIBUTE):
+                raise reserved_attribute()
             return new
 
         self._handle._open(write=True)
@@ -247,9 +254,9 @@ class RecordAttributes(Attributes):
         super()._change(changed)
 
 
-def reserved() -> Invalid:
+def reserved_attribute() -> Invalid:
     """The error about a user's attribute that would take the place of ours."""
-    return Invalid(f"the attribute {MARK!r} says what the records are; choose another name")
+    return Invalid(f"the attribute {ATTRIBUTE!r} says what the records are; choose another name")
 
 
 def _check_names(kinds: Mapping[str, Any], where: str) -> None:
@@ -284,12 +291,12 @@ def _spec(member: Mapping[str, Any] | None, path: str, where: str) -> ArraySpec:
     return content
 
 
-def _identity(given: Any, path: str, where: str) -> bytes:
+def _identity(text: Any, path: str, where: str) -> bytes:
     try:
-        return bytes.fromhex(given)
+        return bytes.fromhex(text)
     except (TypeError, ValueError) as error:
         raise Corrupt(
-            f"{where} has {short(given)} as the identity of {path!r}", key=zarr3.KEY
+            f"{where} has {short(text)} as the identity of {path!r}", key=zarr3.KEY
         ) from error
 
 
@@ -312,3 +319,129 @@ def _field(kind: Kind, specs: list[ArraySpec], path: str, where: str) -> Field:
 
 def _group_document() -> dict[str, Any]:
     return zarr3.group_document(GroupDocument())
+
+
+# -- how long ragged rows are taken to be --------------------------------------------------------
+
+
+RowSize: TypeAlias = tuple[int, int]
+"""From how many rows on it holds, and how many values a row has.
+
+Blocks and pools of a loader go by it, and so the order of an epoch: every rank, and every run that
+is resumed, must come to the same. What is stored now does not do, for rows are rewritten. So the
+mean is estimated when rows are added, for as many rows or more, and never changed again. For a view
+of the first ``n`` rows holds the last estimate that begins at ``n`` rows or fewer. Rows that were
+appended one by one have one for each doubling."""
+
+RowSizes: TypeAlias = tuple[RowSize, ...]
+
+_MOST_VALUES = 1 << 62
+
+
+def with_row_size(row_sizes: Sequence[RowSize], before: int, rows: int, values: int) -> RowSizes:
+    """``row_sizes`` after rows were added to ``before``: ``rows`` have now ``values`` in all."""
+    if rows <= before or (row_sizes and before + 1 < 2 * row_sizes[-1][0]):
+        return tuple(row_sizes)
+    return (*row_sizes, (before + 1, -(-values // rows)))
+
+
+def values_per_row(row_sizes: Sequence[RowSize], rows: int) -> int | None:
+    """What holds for the first so many rows; ``None`` where there is no estimate, as of rows that
+    were created empty and then written."""
+    for since, values in reversed(row_sizes):
+        if since <= rows:
+            return values
+    return None
+
+
+def parse_row_sizes(stored: Any) -> dict[str, RowSizes] | None:
+    """Estimates by field out of a document; ``None`` for what is none."""
+    if not isinstance(stored, Mapping):
+        return None
+    found: dict[str, RowSizes] = {}
+    for path, row_sizes in stored.items():
+        if not isinstance(row_sizes, list) or not all(_is_row_size(one) for one in row_sizes):
+            return None
+        found[path] = tuple((one[0], one[1]) for one in row_sizes)
+        if any(a >= b for (a, _), (b, _) in zip(found[path], found[path][1:], strict=False)):
+            return None
+    return found
+
+
+def _is_row_size(stored: Any) -> bool:
+    return (
+        isinstance(stored, list)
+        and len(stored) == 2
+        and all(type(n) is int and 0 <= n < _MOST_VALUES for n in stored)
+    )
+
+
+# -- what is stored ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One field at a glance. ``nbytes`` is what its rows have in memory, of numbers; 0 of others.
+    ``stored_bytes`` in ``stored_chunks`` objects are its chunks."""
+
+    name: str
+    field: Field
+    rows_per_chunk: int
+    nbytes: int
+    stored_chunks: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class RecordsInfo:
+    """Records at a glance: prints as a table of the fields."""
+
+    url: str
+    rows: int
+    fields: tuple[FieldInfo, ...]
+    modified: datetime | None = None
+    """When the document of their group was last stored (see :class:`tensorstash.Info`)."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What all chunks of these fields take up."""
+        return sum(field.stored_bytes for field in self.fields)
+
+    def __str__(self) -> str:
+        head = ("field", "rows are", "rows a chunk", "in memory", "stored", "objects")
+        rows = [
+            (
+                one.name,
+                repr(one.field),
+                f"{one.rows_per_chunk:,}",
+                readable(one.nbytes) if one.nbytes else "",
+                readable(one.stored_bytes),
+                f"{one.stored_chunks:,}",
+            )
+            for one in self.fields
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, *rows)
+        ]
+        stored, when = readable(self.stored_bytes), changed(self.modified)
+        many = f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}"
+        return "\n".join([f"{self.url} (changed: {when}): {many}, {stored} stored", *lines])
+
+
+def describe(driver: Driver, path: str, catalog: Catalog, names: Sequence[str]) -> RecordsInfo:
+    """Look at some fields of the records at ``path``; lists their stored chunks."""
+    found = []
+    for name in names:
+        field = catalog.fields[name]
+        nbytes = objects = stored = 0
+        for array in arrays_of(name, field):
+            spec = catalog.specs[array]
+            more = stored_size(driver, f"{path}{array}/", spec)
+            objects, stored = objects + more[0], stored + more[1]
+            if field.dtype.kind not in "TO":
+                nbytes += spec.size * spec.dtype.itemsize
+        found.append(FieldInfo(name, field, catalog.chunk_rows(name), nbytes, objects, stored))
+    modified = modified_at(driver, path + zarr3.KEY)
+    return RecordsInfo(located(driver, path), catalog.rows, tuple(found), modified)

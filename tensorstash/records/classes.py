@@ -1,5 +1,5 @@
 """Classes that describe a row: which names they have, what stands within, and the schema that
-their annotations tell. Dataclasses, TypedDicts, TensorClasses and TypedTensorDicts."""
+their annotations say. Dataclasses, TypedDicts, TensorClasses and TypedTensorDicts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import Invalid, short
 from . import schema
+from .interop.tensordicts import is_tensordict
 from .schema import Field
-from .tensordicts import is_tensordict
 
 _PLAIN: Final[Mapping[Any, Any]] = {
     **{kind: kind for kind in (bool, int, float, str, bytes)},
@@ -32,7 +32,7 @@ _PLAIN: Final[Mapping[Any, Any]] = {
 @dataclass(frozen=True)
 class RowClass:
     """A class that describes a row: its names in order, each with the class that describes what
-    stands within it, and those that may be left out. Annotations that cannot be told now are
+    stands within it, and those that may be left out. Annotations that cannot be resolved now are
     ``unresolved``."""
 
     cls: type
@@ -68,9 +68,11 @@ class RowClass:
         hints = _hints(described, names)
         within = {name: _inner(hints.get(name)) for name in names}
         # Told as text, they are not known to the TypedDict itself.
-        marks = {name: typing.get_origin(hint) for name, hint in hints.items()}
-        optional |= {name for name, mark in marks.items() if mark is typing.NotRequired}
-        optional -= {name for name, mark in marks.items() if mark is typing.Required}
+        qualifiers = {name: typing.get_origin(hint) for name, hint in hints.items()}
+        optional |= {
+            name for name, qualifier in qualifiers.items() if qualifier is typing.NotRequired
+        }
+        optional -= {name for name, qualifier in qualifiers.items() if qualifier is typing.Required}
         return cls(described, within, optional, frozenset(names) - hints.keys())
 
     def holds(self, value: Any) -> bool:
@@ -89,7 +91,7 @@ class RowClass:
                 if inner is not None and dataclasses.is_dataclass(instance):
                     setattr(instance, name, inner.make(values[name]))
             return instance
-        known = set(values.keys())  # a TensorDict answers no ``in``
+        known = set(values.keys())  # a TensorDict has no ``in``
         made = {
             name: values[name] if inner is None else inner.make(values[name])
             for name, inner in self.within.items()
@@ -99,7 +101,7 @@ class RowClass:
 
 
 def schema_of(described: Any) -> dict[str, Any]:
-    """The schema that the annotations of a class tell, for ``create_records``.
+    """The schema that the annotations of a class say, for ``create_records``.
 
     ``bool``, ``int``, ``float``, ``complex``, NumPy's scalar types, ``datetime``, ``date`` and
     ``timedelta`` are one number a row; ``str`` and ``bytes`` what they say; ``dict`` and ``list``
@@ -121,9 +123,11 @@ def _schema(described: Any, above: str) -> dict[str, Any]:
 
 
 def _entry(hint: Any, path: str) -> Any:
-    for told in getattr(hint, "__metadata__", ()):
-        if isinstance(told, Field) or (isinstance(told, tuple) and len(told) == 2):
-            return told
+    for annotation in getattr(hint, "__metadata__", ()):
+        if isinstance(annotation, Field) or (
+            isinstance(annotation, tuple) and len(annotation) == 2
+        ):
+            return annotation
     hint = _bare(hint)
     if _describes(hint):
         return _schema(hint, path + "/")
@@ -161,11 +165,11 @@ def _names(described: Any) -> tuple[list[str], frozenset[str]]:
 
 
 def _hints(described: Any, names: list[str]) -> dict[str, Any]:
-    """The annotations that can be told, as types."""
+    """The annotations that can be resolved, as types."""
     try:
         found = typing.get_type_hints(described, include_extras=True)
     except Exception:  # whatever evaluating them raises
-        # Each by itself: one that cannot be told hides no other.
+        # Each by itself: one that cannot be resolved hides no other.
         found = {}
         for base in reversed(described.__mro__):
             for name, hint in inspect.get_annotations(base).items():

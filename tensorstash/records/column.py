@@ -19,7 +19,7 @@ from ..engine.look import Look
 from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
 from ..handle import NoOperators
 from ..indexing.selection import leading
-from .numbers import alone, numbers
+from .casting import safe_cast, single_row
 from .schema import Field
 
 Rows = slice | NDArray[Any]
@@ -59,8 +59,8 @@ def write_rows(array: Array, rows: Rows, values: Any, look: Look | None = None) 
 
 
 class Column(NoOperators, ABC):
-    """One field over its array. ``checked`` turns a user's values into what ``put`` and ``grow``
-    store, or raises before anything is stored."""
+    """One field over its array. ``checked`` turns a user's values into what ``put`` and ``reserve``
+    take, or raises before anything is stored."""
 
     def __init__(self, path: str, field: Field, arrays: Sequence[Array]) -> None:
         self.path = path
@@ -111,14 +111,14 @@ class FixedColumn(Column):
 
     def one(self, value: Any) -> Any:
         """See :meth:`Column.one`."""
-        return alone(value)
+        return single_row(value)
 
     def checked(self, values: Any, count: int, repeat: bool = False) -> Any:
         """See :meth:`Column.checked`."""
         field = self.field
         wanted = (count, *field.shape)
         try:
-            array = numbers(values, field.dtype)
+            array = safe_cast(values, field.dtype)
         except Invalid as error:
             raise self.wrong(str(error)) from error
         if array.shape == wanted:

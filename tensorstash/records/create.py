@@ -16,13 +16,19 @@ from ..handle import Settings
 from ..location import Location
 from ..metadata import node, zarr3
 from ..options import HandleOptions, NewRecordsOptions, OpenOptions, only, parted, shown
-from . import formats, grow, infer, layout
-from .catalog import MARK, Catalog, identified, reserved, to_document
+from . import commit, ingest, layout, schema
+from .catalog import ATTRIBUTE, Catalog, reserved_attribute, to_document, with_new_identities
 from .classes import schema_of
-from .kept import Kept, Values, is_of, kept, refuse_shapeless
+from .interop.field_metadata import (
+    FieldValues,
+    KnownFields,
+    attached_fields,
+    check_shapes_known,
+    matches,
+)
 from .records import Records
 from .schema import Fields, allowed, check_paths, parse
-from .table import At, Table
+from .table import FixedPlace, Table
 from .typed import view_of
 
 
@@ -37,11 +43,11 @@ def create_at(
     how: Mapping[str, Any],
 ) -> Records:
     """Create records below a driver's root; ``path`` is empty or ends in ``/``."""
-    specs = identified(layout.specs(fields, length, **how))
+    specs = with_new_identities(layout.specs(fields, length, **how))
     if not isinstance(attributes or {}, Mapping):
         raise Invalid(f"attributes are a dict of values by name, not {short(attributes)}")
-    if MARK in (attributes or {}):
-        raise reserved()
+    if ATTRIBUTE in (attributes or {}):
+        raise reserved_attribute()
     catalog = Catalog(fields, specs, length, dict(attributes or {}), {}, {})
     zarr3.encode(zarr3.group_document(to_document(catalog)))  # raises before anything is replaced
     for name in specs:
@@ -49,8 +55,8 @@ def create_at(
     # The document that claims the place comes first: of several creators one wins, and it says
     # all that readers of records need. Those of single fields follow.
     tag = node.create(driver, path, to_document(catalog), overwrite=overwrite)
-    grow.follow(driver, path, catalog, shapes=False)
-    return Records(Table(At(driver, path), settings, replace(catalog, tag=tag)))
+    commit.write_members(driver, path, catalog, shapes=False)
+    return Records(Table(FixedPlace(driver, path), settings, replace(catalog, tag=tag)))
 
 
 @shown(NewRecordsOptions, layout.specs, make_spec, open_place)
@@ -143,7 +149,7 @@ def open_records(
     if mode not in ("r", "r+"):
         raise Invalid(f"mode {mode!r} is neither 'r' nor 'r+'; create_records() makes new ones")
     driver, settings = open_place(location, mode, **only(how, OpenOptions, "open_records"))
-    return Records(Table(At(driver), settings, grow.load(driver, "")))
+    return Records(Table(FixedPlace(driver), settings, commit.load(driver, "")))
 
 
 @shown(NewRecordsOptions, layout.specs, make_spec, open_place)
@@ -185,9 +191,9 @@ def save_records(
     named = {} if schema is None else _parsed(schema)
     columns = view_of(columns)
     # Of those that a transform has changed, what it returns may be of other types.
-    known = columns.fields if isinstance(columns, Records) else kept(columns)
-    told = {path: field for path, field in known.items() if field is not None}
-    values = formats.columns_of(columns, {**told, **named})
+    known = columns.fields if isinstance(columns, Records) else attached_fields(columns)
+    known_fields = {path: field for path, field in known.items() if field is not None}
+    values = ingest.columns_of(columns, {**known_fields, **named})
     if not values and not isinstance(columns, Mapping):  # rows, of which there are none
         values = {path: [] for path in {**known, **named}}
     if not values:
@@ -195,41 +201,41 @@ def save_records(
     absent = [path for path in named if path not in values]
     if absent:
         raise Invalid(f"no values for field {absent[0]!r} of the schema")
-    refuse_shapeless([path for path in values if path not in named], known)
-    fields = _fields_of(values, named, told)
+    check_shapes_known([path for path in values if path not in named], known)
+    fields = _fields_of(values, named, known_fields)
     trial = create_records({}, fields, allow_pickle=how.get("allow_pickle", False))
-    count, checked = trial.checked_rows(values)
+    count, checked = ingest.check_rows(values, trial.source.table.columns, trial.names)
     made = create_records(location, fields, 0, overwrite=overwrite, **how)
-    made.table.extend(checked, count)
+    made.source.table.extend(checked, count)
     return made
 
 
-def _fields_of(values: Mapping[str, Any], named: Fields, told: Kept) -> Fields:
+def _fields_of(values: Mapping[str, Any], named: Fields, known_fields: KnownFields) -> Fields:
     """The fields of ``values``: as ``named``, as they know it themselves, as they call for."""
     fields: Fields = {}
     for path, column in values.items():
         field = named.get(path)
         if field is None:
-            known = column.field if isinstance(column, Values) else told.get(path)
-            field = known if known is not None and is_of(column, known) else None
-        fields[path] = infer.of_columns({path: column})[path] if field is None else field
+            known = column.field if isinstance(column, FieldValues) else known_fields.get(path)
+            field = known if known is not None and matches(column, known) else None
+        fields[path] = schema.infer_columns({path: column})[path] if field is None else field
     return check_paths(fields)
 
 
-def _fields(given: Any, like: Any, allow_pickle: bool) -> Fields:
-    if given is None and like is None:
+def _fields(described: Any, like: Any, allow_pickle: bool) -> Fields:
+    if described is None and like is None:
         raise Invalid("new records need a schema, or an example row: like={...}")
     fields: Fields = {}
     if like is not None:
-        named = {} if given is None else _parsed(given)
-        fields = infer.of_example(formats.flat(like, named), named)
-    if given is not None:
-        fields |= _parsed(given)
+        named = {} if described is None else _parsed(described)
+        fields = schema.infer_example(ingest.flatten(like, named), named)
+    if described is not None:
+        fields |= _parsed(described)
     if not fields:
         raise Invalid("new records need a field; the example row has none")
     return allowed(check_paths(fields), allow_pickle)
 
 
-def _parsed(given: Any) -> Fields:
+def _parsed(described: Any) -> Fields:
     """The fields of a schema, or of a class that describes a row."""
-    return parse(schema_of(given) if isinstance(given, type) else given)
+    return parse(schema_of(described) if isinstance(described, type) else described)

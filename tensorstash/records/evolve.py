@@ -11,17 +11,19 @@ from ..driver import Check
 from ..engine.resize import write_beyond
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound, short
 from ..metadata import node, trailer, zarr3
-from ..metadata.belongings import look
+from ..metadata.belongings import Belongings, look
 from ..metadata.spec import ArraySpec
 from ..metadata.trailer import Trailer
 from ..metadata.unfinished import what_is_unfinished
-from . import grow, layout, schema
-from .catalog import Catalog, arrays_of, identified, with_sizes, with_values
-from .rowset import RowSet, Shuffled, parted
+from . import commit, layout, schema
+from .catalog import Catalog, arrays_of, with_new_identities, with_row_sizes, with_value_counts
+from .rowset import RowSet, ShuffledRows, split_part
 from .table import Table, column_of
 
 
-def parts(rows: RowSet, count: int, fractions: Mapping[str, float], seed: int) -> dict[str, RowSet]:
+def split_rows(
+    rows: RowSet, count: int, fractions: Mapping[str, float], seed: int
+) -> dict[str, RowSet]:
     """Disjoint parts of ``count`` rows in shuffled order. Each part's size is rounded so that
     sizes add up; fractions that sum to 1 leave no row out."""
     if not isinstance(fractions, Mapping) or not fractions:
@@ -39,7 +41,7 @@ def parts(rows: RowSet, count: int, fractions: Mapping[str, float], seed: int) -
     ends = [min(count, round(fsum(values[: k + 1]) * count)) for k in range(len(values))]
     found: dict[str, RowSet] = {}
     for name, start, end in zip(fractions, [0, *ends], ends, strict=False):
-        found[name] = parted(rows, Shuffled(seed, count, start, end), count)
+        found[name] = split_part(rows, ShuffledRows(seed, count, start, end), count)
     return found
 
 
@@ -59,9 +61,11 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
             node.check_place(driver, f"{root}{name}/")
         step = min(layout.step_of(fields), *map(before.chunk_rows, before.fields))
         how_ = {"rows_per_chunk": step, **how}
-        specs = identified(layout.specs(fields, before.rows, **how_))
+        specs = with_new_identities(layout.specs(fields, before.rows, **how_))
         after = replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})
-        arrays = {n: grow.member(driver, root, n, table.settings, s) for n, s in specs.items()}
+        arrays = {
+            n: commit.member_array(driver, root, n, table.settings, s) for n, s in specs.items()
+        }
         column = column_of(path, fields[path], list(arrays.values()))
         checked = None if values is None else column.checked(values, before.rows)
         _make_room(table, path, before)
@@ -78,7 +82,9 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         write_beyond(empty, stored, 0, arrays[rows].make_writer, check)
         if not apart:
             return after
-        return with_sizes(with_values(after, {path: int(stored[:, 1].max(initial=0))}), 0, [path])
+        return with_row_sizes(
+            with_value_counts(after, {path: int(stored[:, 1].max(initial=0))}), 0, [path]
+        )
 
     table.change(change)
 
@@ -125,15 +131,15 @@ def drop(table: Table, paths: list[str]) -> None:
         fields = {name: f for name, f in before.fields.items() if name not in paths}
         if not fields:
             raise Invalid(f"{table.where} would be left without a field; delete the group instead")
-        _refuse_foreign(table, before, paths, stored)
-        return _without(replace(before, fields=fields))
+        _check_own(table, before, paths, stored)
+        return _only_needed(replace(before, fields=fields))
 
     table.change(change)
     for path in paths:
-        table.delete(path, stored[path])
+        delete(table, path, stored[path])
 
 
-def _refuse_foreign(
+def _check_own(
     table: Table, catalog: Catalog, paths: list[str], stored: dict[str, dict[str, ArraySpec]]
 ) -> None:
     """Raise, before anything is changed, where the place of a field holds what is not its own.
@@ -142,6 +148,33 @@ def _refuse_foreign(
     for path in paths:
         stored[path] = _within(path, catalog.specs)
         look(driver, f"{root}{path}/", node.layouts(stored[path]))
+
+
+def delete(table: Table, path: str, stored: Mapping[str, ArraySpec]) -> None:
+    """Delete the arrays ``stored`` below ``path``, which no document names any more, and the
+    groups above that hold nothing else. What another adds there meanwhile stays."""
+    driver, root = table.place
+
+    def is_made_anew(found: Belongings) -> bool:
+        if found.what == "field":  # by one who is about to name it
+            return True
+        try:
+            now = commit.load(driver, root, table.catalog).fields
+        except (Conflict, Invalid, NotFound):  # the records are no more, or others
+            return True
+        return any(f"{field}/".startswith(f"{path}/") for field in now)
+
+    node.delete(driver, f"{root}{path}/", stored, spare=is_made_anew)
+    *above, _ = path.split("/")
+    while above:
+        group = "/".join(above) + "/"
+        if any(field.startswith(group) for field in table.fields):
+            break
+        key = f"{root}{group}{zarr3.KEY}"
+        if any(other != key for other in driver.list(root + group)):
+            break
+        driver.delete(key)
+        above.pop()
 
 
 def rename(table: Table, old: str, new: str) -> None:
@@ -156,7 +189,7 @@ def rename(table: Table, old: str, new: str) -> None:
     def change(before: Catalog, check: Check) -> Catalog:
         gone = [path for path in paths if path not in before.fields]
         if gone:
-            raise table.gone(gone[0])
+            raise table.missing(gone[0])
         taken = [name for name in names.values() if name in before.fields]
         if taken:
             raise AlreadyExists(f"{table.where} has a field {taken[0]!r} already")
@@ -166,7 +199,7 @@ def rename(table: Table, old: str, new: str) -> None:
         for name in names.values():
             node.check_place(driver, f"{root}{name}/")
         specs = dict(before.specs)
-        _refuse_foreign(table, before, paths, stored)
+        _check_own(table, before, paths, stored)
         for path, name in names.items():
             _make_room(table, name, before)
             node.mark(driver, f"{root}{name}/", "field", stored[path])
@@ -178,13 +211,13 @@ def rename(table: Table, old: str, new: str) -> None:
             )
             for source, target in arrays:
                 moved = _as_stored(table, source, specs.pop(source))
-                specs |= identified({target: moved})
-        notes = {names.get(path, path): known for path, known in before.notes.items()}
-        return _without(replace(before, fields=fields, specs=specs, notes=notes))
+                specs |= with_new_identities({target: moved})
+        row_sizes = {names.get(path, path): known for path, known in before.row_sizes.items()}
+        return _only_needed(replace(before, fields=fields, specs=specs, row_sizes=row_sizes))
 
     table.change(change)
     for path in paths:
-        table.delete(path, stored[path])
+        delete(table, path, stored[path])
 
 
 def _copy(table: Table, old: str, new: str, stored: Mapping[str, ArraySpec], check: Check) -> None:
@@ -200,7 +233,7 @@ def _copy(table: Table, old: str, new: str, stored: Mapping[str, ArraySpec], che
             # Of a holder that was stopped and wakes late, not over what others have made meanwhile.
             driver.replace(target + key[len(source) :], bytes(value), None)
 
-    grow.each(driver, list(found.chunk_keys()), move)
+    commit.for_each_field(driver, list(found.chunk_keys()), move)
 
 
 def _as_stored(table: Table, name: str, spec: ArraySpec) -> ArraySpec:
@@ -213,7 +246,7 @@ def _as_stored(table: Table, name: str, spec: ArraySpec) -> ArraySpec:
     return replace(spec, attributes=attributes)
 
 
-def _without(catalog: Catalog) -> Catalog:
+def _only_needed(catalog: Catalog) -> Catalog:
     """Only the arrays and groups that the fields need."""
     wanted = {n for path, field in catalog.fields.items() for n in arrays_of(path, field)}
     specs = {name: spec for name, spec in catalog.specs.items() if name in wanted}
@@ -222,5 +255,5 @@ def _without(catalog: Catalog) -> Catalog:
         for name, document in catalog.groups.items()
         if any(array.startswith(name + "/") for array in wanted)
     }
-    notes = {path: known for path, known in catalog.notes.items() if path in catalog.fields}
-    return replace(catalog, specs=specs, groups=groups, notes=notes)
+    row_sizes = {path: known for path, known in catalog.row_sizes.items() if path in catalog.fields}
+    return replace(catalog, specs=specs, groups=groups, row_sizes=row_sizes)

@@ -7,9 +7,9 @@ form            a batch is
 ``python``      a list of rows, nested dicts of Python's own values
 ``torch``       a nested ``Batch`` of tensors
 ``tensordict``  a ``TensorDict``
-``arrow``       a ``pyarrow.Table`` (see ``arrow.py``)
-``pandas``      a ``pandas.DataFrame`` (see ``frames.py``)
-``polars``      a ``polars.DataFrame`` (see ``frames.py``)
+``arrow``       a ``pyarrow.Table`` (see ``interop/arrow.py``)
+``pandas``      a ``pandas.DataFrame`` (see ``interop/frames.py``)
+``polars``      a ``polars.DataFrame`` (see ``interop/frames.py``)
 ==============  =================================================================
 """
 
@@ -25,106 +25,102 @@ from numpy.typing import NDArray
 from ..columns import Columns, KnownColumns, Ragged, nested
 from ..dtype import is_extended, widened
 from ..errors import Invalid, short
-from ..loading.present import present as as_tensors
-from ..loading.present import rows
-from . import arrow, frames, tensordicts
-from .elements import recast, unfolded
-from .given import columns_of, flat, row_of
-from .kept import KEY, Kept, Rows, Values, keep, shapeless, text_of
-from .schema import Field
+from ..loading.present import to_batch, to_rows
+from .interop import arrow, frames, tensordicts
+from .interop.dtypes import cast_times, split_structured
+from .interop.field_metadata import (
+    KEY,
+    FieldRows,
+    FieldValues,
+    KnownFields,
+    attach_fields,
+    fields_losing_shapes,
+    to_text,
+)
+from .schema import Field, Fields
 
-__all__ = [
-    "FORMS",
-    "Form",
-    "Layout",
-    "columns_of",
-    "flat",
-    "nested",
-    "one_row",
-    "present",
-    "row_of",
-]
-
-Form: TypeAlias = Literal["numpy", "torch", "python", "arrow", "pandas", "polars", "tensordict"]
-FORMS: Final = get_args(Form)
-Layout: TypeAlias = Literal["list", "padded", "jagged"]
+Format: TypeAlias = Literal["numpy", "torch", "python", "arrow", "pandas", "polars", "tensordict"]
+FORMATS: Final = get_args(Format)
+RaggedLayout: TypeAlias = Literal["list", "padded", "jagged"]
 """How rows of different sizes are shown: each as it is, as one array filled up with zeros, or
 end to end (a ``Ragged``, a jagged nested tensor)."""
 
 
-def present(
+def format_columns(
     columns: Columns,
     form: str,
     ragged: str = "list",
     fields: Mapping[str, Field] | None = None,
 ) -> Any:
     """``columns`` in the ``form`` that a user asked for; numbers are shown over the memory they
-    have wherever the form can. ``fields`` tell what lists hold, where rows are none.
+    have wherever the form can. ``fields`` say what lists hold, where rows are none.
 
     :class:`~tensorstash.errors.Unsupported` names the field that the form cannot hold, or the
     package that it needs.
     """
-    check(form, ragged)
+    check_format(form, ragged)
     fields = fields or {}
-    lost = shapeless(columns, form, ragged)
-    kept: Kept = {p: None if p in lost else fields[p] for p in columns if p in fields}
+    lost = fields_losing_shapes(columns, form, ragged)
+    known: KnownFields = {p: None if p in lost else fields[p] for p in columns if p in fields}
     if ragged == "padded":
-        columns = {path: _padded(column) for path, column in columns.items()}
+        columns = {path: _to_padded(column) for path, column in columns.items()}
     if form == "torch":
-        return keep(as_tensors(columns, ragged), kept)
+        return attach_fields(to_batch(columns, ragged), known)
     if form == "tensordict":
-        return keep(tensordicts.tensordict(columns, ragged), kept)
+        return attach_fields(tensordicts.to_tensordict(columns, ragged), known)
     if form == "arrow":
-        return arrow.table(columns, fields).replace_schema_metadata({KEY: text_of(kept)})
+        return arrow.to_arrow(columns, fields).replace_schema_metadata({KEY: to_text(known)})
     if form == "polars":
-        return keep(frames.polars_frame(columns, fields), kept)
+        return attach_fields(frames.to_polars(columns, fields), known)
     if form == "pandas":
-        frame = frames.pandas_frame(columns)
-        frame.attrs[KEY] = text_of(kept)
+        frame = frames.to_pandas(columns)
+        frame.attrs[KEY] = to_text(known)
         return frame
     if form == "python":
-        return Rows(_python_rows(columns), kept)
+        return FieldRows(_python_rows(columns), known)
     if ragged == "list":
-        columns = {path: _listed(column) for path, column in columns.items()}
-    made = nested({path: _known(column, kept.get(path)) for path, column in columns.items()})
+        columns = {path: _to_list(column) for path, column in columns.items()}
+    made = nested({path: _with_field(column, known.get(path)) for path, column in columns.items()})
     # Arrays of text of one size become text of any, were it not known.
-    sized = any(field is None or field.dtype.kind == "U" for field in kept.values())
-    return keep(KnownColumns(made), kept) if sized else made
+    sized = any(field is None or field.dtype.kind == "U" for field in known.values())
+    return attach_fields(KnownColumns(made), known) if sized else made
 
 
-def one_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = None) -> Any:
+def format_row(columns: Columns, form: str, fields: Mapping[str, Field] | None = None) -> Any:
     """The single row in ``columns`` as ``form`` shows a row: nested dicts of NumPy scalars,
     Python values or tensors, a ``TensorDict`` without batch axes, a table of one row. A ragged
     row has its own shape."""
-    check(form, "list")
+    check_format(form, "list")
     if form == "python":
         return _python_rows(columns)[0]
     if form in ("arrow", "pandas", "polars"):
-        return present(columns, form, fields=fields)
+        return format_columns(columns, form, fields=fields)
     if form == "numpy":
         return nested({path: column[0] for path, column in columns.items()})
-    columns = unfolded(columns)
-    (row,) = rows(columns)
-    return row if form == "torch" else tensordicts.row_tensordict(row, columns)
+    columns = split_structured(columns)
+    (row,) = to_rows(columns)
+    return row if form == "torch" else tensordicts.row_to_tensordict(row, columns)
 
 
-def check(form: str, ragged: str) -> None:
+def check_format(form: str, ragged: str) -> None:
     """Raise :class:`~tensorstash.errors.Invalid` unless there are such a form and layout."""
-    if form not in FORMS:
-        raise Invalid(f"no format {short(form)}; there are: {', '.join(FORMS)}")
-    if ragged not in get_args(Layout):
-        raise Invalid(f"ragged rows as {short(ragged)}; there are: {', '.join(get_args(Layout))}")
+    if form not in FORMATS:
+        raise Invalid(f"no format {short(form)}; there are: {', '.join(FORMATS)}")
+    if ragged not in get_args(RaggedLayout):
+        raise Invalid(
+            f"ragged rows as {short(ragged)}; there are: {', '.join(get_args(RaggedLayout))}"
+        )
 
 
-def _padded(column: Any) -> Any:
+def _to_padded(column: Any) -> Any:
     return column.to_padded() if isinstance(column, Ragged) else column
 
 
-def _known(column: Any, field: Field | None) -> Any:
-    return Values(column, field) if type(column) is list and field is not None else column
+def _with_field(column: Any, field: Field | None) -> Any:
+    return FieldValues(column, field) if type(column) is list and field is not None else column
 
 
-def _listed(column: Any) -> Any:
+def _to_list(column: Any) -> Any:
     return column.to_list() if isinstance(column, Ragged) else column
 
 
@@ -132,7 +128,7 @@ def _listed(column: Any) -> Any:
 
 
 def _python_rows(columns: Columns) -> list[dict[str, Any]]:
-    columns = unfolded(columns)
+    columns = split_structured(columns)
     listed = {path: _python_values(column) for path, column in columns.items()}
     names = list(listed)
     return [
@@ -153,15 +149,55 @@ def _python_array(array: NDArray[Any]) -> Any:
 
 
 def _python_times(array: NDArray[Any]) -> NDArray[Any]:
-    """``datetime``, ``date`` and ``timedelta``, ``None`` for NaT; what these cannot tell
+    """``datetime``, ``date`` and ``timedelta``, ``None`` for NaT; what these cannot hold
     exactly stays NumPy's."""
     kind, (unit, _) = array.dtype.kind, np.datetime_data(array.dtype)
     if unit == "generic" or (kind == "m" and unit in "YM"):
         return array
     days = kind == "M" and unit in "YMWD"
-    told, exact = recast(array, "M8[D]" if days else f"{kind}8[us]")
-    out = told.astype(object)
+    cast, exact = cast_times(array, "M8[D]" if days else f"{kind}8[us]")
+    out = cast.astype(object)
     for at, value in np.ndenumerate(out):
         if not (exact[at] and (value is None or isinstance(value, (date, timedelta)))):
             out[at] = array[at]
     return out
+
+
+# -- rows of a batch -----------------------------------------------------------------------------
+
+
+def format_rows(columns: Columns, form: str, fields: Fields) -> list[Any]:
+    """Every row of ``columns`` by itself, as ``form`` shows a row: a dict of NumPy values, of
+    tensors, of Python's; a table of one row for forms that are tables."""
+    if form == "numpy":
+        parts = {name: _row_values(column) for name, column in columns.items()}
+        count = len(next(iter(parts.values()), ()))
+        if any("/" in name for name in parts):
+            return [nested({name: part[i] for name, part in parts.items()}) for i in range(count)]
+        return [{name: part[i] for name, part in parts.items()} for i in range(count)]
+    if form == "torch":
+        return to_rows(columns)
+    count = len(next(iter(columns.values()), ()))
+    if form == "python":
+        return list(format_columns(columns, form, "list"))
+    one = [{name: column[i : i + 1] for name, column in columns.items()} for i in range(count)]
+    return [format_row(row, form, fields) for row in one]
+
+
+def unstack(batch: Any) -> list[Any]:
+    """The rows of a batch that a transform has returned."""
+    if isinstance(batch, Mapping):
+        parts = {name: unstack(column) for name, column in batch.items()}
+        count = len(next(iter(parts.values()), ()))
+        return [{name: part[i] for name, part in parts.items()} for i in range(count)]
+    if isinstance(batch, list):
+        return batch
+    return [batch[i] for i in range(len(batch))]
+
+
+def _row_values(column: Any) -> Any:
+    """A column whose items are what a row has: text as ``str``, and memory of its own for no
+    row's sake: rows of one batch share theirs."""
+    if isinstance(column, np.ndarray) and column.dtype.kind == "T":
+        return column.tolist()
+    return column

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..create import make_spec
 from ..errors import Invalid, Unsupported, short
+from ..loading.source import Touched
 from ..metadata.defaults import CodecsLike, auto_chunks
 from ..metadata.spec import ArraySpec
-from .catalog import OFFSETS, VALUES, Catalog
+from .catalog import OFFSETS, VALUES, Catalog, values_per_row
 from .schema import Field, Fields, chosen, path_of
 
 _LARGE_BYTES = 512 << 10
@@ -60,10 +65,10 @@ def specs(
         )
     exact = _by_field(fields, rows_per_chunk if isinstance(rows_per_chunk, Mapping) else {})
     step = None if isinstance(rows_per_chunk, Mapping) else rows_per_chunk
-    for given in (*exact.values(), step, rows_per_shard):
-        if given is not None and (type(given) is not int or given < 1):
+    for count in (*exact.values(), step, rows_per_shard):
+        if count is not None and (type(count) is not int or count < 1):
             raise Invalid(
-                f"{short(given)} is not a number of rows for a chunk or shard; the least is 1"
+                f"{short(count)} is not a number of rows for a chunk or shard; the least is 1"
             )
     if step is None:
         step = step_of(fields)
@@ -140,7 +145,7 @@ def block_rows(catalog: Catalog, names: Iterable[str], row_bytes: int) -> int:
     step = min(rows.values())
     kinds = {catalog.fields[name].kind for name in rows}
     smallest = [name for name in rows if rows[name] == step]
-    if "ragged" not in kinds or any(_solid(catalog, name) for name in smallest):
+    if "ragged" not in kinds or any(_is_large(catalog, name) for name in smallest):
         return step
     fits = fitting(step, row_bytes)
     return fits if all(catalog.fields[n].kind == "ragged" for n in smallest) else min(step, fits)
@@ -155,10 +160,10 @@ def narrow(catalog: Catalog, array: str) -> bool:
     if catalog.chunk_rows(name) > catalog.step:
         return True
     ragged = catalog.fields[name].kind == "ragged"
-    return "ragged" in catalog.kinds and not ragged and not _solid(catalog, name)
+    return "ragged" in catalog.kinds and not ragged and not _is_large(catalog, name)
 
 
-def _solid(catalog: Catalog, name: str) -> bool:
+def _is_large(catalog: Catalog, name: str) -> bool:
     """Whether chunks of a field are so large that a block has all rows of one."""
     field = catalog.fields[name]
     return (
@@ -192,9 +197,69 @@ def _is_by_field(codecs: Any, fields: Fields) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(codecs, Mapping) and "name" not in codecs
 
 
-def _by_field(fields: Fields, given: Mapping[Any, Any]) -> dict[str, Any]:
+def _by_field(fields: Fields, values: Mapping[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in values.items():
         for path in chosen(fields, [path_of(name)]):
             found[path] = value
     return found
+
+
+# -- which chunks rows lie in --------------------------------------------------------------------
+
+
+def touched_chunks(
+    catalog: Catalog,
+    names: Iterable[str],
+    rows: NDArray[np.int64],
+    length: int,
+    chosen_from: int,
+    cache_bytes: int,
+) -> list[Touched]:
+    """The chunks that runs of ``length`` rows from ``rows`` on have a part in, of every array of
+    some fields. Ragged rows are taken to have all as many values, end to end; ``chosen_from`` and
+    ``cache_bytes``: of how many rows a view was made, and what each array keeps decoded."""
+    found = []
+    for name in names:
+        field = catalog.fields[name]
+        ragged = field.kind == "ragged"
+        size = row_bytes(field) * max(1, catalog.rows)
+        array = f"{name}/{OFFSETS}" if ragged else name
+        keeps = max(cache_bytes, NARROW_CACHE * narrow(catalog, array))
+        edge = catalog.chunk_rows(name)
+        first, last = rows // edge, (rows + length - 1) // edge
+        pieces = _chunks_per_row(catalog, name)
+        if pieces > 1:  # of a row; all of them are read, one after another
+            first, last = first * pieces, last * pieces + pieces - 1
+        found.append(Touched.between(first, last, min(1.0, keeps / size)))
+        if ragged:
+            found.append(_touched_values(catalog, name, rows, length, chosen_from, cache_bytes))
+    return found
+
+
+def _touched_values(
+    catalog: Catalog,
+    name: str,
+    rows: NDArray[np.int64],
+    length: int,
+    chosen_from: int,
+    cache_bytes: int,
+) -> Touched:
+    itemsize = max(1, catalog.fields[name].dtype.itemsize)
+    estimate = values_per_row(catalog.row_sizes.get(name, ()), chosen_from)
+    each = max(1, RAGGED_BYTES // itemsize if estimate is None else estimate)
+    edge = catalog.specs[f"{name}/{VALUES}"].grid.chunk_shape((0,))[0]
+    size = each * itemsize * max(1, catalog.rows)
+    first, last = rows * each // edge, ((rows + length) * each - 1) // edge
+    return Touched.between(first, last, min(1.0, cache_bytes / size))
+
+
+def _chunks_per_row(catalog: Catalog, name: str) -> int:
+    """Chunks that a row lies in: more than one of the widest rows."""
+    field = catalog.fields[name]
+    spec = catalog.specs[f"{name}/{OFFSETS}" if field.kind == "ragged" else name]
+    edges = getattr(spec.codecs[0], "chunk_shape", None) or spec.grid.chunks
+    if not edges:
+        return 1
+    sizes = zip(spec.shape[1:], edges[1:], strict=True)
+    return prod(max(1, -(-n // edge)) for n, edge in sizes)

@@ -19,8 +19,8 @@ from ..array import Array, renewed
 from ..columns import Ragged, offsets_of, runs_of
 from ..engine.look import Look
 from ..errors import Corrupt, Invalid, counted
+from .casting import safe_cast, single_row
 from .column import Column, Rows, read_rows, write_rows
-from .numbers import alone, numbers
 from .rowset import as_numbers
 from .schema import Field
 
@@ -49,7 +49,7 @@ class RaggedColumn(Column):
 
     def one(self, value: Any) -> Any:
         """See :meth:`Column.one`."""
-        return alone(value)
+        return single_row(value)
 
     def checked(self, values: Any, count: int, repeat: bool = False) -> Ragged:
         """See :meth:`Column.checked`."""
@@ -58,7 +58,7 @@ class RaggedColumn(Column):
             values = [values] * count
         try:
             if isinstance(values, Ragged):
-                stored = numbers(values.values, field.dtype)
+                stored = safe_cast(values.values, field.dtype)
                 made = Ragged.of(
                     Ragged(stored, values.offsets, values.shapes), field.dtype, field.ndim
                 )
@@ -86,10 +86,10 @@ class RaggedColumn(Column):
             look.done()
         stays = self._stays(places, values)
         if stays.any():
-            kept, starts = values[stays], places[stays, 0]
-            at = runs_of(starts, np.diff(kept.offsets))
+            same, starts = values[stays], places[stays, 0]
+            at = runs_of(starts, np.diff(same.offsets))
             if at.size:
-                write_rows(self._known(int(at.max()) + 1), at, kept.values)
+                write_rows(self._known(int(at.max()) + 1), at, same.values)
         if stays.all():
             return 0
         moved = self.reserve(values[~stays])
@@ -105,7 +105,7 @@ class RaggedColumn(Column):
     # -- within -------------------------------------------------------------------
 
     def _row(self, row: Any) -> NDArray[Any]:
-        array = numbers(row, self.field.dtype)
+        array = safe_cast(row, self.field.dtype)
         # An empty list says nothing of its axes.
         return array.reshape((0,) * self.field.ndim) if array.shape == (0,) else array
 

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, nested
+from ..columns import nested
 from ..driver import Driver
-from ..errors import Invalid, Unsupported, counted, short
+from ..errors import Invalid, Unsupported, short
 from ..handle import Settings
-from ..location import resolve
-from ..metadata.document import GroupDocument
-from ..options import RowLayoutOptions, shown
-from . import evolve, formats, given, layout
-from .about import RecordsInfo, info
-from .catalog import RecordAttributes
-from .column import Rows
-from .formats import Form, Layout
-from .rowset import All, count_of, narrowed, normalize, start_of
-from .schema import Field, chosen, path_of, ragged_path
-from .series import Series
+from ..loading.loader import BatchLoader
+from ..loading.sampler import EpochOptions, shows_epoch_options
+from ..loading.source import SourceHolder
+from ..options import RowLayoutOptions, only, shown
+from ..sources.windows import Windows
+from . import evolve, formats, layout
+from .catalog import RecordAttributes, RecordsInfo
+from .formats import Format, RaggedLayout
+from .ingest import check_row, check_rows
+from .rowset import normalize, select_rows
+from .schema import Field, chosen, is_name, path_of, ragged_path
+from .series import Series, field_of
 from .source import RecordSource
-from .table import By, Place, Table
-from .typed import Typed, typed
-from .unstack import in_order
+from .table import FactoryPlace, Table
+from .typed import Row, Typed, typed
 from .writer import RecordWriter
 
-_Row = TypeVar("_Row")
 
-
-class Records(RecordSource):
+class Records(SourceHolder):
     """A handle on rows of named fields, or a view of some of them.
 
     ``r[17]`` is a row, ``r[rows]`` columns, by NumPy's rules for rows; ``r["obs"]`` is a field,
@@ -51,28 +49,47 @@ class Records(RecordSource):
     ('b', [1, 2], 2)
     """
 
-    # -- what it is -------------------------------------------------------------------------
+    def __init__(self, table: Table) -> None:
+        """All rows and fields of ``table``."""
+        self._source = RecordSource(table)
+
+    def _view(self, **changes: Any) -> Records:
+        made = object.__new__(type(self))
+        made._source = self._source.changed(**changes)
+        return made
+
+    @property
+    def source(self) -> RecordSource:
+        """The rows of this view as loaders, windows and samplers read them."""
+        return self._source
 
     @property
     def driver(self) -> Driver:
         """Where the records are stored."""
-        return self.table.place[0]
+        return self._source.table.place[0]
 
     @property
     def path(self) -> str:
         """The path below the driver's root."""
-        return self.table.place[1]
+        return self._source.table.place[1]
 
     @property
     def settings(self) -> Settings:
         """How the handle behaves."""
-        return self.table.settings
+        return self._source.table.settings
 
     @property
     def fields(self) -> dict[str, Field]:
         """The fields of this view by path: ``"obs"``, ``"next/obs"``."""
-        fields = self.table.fields
-        return {name: fields[name] for name in self.names}
+        return self._source.fields
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the fields."""
+        return self._source.names
+
+    def __len__(self) -> int:
+        return len(self._source)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -83,11 +100,7 @@ class Records(RecordSource):
     def attrs(self) -> RecordAttributes:
         """The user's attributes, one copy for all rows: a mapping whose changes are stored at
         once."""
-        return RecordAttributes(self)
-
-    def attributes(self) -> Mapping[str, Any]:
-        """The attributes as they stand in the metadata; ``attrs`` changes them."""
-        return self.table.catalog.attributes
+        return RecordAttributes(self._source.table)
 
     def info(self) -> RecordsInfo:
         """Describe the fields of this view and what is stored of all their rows.
@@ -100,38 +113,34 @@ class Records(RecordSource):
         >>> stash.save_records({}, {"x": np.arange(3)}).info().rows
         3
         """
-        self.table.check()
-        return info(*self.table.place, self.table.catalog, self.names)
+        return self._source.info()
 
     def __repr__(self) -> str:
-        if not self.table.known:
-            return f"<tensorstash.Records at {self.table.where}>"
-        names = ", ".join(self.names)
-        return f"<tensorstash.Records {counted(len(self), 'row')} of {names} at {self.table.where}>"
+        return repr(self._source)
 
     # -- reading ----------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
         """A row for an integer, columns for other selections of rows; a field for its name, a
         view for a list of names."""
-        if _is_name(key):
+        if is_name(key):
             return self.field(key)
         if isinstance(key, list) and key and all(isinstance(k, (str, tuple)) for k in key):
             return self.select(*key)
         positions = normalize(key, len(self))
         if isinstance(positions, int):
-            return self._one(positions)
-        return self.present(self.take(positions))
+            return self._source.row(positions)
+        return self._source.present(self._source.take(positions))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         raise Unsupported(
-            f"{self.table.where} has rows of several fields, which are no array: take one, as "
-            f"np.asarray(r[{self.names[0]!r}]), or a dict of all, as r[:]"
+            f"{self._source.table.where} has rows of several fields, which are no array: take one, "
+            f"as np.asarray(r[{self.names[0]!r}]), or a dict of all, as r[:]"
         )
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The rows at ``indices``, as torch's ``DataLoader`` asks for a batch: one read a field."""
-        return self.rows_for_torch(indices)
+        return self._source.rows_for_torch(indices)
 
     def field(self, name: Any) -> Any:
         """Return a field by name, as ``r[name]`` does.
@@ -149,14 +158,9 @@ class Records(RecordSource):
         >>> stash.save_records({}, {"x": np.arange(3)}).field("x").shape
         (3,)
         """
-        self.table.check()
+        self._source.table.check()
         path = path_of(name)
-        if path not in self.names:
-            return self.select(path)
-        column = self.table.columns[path]
-        if column.field.kind in ("fixed", "text", "bytes") and isinstance(self.rows, All):
-            return column.arrays[0]
-        return Series(self.table, path, self.rows, len(self), self.ragged)
+        return field_of(self._source, path) if path in self.names else self.select(path)
 
     def lengths(self, name: Any) -> NDArray[np.int64]:
         """Return how long each row of a ragged field is, reading no values.
@@ -175,44 +179,96 @@ class Records(RecordSource):
         >>> r.lengths("tokens").tolist()
         [3, 1]
         """
-        return Series(self.table, ragged_path(self.fields, name), self.rows, len(self)).lengths()
+        return Series(self._source, ragged_path(self.fields, name)).lengths()
 
     def __iter__(self) -> Iterator[Any]:
-        """The rows in order. Where they follow each other as they are stored, each chunk of numbers
-        and text is read once; of ragged rows a few hundred are read at a time."""
-        count = len(self)
-        start, names = start_of(self.rows), self.names
-        if start is None:
-            for at in range(0, count, 256):
-                yield from self.each_row(self.take(slice(at, min(at + 256, count), 1)))
-            return
+        """The rows in order, some read at a time."""
+        return iter(self._source)
 
-        def take(rows: slice, some: list[str]) -> Columns:
-            return self.table.take(self.rows.at(rows, self.table.catalog.rows), some)
+    @shows_epoch_options(rank=0, world_size=1)
+    def iter_batches(
+        self,
+        batch_size: int,
+        *,
+        epoch: int = 0,
+        threads: int | None = None,
+        prefetch: int = 4,
+        **options: Unpack[EpochOptions],
+    ) -> Iterator[Any]:
+        """Iterate over one epoch in batches, read ahead by threads: each row comes once.
 
-        chunks = {name: self._rows_at_once(name) for name in names}
-        for columns in in_order(take, names, chunks, start, count):
-            yield from self.each_row(columns)
+        Args:
+            batch_size: rows of a batch; the last may have fewer.
+            shuffle: ``False``: rows in order; ``True``: shuffled among some chunks at a time, so
+                that each is read once; ``"exact"``: every order is as likely as any other.
+            seed, epoch: integers, all that a shuffle depends on.
+            drop_last: leave out a last batch of fewer rows.
+            rank, world_size: of how many processes this is which; each has its part of a batch.
+            lanes: chunks that the rows of a shuffled batch are dealt from at a time.
+            pool: chunks that a shuffle draws from; by default four for each row of a batch.
+            pool_bytes: the most memory for decoded chunks, such as ``"256MiB"``, for ``pool`` too.
+            threads: how many read; by default 16 from remote places, else as many as pay.
+            prefetch: batches made before they are asked for; 0: none, and no thread.
+
+        Returns:
+            An iterator over batches, in the format of this view.
+
+        Raises:
+            Invalid: an argument is wrong.
+            NotFound, Conflict: fields were dropped or replaced meanwhile.
+
+        >>> r = stash.save_records({}, {"x": np.arange(5)})
+        >>> [batch["x"].tolist() for batch in r.iter_batches(2)]
+        [[0, 1], [2, 3], [4]]
+        """
+        only(options, EpochOptions, "iter_batches")
+        loader: BatchLoader[Any] = BatchLoader(
+            self._source, batch_size, threads=threads, prefetch=prefetch, **options
+        )
+        loader.set_epoch(epoch)
+        return iter(loader)
+
+    def windows(
+        self,
+        length: int,
+        stride: int = 1,
+        *,
+        fields: Sequence[str] | str | None = None,
+        boundaries: Any = None,
+        whole_rows: bool = False,
+    ) -> Windows:
+        """Return every window of rows that follow each other, as rows to load.
+
+        Args:
+            length: rows of a window.
+            stride: rows from the start of one window to that of the next.
+            fields: one field or several; by default all of this view.
+            boundaries: where episodes end, which no window crosses, or the field ``r["done"]``
+                that says so; by default there are none.
+            whole_rows: allow ragged fields: a window is of their rows, not of their values.
+
+        Returns:
+            A ``Windows``, which loaders and samplers take, with ``len`` and indexing.
+
+        Raises:
+            Invalid: an argument is wrong, or a field is ragged and ``whole_rows`` is false.
+
+        >>> windows = stash.save_records({}, {"x": np.arange(5)}).windows(3)
+        >>> len(windows), windows[1]["x"].tolist()
+        (3, [1, 2, 3])
+        """
+        return Windows(
+            self.source, length, stride, fields=fields, boundaries=boundaries, whole_rows=whole_rows
+        )
 
     # -- writing ----------------------------------------------------------------------------
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Store the values of rows: a dict with all fields of this view, for an integer of one
         row, else of columns. Touches one chunk a field for a row, however many rows there are."""
-        if _is_name(key):
+        if is_name(key):
             raise Invalid(f"assign to rows, r[i] = {{...}}, or to a field: r[{key!r}][rows] = ...")
-        positions = normalize(key, len(self))
-        if isinstance(positions, int):
-            rows: Rows = slice(positions, positions + 1, 1)
-            checked = self.checked_row(value)
-        else:
-            rows = positions
-            count = count_of(rows, len(self))
-            # A dict of columns, or of values that stand for all rows; a TensorDict is a dict too.
-            one = isinstance(value, Mapping) and not getattr(value, "batch_size", ())
-            values = (formats.row_of if one else formats.columns_of)(value, self.fields)
-            checked = given.checked(self.table.columns, self.names, values, count, repeat=True)
-        self.table.put(self.rows.at(rows, self.table.catalog.rows), checked)
+        self._source.put(normalize(key, len(self)), value)
 
     def append(self, row: Any) -> int:
         """Add one row, atomically: readers see all of its fields or none.
@@ -233,8 +289,8 @@ class Records(RecordSource):
         >>> r.append({"x": 5}), len(r)
         (0, 1)
         """
-        self._whole("append")
-        return self.table.extend(self.checked_row(row), 1)
+        table = self._source.whole_table("append")
+        return table.extend(check_row(row, table.columns, table.fields), 1)
 
     def extend(self, rows: Any) -> int:
         """Add rows, atomically: readers see all of them or none.
@@ -255,9 +311,9 @@ class Records(RecordSource):
         >>> r.extend({"x": [5, 6]}), r.extend([{"x": 7}])
         (0, 2)
         """
-        self._whole("extend")
-        count, values = self.checked_rows(rows)
-        return self.table.extend(values, count)
+        table = self._source.whole_table("extend")
+        count, values = check_rows(rows, table.columns, table.fields)
+        return table.extend(values, count)
 
     def writer(self, budget: int | str = "256MiB") -> RecordWriter:
         """Return a context manager that gathers rows and stores whole chunks.
@@ -278,9 +334,9 @@ class Records(RecordSource):
         >>> len(r)
         1
         """
-        self._whole("writer")
-        self.table.check(write=True)
-        return RecordWriter(self, budget)
+        table = self._source.whole_table("writer")
+        table.check(write=True)
+        return RecordWriter(table, budget)
 
     # -- views ------------------------------------------------------------------------------
 
@@ -320,7 +376,8 @@ class Records(RecordSource):
         >>> r.where(r["x"][:] % 2 == 1)[:]["x"].tolist()
         [1, 3]
         """
-        return self._view(rows=narrowed(self.rows, rows, self.table.catalog.rows))
+        source = self._source
+        return self._view(rows=select_rows(source.rows, rows, source.table.catalog.rows))
 
     def split(self, fractions: Mapping[str, float], seed: int = 0) -> dict[str, Records]:
         """Split the rows into shuffled parts that share none.
@@ -340,12 +397,10 @@ class Records(RecordSource):
         >>> len(parts["train"]), len(parts["test"])
         (8, 2)
         """
-        return {
-            name: self._view(rows=part)
-            for name, part in evolve.parts(self.rows, len(self), fractions, seed).items()
-        }
+        parts = evolve.split_rows(self._source.rows, len(self), fractions, seed)
+        return {name: self._view(rows=part) for name, part in parts.items()}
 
-    def with_format(self, form: Form | None, ragged: Layout | None = None) -> Records:
+    def with_format(self, form: Format | None, ragged: RaggedLayout | None = None) -> Records:
         """Return a view that shows rows in another format.
 
         Args:
@@ -364,10 +419,10 @@ class Records(RecordSource):
         >>> stash.save_records({}, {"x": [1, 2]}).with_format("python")[:]
         [{'x': 1}, {'x': 2}]
         """
-        formats.check(form or "numpy", ragged or self.ragged)
-        return self._view(_format=form, ragged=ragged or self.ragged)
+        formats.check_format(form or "numpy", ragged or self._source.ragged)
+        return self._view(_format=form, ragged=ragged or self._source.ragged)
 
-    def ragged_as(self, ragged: Layout) -> Records:
+    def ragged_as(self, ragged: RaggedLayout) -> Records:
         """Return a view that shows ragged fields in another way.
 
         Args:
@@ -386,7 +441,7 @@ class Records(RecordSource):
         >>> r.ragged_as("padded")[:]["tokens"].tolist()
         [[1, 2], [3, 0]]
         """
-        formats.check("numpy", ragged)
+        formats.check_format("numpy", ragged)
         return self._view(ragged=ragged)
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Records:
@@ -428,11 +483,10 @@ class Records(RecordSource):
         >>> len(r.with_connection_factory(partial(stash.open_records, "rows")))
         3
         """
-        table = Table(By(factory, _place_of), self.table.settings)
-        table.adopt(self.table.catalog)
-        return self._view(table=table)
+        known = self._source.table
+        return self._view(table=Table(FactoryPlace(factory), known.settings, known.catalog))
 
-    def as_typed(self, cls: type[_Row]) -> Typed[_Row]:
+    def as_typed(self, cls: type[Row]) -> Typed[Row]:
         """Return typed access to the rows: each is an instance of a class.
 
         Args:
@@ -450,8 +504,6 @@ class Records(RecordSource):
         2
         """
         return typed(self, cls)
-
-    # -- fields -----------------------------------------------------------------------------
 
     @shown(RowLayoutOptions, layout.specs, rows_per_chunk="the least of the other fields")
     def add_field(
@@ -477,8 +529,7 @@ class Records(RecordSource):
         >>> r[1]["label"]
         'b'
         """
-        self._whole("add_field")
-        evolve.add(self.table, path_of(name), field, values, how)
+        evolve.add(self._source.whole_table("add_field"), path_of(name), field, values, how)
 
     def drop_field(self, name: Any) -> None:
         """Remove a field and what is stored of it, in one step for every reader.
@@ -495,8 +546,8 @@ class Records(RecordSource):
         >>> r.names
         ('x',)
         """
-        self._whole("drop_field")
-        evolve.drop(self.table, chosen(self.table.fields, [name]))
+        table = self._source.whole_table("drop_field")
+        evolve.drop(table, chosen(table.fields, [name]))
 
     def rename_field(self, old: Any, new: Any) -> None:
         """Give a field another name, in one step for every reader.
@@ -517,10 +568,7 @@ class Records(RecordSource):
         >>> r.names
         ('z',)
         """
-        self._whole("rename_field")
-        evolve.rename(self.table, path_of(old), path_of(new))
-
-    # -- the handle -------------------------------------------------------------------------
+        evolve.rename(self._source.whole_table("rename_field"), path_of(old), path_of(new))
 
     def refresh(self) -> Records:
         """Read the stored metadata again: others may have added rows or fields.
@@ -534,62 +582,19 @@ class Records(RecordSource):
         >>> len(r.refresh())
         3
         """
-        self.table.refresh()
+        self._source.table.refresh()
         return self
 
     def close(self) -> None:
-        """Refuse further use of this handle and of its views. Nothing else needs closing.
+        """Refuse further use of this handle and of its views.
 
         >>> with stash.save_records({}, {"x": [1, 2]}) as r:
         ...     first = r.append({"x": 3})
         """
-        self.table.close()
+        self._source.table.close()
 
     def __enter__(self) -> Records:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    # -- inside -----------------------------------------------------------------------------
-
-    def _open(self, write: bool = False) -> None:
-        self.table.check(write)
-
-    def _content(self) -> GroupDocument | None:
-        """What is known of the node: that it is a group."""
-        return GroupDocument() if self.table.known else None
-
-    def _whole(self, what: str) -> None:
-        if not isinstance(self.rows, All) or self._names is not None:
-            raise Invalid(
-                f"{what}() is for all rows and fields; call it on the records, not a view"
-            )
-
-    def checked_row(self, row: Any) -> dict[str, Any]:
-        """A row's values, each ready to be stored as a column of one row."""
-        values = formats.row_of(row, self.fields)
-        columns = self.table.columns
-        one = {path: columns[path].one(v) if path in columns else [v] for path, v in values.items()}
-        return given.checked(columns, self.names, one, 1)
-
-    def checked_rows(self, rows: Any) -> tuple[int, dict[str, Any]]:
-        """How many rows there are in what :meth:`extend` takes, and their values, checked."""
-        values = formats.columns_of(rows, self.fields)
-        if not values and not isinstance(rows, Mapping):  # a list of no rows has no fields
-            values = {name: [] for name in self.names}
-        count = len(next(iter(values.values()), ()))
-        return count, given.checked(self.table.columns, self.names, values, count)
-
-
-def _is_name(key: Any) -> bool:
-    return isinstance(key, str) or (
-        isinstance(key, tuple) and bool(key) and isinstance(key[0], str)
-    )
-
-
-def _place_of(found: Any) -> Place:
-    """The place of what a connection factory returns."""
-    if isinstance(found, Records):
-        return found.table.place
-    return resolve(found), ""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..coerce import is_tensor, natural
-from ..errors import DriverError, InvalidSelection, NotFound, counted
+from ..errors import DriverError, InvalidSelection, NotFound, counted, short
 from ..indexing.selection import Point, Stride, Take, select
 from ..loading.permutation import permuted
 from .column import Rows
@@ -35,7 +35,7 @@ class RowSet(Protocol):
         """The stored numbers of checked positions."""
         ...
 
-    def among(self, stored: int) -> int:
+    def chosen_from(self, stored: int) -> int:
         """Of how many of the first rows they were chosen, as far as can be told: it stays, however
         many are added later."""
         ...
@@ -46,7 +46,7 @@ class RowSet(Protocol):
         ...
 
 
-class All:
+class AllRows:
     """Every row, those too that are added later."""
 
     def count(self, stored: int) -> int:
@@ -57,8 +57,8 @@ class All:
         """See :meth:`RowSet.at`."""
         return positions
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
         return stored
 
     @property
@@ -67,7 +67,7 @@ class All:
         return None
 
 
-class Shuffled:
+class ShuffledRows:
     """The positions ``start`` to ``stop`` of a shuffle of ``total`` rows by ``seed``: a part of
     a split, told in four numbers."""
 
@@ -82,8 +82,8 @@ class Shuffled:
         """See :meth:`RowSet.at`."""
         return permuted(self.seed, self.total, as_numbers(positions) + self.start)
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
         return self.total
 
     @property
@@ -92,7 +92,7 @@ class Shuffled:
         return self.seed, self.total, self.start, self.stop
 
 
-class Chosen:
+class RowList:
     """Any rows, each by its number. A pickle of many names a file that holds them, which lasts
     as long as the view that wrote it, and until its process ends or has written 16 others."""
 
@@ -109,12 +109,12 @@ class Chosen:
         found: NDArray[Any] = self.rows[positions]
         return found
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
-        return self._among
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
+        return self._chosen_from
 
     @Cached
-    def _among(self) -> int:
+    def _chosen_from(self) -> int:
         return int(self.rows.max(initial=-1)) + 1
 
     @property
@@ -124,13 +124,13 @@ class Chosen:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.rows.nbytes <= _IN_PICKLES:
-            return Chosen, (self.rows,)
+            return RowList, (self.rows,)
         if self._file is None:
             self._file = _Spill(self.rows)
         return _from_file, (self._file.path, len(self.rows))
 
 
-class Run:
+class RowRange:
     """Rows ``start``, ``start + step``, ... ``count`` of them."""
 
     def __init__(self, start: int, step: int, count: int) -> None:
@@ -148,8 +148,8 @@ class Run:
             return slice(self.start + first * self.step, last, self.step * step)
         return as_numbers(positions) * self.step + self.start
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
         last = self.start + (self.length - 1) * self.step
         return max(self.start, last) + 1 if self.length else 0
 
@@ -159,10 +159,10 @@ class Run:
         return (self.start, self.step) if (self.start, self.step) != (0, 1) else None
 
 
-class Through:
+class NestedRows:
     """Rows of a view of a view, each told in a few numbers: ``inner`` ones of the ``outer``."""
 
-    def __init__(self, outer: RowSet, inner: Run | Shuffled) -> None:
+    def __init__(self, outer: RowSet, inner: RowRange | ShuffledRows) -> None:
         self.outer, self.inner = outer, inner
 
     def count(self, stored: int) -> int:
@@ -173,9 +173,9 @@ class Through:
         """See :meth:`RowSet.at`."""
         return self.outer.at(self.inner.at(positions, stored), stored)
 
-    def among(self, stored: int) -> int:
-        """See :meth:`RowSet.among`."""
-        return self.outer.among(stored)
+    def chosen_from(self, stored: int) -> int:
+        """See :meth:`RowSet.chosen_from`."""
+        return self.outer.chosen_from(stored)
 
     @property
     def identity(self) -> Hashable:
@@ -211,7 +211,7 @@ def _remove(path: str, pid: int) -> None:
             os.unlink(path)
 
 
-def _from_file(path: str, count: int) -> Chosen:
+def _from_file(path: str, count: int) -> RowList:
     try:
         rows = np.load(path, mmap_mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
@@ -219,7 +219,7 @@ def _from_file(path: str, count: int) -> Chosen:
             f"the {count} row numbers of this view lay in {path!r}, which the process that made it "
             "has removed; make the view again"
         ) from error
-    return Chosen(rows)
+    return RowList(rows)
 
 
 def count_of(rows: Rows, count: int) -> int:
@@ -257,7 +257,7 @@ def _as_rows(run: Stride, count: int) -> Rows:
     return run.start + run.step * np.arange(count)
 
 
-def plain(rows: Rows) -> Rows:
+def as_slice(rows: Rows) -> Rows:
     """``rows`` as a slice where they are a run: chunks then go straight to their place."""
     if isinstance(rows, slice) or not len(rows) or rows[-1] - rows[0] != len(rows) - 1:
         return rows
@@ -266,54 +266,60 @@ def plain(rows: Rows) -> Rows:
     return rows
 
 
-def narrowed(rows: RowSet, selection: Any, stored: int) -> RowSet:
+def select_rows(rows: RowSet, selection: Any, stored: int) -> RowSet:
     """The view of what a user selects of the positions of a view, by the rules of
     :func:`normalize`. A slice stays one, however many rows it has."""
     count = rows.count(stored)
+    if isinstance(selection, str) or callable(selection):
+        given = short(selection) if isinstance(selection, str) else "a function"
+        raise InvalidSelection(
+            f"where takes rows, not {given}: there is no query language; read a field "
+            "and compare, as r.where(r['x'][...] > 3)"
+        )
     if isinstance(selection, slice):
         try:
             start, stop, step = selection.indices(count)
         except (TypeError, ValueError):
             pass  # whose message is normalize's
         else:
-            return _sliced(rows, start, step, len(range(start, stop, step)))
+            return _slice_rows(rows, start, step, len(range(start, stop, step)))
     positions = normalize(selection, count)
     if isinstance(positions, int):
         raise InvalidSelection(f"where takes a mask, a list or a slice; r[{positions}] is a row")
     found = rows.at(positions, stored)
     if isinstance(found, slice):
         start, stop, step = found.indices(stored)
-        return Run(start, step, len(range(start, stop, step)))
-    return Chosen(np.array(found, np.int64))
+        return RowRange(start, step, len(range(start, stop, step)))
+    return RowList(np.array(found, np.int64))
 
 
-def parted(rows: RowSet, part: Shuffled, stored: int) -> RowSet:
+def split_part(rows: RowSet, part: ShuffledRows, stored: int) -> RowSet:
     """The view of a shuffled part of the positions of a view."""
-    if isinstance(rows, All):
+    if isinstance(rows, AllRows):
         return part
-    if isinstance(rows, Chosen):
-        return Chosen(np.array(rows.at(part.at(slice(0, part.count(0), 1), 0), stored), np.int64))
-    return Through(rows, part)
+    if isinstance(rows, RowList):
+        return RowList(np.array(rows.at(part.at(slice(0, part.count(0), 1), 0), stored), np.int64))
+    return NestedRows(rows, part)
 
 
-def _sliced(rows: RowSet, start: int, step: int, count: int) -> RowSet:
-    if isinstance(rows, All):
-        return Run(start, step, count)
-    if isinstance(rows, Run):
-        return Run(rows.start + start * rows.step, rows.step * step, count)
-    if isinstance(rows, Shuffled) and step == 1:
+def _slice_rows(rows: RowSet, start: int, step: int, count: int) -> RowSet:
+    if isinstance(rows, AllRows):
+        return RowRange(start, step, count)
+    if isinstance(rows, RowRange):
+        return RowRange(rows.start + start * rows.step, rows.step * step, count)
+    if isinstance(rows, ShuffledRows) and step == 1:
         first = rows.start + start
-        return Shuffled(rows.seed, rows.total, first, first + count)
-    if isinstance(rows, Chosen):
-        return Chosen(np.array(rows.rows[start + step * np.arange(count)], np.int64))
-    return Through(rows, Run(start, step, count))
+        return ShuffledRows(rows.seed, rows.total, first, first + count)
+    if isinstance(rows, RowList):
+        return RowList(np.array(rows.rows[start + step * np.arange(count)], np.int64))
+    return NestedRows(rows, RowRange(start, step, count))
 
 
 def start_of(rows: RowSet) -> int | None:
     """The number of the first row, where the others follow it one by one."""
-    if isinstance(rows, All):
+    if isinstance(rows, AllRows):
         return 0
-    return rows.start if isinstance(rows, Run) and rows.step == 1 else None
+    return rows.start if isinstance(rows, RowRange) and rows.step == 1 else None
 
 
 def as_numbers(positions: Rows) -> NDArray[np.int64]:

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array import Array
 from ..errors import InvalidSelection, Unsupported, counted
+from ..handle import NoOperators
 from . import formats
 from .column import Rows
 from .ragged_column import RaggedColumn
-from .rowset import RowSet, count_of, normalize, start_of
-from .table import Table
+from .rowset import AllRows, count_of, normalize, start_of
+from .source import RecordSource
 
 
-class Series:
+class Series(NoOperators):
     """A field whose rows are no plain array, or of a view that has not all rows.
 
     ``s[i]`` is a row's value, ``s[rows]`` several as an array, a list or, ``ragged_as``, padded or
@@ -27,15 +29,13 @@ class Series:
     [3, 1]
     """
 
-    def __init__(
-        self, table: Table, path: str, rows: RowSet, count: int, ragged: str = "list"
-    ) -> None:
+    def __init__(self, source: RecordSource, path: str) -> None:
         """Made by ``r["field"]``."""
-        self._table = table
+        self._table = source.table
         self._path = path
-        self._rows = rows
-        self._count = count
-        self._ragged = ragged
+        self._rows = source.rows
+        self._count = len(source)
+        self._ragged = source.ragged
 
     def __len__(self) -> int:
         return self._count
@@ -48,7 +48,7 @@ class Series:
         found = self._take(positions)
         # A list that knows its field.
         fields = {"": self._column.field}
-        return formats.present({"": found}, "numpy", self._ragged, fields)[""]
+        return formats.format_columns({"": found}, "numpy", self._ragged, fields)[""]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         positions = normalize(key, self._count)
@@ -109,6 +109,14 @@ class Series:
         return f"<Series {self._path!r} of {counted(self._count, 'row')}, {self._column.field!r}>"
 
     @property
+    def _calculation(self) -> str:
+        rows = "[row {sign} value for row in r[" + repr(self._path) + "]]"
+        if self._kind in ("fixed", "text"):
+            return f"r[{self._path!r}][...] {{sign}} value"
+        lengths = f"r.lengths({self._path!r}) {{sign}} value, or each row, "
+        return lengths + rows if self._kind == "ragged" else rows
+
+    @property
     def _kind(self) -> str:
         kind: str = self._column.field.kind
         return kind
@@ -117,7 +125,7 @@ class Series:
     def _column(self) -> Any:
         column = self._table.columns.get(self._path)
         if column is None:
-            raise self._table.gone(self._path)
+            raise self._table.missing(self._path)
         return column
 
     def _at(self, positions: Rows) -> Rows:
@@ -125,3 +133,10 @@ class Series:
 
     def _take(self, positions: Rows) -> Any:
         return self._table.take(self._at(positions), [self._path])[self._path]
+
+
+def field_of(source: RecordSource, path: str) -> Array | Series:
+    """A field of a view: the array itself where that is all there is to it."""
+    column = source.table.columns[path]
+    plain = column.field.kind in ("fixed", "text", "bytes")
+    return column.arrays[0] if plain and isinstance(source.rows, AllRows) else Series(source, path)

@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..columns import Columns
-from ..errors import InvalidSelection, counted
+from ..errors import Invalid, InvalidSelection, counted
 from ..loading.dataloader_worker import in_worker, keeping_fields
-from ..loading.loader import BatchLoader
-from ..loading.present import rows as rows_of_tensors
+from ..loading.present import to_rows
 from ..loading.source import Blocks, Source, Touched, fingerprint_of
-from ..sources.windows import Windows
-from . import formats, layout
-from .catalog import replaced
+from . import layout
+from .catalog import RecordsInfo, changed_fields, describe, values_per_row
 from .column import Rows
-from .layout import RAGGED_BYTES
-from .rowset import All, RowSet, Run, as_numbers, plain
-from .sizes import values_of_row
+from .formats import format_columns, format_row, format_rows, unstack
+from .ingest import check_row, check_values
+from .layout import RAGGED_BYTES, touched_chunks
+from .rowset import AllRows, RowRange, RowSet, as_numbers, as_slice, count_of, start_of
+from .schema import Fields, chosen
 from .table import Table
-from .touches import touches
-from .unstack import rows_of, unstacked
-
-_Self = TypeVar("_Self", bound="RecordSource")
 
 
 class RecordSource(Source):
-    """Some fields and rows of a table, in the format that their user wants to see.
+    """Some fields and rows of a table, in the format that their user wants to see: what a view is.
 
-    Views share the table.
+    Never changed: :meth:`changed` makes others of it, which share the table.
     """
 
     def __init__(self, table: Table) -> None:
         """All fields and rows of ``table``."""
         self.table = table
-        self.rows: RowSet = All()
-        self._format: str | None = None
+        self.rows: RowSet = AllRows()
         self.ragged: str = "list"
         self.transform: Callable[[Any], Any] | None = None
+        self._format: str | None = None
         self._names: tuple[str, ...] | None = None
 
-    def _view(self: _Self, **changes: Any) -> _Self:
-        made = object.__new__(type(self))
+    def changed(self, **changes: Any) -> RecordSource:
+        """The same with other attributes."""
+        made = object.__new__(RecordSource)
         made.__dict__ |= self.__getstate__()
         made.__dict__ |= changes
         return made
@@ -52,7 +49,20 @@ class RecordSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_layout", "_pinned")}
 
-    # -- a source ---------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        if not self.table.known:
+            return f"<tensorstash.Records at {self.table.where}>"
+        names = ", ".join(self.names)
+        return f"<tensorstash.Records {counted(len(self), 'row')} of {names} at {self.table.where}>"
+
+    def whole_table(self, what: str) -> Table:
+        """The table, where these are all of its rows and fields, those too that are added later;
+        else an error of the method ``what``."""
+        if not isinstance(self.rows, AllRows) or self._names is not None:
+            raise Invalid(
+                f"{what}() is for all rows and fields; call it on the records, not a view"
+            )
+        return self.table
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,8 +71,27 @@ class RecordSource(Source):
             return tuple(self.table.fields)
         for name in self._names:
             if name not in self.table.fields:
-                raise self.table.gone(name)
+                raise self.table.missing(name)
         return self._names
+
+    @property
+    def fields(self) -> Fields:
+        """The fields by path."""
+        fields = self.table.fields
+        return {name: fields[name] for name in self.names}
+
+    def info(self) -> RecordsInfo:
+        """What these fields are and what is stored of them."""
+        self.table.check()
+        return describe(*self.table.place, self.table.catalog, self.names)
+
+    def select(self, *names: Any) -> RecordSource:
+        """The same rows with some of the fields, or of what stands within one."""
+        return self.changed(_names=tuple(chosen(self.fields, names)))
+
+    def stored(self, positions: Rows) -> Rows:
+        """The numbers of the rows at these positions, as they are stored."""
+        return self.rows.at(positions, self.table.catalog.rows)
 
     def __len__(self) -> int:
         return self.rows.count(self.table.catalog.rows)
@@ -70,15 +99,15 @@ class RecordSource(Source):
     @property
     def row_bytes(self) -> int:
         """About how many bytes a row has in memory: of rows of different sizes, the mean that was
-        noted as they were added, which no later write changes."""
+        estimated as they were added, which no later write changes."""
         catalog = self.table.catalog
-        among = self.rows.among(catalog.rows)
+        chosen_from = self.rows.chosen_from(catalog.rows)
         size = 0
         for name in self.names:
             field = catalog.fields[name]
             size += layout.row_bytes(field)
             if field.kind == "ragged":
-                values = values_of_row(catalog.notes.get(name, ()), among)
+                values = values_per_row(catalog.row_sizes.get(name, ()), chosen_from)
                 size += RAGGED_BYTES if values is None else values * field.dtype.itemsize
         return size
 
@@ -90,13 +119,13 @@ class RecordSource(Source):
     @property
     def ragged_names(self) -> tuple[str, ...]:
         """The paths of the fields whose rows differ in length."""
-        return tuple(name for name in self.names if self.table.fields[name].kind == "ragged")
+        return tuple(name for name, field in self.fields.items() if field.kind == "ragged")
 
     @property
     def fixed(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Element shape and dtype of the fields that are plain arrays."""
-        fields = {name: self.table.fields[name] for name in self.names}
-        return {name: (f.shape, f.dtype) for name, f in fields.items() if f.kind == "fixed"}
+        fields = self.fields.items()
+        return {name: (f.shape, f.dtype) for name, f in fields if f.kind == "fixed"}
 
     @property
     def fingerprint(self) -> str:
@@ -119,31 +148,38 @@ class RecordSource(Source):
         """Always: rows are added at the end."""
         return True
 
-    def at_rows(self: _Self, rows: int) -> _Self:
+    def at_rows(self, rows: int) -> RecordSource:
         """All rows as they were when there were so many; of a view, whose rows were chosen, what
         it is."""
-        if not isinstance(self.rows, All):
+        if not isinstance(self.rows, AllRows):
             return self
-        made = self._view(rows=Run(0, 1, rows))
+        made = self.changed(rows=RowRange(0, 1, rows))
         if "_pinned" in self.__dict__:  # of an epoch that is resumed
             made.__dict__["_pinned"] = self.__dict__["_pinned"]
         return made
 
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
-        if in_worker():
-            self.table.use_one_thread()
-        stored = self.rows.at(rows, self.table.catalog.rows)
-        names = self._same_names()
-        lost = self.table.lost if self._names is None else ()
+        stored, names = as_slice(self.stored(rows)), self._same_names()
+        lost = self.table.dropped if self._names is None else ()
         for name in (*lost, *(name for name in out or () if name not in names)):
-            raise self.table.gone(name)  # or its memory would stay as it is
-        return self.table.take(plain(stored), names, out)
+            raise self.table.missing(name)  # or its memory would stay as it is
+        return self.table.take(stored, names, out, in_worker())
 
-    def at_epoch(self: _Self, epoch: int) -> _Self:
+    def put(self, positions: int | Rows, value: Any) -> None:
+        """Store the values of rows that are there: those of one, or of several."""
+        columns, names = self.table.columns, self.names
+        if isinstance(positions, int):
+            positions = slice(positions, positions + 1, 1)
+            checked = check_row(value, columns, names)
+        else:
+            checked = check_values(value, columns, names, count_of(positions, len(self)))
+        self.table.put(self.stored(positions), checked)
+
+    def at_epoch(self, epoch: int) -> RecordSource:
         """The same fields, which must not become others while an epoch runs."""
         known = self.__dict__.get("_layout")
-        made = self._view(_pinned=(self.names, self.table.catalog))
+        made = self.changed(_pinned=(self.names, self.table.catalog))
         if known is not None:
             made.__dict__["_layout"] = known
         return made
@@ -155,7 +191,7 @@ class RecordSource(Source):
             return self.names
         names, known = pinned
         if now is not known:
-            changes = replaced(known, now)
+            changes = changed_fields(known, now)
             for name in names:
                 if name in changes:
                     raise self.table.latest.changed(name, changes[name], now)
@@ -166,15 +202,15 @@ class RecordSource(Source):
         """The chunks that rows have a part in, or runs of ``length`` from them on, where the view's
         rows follow each other as they are stored."""
         table = self.table
-        stored = as_numbers(self.rows.at(rows, table.catalog.rows))
-        among = self.rows.among(table.catalog.rows)
+        stored = as_numbers(self.stored(rows))
+        chosen_from = self.rows.chosen_from(table.catalog.rows)
         cache = table.settings.cache_bytes
-        return touches(table.catalog, self.names, stored, length, among, cache)
+        return touched_chunks(table.catalog, self.names, stored, length, chosen_from, cache)
 
     def present(self, columns: Columns) -> Any:
         """Columns in the view's format, through its transform."""
-        shown = formats.present(columns, self._format or "numpy", self.ragged, self.table.fields)
-        return shown if self.transform is None else self.transform(shown)
+        batch = format_columns(columns, self._format or "numpy", self.ragged, self.table.fields)
+        return batch if self.transform is None else self.transform(batch)
 
     @property
     def format(self) -> str | None:
@@ -191,117 +227,37 @@ class RecordSource(Source):
         """Whether reading mostly waits for round trips."""
         return not self.table.place[0].capabilities.local
 
-    # -- for those without torch ------------------------------------------------------------
-
-    def iter_batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool | Literal["exact"] = False,
-        seed: int = 0,
-        epoch: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = False,
-        lanes: int = 64,
-        pool: int | None = None,
-        pool_bytes: int | str = "256MiB",
-        threads: int | None = None,
-        prefetch: int = 4,
-    ) -> Iterator[Any]:
-        """Iterate over one epoch in batches, read ahead by threads: each row comes once.
-
-        Args:
-            batch_size: rows of a batch; the last may have fewer.
-            shuffle: ``False``: rows in order; ``True``: shuffled among some chunks at a time, so
-                that each is read once; ``"exact"``: every order is as likely as any other.
-            seed: which shuffle, an integer.
-            epoch: which epoch of it; shuffles differ from one epoch to the next.
-            rank, world_size: of how many processes this is which; each yields its own part of
-                every batch.
-            drop_last: leave out a last batch of fewer rows.
-            lanes: chunks that the rows of a shuffled batch are dealt from at a time.
-            pool: chunks that a shuffle draws from; by default four for each row of a batch, as far
-                as ``pool_bytes`` allow.
-            pool_bytes: the most memory for decoded chunks, such as ``"256MiB"``.
-            threads: how many threads read; by default 16 from remote places, else one for each
-                processor, or one in all where trying shows that more are no faster.
-            prefetch: batches that are made before they are asked for; 0: none, and no thread.
-
-        Returns:
-            An iterator over batches, in the format of this view.
-
-        Raises:
-            Invalid: an argument is wrong.
-            NotFound, Conflict: fields were dropped or replaced meanwhile.
-
-        >>> r = stash.save_records({}, {"x": np.arange(5)})
-        >>> [batch["x"].tolist() for batch in r.iter_batches(2)]
-        [[0, 1], [2, 3], [4]]
-        """
-        feed: BatchLoader[Any] = BatchLoader(
-            self,
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-            lanes=lanes,
-            pool=pool,
-            pool_bytes=pool_bytes,
-            threads=threads,
-            prefetch=prefetch,
-        )
-        feed.set_epoch(epoch)
-        return iter(feed)
-
-    def windows(
-        self,
-        length: int,
-        stride: int = 1,
-        *,
-        fields: Sequence[str] | str | None = None,
-        boundaries: Any = None,
-        whole_rows: bool = False,
-    ) -> Windows:
-        """Return every window of rows that follow each other, as rows to load.
-
-        Args:
-            length: rows of a window.
-            stride: rows from the start of one window to that of the next.
-            fields: one field or several; by default all of this view.
-            boundaries: where episodes end, which no window crosses, or the field ``r["done"]``
-                that says so; by default there are none.
-            whole_rows: allow ragged fields: a window is of their rows, not of their values.
-
-        Returns:
-            A ``Windows``, which loaders and samplers take, with ``len`` and indexing.
-
-        Raises:
-            Invalid: an argument is wrong, or a field is ragged and ``whole_rows`` is false.
-
-        >>> windows = stash.save_records({}, {"x": np.arange(5)}).windows(3)
-        >>> len(windows), windows[1]["x"].tolist()
-        (3, [1, 2, 3])
-        """
-        return Windows(
-            self, length, stride, fields=fields, boundaries=boundaries, whole_rows=whole_rows
-        )
-
     # -- rows -------------------------------------------------------------------------------
 
-    def _one(self, position: int) -> Any:
+    def row(self, position: int) -> Any:
+        """One row, in the view's format, through its transform."""
         columns = self.take(slice(position, position + 1, 1))
         if self.transform is None:
-            return formats.one_row(columns, self._format or "numpy", self.table.fields)
-        return unstacked(self.present(columns))[0]
+            return format_row(columns, self._format or "numpy", self.table.fields)
+        return unstack(self.present(columns))[0]
 
-    def each_row(self, columns: Columns) -> list[Any]:
+    def __iter__(self) -> Iterator[Any]:
+        """The rows in order. Where they follow each other as they are stored, each chunk of numbers
+        and text is read once; of ragged rows a few hundred are read at a time."""
+        count = len(self)
+        start, names = start_of(self.rows), self.names
+        if start is None:
+            for at in range(0, count, 256):
+                yield from self._as_rows(self.take(slice(at, min(at + 256, count), 1)))
+            return
+
+        def take(rows: slice, some: list[str]) -> Columns:
+            return self.table.take(self.stored(rows), some, None, in_worker())
+
+        chunks = {name: self._rows_at_once(name) for name in names}
+        for columns in _read_by_chunk(take, names, chunks, start, count):
+            yield from self._as_rows(columns)
+
+    def _as_rows(self, columns: Columns) -> list[Any]:
         """Columns as a list of rows, in the view's format, through its transform."""
         if self.transform is None:
-            return rows_of(columns, self._format or "numpy", self.table.fields)
-        return unstacked(self.present(columns))
+            return format_rows(columns, self._format or "numpy", self.table.fields)
+        return unstack(self.present(columns))
 
     def rows_for_torch(self, indices: Sequence[int]) -> list[Any]:
         """Rows as torch's default collate function takes them: tensors, unless the view has a
@@ -309,8 +265,8 @@ class RecordSource(Source):
         with keeping_fields():
             columns = self.take(self._positions(indices))
         if self._format in (None, "torch") and self.transform is None:
-            return rows_of_tensors(columns)
-        return self.each_row(columns)
+            return to_rows(columns)
+        return self._as_rows(columns)
 
     def _positions(self, indices: Any) -> NDArray[Any]:
         rows = np.asarray(indices, dtype=np.intp)
@@ -331,9 +287,9 @@ class RecordSource(Source):
 
 
 def _blocks(rows: RowSet, count: int, step: int) -> Blocks:
-    if isinstance(rows, All):
+    if isinstance(rows, AllRows):
         return Blocks.regular(count, step)
-    if isinstance(rows, Run) and rows.step == 1:
+    if isinstance(rows, RowRange) and rows.step == 1:
         edges = np.arange(rows.start // step + 1, -(-(rows.start + count) // step)) * step
         bounds = np.concatenate([[0], edges - rows.start, [count]]).astype(np.int64)
         return Blocks(bounds if count else bounds[:1])
@@ -342,3 +298,28 @@ def _blocks(rows: RowSet, count: int, step: int) -> Blocks:
     edges = np.flatnonzero(np.diff(chunk[order])) + 1
     bounds = np.concatenate([[0], edges, [count]]).astype(np.int64)
     return Blocks(bounds if count else bounds[:1], order.astype(np.int64))
+
+
+def _read_by_chunk(
+    take: Callable[[slice, list[str]], Columns], names: Sequence[str], chunks: Mapping[str, int],
+    start: int, count: int,
+) -> Iterator[Columns]:  # fmt: skip
+    """``count`` rows from the stored row ``start`` on, some at a time: of every field a whole
+    chunk (of as many rows as ``chunks`` says) is read when the one before is used up."""
+    held: Columns = {}
+    begins = dict.fromkeys(names, 0)
+    ends = dict.fromkeys(names, 0)
+    at = 0
+    while at < count:
+        used_up: dict[int, list[str]] = {}
+        for name in names:
+            if ends[name] == at:
+                begins[name] = at
+                edge = ((start + at) // chunks[name] + 1) * chunks[name] - start
+                ends[name] = min(edge, count)
+                used_up.setdefault(ends[name], []).append(name)
+        for end, some in used_up.items():
+            held |= take(slice(at, end, 1), some)
+        stop = min(ends.values())
+        yield {name: held[name][at - begins[name] : stop - begins[name]] for name in names}
+        at = stop

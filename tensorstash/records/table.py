@@ -13,15 +13,23 @@ from ..array import Array, renewed
 from ..columns import Columns
 from ..driver import Check, Driver, located
 from ..engine.look import Look, Together, blame
-from ..errors import Closed, Conflict, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
+from ..errors import Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from ..handle import Settings
-from ..metadata import node, zarr3
-from ..metadata.belongings import Belongings
+from ..location import resolve
 from ..metadata.copies import publishes
+from ..metadata.document import GroupDocument
 from ..metadata.spec import ANOTHER, ArraySpec
 from ..threads import once
-from . import grow, layout
-from .catalog import Catalog, arrays_of, as_known, is_same_array, lost, replaced, values_of
+from . import commit, layout
+from .catalog import (
+    Catalog,
+    arrays_of,
+    as_known,
+    changed_fields,
+    dropped_fields,
+    is_same_array,
+    value_counts,
+)
 from .column import (
     BytesColumn,
     Column,
@@ -32,7 +40,7 @@ from .column import (
     Rows,
     TextColumn,
 )
-from .latest import FieldGuard, Latest, gone
+from .commit import FieldGuard, LatestCatalog, missing_field
 from .ragged_column import RaggedColumn
 from .schema import Field, Fields
 
@@ -46,6 +54,9 @@ _KINDS: Mapping[str, type[Column]] = {
     "json": JsonColumn,
     "object": ObjectColumn,
 }
+
+_Columns = tuple[Catalog, Mapping[str, Column], Mapping[str, Array]]
+"""Columns by field and handles by array, and the catalog that they are of."""
 
 
 class Table:
@@ -66,14 +77,13 @@ class Table:
     ) -> None:
         self._connect = connect
         self._identities = identities or {}
-        self.lost: tuple[str, ...] = ()  # fields that a pickled table knew, and that are no more
+        self.dropped: tuple[str, ...] = ()  # fields that a pickled table knew, and that are no more
         self.settings = settings
         self.closed = closed
         self._place: Place | None = None
         self._catalog = catalog
-        self._columns: tuple[Catalog, dict[str, Column], dict[str, Array]] | None = None
-        self._latest: Latest | None = None
-        self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
+        self._columns: dict[bool, _Columns] = {}  # by whether they are for a worker
+        self._latest: LatestCatalog | None = None
 
     @property
     def place(self) -> Place:
@@ -82,6 +92,16 @@ class Table:
             self._place = self._connect()
             publishes(*self._place)
         return self._place
+
+    @property
+    def driver(self) -> Driver:
+        """Where the records are stored."""
+        return self.place[0]
+
+    @property
+    def path(self) -> str:
+        """The path below the driver's root."""
+        return self.place[1]
 
     @property
     def where(self) -> str:
@@ -104,30 +124,37 @@ class Table:
     @property
     def columns(self) -> Mapping[str, Column]:
         """A column for every field, as :attr:`catalog` has it."""
-        catalog, known = self.catalog, self._columns
+        return self._columns_for(in_worker=False)
+
+    def _columns_for(self, in_worker: bool) -> Mapping[str, Column]:
+        """``in_worker``: those for a worker of a ``DataLoader``, of which several fill the
+        processors: over handles of its own, which read with the caller's thread alone."""
+        catalog, known = self.catalog, self._columns.get(in_worker)
         if known is None or known[0] is not catalog:
-            arrays = {name: self._array(name, spec) for name, spec in catalog.specs.items()}
+            settings = replace(self.settings, threads=1) if in_worker else self.settings
+            old = {} if known is None else known[2]
+            arrays = {n: self._array(n, s, old.get(n), settings) for n, s in catalog.specs.items()}
             columns = {
                 path: column_of(path, field, [arrays[name] for name in arrays_of(path, field)])
                 for path, field in catalog.fields.items()
             }
             # Whole or not at all, so that threads need no lock: one that a fork would inherit.
-            known = self._columns = catalog, columns, arrays
+            known = self._columns[in_worker] = catalog, columns, arrays
         return known[1]
 
     def _load(self) -> None:
         """Look at the stored document for the first time."""
         self.check()
-        now = grow.load(*self.place)
-        known, latest = as_known(now, self._identities), Latest(*self.place, now)
+        now = commit.load(*self.place)
+        known, latest = as_known(now, self._identities), LatestCatalog(*self.place, now)
         if known is not now and self.settings.immutable:  # nobody looks at what is latest
-            name = next(iter(replaced(known, now)))
+            name = next(iter(changed_fields(known, now)))
             raise latest.changed(name, ANOTHER, now)
 
         def change() -> None:
             if self._catalog is None:
                 self._catalog, self._latest = known, latest
-                self.lost = lost(self._identities, now)
+                self.dropped = dropped_fields(self._identities, now)
 
         once(change)
 
@@ -135,8 +162,8 @@ class Table:
         """Look at the stored document again."""
         self.check()
         before = self._catalog
-        self.adopt(grow.load(*self.place, before), before)
-        self.lost = ()
+        self.adopt(commit.load(*self.place, before), before)
+        self.dropped = ()
 
     def adopt(self, catalog: Catalog, before: Catalog | None = None) -> None:
         """``catalog`` is how the records are now; or were, if another thread has learned of more
@@ -152,28 +179,20 @@ class Table:
         once(change)
 
     @property
-    def latest(self) -> Latest:
+    def latest(self) -> LatestCatalog:
         """The document as last seen."""
         catalog, latest = self.catalog, self._latest
         if latest is None:
-            latest = self._latest = Latest(*self.place, catalog)
+            latest = self._latest = LatestCatalog(*self.place, catalog)
         return latest
 
-    def use_one_thread(self) -> None:
-        """Read with the caller's thread alone from now on."""
-        if self.settings.threads != 1:
-            self.settings = replace(self.settings, threads=1)
-            self._columns = None
-
-    def _array(self, name: str, spec: ArraySpec) -> Array:
-        """The handle on an array, with what it has cached while the array is the same."""
-        old = None if self._columns is None else self._columns[2].get(name)
+    def _array(self, name: str, spec: ArraySpec, old: Array | None, settings: Settings) -> Array:
+        """The handle on an array, with what ``old`` has cached while the array is the same."""
         same = old is not None and old.spec.identity == spec.identity
         if old is not None and same and is_same_array(old.spec, spec):
             return renewed(old, spec)
         driver, path = self.place
         kind = FieldArray if name in self.fields else Array
-        settings = self.settings
         if layout.narrow(self.catalog, name):
             settings = replace(settings, cache_bytes=max(settings.cache_bytes, layout.NARROW_CACHE))
         if driver.capabilities.leases:
@@ -183,18 +202,32 @@ class Table:
         made.guard = FieldGuard(self.latest, name)
         return made
 
+    # -- what attributes ask of a handle --------------------------------------------------
+
+    def attributes(self) -> Mapping[str, Any]:
+        """The user's attributes as they stand in the document."""
+        return self.catalog.attributes
+
+    def _content(self) -> GroupDocument | None:
+        """What is known of the node: that it is a group."""
+        return GroupDocument() if self.known else None
+
     # -- rows -----------------------------------------------------------------------------
 
     def take(
-        self, rows: Rows, names: Iterable[str], out: Mapping[str, NDArray[Any]] | None = None
+        self,
+        rows: Rows,
+        names: Iterable[str],
+        out: Mapping[str, NDArray[Any]] | None = None,
+        in_worker: bool = False,
     ) -> Columns:
-        """The values of some fields in ``rows``."""
+        """The values of some fields in ``rows``; ``in_worker``: see :meth:`_columns_for`."""
         self.check()
-        columns = self.columns
+        columns = self._columns_for(in_worker)
         found: Columns = dict.fromkeys(names)
         for name in found:
             if name not in columns:
-                raise self.gone(name)
+                raise self.missing(name)
 
         names = [*found]
         look = self.look(names)
@@ -208,7 +241,7 @@ class Table:
                 own.done()
 
         try:
-            self._each(names, read)
+            commit.for_each_field(self.driver, names, read)
             if look is not None:
                 look.done()
         except (Corrupt, Invalid, NotFound, Unsupported) as error:
@@ -225,35 +258,21 @@ class Table:
         some of these fields are no more, or others are in their places. One request that moves no
         bytes, while the document is the one that was last seen."""
         if not self.settings.immutable:
-            self._refuse(self.latest.seen(), names)
+            self.latest.check(self.catalog, names)
 
     def look(self, names: Iterable[str]) -> Look | None:
         """The same far away, to be asked for together with what a call reads; ``None`` where a
         request costs no round trip, or nothing changes."""
-        if self.settings.immutable or self.place[0].capabilities.local:
+        if self.settings.immutable or self.driver.capabilities.local:
             return None
-        names = [*names]
-        self._refuse(self.latest.now, names)  # a field that was replaced does not come back
-        return self.latest.ask(lambda now: self._refuse(now, names))
-
-    def _refuse(self, now: Catalog, names: Iterable[str]) -> None:
-        known = self.catalog
-        if now is known:
-            return
-        changes = self._changes
-        if changes is None or changes[0] is not known or changes[1] is not now:
-            changes = self._changes = known, now, replaced(known, now)
-        if changes[2]:
-            for name in names:
-                if name in changes[2]:
-                    raise self.latest.changed(name, changes[2][name], now)
+        return self.latest.look_for_fields(self.catalog, [*names])
 
     # -- changes --------------------------------------------------------------------------
 
     def check_stored(self) -> None:
         """:class:`~tensorstash.errors.Conflict` where other fields were put in the place of
         these, or the same stored in another way."""
-        grow.checked(*self.place, self.fields, self.catalog.specs)
+        commit.load_unchanged(*self.place, self.fields, self.catalog.specs)
 
     def put(self, rows: Rows, values: Mapping[str, Any]) -> None:
         """Store checked values in rows that are there."""
@@ -261,7 +280,7 @@ class Table:
         columns = self.columns
         for name in values:
             if name not in columns:
-                raise self.gone(name)
+                raise self.missing(name)
         ends: dict[str, int] = {}
         look = self.look(values)
         if look is None:
@@ -271,14 +290,14 @@ class Table:
             try:
                 ends[name] = columns[name].put(rows, values[name], look)
             except NotFound:
-                grow.restore(*self.place, self.fields, self.catalog.specs)
+                commit.restore_members(*self.place, self.fields, self.catalog.specs)
                 ends[name] = columns[name].put(rows, values[name])
 
-        self._each([*values], put)
-        longer = {n: ends[n] for n, k in values_of(self.catalog).items() if ends.get(n, 0) > k}
+        commit.for_each_field(self.driver, [*values], put)
+        longer = {n: ends[n] for n, k in value_counts(self.catalog).items() if ends.get(n, 0) > k}
         if longer:
             before = self._catalog
-            self.adopt(grow.widen(*self.place, longer), before)
+            self.adopt(commit.publish_value_counts(*self.place, longer), before)
 
     def extend(self, values: Mapping[str, Any], count: int) -> int:
         """Add rows of checked values of every field; return the number of the first."""
@@ -286,8 +305,7 @@ class Table:
         if not count:
             return self.catalog.rows
         before = self._catalog
-        driver, path = self.place
-        catalog, start = grow.extend(driver, path, self.settings, self.columns, values, count)
+        catalog, start = commit.extend(*self.place, self.settings, self.columns, values, count)
         self.adopt(catalog, before)
         return start
 
@@ -295,44 +313,16 @@ class Table:
         """Change the fields, in one step for every reader."""
         self.check(write=True)
         before = self._catalog
-        self.adopt(grow.change(*self.place, make, self.settings.lock_timeout), before)
-
-    def delete(self, name: str, stored: Mapping[str, ArraySpec]) -> None:
-        """Delete the arrays ``stored`` below ``name``, which no document names any more, and the
-        groups above that hold nothing else. What another adds there meanwhile stays."""
-        driver, path = self.place
-
-        def is_made_anew(found: Belongings) -> bool:
-            if found.what == "field":  # by one who is about to name it
-                return True
-            try:
-                now = grow.load(driver, path, self.catalog).fields
-            except (Conflict, Invalid, NotFound):  # the records are no more, or others
-                return True
-            return any(f"{field}/".startswith(f"{name}/") for field in now)
-
-        node.delete(driver, f"{path}{name}/", stored, spare=is_made_anew)
-        *above, _ = name.split("/")
-        while above:
-            group = "/".join(above) + "/"
-            if any(field.startswith(group) for field in self.fields):
-                break
-            key = f"{path}{group}{zarr3.KEY}"
-            if any(other != key for other in driver.list(path + group)):
-                break
-            driver.delete(key)
-            above.pop()
-
-    def _each(self, names: list[str], work: Callable[[str], None]) -> None:
-        grow.each(self.place[0], names, work)
+        self.adopt(commit.change_fields(*self.place, make, self.settings.lock_timeout), before)
 
     # -- the handle -----------------------------------------------------------------------
 
     def close(self) -> None:
         """Refuse further use, of the fields' arrays too."""
         self.closed = True
-        for array in () if self._columns is None else self._columns[2].values():
-            array.close()
+        for known in [*self._columns.values()]:
+            for array in known[2].values():
+                array.close()
 
     def check(self, write: bool = False) -> None:
         """Raise where the handle is closed, or may not write."""
@@ -341,18 +331,20 @@ class Table:
         if write and self.settings.mode == "r":
             raise ReadOnly(f'{self.where} was opened for reading; open it with mode="r+" to write')
 
+    _open = check
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
         connect, identities = self._connect, self._identities
-        if not isinstance(connect, At):  # the user's function may lead to a copy elsewhere
+        if not isinstance(connect, FixedPlace):  # the user's function may lead to a copy elsewhere
             return Table, (connect, self.settings, None, self.closed)
         if self._catalog is not None:
             identities = {name: spec.identity for name, spec in self._catalog.specs.items()}
-        return Table, (At(*self.place), self.settings, None, self.closed, identities)
+        return Table, (FixedPlace(*self.place), self.settings, None, self.closed, identities)
 
-    def gone(self, name: str) -> NotFound:
+    def missing(self, name: str) -> NotFound:
         """The error about a field that a view has and the records have no more."""
-        return gone(self.where, name, self.fields)
+        return missing_field(self.where, name, self.fields)
 
     @property
     def fields(self) -> Fields:
@@ -365,7 +357,7 @@ def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:
     return _KINDS[field.kind](path, field, arrays)
 
 
-class At:
+class FixedPlace:
     """Connects to a place that is known."""
 
     def __init__(self, driver: Driver, path: str = "") -> None:
@@ -376,11 +368,11 @@ class At:
         return self._place
 
 
-class By:
+class FactoryPlace:
     """Connects by a function of the user's, which returns a location or records. One that cannot be
     pickled is refused here, where it was given, rather than in a worker."""
 
-    def __init__(self, make: Callable[[], Any], open_place: Callable[[Any], Place]) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
         if not callable(make):
             raise Invalid(f"a connection factory is a function without arguments, not {make!r}")
         try:
@@ -391,13 +383,15 @@ class By:
                 "module, a functools.partial of one, or an object whose class is in a module"
             ) from error
         self._make = make
-        self._open = open_place
 
     def __call__(self) -> Place:
         """The place that the function returns."""
         found = self._make()
+        table = getattr(getattr(found, "source", None), "table", None)
+        if isinstance(table, Table):  # records
+            return table.place
         try:
-            return self._open(found)
+            return resolve(found), ""
         except Invalid as error:
             raise Invalid(
                 f"the connection factory returned {type(found).__name__}, which is not a place of "

@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import Invalid, short
 from .classes import RowClass, schema_of
-from .given import columns_of, flat
+from .ingest import columns_of, flatten
 from .schema import Field
 
-__all__ = ["RowStore", "Typed", "schema_of", "typed"]
+if TYPE_CHECKING:
+    from .records import Records
 
-T = TypeVar("T")
+__all__ = ["Typed", "schema_of", "typed"]
+
+Row = TypeVar("Row")
 
 _AT_ONCE = 256  # rows that iteration reads for TensorDicts, which part with them one by one
 _VALUES = ("json", "object")  # kinds of field that a dict may be the value of
 
 
-class RowStore(Protocol):
-    """What typed access asks of records."""
-
-    @property
-    def fields(self) -> Mapping[str, Field]:
-        """The fields by path."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def __getitem__(self, key: Any) -> Any: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, row: Any) -> int:
-        """Add one row; its number."""
-        ...
-
-    def extend(self, rows: Any) -> int:
-        """Add rows; the number of the first."""
-        ...
-
-    def select(self, *names: Any) -> Any:
-        """A view of some fields."""
-        ...
-
-    def with_format(self, form: Any) -> Any:
-        """A view in a format."""
-        ...
-
-
-def typed(records: RowStore, cls: type[T]) -> Typed[T]:
+def typed(records: Records, cls: type[Row]) -> Typed[Row]:
     """``records`` seen through ``cls``: a dataclass, a TypedDict, or a TensorClass or
     TypedTensorDict of tensordict, whose names are fields and whose classes within are fields
     within a field. :class:`~tensorstash.errors.Invalid` where a name is no field."""
@@ -61,10 +31,10 @@ def typed(records: RowStore, cls: type[T]) -> Typed[T]:
 
 def view_of(value: Any) -> Any:
     """``value`` itself; of a typed view the records with the fields that its class names."""
-    return value._shown if isinstance(value, Typed) else value
+    return value._view if isinstance(value, Typed) else value
 
 
-class Typed(Generic[T]):
+class Typed(Generic[Row]):
     """Records whose rows are instances of a class.
 
     ``view[i]`` is an instance of one row's values, ``view[rows]`` one of columns, in the format
@@ -79,26 +49,26 @@ class Typed(Generic[T]):
     ([1, 2], (3,))
     """
 
-    __slots__ = ("_above", "_records", "_row", "_shown")
+    __slots__ = ("_above", "_records", "_row", "_view")
 
     _above: str
-    _records: RowStore
+    _records: Records
     _row: RowClass
-    _shown: Any
+    _view: Any
 
-    def __init__(self, records: RowStore, cls: type[T], above: str = "") -> None:
+    def __init__(self, records: Records, cls: type[Row], above: str = "") -> None:
         """Made by :func:`typed`."""
         row = RowClass.of(cls)
         clash = sorted(row.within.keys() & {"append", "extend", "records", *self.__slots__})
         if clash:
             raise Invalid(f"{row.name}.{clash[0]} is what typed views call their own; rename it")
         paths = _paths(row, above, records.fields)
-        shown: Any = records if set(paths) == set(records.fields) else records.select(*paths)
+        view: Any = records if set(paths) == set(records.fields) else records.select(*paths)
         if row.uses_tensors:
-            shown = shown.with_format("tensordict")
+            view = view.with_format("tensordict")
         for name, value in (("_above", above), ("_records", records), ("_row", row)):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_shown", shown)
+        object.__setattr__(self, "_view", view)
 
     @property
     def records(self) -> Any:
@@ -108,19 +78,17 @@ class Typed(Generic[T]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, rows: Any) -> T:
-        return self._made(self._shown[rows])  # type: ignore[no-any-return]
+    def __getitem__(self, rows: Any) -> Row:
+        return self._made(self._view[rows])  # type: ignore[no-any-return]
 
     def __setitem__(self, rows: Any, value: Any) -> None:
-        self._shown[rows] = (
-            self._several(value) if isinstance(value, list) else self._checked(value)
-        )
+        self._view[rows] = self._several(value) if isinstance(value, list) else self._checked(value)
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[Row]:
         if not self._row.uses_tensors:
-            return map(self._made, self._shown)
+            return map(self._made, self._view)
         starts = range(0, len(self), _AT_ONCE)
-        batches = (self._shown[start : start + _AT_ONCE] for start in starts)
+        batches = (self._view[start : start + _AT_ONCE] for start in starts)
         return (self._made(row) for batch in batches for row in batch.unbind(0))
 
     def append(self, row: Any) -> int:
@@ -210,7 +178,7 @@ class Typed(Generic[T]):
         if not isinstance(value, Mapping) and not row.holds(value):
             raise Invalid(f"{short(value)} is neither {row.name} nor a dict of its fields")
         whole = {p.removeprefix(self._above) for p, f in fields.items() if f.kind in _VALUES}
-        return self._named({self._above + path: v for path, v in flat(value, whole).items()})
+        return self._named({self._above + path: v for path, v in flatten(value, whole).items()})
 
     def _several(self, rows: Any) -> dict[str, Any]:
         """The columns of rows by path, those of every field that the class describes."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..coerce import parse_bytes
 from ..columns import Ragged
 from ..errors import Closed, Invalid
-
-if TYPE_CHECKING:
-    from .records import Records
+from .ingest import check_row, check_rows
+from .table import Table
 
 
 class RecordWriter:
@@ -31,9 +30,9 @@ class RecordWriter:
     2
     """
 
-    def __init__(self, records: Records, budget: int | str) -> None:
+    def __init__(self, table: Table, budget: int | str) -> None:
         """Made by ``records.writer()``."""
-        self._records = records
+        self._table = table
         self._budget = parse_bytes(budget)
         if self._budget < 1:
             raise Invalid("a writer needs a budget of at least one byte")
@@ -42,7 +41,7 @@ class RecordWriter:
         self._nbytes = 0
         self._assigned: dict[int, dict[str, Any]] = {}
         self._closed = False
-        catalog = records.table.catalog
+        catalog = table.catalog
         self._edge = max(catalog.chunk_rows(name) for name in catalog.fields)
         self._least = min(catalog.chunk_rows(name) for name in catalog.fields)
 
@@ -60,7 +59,7 @@ class RecordWriter:
         ...     w.append({"x": 1})
         """
         self._check()
-        self._hold(1, self._records.checked_row(row))
+        self._hold(1, check_row(row, self._table.columns, self._table.fields))
 
     def extend(self, rows: Any) -> None:
         """Add rows, which are checked now and stored with others.
@@ -76,7 +75,7 @@ class RecordWriter:
         ...     w.extend({"x": [1, 2]})
         """
         self._check()
-        count, values = self._records.checked_rows(rows)
+        count, values = check_rows(rows, self._table.columns, self._table.fields)
         at_once = max(1, count * self._budget // max(1, _nbytes(values)))
         for start in range(0, count, at_once):
             piece = {name: value[start : start + at_once] for name, value in values.items()}
@@ -85,11 +84,11 @@ class RecordWriter:
     def __setitem__(self, row: int, value: Any) -> None:
         """Store a row that is there already; the last one assigned stays."""
         self._check()
-        count = len(self._records)
+        count = self._table.catalog.rows
         whole = isinstance(row, (int, np.integer)) and not isinstance(row, bool)
         if not whole or not -count <= row < count:
             raise Invalid(f"a writer assigns single rows of {count}, not {row!r}")
-        values = self._owned(self._records.checked_row(value))
+        values = self._owned(check_row(value, self._table.columns, self._table.fields))
         row = int(row) % count
         if row not in self._assigned:
             self._nbytes += _nbytes(values)
@@ -142,7 +141,7 @@ class RecordWriter:
         self._nbytes += _nbytes(held)
         if self._nbytes > self._budget:
             self._store_assigned()
-        there = len(self._records)
+        there = self._table.catalog.rows
         # Whole chunks of all fields while they fit, else of the widest fields.
         edge = self._edge if self._nbytes <= self._budget else self._least
         whole = (there + self._count) // edge * edge - there
@@ -154,14 +153,14 @@ class RecordWriter:
     def _owned(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Copies, as the caller may reuse its memory, of the fields' types: NumPy would join
         integers of different types as floats."""
-        fields = self._records.table.fields
+        fields = self._table.fields
         return {name: _copied(value, fields[name].dtype) for name, value in values.items()}
 
     def _add(self, count: int) -> None:
         """Store the first ``count`` of the held rows."""
         if count <= 0:
             return
-        table = self._records.table
+        table = self._table
         joined = {
             name: _join([values[name] for _, values in self._held]) for name in self._held[0][1]
         }
@@ -176,11 +175,11 @@ class RecordWriter:
     def _store_assigned(self) -> None:
         if not self._assigned:
             return
-        self._records.table.check_stored()
+        self._table.check_stored()
         rows = np.array(sorted(self._assigned), np.int64)
         picked = [self._assigned[int(row)] for row in rows]
         values = {name: _join([p[name] for p in picked]) for name in picked[0]}
-        self._records.table.put(rows, values)
+        self._table.put(rows, values)
         self._nbytes -= sum(map(_nbytes, picked))
         self._assigned = {}
 

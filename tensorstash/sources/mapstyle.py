@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidSelection, counted, short
 from ..indexing.selection import Point, Stride, select
 from ..loading.dataloader_worker import keeping_fields
-from ..loading.present import shown
+from ..loading.present import to_tensors
 from ..loading.source import Source
 
 
@@ -43,7 +43,7 @@ class MapStyle(Source):
         numbers = within(rows, len(self))
         with keeping_fields():
             found = self.shown(numbers)
-        tensors = shown(found)
+        tensors = to_tensors(found)
         return [item(tensors, i) for i in range(len(numbers))]
 
     def __iter__(self) -> Iterator[Any]:

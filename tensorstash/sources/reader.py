@@ -25,7 +25,9 @@ from ..view import View
 
 Rows = NDArray[np.int64]
 
-_SPARSE = 8  # how many times its runs a hull may be before they are read as single rows
+_SPARSE = (
+    8  # rows between the ends of a group for each that is wanted, beyond which single rows are read
+)
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 
 

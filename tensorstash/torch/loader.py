@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from ..columns import Columns
 from ..errors import Invalid, short
 from ..loading.loader import BatchLoader
-from ..loading.present import moved, present, shown
+from ..loading.present import moved, to_batch, to_tensors
 from ..loading.sampler import (
     EpochOptions,
     EpochPosition,
@@ -118,11 +118,11 @@ class _Finish:
 
     def __call__(self, columns: Columns) -> Any:
         if self._ragged is not None:  # tensors at once, not of arrays that were made before
-            batch: Any = present(columns, self._ragged)
+            batch: Any = to_batch(columns, self._ragged)
         else:
             batch = self._present(columns)
             if not self._as_it_is:
-                batch = shown(batch)
+                batch = to_tensors(batch)
         if self._transform is not None:
             batch = self._transform(batch)
         return self._pin(batch) if self._pins else batch

@@ -54,3 +54,21 @@ def test_numpy_reads_what_it_is_given() -> None:
     a = stash.save({}, np.arange(3))
     assert (np.arange(3) + a).tolist() == [0, 2, 4]
     assert np.equal(a, 1).tolist() == [False, True, False]
+
+
+def test_a_series_says_how_its_rows_are_compared() -> None:
+    r = stash.create_records({}, {"t": stash.ragged("int32"), "s": str, "j": stash.json})
+    r.extend({"t": [[1], [2, 3]], "s": ["a", "b"], "j": [1, 2]})
+    view = r.where([1, 0])
+    for series, advice in (
+        (r["t"], "r.lengths('t') < value, or each row, [row < value for row in r['t']]"),
+        (r["j"], "[row < value for row in r['j']]"),
+        (view["s"], "r['s'][...] < value"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            series < 3  # noqa: B015
+        assert str(caught.value).endswith(f"; read first: {advice}")
+        assert series == series and series != r
+        with pytest.raises(TypeError, match="has no '=='"):
+            assert not series == 3  # noqa: SIM201
+    assert (r.lengths("t") < 2).tolist() == [True, False]

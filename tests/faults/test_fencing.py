@@ -22,7 +22,7 @@ from tensorstash.errors import Conflict, StashError, Unsupported
 from tensorstash.location import resolve
 from tensorstash.metadata import node, trailer
 from tensorstash.metadata.trailer import Trailer
-from tensorstash.records.table import Table
+from tensorstash.records import evolve
 from tests.support.fencing import (
     FIELDS,
     LAYOUTS,
@@ -142,16 +142,16 @@ def test_a_field_that_another_made_anew_is_not_deleted(
     # On every driver: no lock is held between the document and the deletes.
     url = str(tmp_path / "r")
     mine = stash.save_records(url, {"x": np.arange(40), "id": np.arange(40)}, rows_per_chunk=8)
-    delete = Table.delete
+    delete = evolve.delete
 
-    def late(self: Any, name: str, stored: Any) -> None:
+    def late(table: Any, name: str, stored: Any) -> None:
         monkeypatch.undo()
         del stash.open_group(url, "r+")[name]
         with stash.open_records(url, "r+") as theirs:
             theirs.add_field(name, "int64", np.arange(40) + 1000)
-        delete(self, name, stored)
+        delete(table, name, stored)
 
-    monkeypatch.setattr(Table, "delete", late)
+    monkeypatch.setattr(evolve, "delete", late)
     mine.drop_field("x")
     assert stash.open_records(url)["x"][:].tolist() == [*range(1000, 1040)]
 

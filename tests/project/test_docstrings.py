@@ -12,7 +12,6 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,9 @@ from tests.project.test_docs_signatures import INNER, without_torch
 # What users get from members, beside what the package exports.
 HANDED_OUT = (Attributes, BufferedWriter, RecordWriter, Indexer, Lazy, Tensors, Series, Typed)
 
-# Of these no docstring is asked for here, but that there is one.
-ELSEWHERE: dict[str, str] = {
-    "Driver": "a contract for those who write drivers, whose suites are its examples",
-    "Ragged": "stands among what loaders share",
-    "Stats": "stands in the engine; its fields are all there is to it",
-}
+# Contracts for those who write drivers, whose suites are their members' examples: asked for are
+# the class, and the members that have no default.
+CONTRACTS = {"Driver": tensorstash.driver.Driver.__abstractmethods__}
 
 # Libraries that an example needs.
 NEEDS = {"Tensors": "torch", "zarr_store": "zarr"}
@@ -57,7 +53,7 @@ def public() -> Iterator[tuple[str, Any]]:
     """The functions and classes of the public face."""
     for name in tensorstash.__all__:
         thing = getattr(tensorstash, name)
-        if (inspect.isfunction(thing) or inspect.isclass(thing)) and name not in ELSEWHERE:
+        if inspect.isfunction(thing) or inspect.isclass(thing):
             yield name, thing
     for cls in HANDED_OUT:
         yield cls.__name__, cls
@@ -72,6 +68,7 @@ def members(name: str, cls: type) -> Iterator[tuple[str, Any]]:
         found = found.__func__ if isinstance(found, (classmethod, staticmethod)) else found
         ours = str(getattr(found, "__module__", "")).startswith("tensorstash")
         inner = member in FOR_ADAPTERS or member in INNER.get(name, ())
+        inner = inner or member not in CONTRACTS.get(name, (member,))
         if member.startswith("_") or inner:
             continue
         if isinstance(found, property) or (ours and inspect.isfunction(found)):
@@ -151,6 +148,8 @@ def test_an_example_shows_it(name: str) -> None:
         return  # says what it is; the example of its class shows how it is asked
     if is_error(thing):
         return  # docs/errors.md shows when each is raised
+    if name.partition(".")[0] in CONTRACTS and "." in name:
+        return
     assert ">>> " in (inspect.getdoc(thing) or ""), name
 
 
@@ -162,14 +161,16 @@ def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run(name, BY_NAME[name].__doc__)
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_examples_of_the_others_run(
+@pytest.mark.parametrize("name", [name for name, cls in public() if inspect.isclass(cls)])
+def test_examples_of_all_members_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Those too that are not for users."""
     monkeypatch.chdir(tmp_path)
-    cls = getattr(tensorstash, name)
-    for member in (cls, *map(partial(inspect.getattr_static, cls), dir(cls))):
-        run(name, member.__doc__)
+    pytest.importorskip(NEEDS.get(name, "numpy"))
+    cls = dict(public())[name]
+    for member in sorted({*INNER.get(name, ()), *CONTRACTS.get(name, ())}):
+        run(name, getattr(inspect.getattr_static(cls, member, None), "__doc__", None))
 
 
 def run(name: str, text: str | None) -> None:

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.columns import Ragged
+from tensorstash.columns import Ragged, nested
 from tensorstash.errors import Invalid, Unsupported
 from tensorstash.records import schema
-from tensorstash.records.elements import recast
-from tensorstash.records.formats import FORMS, columns_of, nested, one_row, present
+from tensorstash.records.formats import FORMATS, format_columns, format_row
+from tensorstash.records.ingest import columns_of
+from tensorstash.records.interop.dtypes import cast_times
 
 TEXT = np.dtypes.StringDType()
 TOKENS = Ragged.of([[1, 2], [], [3]], np.dtype("int32"))
@@ -70,7 +71,7 @@ def same(found: Any, wanted: Any) -> None:
 
 
 def test_numpy_shows_the_columns_themselves() -> None:
-    shown = present(COLUMNS, "numpy", "jagged")
+    shown = format_columns(COLUMNS, "numpy", "jagged")
     assert list(shown) == list(dict.fromkeys(path.split("/")[0] for path in COLUMNS))
     for path, column in COLUMNS.items():
         inner = shown
@@ -81,18 +82,18 @@ def test_numpy_shows_the_columns_themselves() -> None:
 
 def test_ragged_rows_as_list_padded_and_jagged() -> None:
     columns = {"a": TOKENS, "b": IMAGES}
-    listed = present(columns, "numpy")
+    listed = format_columns(columns, "numpy")
     assert [row.tolist() for row in listed["a"]] == [[1, 2], [], [3]]
     assert [row.shape for row in listed["b"]] == [(2, 3), (0, 0), (1, 2)]
     assert all(np.shares_memory(row, TOKENS.values) for row in listed["a"] if row.size)
-    padded = present(columns, "numpy", "padded")
+    padded = format_columns(columns, "numpy", "padded")
     assert padded["a"].tolist() == [[1, 2], [0, 0], [3, 0]]
     assert padded["b"].shape == (3, 2, 3)
-    assert present(columns, "numpy", "jagged")["a"] is TOKENS
+    assert format_columns(columns, "numpy", "jagged")["a"] is TOKENS
 
 
 def test_python_rows() -> None:
-    rows = present({**COLUMNS, "pair": PAIRS}, "python")
+    rows = format_columns({**COLUMNS, "pair": PAIRS}, "python")
     assert len(rows) == 3
     assert rows[0] == {
         "int": 1,
@@ -138,21 +139,21 @@ def test_python_rows() -> None:
     ],
 )
 def test_python_times_are_exact_or_stay_as_they_are(array: Any, wanted: Any) -> None:
-    (row,) = present({"t": array}, "python")
+    (row,) = format_columns({"t": array}, "python")
     assert row["t"] == wanted
     assert type(row["t"]) is type(wanted)
 
 
 def test_one_row_of_numpy_and_python() -> None:
     first = {path: column[1:2] for path, column in COLUMNS.items()}
-    row = one_row(first, "numpy")
+    row = format_row(first, "numpy")
     assert row["int"] == -2 and isinstance(row["int"], np.int64)
     assert type(row["text"]) is str and row["text"] == "zwölf\0"
     assert row["next"]["image"].shape == (3, 4)
     assert row["images"].shape == (0, 0)
     assert row["data"] == b"\0x" and row["meta"] is None
     assert np.isnat(row["day"])
-    assert repr(one_row(first, "python")) == repr(present(COLUMNS, "python")[1])
+    assert repr(format_row(first, "python")) == repr(format_columns(COLUMNS, "python")[1])
 
 
 # -- tables: type and shape -------------------------------------------------------------
@@ -220,13 +221,13 @@ WIDENED = {"bf16": np.float32, "f8": np.float32}
 @pytest.mark.parametrize("rows", [3, 0])
 def test_types_in_arrow_polars_and_pandas(rows: int) -> None:
     columns = {path: column[:rows] for path, column in COLUMNS.items()}
-    table = present(columns, "arrow", fields=FIELDS)
+    table = format_columns(columns, "arrow", fields=FIELDS)
     assert isinstance(table, pa.Table)
     assert dict(zip(table.schema.names, table.schema.types, strict=True)) == ARROW
-    polars = present(columns, "polars", fields=FIELDS)
+    polars = format_columns(columns, "polars", fields=FIELDS)
     assert isinstance(polars, pl.DataFrame)
     assert dict(polars.schema) == POLARS
-    pandas = present(columns, "pandas", fields=FIELDS)
+    pandas = format_columns(columns, "pandas", fields=FIELDS)
     assert isinstance(pandas, pd.DataFrame)
     assert {name: str(dtype) for name, dtype in pandas.dtypes.items()} == PANDAS
     assert len(table) == len(polars) == len(pandas) == rows
@@ -238,14 +239,14 @@ def test_back_from_a_table(form: str, rows: slice) -> None:
     columns = {path: column[rows] for path, column in COLUMNS.items()}
     if form == "polars" and pl.Float32 == HALF:
         del columns["half"]
-    found = columns_of(present(columns, form, fields=FIELDS), FIELDS)
+    found = columns_of(format_columns(columns, form, fields=FIELDS), FIELDS)
     assert list(found) == list(columns)
     for path, column in columns.items():
         same(found[path], column.astype(WIDENED[path]) if path in WIDENED else column)
 
 
 def test_back_from_pandas() -> None:
-    found = columns_of(present(COLUMNS, "pandas"), FIELDS)
+    found = columns_of(format_columns(COLUMNS, "pandas"), FIELDS)
     assert list(found) == list(COLUMNS)
     for path, column in COLUMNS.items():
         if path in WIDENED:
@@ -260,7 +261,7 @@ def test_back_from_pandas() -> None:
 
 
 def test_a_slice_of_a_table_and_one_of_several_chunks() -> None:
-    table = present(COLUMNS, "arrow", fields=FIELDS)
+    table = format_columns(COLUMNS, "arrow", fields=FIELDS)
     twice = pa.concat_tables([table, table])
     for found, wanted in ((table.slice(1, 2), slice(1, 3)), (twice.slice(2, 1), slice(2, 3))):
         for path, column in columns_of(found, FIELDS).items():
@@ -283,7 +284,7 @@ def test_ragged_rows_of_every_rank_survive_arrow(rows: list[Any]) -> None:
             for row in rows
         ]
         column = Ragged.of(arrays, np.dtype("int16"), ndim)
-        table = present({"r": column}, "arrow")
+        table = format_columns({"r": column}, "arrow")
         found = columns_of(table)["r"]
         assert table["r"].to_pylist() == [array.tolist() for array in arrays]
         assert found.ndim == ndim
@@ -292,11 +293,11 @@ def test_ragged_rows_of_every_rank_survive_arrow(rows: list[Any]) -> None:
 
 def test_structured_columns_are_fields_within_a_field() -> None:
     fields = {"pair": schema.Field("fixed", PAIRS.dtype)}
-    table = present({"pair": PAIRS}, "arrow")
+    table = format_columns({"pair": PAIRS}, "arrow")
     assert table.schema.field("pair").type == pa.struct({"x": pa.int32(), "y": pa.float64()})
-    assert list(present({"pair": PAIRS}, "pandas").columns) == ["pair/x", "pair/y"]
+    assert list(format_columns({"pair": PAIRS}, "pandas").columns) == ["pair/x", "pair/y"]
     for form in ("arrow", "pandas", "polars", "python"):
-        same(columns_of(present({"pair": PAIRS}, form), fields)["pair"], PAIRS)
+        same(columns_of(format_columns({"pair": PAIRS}, form), fields)["pair"], PAIRS)
     with pytest.raises(Invalid, match=r"'pair' of .* is not made of"):
         columns_of({"pair/x": np.arange(3)}, fields)
 
@@ -310,21 +311,21 @@ WHOLE = {**COLUMNS, "span": np.array([1, 2, 3], "m8[ms]")}
 def test_numbers_are_not_copied_to_arrow_and_back() -> None:
     names = ("int", "small", "half", "real", "time", "span", "vector", "next/image", "tokens")
     columns = {name: WHOLE[name] for name in names}
-    for path, column in columns_of(present(columns, "arrow")).items():
+    for path, column in columns_of(format_columns(columns, "arrow")).items():
         mine = WHOLE[path]
         if isinstance(mine, Ragged):
             assert np.shares_memory(column.values, mine.values)
             assert np.shares_memory(column.offsets, mine.offsets)
         else:
             assert np.shares_memory(column, mine), path
-    (images,) = columns_of(present({"i": IMAGES}, "arrow")).values()
+    (images,) = columns_of(format_columns({"i": IMAGES}, "arrow")).values()
     assert np.shares_memory(images.values, IMAGES.values)
 
 
 def test_numbers_are_not_copied_to_polars_and_back() -> None:
     names = ("int", "small", "real", "time", "span", "vector", "next/image", "tokens")
     columns = {name: WHOLE[name] for name in names}
-    for path, column in columns_of(present(columns, "polars")).items():
+    for path, column in columns_of(format_columns(columns, "polars")).items():
         mine = WHOLE[path]
         pair = (column.values, mine.values) if isinstance(mine, Ragged) else (column, mine)
         assert np.shares_memory(*pair), path
@@ -332,9 +333,9 @@ def test_numbers_are_not_copied_to_polars_and_back() -> None:
 
 def test_numbers_are_not_copied_to_pandas_and_back() -> None:
     names = ("int", "small", "flag", "half", "real", "time", "span")
-    found = columns_of(present({name: COLUMNS[name] for name in names}, "pandas"))
+    found = columns_of(format_columns({name: COLUMNS[name] for name in names}, "pandas"))
     assert all(np.shares_memory(found[name], COLUMNS[name]) for name in names)
-    frame = present(COLUMNS, "pandas")
+    frame = format_columns(COLUMNS, "pandas")
     assert np.shares_memory(frame["next/image"][1], COLUMNS["next/image"])
     assert np.shares_memory(frame["tokens"][0], TOKENS.values)
 
@@ -358,20 +359,22 @@ def test_numbers_are_not_copied_to_pandas_and_back() -> None:
 )
 def test_a_field_that_a_table_cannot_hold_is_named(form: str, column: Any) -> None:
     with pytest.raises(Unsupported, match="field 'a/b'"):
-        present({"a/b": column}, form)
+        format_columns({"a/b": column}, form)
 
 
 def test_pandas_holds_what_arrow_cannot() -> None:
-    frame = present({"c": np.ones(2, "complex64"), "s": [{1}, 2], "e": np.ones((2, 0))}, "pandas")
+    frame = format_columns(
+        {"c": np.ones(2, "complex64"), "s": [{1}, 2], "e": np.ones((2, 0))}, "pandas"
+    )
     assert str(frame.dtypes["c"]) == "complex64" and frame["s"][0] == {1}
     with pytest.raises(Unsupported, match="'t': pandas has no type for"):
-        present({"t": np.array([1], "M8[fs]")}, "pandas")
+        format_columns({"t": np.array([1], "M8[fs]")}, "pandas")
 
 
 def test_pickled_objects_stay_out_of_tables() -> None:
     fields = {"o": schema.Field("object")}
     with pytest.raises(Unsupported, match="'o' holds Python objects"):
-        present({"o": [1, 2]}, "arrow", fields=fields)
+        format_columns({"o": [1, 2]}, "arrow", fields=fields)
 
 
 @pytest.mark.parametrize("form", ["arrow", "pandas", "polars", "tensordict"])
@@ -379,24 +382,24 @@ def test_a_missing_package_is_named(form: str, monkeypatch: pytest.MonkeyPatch) 
     package = {"arrow": "pyarrow"}.get(form, form)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(Unsupported, match=f"pip install {package}"):
-        present({"a": np.arange(2)}, form)
+        format_columns({"a": np.arange(2)}, form)
 
 
 def test_formats_and_layouts_that_there_are() -> None:
-    assert set(FORMS) == {"numpy", "torch", "python", "arrow", "pandas", "polars", "tensordict"}
+    assert set(FORMATS) == {"numpy", "torch", "python", "arrow", "pandas", "polars", "tensordict"}
     with pytest.raises(Invalid, match="no format 'jax'; there are: numpy"):
-        present({}, "jax")
+        format_columns({}, "jax")
     with pytest.raises(Invalid, match="ragged rows as 'dense'; there are: list"):
-        present({}, "numpy", "dense")
+        format_columns({}, "numpy", "dense")
     assert nested({"a/b": 1, "a/c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
 def test_text_of_fixed_length_bits_and_times_of_zones() -> None:
     columns = {"u": np.array(["a", "bc"]), "s": np.array([b"a", b"bc"]), "v": np.zeros(2, "V3")}
-    table = present(columns, "arrow")
+    table = format_columns(columns, "arrow")
     assert table.schema.types == [pa.string(), pa.binary(), pa.binary(3)]
     assert table.to_pylist()[1] == {"u": "bc", "s": b"bc", "v": b"\0\0\0"}
-    assert present(columns, "pandas").to_dict("list")["s"] == [b"a", b"bc"]
+    assert format_columns(columns, "pandas").to_dict("list")["s"] == [b"a", b"bc"]
 
 
 _ZONED = [datetime(2020, 1, 1, 12, tzinfo=UTC)] * 2
@@ -470,8 +473,8 @@ def test_an_index_is_a_field_or_refused() -> None:
 @pytest.mark.parametrize("far", [-(1 << 62), (1 << 63) - 1, (1 << 63) // 3600 + 1])
 def test_times_that_do_not_fit_are_told_from_those_that_do(far: int) -> None:
     times = np.array([[far, 5], ["NaT", 7]], "M8[h]")
-    cast, exact = recast(times, "M8[s]")
+    cast, exact = cast_times(times, "M8[s]")
     assert exact.tolist() == [[False, True], [True, True]]
     assert cast[exact].astype("M8[h]").tolist() == times[exact].tolist()
     lowest = np.array([-(1 << 63) + 1, 10**9], "m8[fs]")
-    assert recast(lowest, "m8[us]")[1].tolist() == [False, True]
+    assert cast_times(lowest, "m8[us]")[1].tolist() == [False, True]

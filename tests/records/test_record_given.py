@@ -24,7 +24,7 @@ from tensordict import (
 from tensorstash.columns import Ragged
 from tensorstash.errors import Invalid, Unsupported
 from tensorstash.records import schema
-from tensorstash.records.formats import columns_of, flat, row_of
+from tensorstash.records.ingest import columns_of, flatten, row_of
 
 OBS = np.arange(12, dtype="float32").reshape(3, 4)
 REWARD = np.array([1.0, 2, 3])
@@ -291,9 +291,9 @@ def test_nested_values_of_a_json_field_stay_whole() -> None:
 
 def test_flat_paths() -> None:
     given = {"a": 1, ("n", "o"): 2, "n": {"m/p": 3}, "j": {}}
-    assert flat(given, {"j"}) == {"a": 1, "n/o": 2, "n/m/p": 3, "j": {}}
+    assert flatten(given, {"j"}) == {"a": 1, "n/o": 2, "n/m/p": 3, "j": {}}
     with pytest.raises(Invalid, match=r"'n/q' is \{\}, which has no fields; name it"):
-        flat({"n": {"m": 1, "q": {}}})
+        flatten({"n": {"m": 1, "q": {}}})
 
 
 @pytest.mark.parametrize(

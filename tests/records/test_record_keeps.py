@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 import tensorstash as stash
 from tensorstash.errors import Conflict, Invalid, StashError, Unsupported
-from tensorstash.records.formats import FORMS
+from tensorstash.records.formats import FORMATS
 
 _DTYPES = [
     *("bool", "int8", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32"),
@@ -125,7 +125,7 @@ def _equal(one: Any, other: Any) -> None:
 _refused: set[str] = set()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_format_taken_back_is_the_same_or_refused(form: Any) -> None:
     kept = 0
 
@@ -192,7 +192,7 @@ def _some() -> stash.Records:
 
 
 @pytest.mark.parametrize("ragged", ["list", "jagged", "padded"])
-@pytest.mark.parametrize("form", [None, *FORMS])
+@pytest.mark.parametrize("form", [None, *FORMATS])
 def test_records_are_saved_with_their_schema(form: Any, ragged: Any) -> None:
     records = _some()
     for view in (records, records.where([2, 0]), records.select("in", "list"), records[["big"]]):
@@ -225,7 +225,7 @@ def test_what_a_transform_answers_is_saved_as_what_it_is() -> None:
     assert str(made.schema) == "{'big': ((), 'float64'), 'list': json}"
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_parts_and_pickles_of_what_was_read_keep_its_fields(form: Any) -> None:
     records = _some()
     found = records.with_format(form)[:]
@@ -280,7 +280,7 @@ def test_what_was_changed_goes_by_what_it_is() -> None:
     assert stash.save_records({}, rows, {"big": float})["big"][0] == 0.5
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_padded_rows_are_not_taken_back(form: Any) -> None:
     records = stash.save_records({}, _some().select("tokens", "big"))
     found = records.with_format(form, "padded")[:]

@@ -10,7 +10,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.errors import Unsupported
-from tensorstash.records.formats import FORMS
+from tensorstash.records.formats import FORMATS
 
 SCHEMA = {
     "image": ((3, 4), "uint8"),
@@ -61,7 +61,7 @@ def same(found: Any, wanted: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(2, 2), [6, 0, 0]])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_columns_out_and_in(records: stash.Records, form: Any, rows: Any) -> None:
     made = stash.create_records({}, records.schema)
     made.extend(records.with_format(form)[rows])
@@ -72,7 +72,7 @@ def test_columns_out_and_in(records: stash.Records, form: Any, rows: Any) -> Non
 
 
 @pytest.mark.parametrize("ragged", ["list", "jagged"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_ragged_layouts_out_and_in(records: stash.Records, form: Any, ragged: Any) -> None:
     part = records.select("next", "crops", "text")
     made = stash.create_records({}, part.schema)
@@ -81,7 +81,7 @@ def test_ragged_layouts_out_and_in(records: stash.Records, form: Any, ragged: An
         same(made[i], part[i])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_rows_out_and_in(records: stash.Records, form: Any) -> None:
     made = stash.create_records({}, records.schema)
     add = made.extend if form in ("arrow", "pandas", "polars") else made.append
@@ -92,14 +92,14 @@ def test_rows_out_and_in(records: stash.Records, form: Any) -> None:
     same(made[1], records[6])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_assigned_columns(records: stash.Records, form: Any) -> None:
     records[1:3] = records.with_format(form)[5:7]
     same(records[1], records[5])
     same(records[2], records[6])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_new_records_from_columns(records: stash.Records, form: Any) -> None:
     part = records.select("image", "vector", "flag", "half", "next", "text", "data")
     given = part.with_format(form)[:]

@@ -13,7 +13,8 @@ from tensordict import NonTensorStack, TensorDict
 from tensorstash.columns import Ragged
 from tensorstash.errors import Unsupported
 from tensorstash.records import schema
-from tensorstash.records.formats import columns_of, one_row, present
+from tensorstash.records.formats import format_columns, format_row
+from tensorstash.records.ingest import columns_of
 from tensorstash.torch import Batch
 
 TOKENS = Ragged.of([[1, 2], [], [3]], np.dtype("int32"))
@@ -53,7 +54,7 @@ def within(tree: Any, path: str) -> Any:
 
 @pytest.mark.parametrize("form", ["torch", "tensordict"])
 def test_numbers_are_tensors_over_the_columns_memory(form: str) -> None:
-    batch = present(COLUMNS, form)
+    batch = format_columns(COLUMNS, form)
     assert isinstance(batch, Batch if form == "torch" else TensorDict)
     for path, dtype in DTYPES.items():
         tensor, column = within(batch, path), COLUMNS[path]
@@ -71,13 +72,13 @@ def test_numbers_are_tensors_over_the_columns_memory(form: str) -> None:
 @pytest.mark.parametrize("form", ["torch", "tensordict"])
 def test_ragged_rows_as_list_padded_and_jagged(form: str) -> None:
     columns = {"t": TOKENS, "i": IMAGES}
-    listed = present(columns, form, "list")
+    listed = format_columns(columns, form, "list")
     assert [row.tolist() for row in listed["t"]] == [[1, 2], [], [3]]
     assert [tuple(row.shape) for row in listed["i"]] == [(2, 3), (0, 3), (1, 2)]
-    padded = present(columns, form, "padded")
+    padded = format_columns(columns, form, "padded")
     assert padded["t"].tolist() == [[1, 2], [0, 0], [3, 0]]
     assert padded["i"].shape == (3, 2, 3)
-    jagged = present(columns, form, "jagged")
+    jagged = format_columns(columns, form, "jagged")
     assert jagged["t"].is_nested
     assert jagged["t"].values().data_ptr() == TOKENS.values.ctypes.data
     assert jagged["t"].offsets().tolist() == [0, 2, 2, 3]
@@ -88,7 +89,7 @@ def test_ragged_rows_as_list_padded_and_jagged(form: str) -> None:
 @pytest.mark.parametrize("form", ["torch", "tensordict"])
 def test_back_from_tensors(form: str, ragged: str) -> None:
     fields = {"meta": schema.json}
-    found = columns_of(present(COLUMNS, form, ragged), fields)
+    found = columns_of(format_columns(COLUMNS, form, ragged), fields)
     assert found.keys() == COLUMNS.keys()
     for path in DTYPES:
         assert found[path].data_ptr() == COLUMNS[path].ctypes.data
@@ -102,23 +103,23 @@ def test_back_from_tensors(form: str, ragged: str) -> None:
 @pytest.mark.parametrize("ragged", ["list", "jagged", "padded"])
 def test_no_rows(ragged: str) -> None:
     empty = {path: column[:0] for path, column in COLUMNS.items()}
-    made = present(empty, "tensordict", ragged)
+    made = format_columns(empty, "tensordict", ragged)
     assert made.batch_size == (0,) and made["next", "image"].shape == (0, 3, 4)
     found = columns_of(made)
     assert found.keys() == COLUMNS.keys()
     assert {len(column) for column in found.values()} == {0}
-    assert present({}, "tensordict").batch_size == (0,)
+    assert format_columns({}, "tensordict").batch_size == (0,)
 
 
 def test_one_row() -> None:
     columns = {path: column[2:] for path, column in COLUMNS.items()}
-    row = one_row(columns, "torch")
+    row = format_row(columns, "torch")
     assert row["int"].shape == () and row["int"] == 3
     assert row["bf16"].dtype == torch.bfloat16
     assert row["next"]["image"].shape == (3, 4)
     assert row["tokens"].tolist() == [3] and row["images"].shape == (1, 2)
     assert (row["text"], row["data"], row["meta"]) == ("", b"\xff", "text")
-    made = one_row({path: column[:1] for path, column in COLUMNS.items()}, "tensordict")
+    made = format_row({path: column[:1] for path, column in COLUMNS.items()}, "tensordict")
     assert made.batch_size == () and made["next", "image"].shape == (3, 4)
     assert made["tokens"].tolist() == [1, 2]
     assert (made["text"], made["meta"]) == ("a", {"a": [1, 2]})
@@ -127,13 +128,13 @@ def test_one_row() -> None:
 def test_structured_columns_are_dicts() -> None:
     fields = {"p": schema.Field("fixed", PAIRS.dtype)}
     for form in ("torch", "tensordict"):
-        batch = present({"p": PAIRS}, form)
+        batch = format_columns({"p": PAIRS}, form)
         assert batch["p"]["y"].tolist() == [2, 4, 6]
         assert np.array_equal(columns_of(batch, fields)["p"], PAIRS)
-        assert one_row({"p": PAIRS[:1]}, form)["p"]["x"] == 1
+        assert format_row({"p": PAIRS[:1]}, form)["p"]["x"] == 1
 
 
 def test_what_no_tensor_can_hold_is_named() -> None:
     for form in ("torch", "tensordict"):
         with pytest.raises(Unsupported, match="field 'a/b'"):
-            present({"a/b": np.zeros(2, "V3")}, form)
+            format_columns({"a/b": np.zeros(2, "V3")}, form)

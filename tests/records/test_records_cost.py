@@ -13,7 +13,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.records import grow
+from tensorstash.records import commit
 from tensorstash.records.layout import narrow
 from tests.support.far import FarDriver
 from tests.support.noting import Noting
@@ -94,7 +94,8 @@ def test_opening_is_one_request() -> None:
     assert driver.read == ["zarr.json"]
     assert sum(count.calls for count in driver.counts.values()) == 1
     records.names, records.schema, len(records), repr(records), records["x"].shape
-    records.fixed, records.row_bytes, records.fingerprint, records.blocks, dict(records.attrs)
+    source = records.source
+    source.fixed, source.row_bytes, source.fingerprint, source.blocks, dict(records.attrs)
     assert sum(count.calls for count in driver.counts.values()) == 1
     driver.reset()
     records.refresh()
@@ -116,7 +117,7 @@ def test_a_batch_reads_each_chunk_once(rows: Any) -> None:
         key
         for path in records.names
         for key in {
-            f"{path}/c/{i // records.table.catalog.chunk_rows(path)}"
+            f"{path}/c/{i // records.source.table.catalog.chunk_rows(path)}"
             + "/0" * len(records.fields[path].shape)
             for i in chosen
         }
@@ -124,13 +125,14 @@ def test_a_batch_reads_each_chunk_once(rows: Any) -> None:
     records[rows]
     assert Counter(driver.read) == wanted
     # Decoded chunks of narrow fields are kept.
-    again = Counter(key for key in wanted if not narrow(records.table.catalog, key.split("/c/")[0]))
+    catalog = records.source.table.catalog
+    again = Counter(key for key in wanted if not narrow(catalog, key.split("/c/")[0]))
     assert 0 < len(again) < len(wanted)
     driver.reset()
     records.where(rows)[:]
     assert Counter(driver.read) == again
     driver.reset()
-    records.where(rows).take(np.arange(len(chosen)))
+    records.where(rows).source.take(np.arange(len(chosen)))
     assert Counter(driver.read) == again
     # What others write is seen all the same.
     other = stash.open_records(driver, "r+")
@@ -153,7 +155,7 @@ def test_blocks_of_wide_rows_decode_narrow_chunks_once() -> None:
         }
     )
     records = stash.open_records(driver)
-    assert len(records.blocks) == 64
+    assert len(records.source.blocks) == 64
     driver.reset()
     seen = [batch["label"] for batch in records.iter_batches(32, shuffle=True, prefetch=0)]
     assert sorted(np.concatenate(seen).tolist()) == list(range(512))
@@ -164,7 +166,7 @@ def test_blocks_of_wide_rows_decode_narrow_chunks_once() -> None:
 
 def test_iteration_reads_each_chunk_once() -> None:
     records, driver = filled(100)
-    assert len({records.table.catalog.chunk_rows(path) for path in records.names}) > 2
+    assert len({records.source.table.catalog.chunk_rows(path) for path in records.names}) > 2
     for view in (records, records.where(slice(13, 90)), records.select("label")):
         driver.reset()
         assert sum(1 for _ in view) == len(view)
@@ -178,8 +180,9 @@ def test_iteration_reads_each_chunk_once() -> None:
 
 def test_rows_are_read_into_memory_that_is_given() -> None:
     records, _ = filled(100)
-    out = {name: np.empty((20, *shape), dtype) for name, (shape, dtype) in records.fixed.items()}
-    found = records.take(np.arange(10, 30), out)
+    fixed = records.source.fixed.items()
+    out = {name: np.empty((20, *shape), dtype) for name, (shape, dtype) in fixed}
+    found = records.source.take(np.arange(10, 30), out)
     assert all(found[name] is out[name] or found[name].base is out[name] for name in out)
     again = records[10:30]
     assert np.array_equal(out["image"], again["image"])
@@ -216,7 +219,7 @@ def far(rows: int, **how: Any) -> tuple[stash.Records, FarDriver]:
 
 def test_fields_travel_together(monkeypatch: pytest.MonkeyPatch) -> None:
     records, driver = far(10)
-    arrays = len(records.table.catalog.specs)
+    arrays = len(records.source.table.catalog.specs)
     with rounds(driver, monkeypatch) as count:
         records[3]
         assert count() == 2  # values of a ragged row are known only after its place
@@ -281,7 +284,7 @@ def rounds(driver: FarDriver, patch: pytest.MonkeyPatch) -> Iterator[Any]:
         return requests
 
     with patch.context() as inside:
-        inside.setattr(grow, "spread", spread)
+        inside.setattr(commit, "spread", spread)
         for verb in ("get_tagged", "put", "tag", "lock", "list", "list_dir", "delete"):
             inside.setattr(driver, verb, ticking(getattr(driver, verb)))
         for verb in ("get_many_tagged", "put_each"):
@@ -300,7 +303,8 @@ def test_blocks_of_large_ragged_rows_are_small_beside_whatever_fields() -> None:
         for i in range(count):
             writer.append({"jpeg": np.full(size, i, "uint8"), "caption": f"the {i}", "label": i})
     records = stash.open_records(driver)
-    assert 16 <= len(records.blocks) <= 64  # half a megabyte or so each, not chunks of captions
+    # Half a megabyte or so each, not chunks of captions.
+    assert 16 <= len(records.source.blocks) <= 64
     driver.reset()
     seen = []
     for batch in records.iter_batches(16, shuffle=True, prefetch=0):
@@ -320,7 +324,7 @@ def test_blocks_of_ragged_rows_go_by_what_rows_have() -> None:
         values = np.zeros(size * rows, np.uint8)
         places = np.arange(rows + 1, dtype=np.int64) * size
         records.extend({"t": stash.Ragged(values, places), "n": np.arange(rows)})
-        assert abs(records.row_bytes - size) <= 24
-        assert blocks <= len(records.blocks) <= 3 * blocks
+        assert abs(records.source.row_bytes - size) <= 24
+        assert blocks <= len(records.source.blocks) <= 3 * blocks
         seen = np.concatenate([b["n"] for b in records.iter_batches(64, shuffle=True)])
         assert sorted(seen.tolist()) == list(range(rows))

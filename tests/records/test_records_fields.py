@@ -266,7 +266,7 @@ def test_views_and_handles_made_before() -> None:
         lambda: view[:],
         lambda: both[0],
         lambda: both.fields,
-        lambda: both.blocks,
+        lambda: both.source.blocks,
         lambda: list(view),
         lambda: series[0],
         lambda: series.__setitem__(0, [1, 2]),

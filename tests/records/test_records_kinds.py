@@ -272,7 +272,7 @@ def test_json() -> None:
 
 def test_json_written_by_others() -> None:
     records = made({"j": stash.json}, 2)
-    records.table.columns["j"].arrays[0][1] = "{no json"
+    records.source.table.columns["j"].arrays[0][1] = "{no json"
     refused(lambda: records[1], "field 'j'.*not JSON", Corrupt)
     assert records[0] == {"j": None}
 
@@ -344,7 +344,7 @@ def test_objects_are_not_loaded_by_who_did_not_ask() -> None:
 
 def test_pickles_that_cannot_be_read() -> None:
     records = made({"o": object}, 3, allow_pickle=True)
-    raw = records.table.columns["o"].arrays[0]
+    raw = records.source.table.columns["o"].arrays[0]
     raw[0] = b"rubbish"
     raw[1] = b"cno_such_module\nThing\n."
     refused(lambda: records[0], "field 'o'.*pickle", Corrupt)

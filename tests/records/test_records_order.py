@@ -13,7 +13,7 @@ import tensorstash as stash
 from tensorstash.errors import Corrupt, Invalid
 from tensorstash.loading.loader import BatchLoader
 from tensorstash.loading.sampler import fingerprint
-from tensorstash.records import sizes
+from tensorstash.records import catalog
 from tensorstash.sources.arrays import as_source
 from tensorstash.sources.mixture import mix
 from tensorstash.sources.patches import Patches
@@ -48,25 +48,25 @@ def test_ranks_that_opened_before_and_after_rows_were_rewritten() -> None:
     ranks.append(stash.open_records(store))
     seen = rows_of(ranks, pool_bytes="1MiB")
     assert sorted(seen) == list(range(6000))
-    assert len({fingerprint(one) for one in ranks}) == 1
+    assert len({fingerprint(one.source) for one in ranks}) == 1
 
 
 def test_fields_that_are_added_renamed_or_dropped_take_their_sizes_along() -> None:
     store: dict[str, Any] = {}
     r = stash.create_records(store, {"id": "int64", "t": stash.ragged("int64")})
     r.extend({"id": np.arange(512), "t": [np.arange(500)] * 512})
-    size = r.select("t").row_bytes
+    size = r.select("t").source.row_bytes
     assert size == 8 * 500 + 16
     r.rename_field("t", "tokens")
-    assert r.select("tokens").row_bytes == size
+    assert r.select("tokens").source.row_bytes == size
     r.add_field("u", stash.ragged("int8"), [np.zeros(3, "int8")] * 512)
-    u = r.select("u").row_bytes
+    u = r.select("u").source.row_bytes
     r["u"][:] = [np.zeros(900, "int8")] * 512
     again = stash.open_records(store)
-    assert again.select("u").row_bytes == u == 3 + 16
+    assert again.select("u").source.row_bytes == u == 3 + 16
     r.drop_field("u")
     r.add_field("u", stash.ragged("int8"))
-    assert stash.open_records(store).select("u").row_bytes == 1024 + 16  # nothing is known
+    assert stash.open_records(store).select("u").source.row_bytes == 1024 + 16  # nothing is known
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,8 +96,8 @@ def test_no_write_changes_the_order_of_rows_that_were_there(
         known.append((rows, view(store, which, rows)))
         for n, before in known:
             after = view(store, which, n)
-            assert fingerprint(after) == fingerprint(before)
-            assert after.row_bytes == before.row_bytes
+            assert fingerprint(after.source) == fingerprint(before.source)
+            assert after.source.row_bytes == before.source.row_bytes
             for one, other in zip(orders(before), orders(after), strict=True):
                 assert np.array_equal(one, other)
 
@@ -119,20 +119,20 @@ def orders(source: Any) -> list[Any]:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80))
 def test_notes_are_few_and_last(counts: list[int]) -> None:
-    notes: sizes.Notes = ()
+    notes: catalog.RowSizes = ()
     rows, found = 0, {}
     for count in counts:
-        notes = sizes.noted(notes, rows, rows + count, 7 * (rows + count) + count)
+        notes = catalog.with_row_size(notes, rows, rows + count, 7 * (rows + count) + count)
         rows += count
-        found[rows] = sizes.values_of_row(notes, rows)
-        assert all(sizes.values_of_row(notes, n) == then for n, then in found.items())
+        found[rows] = catalog.values_per_row(notes, rows)
+        assert all(catalog.values_per_row(notes, n) == then for n, then in found.items())
     assert len(notes) <= rows.bit_length()
-    assert sizes.values_of_row((), 5) is None
+    assert catalog.values_per_row((), 5) is None
 
 
 def test_notes_that_are_none_are_refused() -> None:
     for odd in (3, {"t": 3}, {"t": [[1, -2]]}, {"t": [[1, 2.5]]}, {"t": [[4, 1], [2, 1]]}):
-        assert sizes.parse(odd) is None
+        assert catalog.parse_row_sizes(odd) is None
     store: dict[str, Any] = {}
     r = stash.create_records(store, {"t": stash.ragged("int64")})
     r.append({"t": np.arange(5)})

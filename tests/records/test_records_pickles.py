@@ -60,7 +60,7 @@ def test_pickles_are_small_however_many_rows(tmp_path: Path) -> None:
         "formed": records.where(shuffled).with_format("python").with_transform(upper),
         "made elsewhere": records.where(shuffled).with_connection_factory(upper_place),
     }
-    records.blocks, views["rows"].blocks  # what is worked out does not travel
+    records.source.blocks, views["rows"].source.blocks  # what is worked out does not travel
     for name, view in views.items():
         data = pickle.dumps(view)
         assert len(data) < 2048, (name, len(data))
@@ -68,11 +68,12 @@ def test_pickles_are_small_however_many_rows(tmp_path: Path) -> None:
             continue
         again = pickle.loads(data)
         assert len(again) == len(view)
-        same(again.rows.at(slice(0, 50, 1), 10**6), view.rows.at(slice(0, 50, 1), 10**6))
-        assert (again.names, again.format, again.transform) == (
+        first = slice(0, 50, 1)
+        same(again.source.rows.at(first, 10**6), view.source.rows.at(first, 10**6))
+        assert (again.names, again.source.format, again.source.transform) == (
             view.names,
-            view.format,
-            view.transform,
+            view.source.format,
+            view.source.transform,
         )
 
 
@@ -103,7 +104,7 @@ def test_row_numbers_in_a_file_go_with_their_process(tmp_path: Path) -> None:
 import os, pickle, sys, numpy as np, tensorstash as stash
 records = stash.open_records(sys.argv[1])
 view = records.where(np.arange(90)[::-1])
-data, path = pickle.dumps(view), view.rows._file.path
+data, path = pickle.dumps(view), view.source.rows._file.path
 del view
 assert pickle.loads(data)["n"][0] == 89
 if sys.argv[2] == "later":
@@ -142,7 +143,9 @@ def test_secrets_do_not_travel() -> None:
     ]:
         driver = stash.location.resolve(url, options)
         table = stash.records.table.Table(
-            stash.records.table.At(driver), stash.handle.Settings(), made(3).table.catalog
+            stash.records.table.FixedPlace(driver),
+            stash.handle.Settings(),
+            made(3).source.table.catalog,
         )
         records = stash.Records(table)
         for view in (records, records.select("n").where([0, 2]), records.split({"a": 1})["a"]):

@@ -59,7 +59,7 @@ def test_a_row_of_the_same_shape_is_rewritten_where_it_lies() -> None:
     records = stash.open_records(driver, "r+")
     records[2] = {"t": np.arange(6).reshape(2, 3)}
     records[3] = {"t": [[8]]}
-    values = records.table.columns["t"].arrays[0]
+    values = records.source.table.columns["t"].arrays[0]
     for row, moves in [
         (np.arange(6, 12).reshape(2, 3), False),
         (np.arange(6).reshape(3, 2), True),
@@ -188,7 +188,7 @@ def test_values_of_rows_are_read_once_a_chunk() -> None:
         for row, i in zip(found, numbers, strict=True):
             same(row, rows[i])
         chunks = {at // 65536 for i in numbers for at in (40_000 * i, 40_000 * i + 39_999)}
-        places = {i // records.table.catalog.chunk_rows("t") for i in numbers}
+        places = {i // records.source.table.catalog.chunk_rows("t") for i in numbers}
         assert len(chunks) <= driver.reads.keys <= len(chunks) + len(places)  # places are kept
         assert driver.counts["list"].calls == 0
 
@@ -266,7 +266,7 @@ def test_parts_of_a_ragged_are_stored_alone() -> None:
     first = [[2, 3], [], [4, 5, 6, 7, 8]]
     wanted = [*first, *first[1:], *first[::-1], *first, *first]
     assert [row.tolist() for row in records["t"]] == wanted
-    assert len(records.table.columns["t"].arrays[0]) == sum(map(len, wanted))
+    assert len(records.source.table.columns["t"].arrays[0]) == sum(map(len, wanted))
 
 
 def test_ragged_in_memory_is_indexed_as_numpy_is() -> None:

@@ -122,7 +122,7 @@ def test_series(there: Any, data: Any) -> None:
     records, model = there
     name = data.draw(st.sampled_from([*model.fields]))
     view = records.where(slice(None, None, data.draw(st.sampled_from([1, 2, -3]))))
-    rows = np.arange(ROWS)[view.rows.at(slice(0, len(view), 1), ROWS)]
+    rows = np.arange(ROWS)[view.source.rows.at(slice(0, len(view), 1), ROWS)]
     series = view[name]
     assert len(series) == len(rows)
     chosen = data.draw(selections(len(rows)))

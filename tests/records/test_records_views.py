@@ -78,7 +78,8 @@ def test_views_of_views(there: stash.Records, data: Any) -> None:
     same(view[:]["n"], rows)
     same(view[:]["in"]["x"][:, 0], rows.astype("f4") * 2)
     assert [int(row["n"]) for row in view] == rows.tolist()
-    seen = np.concatenate([view.blocks.rows(k) for k in range(len(view.blocks))] or [rows[:0]])
+    blocks = view.source.blocks
+    seen = np.concatenate([blocks.rows(k) for k in range(len(blocks))] or [rows[:0]])
     assert sorted(seen.tolist()) == list(range(len(rows)))
     same(pickle.loads(pickle.dumps(view))[:]["n"], rows)
 
@@ -90,6 +91,22 @@ def test_a_view_of_one_row_is_no_view(there: stash.Records) -> None:
     for wrong in ([97], np.ones(5, bool), 1.5, [[0]]):
         with pytest.raises(InvalidSelection):
             there.where(wrong)
+
+
+def test_a_query_or_rows_behind_a_name_are_refused_with_what_to_write(there: stash.Records) -> None:
+    for query in ("n > 3", lambda row: row["n"] > 3):
+        with pytest.raises(
+            InvalidSelection, match=r"not .*: .*as r\.where\(r\['x'\]\[\.\.\.\] > 3\)$"
+        ):
+            there.where(query)
+    for key, written in (
+        (("n", 3), "r['n'][3]"),
+        (("in", "x", 3, 0), "r['in/x'][3, 0]"),
+        (("n", slice(2)), "r['n'][rows]"),
+    ):
+        with pytest.raises(Invalid) as caught:
+            there[key]
+        assert str(caught.value).endswith(f"; for rows of a field write {written}")
 
 
 def test_a_view_keeps_its_rows_when_others_are_added() -> None:
@@ -295,5 +312,5 @@ def test_views_of_as_many_other_rows_are_told_apart() -> None:
     halves = [records.split({"a": 0.5}, seed=seed)["a"] for seed in (0, 1)]
     rows = [np.arange(50), np.arange(1, 51), np.arange(0, 100, 2)]
     views = [records, *halves, *(records.where(chosen) for chosen in rows)]
-    assert len({view.fingerprint for view in views}) == len(views)
-    assert records.split({"a": 0.5}, seed=0)["a"].fingerprint == halves[0].fingerprint
+    assert len({view.source.fingerprint for view in views}) == len(views)
+    assert records.split({"a": 0.5}, seed=0)["a"].source.fingerprint == halves[0].source.fingerprint

@@ -30,7 +30,7 @@ def written(driver: Any) -> int:
 def test_whole_chunks_are_put_once(how: str, total: int) -> None:
     driver = Noting(MemoryDriver())
     records = stash.create_records(driver, BIG, rows_per_chunk=64, codecs=None)
-    edges = {records.table.catalog.chunk_rows(name) for name in records.names}
+    edges = {records.source.table.catalog.chunk_rows(name) for name in records.names}
     assert max(edges) <= 4096
     model = Model(BIG)
     rng = np.random.default_rng(0)

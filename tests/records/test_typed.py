@@ -140,7 +140,7 @@ def test_formats_of_the_records(records: stash.Records) -> None:
 
 def test_fields_that_a_class_does_not_name_are_not_read(records: stash.Records) -> None:
     asked: list[str] = []
-    driver = records.table.place[0]
+    driver = records.source.table.place[0]
     seen = FailingDriver(driver, lambda call: asked.append(call.key))
     view = typed(stash.open_records(seen, mode="r+"), Part)
     assert view[1] == Part("row 1", 7)

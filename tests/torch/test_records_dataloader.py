@@ -237,7 +237,7 @@ def test_a_connection_factory_is_called_in_the_worker(folder: Path, tmp_path: Pa
     note = tmp_path / "note.json"
     note.write_text(json.dumps(str(folder)))
     elsewhere = stash.open_records(make({}, 1).driver)
-    elsewhere.table.adopt(stash.open_records(folder).table.catalog)
+    elsewhere.source.table.adopt(stash.open_records(folder).source.table.catalog)
     view = elsewhere.select(*FIXED).with_connection_factory(
         functools.partial(place_in, str(note))
     )  # fmt: skip
@@ -288,3 +288,17 @@ def test_what_torch_cannot_hold_is_named() -> None:
         list(loader(records, None))
     assert "\n" not in str(caught.value)
     assert len(list(loader(records.select("n"), None))) == 1
+
+
+def test_reading_in_a_worker_leaves_the_users_handle_as_it_is(folder: Path) -> None:
+    records = stash.open_records(folder, threads=2).select("label", "tok")
+    label, settings = records["label"], records.settings
+    windows = records.select("label").windows(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorstash.records.source.in_worker", lambda: True)
+        assert [int(row["label"]) for row in records.__getitems__([3, 1])] == [3, 1]
+        assert records[5]["tok"].tolist() == []
+        assert windows[4]["label"].tolist() == [4, 5]
+        assert len(list(records.where([2, 0]))) == 2
+    assert records.settings is settings and settings.threads == 2
+    assert records["label"] is label and label.settings.threads == 2

@@ -146,7 +146,7 @@ def on_top(place: dict[str, bytes]) -> None:
         records.refresh()
     finally:
         with pytest.raises(StashError):
-            records.select("a").table.change(lambda catalog, check: catalog)
+            records.select("a").source.table.change(lambda catalog, check: catalog)
         assert {key: value for key, value in whole.items() if "/c/" in key} == chunks
         assert block
 

@@ -87,7 +87,7 @@ def test_a_failure_anywhere_leaves_it_done_or_not(what: str) -> None:
 
 
 def flat_row(records: stash.Records, i: int) -> dict[str, Any]:
-    columns = records.take(slice(i, i + 1, 1))
+    columns = records.source.take(slice(i, i + 1, 1))
     return {path: found[0] for path, found in columns.items()}
 
 

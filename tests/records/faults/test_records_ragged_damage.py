@@ -21,7 +21,7 @@ def damaged(places: Any) -> stash.Records:
     places = np.array(places)
     records = made(places.shape[1] - 2 or 1, 0)
     records.extend({"t": [np.zeros((1,) * records.fields["t"].ndim, "i4")] * 4})
-    records.table.columns["t"].arrays[1][: len(places)] = places
+    records.source.table.columns["t"].arrays[1][: len(places)] = places
     return records
 
 
@@ -122,7 +122,7 @@ def test_values_of_a_row_to_come_survive_the_commit_of_another(
     # the values' document follows quick's row, and must not become shorter than slow's values.
     records = made(1, 0)
     slow, quick, third = (stash.open_records(records.driver, "r+") for _ in range(3))
-    mine, theirs = (handle.table.columns["t"] for handle in (slow, quick))
+    mine, theirs = (handle.source.table.columns["t"] for handle in (slow, quick))
     reserve = theirs.reserve
     early: list[Any] = []
 

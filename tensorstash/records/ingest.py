@@ -17,27 +17,28 @@ from ..coerce import is_tensor, natural
 from ..columns import Columns
 from ..dtype import parts
 from ..errors import Invalid, listed, short
-from . import arrow, frames
-from .kept import kept, refuse_shapeless
+from ..loading.source import SourceHolder
+from .interop import arrow, frames
+from .interop.field_metadata import attached_fields, check_shapes_known
+from .interop.tensordicts import from_nested_tensor, is_tensordict, stacked_rows, tensordict_items
 from .schema import Field, check_paths, path_of
-from .tensordicts import is_tensordict, of_tensordict, ragged_of, rows_of
 
-_TAKEN = (
+_ACCEPTED = (
     "a dict of columns, a list of rows, a TensorDict, a structured array, a dataclass, an Arrow "
     "table, or a pandas or polars data frame"
 )
 
 _COLUMNS: Mapping[str, Callable[[str, Any, Collection[str]], Columns]] = {
-    "pyarrow": arrow.column_of,
-    "polars": frames.of_polars_series,
-    "pandas": frames.of_series,
+    "pyarrow": arrow.from_arrow_array,
+    "polars": frames.from_polars_series,
+    "pandas": frames.from_pandas_series,
 }
 
-_LEAVES = (bool, int, float, str, bytes, list, type(None))
+_SCALARS = (bool, int, float, str, bytes, list, type(None))
 _path_of = lru_cache(maxsize=1 << 12)(path_of)  # the same names come with every row
 
 
-def checked(
+def check_columns(
     columns: Mapping[str, Any],
     names: Collection[str],
     values: Mapping[str, Any],
@@ -56,28 +57,61 @@ def checked(
     return {name: columns[name].checked(values[name], count, repeat) for name in names}
 
 
+def check_row(row: Any, columns: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The values of one row, each ready to be stored as a column of one row."""
+    values = row_of(row, _fields_of(columns, names))
+    one = {path: columns[path].one(v) if path in columns else [v] for path, v in values.items()}
+    return check_columns(columns, names, one, 1)
+
+
+def check_rows(
+    rows: Any, columns: Mapping[str, Any], names: Collection[str]
+) -> tuple[int, dict[str, Any]]:
+    """How many rows there are in what ``Records.extend`` takes, and their values, ready to be
+    stored."""
+    values = columns_of(rows, _fields_of(columns, names))
+    if not values and not isinstance(rows, Mapping):  # a list of no rows has no fields
+        values = {name: [] for name in names}
+    count = len(next(iter(values.values()), ()))
+    return count, check_columns(columns, names, values, count)
+
+
+def check_values(
+    value: Any, columns: Mapping[str, Any], names: Collection[str], count: int
+) -> dict[str, Any]:
+    """The values of ``count`` rows that are there, ready to be stored: a dict of columns, or of
+    values that stand for all rows. A TensorDict is a dict of columns too."""
+    one = isinstance(value, Mapping) and not getattr(value, "batch_size", ())
+    values = (row_of if one else columns_of)(value, _fields_of(columns, names))
+    return check_columns(columns, names, values, count, repeat=True)
+
+
 def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns:
     """The columns of several rows that ``value`` holds, by path, all of one length: a dict
     (nested, or by path or tuple) of columns, a list of rows, a TensorDict or TensorClass, a
     dataclass that holds columns, a structured array, an Arrow table, a data frame; records, or
     whatever else a loader reads, in their order.
 
-    ``fields`` tell which dicts are JSON values rather than fields within a field, that text in
+    ``fields`` say which dicts are JSON values rather than fields within a field, that text in
     a table is JSON, and which fields make one structured one.
     """
     fields = fields or {}
+    if isinstance(value, SourceHolder):  # records, a dataset
+        value = value.source
     if hasattr(value, "take") and hasattr(value, "row_bytes"):  # a source
         found = value.take(slice(0, len(value), 1))
         if getattr(value, "transform", None) is None:
             return dict(found)
         value = value.present(found)
     found, tabled = _columns(value, fields)
-    refuse_shapeless(found, {path: f for path, f in kept(value).items() if f is None})
-    found = _gathered({path: _column(path, column) for path, column in found.items()}, fields)
+    check_shapes_known(found, {path: f for path, f in attached_fields(value).items() if f is None})
+    found = _with_structured(
+        {path: _column(path, column) for path, column in found.items()}, fields
+    )
     lengths = {path: _length(path, column) for path, column in found.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{path!r} has {n}" for path, n in lengths.items())
-        raise Invalid(f"columns of different lengths: {told}")
+        listing = ", ".join(f"{path!r} has {n}" for path, n in lengths.items())
+        raise Invalid(f"columns of different lengths: {listing}")
     return _parsed(found, fields) if tabled else found
 
 
@@ -85,15 +119,21 @@ def row_of(value: Any, fields: Mapping[str, Field] | None = None) -> dict[str, A
     """The values of the one row that ``value`` is, by path: a dict (nested, or by path or
     tuple), a dataclass, a TensorDict without batch axes, a structured scalar."""
     fields = fields or {}
-    return _gathered(_row(value, fields), fields)
+    return _with_structured(_row(value, fields), fields)
 
 
-def flat(value: Any, keep: Collection[str] = (), known: Collection[str] = ()) -> dict[str, Any]:
+def _fields_of(columns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Field]:
+    return {name: columns[name].field for name in names}
+
+
+def flatten(
+    value: Any, whole_paths: Collection[str] = (), known: Collection[str] = ()
+) -> dict[str, Any]:
     """What a nested dict (of dicts, dataclasses, TensorDicts) holds, by path. Keys are names,
-    paths, or tuples of names; what stands at the paths ``keep`` is not taken apart. A dict that
+    paths, or tuples of names; what stands at ``whole_paths`` is not taken apart. A dict that
     holds nothing is refused, for it may be a value, unless it stands above ``known`` fields."""
     out: dict[str, Any] = {}
-    _flatten(value, _branch(value) or {}, "", keep, known, out)
+    _flatten(value, _children(value) or {}, "", whole_paths, known, out)
     return check_paths(out)
 
 
@@ -104,31 +144,31 @@ def _columns(value: Any, fields: Mapping[str, Field]) -> tuple[dict[str, Any], b
     """Columns, and whether they come from a table, which knows no JSON."""
     library = type(value).__module__.partition(".")[0]
     if library == "pyarrow" and hasattr(value, "column_names"):
-        return arrow.columns_of(value, _values(fields)), True
+        return arrow.from_arrow(value, _values(fields)), True
     if library == "polars" and hasattr(value, "get_columns"):
-        return frames.of_polars(value, _values(fields)), True
+        return frames.from_polars(value, _values(fields)), True
     if hasattr(value, "iloc") and hasattr(value, "columns"):
-        return frames.of_pandas(value, _values(fields)), False
+        return frames.from_pandas(value, _values(fields)), False
     if is_tensordict(value):
         if not len(value.batch_size):
             raise Invalid("a TensorDict without batch axes is one row; append() it")
-        if (rows := rows_of(value)) is not None:
+        if (rows := stacked_rows(value)) is not None:
             return _transposed(rows, fields), False
-    elif not isinstance(value, Mapping) and _branch(value) is None:
+    elif not isinstance(value, Mapping) and _children(value) is None:
         if isinstance(value, (str, bytes, np.ndarray)) or not isinstance(value, Iterable):
-            raise Invalid(f"rows come as {_TAKEN}; not as {short(value)}")
+            raise Invalid(f"rows come as {_ACCEPTED}; not as {short(value)}")
         return _transposed(value, fields), False
-    return flat(value, (), fields), False
+    return flatten(value, (), fields), False
 
 
 def _row(value: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
     if is_tensordict(value) and len(value.batch_size):
         raise Invalid(f"a row has no batch axes; this has {tuple(value.batch_size)}")
-    if _branch(value) is None:
+    if _children(value) is None:
         raise Invalid(
             f"a row is a dict of values by field, a dataclass or a TensorDict, not {short(value)}"
         )
-    return flat(value, _values(fields), fields)
+    return flatten(value, _values(fields), fields)
 
 
 def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, Any]:
@@ -154,7 +194,7 @@ def _transposed(rows: Iterable[Any], fields: Mapping[str, Field]) -> dict[str, A
 def _column(path: str, column: Any) -> Any:
     """A column that we know how to store: those of other libraries as arrays."""
     library = type(column).__module__.partition(".")[0]
-    if library == "pandas" and hasattr(column, "index") and not frames.is_counted(column):
+    if library == "pandas" and hasattr(column, "index") and not frames.has_default_index(column):
         raise Invalid(
             f"field {path!r} is a Series with an index, which would be lost: give the values, by "
             "series.reset_index(drop=True)"
@@ -164,7 +204,7 @@ def _column(path: str, column: Any) -> Any:
         whole = found if path in found else _COLUMNS[library](path, column, {path})
         return whole[path]
     if is_tensor(column) and column.is_nested:
-        return ragged_of(column)
+        return from_nested_tensor(column)
     if isinstance(column, (list, tuple)) and any(is_tensor(value) for value in column):
         return [natural(value) if is_tensor(value) else value for value in column]
     return column
@@ -178,7 +218,7 @@ def _length(path: str, column: Any) -> int:
 
 
 def _parsed(columns: Columns, fields: Mapping[str, Field]) -> Columns:
-    """``columns`` of a table, with the text of JSON fields as the values that it tells."""
+    """``columns`` of a table, with the text of JSON fields as the values that it spells."""
     out = dict(columns)
     for path, column in columns.items():
         text = isinstance(column, np.ndarray) and column.dtype.kind == "T"
@@ -198,7 +238,7 @@ def _flatten(
     value: Any,
     branch: Mapping[Any, Any],
     above: str,
-    keep: Collection[str],
+    whole_paths: Collection[str],
     known: Collection[str],
     out: dict[str, Any],
 ) -> None:
@@ -206,8 +246,8 @@ def _flatten(
     apart = _is_structured(value)
     for key, inner in branch.items():
         path = above + _path_of(key)
-        whole = path in keep or (not apart and _is_structured(inner))
-        within = None if whole else _branch(inner)
+        whole = path in whole_paths or (not apart and _is_structured(inner))
+        within = None if whole else _children(inner)
         if within is not None:
             empty = not within and not is_tensordict(inner)
             if empty and not any(name.startswith(path + "/") for name in known):
@@ -215,21 +255,21 @@ def _flatten(
                     f"field {path!r} is {short(inner)}, which has no fields; name it in the schema "
                     "as tensorstash.json, or leave it out"
                 )
-            _flatten(inner, within, path + "/", keep, known, out)
+            _flatten(inner, within, path + "/", whole_paths, known, out)
         elif path in out:
             raise Invalid(f"field {path!r} is there twice")
         else:
             out[path] = inner
 
 
-def _branch(value: Any) -> Mapping[Any, Any] | None:
+def _children(value: Any) -> Mapping[Any, Any] | None:
     """The fields that ``value`` consists of, when it does."""
     if type(value) is dict:
         return value
-    if type(value) in _LEAVES:
+    if type(value) in _SCALARS:
         return None
     if is_tensordict(value):
-        return of_tensordict(value)
+        return tensordict_items(value)
     if isinstance(value, Mapping):
         return value
     if is_dataclass(value) and not isinstance(value, type):
@@ -247,7 +287,7 @@ def _values(fields: Mapping[str, Field]) -> Collection[str]:
     return {path for path, field in fields.items() if field.kind in ("json", "object")}
 
 
-def _gathered(columns: dict[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+def _with_structured(columns: dict[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
     """``columns``, with those that stand within a structured field put together as it."""
     out = dict(columns)
     for path, field in fields.items():
@@ -265,7 +305,7 @@ def _structured(path: str, dtype: np.dtype[Any], inside: dict[str, Any]) -> NDAr
     shapes = {array.shape for array in arrays.values()}
     try:
         out = np.zeros(shapes.pop() if len(shapes) == 1 else (), dtype)
-        wanted = set(_leaves(dtype))
+        wanted = set(_scalar_paths(dtype))
         if shapes or arrays.keys() != wanted:
             raise KeyError(sorted(arrays.keys() ^ wanted))
         for name, array in arrays.items():
@@ -280,9 +320,9 @@ def _structured(path: str, dtype: np.dtype[Any], inside: dict[str, Any]) -> NDAr
     return out
 
 
-def _leaves(dtype: np.dtype[Any], above: str = "") -> list[str]:
+def _scalar_paths(dtype: np.dtype[Any], above: str = "") -> list[str]:
     return [
-        leaf
+        path
         for name, part in parts(dtype)
-        for leaf in (_leaves(part, f"{above}{name}/") if part.names else [above + name])
+        for path in (_scalar_paths(part, f"{above}{name}/") if part.names else [above + name])
     ]

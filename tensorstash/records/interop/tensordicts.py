@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..coerce import is_tensor, natural
-from ..columns import Columns, Ragged, nested
-from ..loading.present import present
-from .elements import library, unfolded
+from ...coerce import is_tensor, natural
+from ...columns import Columns, Ragged, nested
+from ...loading.present import to_batch
+from .dtypes import optional_package, split_structured
 
 
-def tensordict(columns: Columns, ragged: str) -> Any:
+def to_tensordict(columns: Columns, ragged: str) -> Any:
     """A ``TensorDict`` of batch size ``[rows]``; ragged rows as a jagged nested tensor, one
     padded tensor, or a stack of tensors."""
-    made = library("tensordict")
-    columns = unfolded(columns)
+    made = optional_package("tensordict")
+    columns = split_structured(columns)
     count = len(next(iter(columns.values()), ()))
-    batch = present(columns, ragged)
+    batch = to_batch(columns, ragged)
     values = {path: _within(batch, path) for path in columns}
     stacked = {
         path: value if is_tensor(value) else _stack(made, value) for path, value in values.items()
@@ -25,9 +25,9 @@ def tensordict(columns: Columns, ragged: str) -> Any:
     return made.TensorDict(nested(stacked), batch_size=[count])
 
 
-def row_tensordict(row: Mapping[str, Any], paths: Iterable[str]) -> Any:
+def row_to_tensordict(row: Mapping[str, Any], paths: Iterable[str]) -> Any:
     """A ``TensorDict`` without batch axes of one row: what stands in it at ``paths``."""
-    made = library("tensordict")
+    made = optional_package("tensordict")
     values = {path: _within(row, path) for path in paths}
     whole = {
         path: value if is_tensor(value) else made.NonTensorData(data=value)
@@ -41,19 +41,19 @@ def is_tensordict(value: Any) -> bool:
     return hasattr(type(value), "to_tensordict") and hasattr(value, "batch_size")
 
 
-def of_tensordict(value: Any) -> dict[str, Any]:
+def tensordict_items(value: Any) -> dict[str, Any]:
     """What a TensorDict or TensorClass holds, one level deep: tensors as they are, and the
     Python values of what is no tensor."""
     return {name: _plain(inner) for name, inner in value.items()}
 
 
-def rows_of(value: Any) -> Iterator[Any] | None:
+def stacked_rows(value: Any) -> Iterator[Any] | None:
     """The rows of a TensorDict that is a list of them, each with shapes of its own."""
     lazy = hasattr(value, "tensordicts") and getattr(value, "stack_dim", 0) == 0
     return iter(value.tensordicts) if lazy else None
 
 
-def ragged_of(tensor: Any) -> Ragged:
+def from_nested_tensor(tensor: Any) -> Ragged:
     """The rows of a nested tensor."""
     rows = [natural(row) for row in tensor.unbind()]
     dtype = rows[0].dtype if rows else natural(tensor.values()).dtype
@@ -61,7 +61,7 @@ def ragged_of(tensor: Any) -> Ragged:
 
 
 def _plain(value: Any) -> Any:
-    if library("tensordict").is_non_tensor(value):
+    if optional_package("tensordict").is_non_tensor(value):
         return value.tolist() if len(value.batch_size) else value.data
     return value
 

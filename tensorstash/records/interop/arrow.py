@@ -28,18 +28,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, Ragged, nested, offsets_of
-from ..dtype import STRING
-from ..errors import Invalid, Unsupported, counted, short
-from .elements import common, library, unfolded, zoned
-from .schema import Field
+from ...columns import Columns, Ragged, nested, offsets_of
+from ...dtype import STRING
+from ...errors import Invalid, Unsupported, counted, short
+from ..schema import Field
+from .dtypes import common_dtype, optional_package, split_structured, time_zone_error
 
 
-def table(columns: Columns, fields: Mapping[str, Field], target: str = "Arrow") -> Any:
+def to_arrow(columns: Columns, fields: Mapping[str, Field], target: str = "Arrow") -> Any:
     """A ``pyarrow.Table``, or what ``target``, polars, takes as one without loss: there elements
     of several axes are lists within lists. ``fields`` tell what lists hold."""
-    pa = library("pyarrow")
-    columns = unfolded(columns)
+    pa = optional_package("pyarrow")
+    columns = split_structured(columns)
     made = {}
     for path, column in columns.items():
         try:
@@ -50,20 +50,20 @@ def table(columns: Columns, fields: Mapping[str, Field], target: str = "Arrow") 
     return pa.Table.from_arrays(list(arrays.values()), names=list(arrays))
 
 
-def columns_of(found: Any, whole: Collection[str] = ()) -> Columns:
+def from_arrow(found: Any, whole: Collection[str] = ()) -> Columns:
     """The columns of a ``pyarrow.Table`` or ``RecordBatch``, by path; numbers are not copied
     where a column is one chunk. What is nested at the paths ``whole`` becomes Python objects."""
     out: Columns = {}
     if len(set(found.column_names)) < found.num_columns:
         raise Invalid(f"columns of one name: {short(found.column_names)}; rename one of them")
     for name in found.column_names:
-        out |= column_of(name, found.column(name), whole)
+        out |= from_arrow_array(name, found.column(name), whole)
     return out
 
 
-def column_of(path: str, array: Any, whole: Collection[str] = ()) -> Columns:
+def from_arrow_array(path: str, array: Any, whole: Collection[str] = ()) -> Columns:
     """The columns within one Arrow array: several where it is a ``struct``, unless ``whole``."""
-    pa = library("pyarrow")
+    pa = optional_package("pyarrow")
     if isinstance(array, pa.ChunkedArray):
         array = (
             array.chunk(0)
@@ -73,10 +73,10 @@ def column_of(path: str, array: Any, whole: Collection[str] = ()) -> Columns:
     if path in whole and pa.types.is_nested(array.type):
         return {path: array.to_pylist()}
     if pa.types.is_struct(array.type):
-        _complete(path, array)
+        _check_complete(path, array)
         out: Columns = {}
         for part, inner in zip(array.type, array.flatten(), strict=True):
-            out |= column_of(f"{path}/{part.name}", inner, whole)
+            out |= from_arrow_array(f"{path}/{part.name}", inner, whole)
         return out
     return {path: _column(pa, path, array)}
 
@@ -108,7 +108,7 @@ def _array(pa: Any, path: str, column: Any, field: Field | None, target: str) ->
 
 
 def _elements(pa: Any, path: str, column: NDArray[Any], target: str) -> Any:
-    flat, shape = _leaf(pa, path, column.reshape(-1), target), column.shape[1:]
+    flat, shape = _flat_array(pa, path, column.reshape(-1), target), column.shape[1:]
     if not shape:
         return flat
     if not math.prod(shape):
@@ -123,7 +123,7 @@ def _elements(pa: Any, path: str, column: NDArray[Any], target: str) -> Any:
 
 
 def _ragged(pa: Any, path: str, column: Ragged, target: str) -> Any:
-    made = _leaf(pa, path, column.values, target)
+    made = _flat_array(pa, path, column.values, target)
     for axis in reversed(range(1, column.ndim)):
         # Along each axis, as many lists as the axes before it have places.
         places = np.prod(column.shapes[:, :axis], axis=1, dtype=np.int64)
@@ -133,7 +133,7 @@ def _ragged(pa: Any, path: str, column: Ragged, target: str) -> Any:
     return pa.LargeListArray.from_arrays(pa.array(offsets), made)
 
 
-def _leaf(pa: Any, path: str, flat: NDArray[Any], target: str) -> Any:
+def _flat_array(pa: Any, path: str, flat: NDArray[Any], target: str) -> Any:
     kind = flat.dtype.kind
     if kind == "c":
         raise Unsupported(f"field {path!r}: Arrow has no complex numbers; deselect it")
@@ -141,7 +141,7 @@ def _leaf(pa: Any, path: str, flat: NDArray[Any], target: str) -> Any:
         return _texts(pa, flat.tolist(), pa.string(), pa.large_string())
     if kind in "SO":
         return _texts(pa, flat.tolist(), pa.binary(), pa.large_binary())
-    plain = common(path, flat, target)
+    plain = common_dtype(path, flat, target)
     if plain.dtype.kind == "V" and plain.dtype.names is None:
         memory = pa.py_buffer(np.ascontiguousarray(plain))
         size = plain.dtype.itemsize
@@ -171,10 +171,10 @@ def _column(pa: Any, path: str, array: Any) -> Any:
     if types.is_dictionary(kind):
         return _column(pa, path, array.dictionary_decode())
     if types.is_timestamp(kind) and kind.tz is not None:
-        raise zoned(path, kind.tz)
+        raise time_zone_error(path, kind.tz)
     if types.is_timestamp(kind) or types.is_date(kind) or types.is_duration(kind):
         return array.to_numpy(zero_copy_only=False)
-    _complete(path, array)
+    _check_complete(path, array)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
         return array.to_numpy(zero_copy_only=not types.is_boolean(kind))
     if types.is_fixed_size_list(kind):
@@ -229,7 +229,7 @@ def _deeper(path: str, inner: Ragged, offsets: NDArray[np.int64]) -> Ragged:
 
 def _extension(pa: Any, path: str, array: Any) -> Any:
     name = array.type.extension_name
-    _complete(path, array)
+    _check_complete(path, array)
     found = _column(pa, path, array.storage)
     if name == "arrow.json":
         try:
@@ -243,7 +243,7 @@ def _extension(pa: Any, path: str, array: Any) -> Any:
     return found
 
 
-def _complete(path: str, array: Any) -> None:
+def _check_complete(path: str, array: Any) -> None:
     if array.null_count:
         raise Invalid(
             f"field {path!r} has {counted(array.null_count, 'missing value')}; fill them first"

@@ -15,7 +15,7 @@ from ..dtype import OBJECT, is_float, parts
 from ..errors import Invalid, short
 
 
-def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def safe_cast(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``value`` as an array that can be stored as ``dtype``; :class:`~tensorstash.errors.Invalid`
     when that would change it beyond rounding: fractions, numbers out of range, text cut short,
     records with other fields."""
@@ -25,9 +25,9 @@ def numbers(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not array.size:
         return np.empty(array.shape, dtype)  # an empty list says nothing of its type
     if dtype.names is not None:
-        return _record(array, dtype)
-    source, target = _sort(array.dtype), _sort(dtype)
-    if target not in _HOLDS.get(source, target):
+        return _structured(array, dtype)
+    source, target = _kind(array.dtype), _kind(dtype)
+    if target not in _KEEPS_IN.get(source, target):
         raise Invalid(f"{array.dtype} values in a field of {dtype} would lose a part; cast them")
     if source in "iu" and target in "iu":
         low, high = int(array.min()), int(array.max())
@@ -59,7 +59,7 @@ def _floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return made
 
 
-def alone(value: Any) -> Any:
+def single_row(value: Any) -> Any:
     """One value as a column of one: in the type that it has."""
     typed = is_tensor(value) or isinstance(value, (np.ndarray, np.generic))
     return natural(value)[None] if typed else [value]
@@ -67,7 +67,7 @@ def alone(value: Any) -> Any:
 
 _ZONE = re.compile(r"\d[T ].*([zZ]|[+-]\d\d:?\d?\d?)\s*$")
 
-_HOLDS = {
+_KEEPS_IN = {
     "f": "fc",
     "c": "c",
     "i": "iufcmM",
@@ -80,7 +80,7 @@ _HOLDS = {
 """What values of a kind may be stored as without losing a part; others as anything."""
 
 
-def _sort(dtype: np.dtype[Any]) -> str:
+def _kind(dtype: np.dtype[Any]) -> str:
     return "f" if is_float(dtype) else dtype.kind
 
 
@@ -108,27 +108,27 @@ def _array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _integers(value: Any, found: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """``found``, or the integers that it was made of: of some from 2**63 on NumPy makes floats."""
-    leaves = np.array(value, OBJECT)
-    whole = leaves.shape == found.shape and all(
-        isinstance(leaf, (int, np.integer)) for leaf in leaves.flat
+    scalars = np.array(value, OBJECT)
+    whole = scalars.shape == found.shape and all(
+        isinstance(scalar, (int, np.integer)) for scalar in scalars.flat
     )
-    return _of_objects(value, leaves, dtype) if whole and found.size else found
+    return _of_objects(value, scalars, dtype) if whole and found.size else found
 
 
-def _of_objects(value: Any, leaves: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _of_objects(value: Any, scalars: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Python's values as ``dtype``. NumPy would cut what does not fit, and make something of
     ``None``."""
     if dtype.kind == "M":
-        for leaf in leaves.flat:
-            if getattr(leaf, "tzinfo", None) is not None:
-                raise _zoned(leaf)
+        for scalar in scalars.flat:
+            if getattr(scalar, "tzinfo", None) is not None:
+                raise _zoned(scalar)
     with np.errstate(over="ignore"):
         made = as_array(value, dtype)
     same = _IS_SAME.get(dtype.kind)
-    if same is not None and made.shape == leaves.shape:
-        for leaf, stored in zip(leaves.flat, made.flat, strict=True):
-            if not same(leaf, stored):
-                raise Invalid(f"{short(leaf)} does not fit {dtype}")
+    if same is not None and made.shape == scalars.shape:
+        for scalar, stored in zip(scalars.flat, made.flat, strict=True):
+            if not same(scalar, stored):
+                raise Invalid(f"{short(scalar)} does not fit {dtype}")
     return made
 
 
@@ -144,22 +144,22 @@ def _times_of(texts: NDArray[Any], kind: str) -> NDArray[Any]:
         raise Invalid(f"{short(listed)} are no times: {error}") from error
 
 
-def _is_same_float(leaf: Any, stored: Any) -> bool:
-    if leaf is None:
+def _is_same_float(scalar: Any, stored: Any) -> bool:
+    if scalar is None:
         return False
-    return bool(np.isfinite(stored)) or leaf != leaf or bool(leaf == stored.item())
+    return bool(np.isfinite(stored)) or scalar != scalar or bool(scalar == stored.item())
 
 
-def _is_same_time(leaf: Any, stored: Any) -> bool:
-    if leaf is None:
+def _is_same_time(scalar: Any, stored: Any) -> bool:
+    if scalar is None:
         return bool(np.isnat(stored))
-    if isinstance(leaf, (np.datetime64, np.timedelta64)):
-        return bool(np.isnat(leaf)) or bool(stored.astype(leaf.dtype) == leaf)
-    exact = getattr(leaf, "to_numpy", None)  # of pandas, which count nanoseconds
+    if isinstance(scalar, (np.datetime64, np.timedelta64)):
+        return bool(np.isnat(scalar)) or bool(stored.astype(scalar.dtype) == scalar)
+    exact = getattr(scalar, "to_numpy", None)  # of pandas, which count nanoseconds
     if exact is not None:
         return _is_same_time(exact(), stored)
-    unit = "s" if isinstance(leaf, date) and not hasattr(leaf, "hour") else "us"
-    own = np.asarray(leaf, f"{stored.dtype.kind}8[{unit}]")
+    unit = "s" if isinstance(scalar, date) and not hasattr(scalar, "hour") else "us"
+    own = np.asarray(scalar, f"{stored.dtype.kind}8[{unit}]")
     return bool(stored.astype(own.dtype) == own)
 
 
@@ -171,20 +171,20 @@ def _zoned(value: Any) -> Invalid:
 
 
 _IS_SAME: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    **dict.fromkeys("biu", lambda leaf, stored: bool(leaf == stored.item())),
+    **dict.fromkeys("biu", lambda scalar, stored: bool(scalar == stored.item())),
     **dict.fromkeys("fc", _is_same_float),
     **dict.fromkeys("mM", _is_same_time),
-    "S": lambda leaf, stored: isinstance(leaf, (bytes, bytearray)),
-    "U": lambda leaf, stored: isinstance(leaf, str),
+    "S": lambda scalar, stored: isinstance(scalar, (bytes, bytearray)),
+    "U": lambda scalar, stored: isinstance(scalar, str),
 }
 """Whether a Python value is still what it was, by the kind that it is stored as."""
 
 
-def _record(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _structured(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Records with the same fields: NumPy would go by their order alone."""
     if array.dtype.names != dtype.names:
         raise Invalid(f"{array.dtype} values in a field of {dtype}; give records with its fields")
     made = np.empty(array.shape, dtype)
     for name, part in parts(dtype):
-        made[name] = numbers(array[name], part)
+        made[name] = safe_cast(array[name], part)
     return made

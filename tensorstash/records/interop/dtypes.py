@@ -9,15 +9,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns
-from ..dtype import is_extended, parts, widened
-from ..errors import Invalid, Unsupported
+from ...columns import Columns
+from ...dtype import is_extended, parts, widened
+from ...errors import Invalid, Unsupported
 
 _COARSER: Final = {"Y": "D", "M": "D", "W": "D", "h": "s", "m": "s"}
 _KNOWN: Final = ("D", "s", "ms", "us", "ns")
 
 
-def library(name: str) -> Any:
+def optional_package(name: str) -> Any:
     """The package ``name``, imported now: it comes with none of ours."""
     try:
         return importlib.import_module(name)
@@ -26,7 +26,7 @@ def library(name: str) -> Any:
         raise Unsupported(f"this needs the package {missing!r}: pip install {missing}") from error
 
 
-def zoned(path: str, zone: Any) -> Invalid:
+def time_zone_error(path: str, zone: Any) -> Invalid:
     """The error about times of a zone, which a field of datetime64 would forget."""
     return Invalid(
         f"field {path!r} has times of the zone {str(zone)!r}, which no field keeps: convert them "
@@ -34,7 +34,7 @@ def zoned(path: str, zone: Any) -> Invalid:
     )
 
 
-def unfolded(columns: Columns) -> Columns:
+def split_structured(columns: Columns) -> Columns:
     """``columns`` with each structured one taken apart into fields within it, views of it."""
     out: Columns = {}
     for path, column in columns.items():
@@ -50,7 +50,7 @@ def _parts(path: str, column: Any) -> Iterator[tuple[str, Any]]:
         yield from _parts(f"{path}/{name}", column[name])
 
 
-def common(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
+def common_dtype(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
     """``array`` itself, or in the nearest type that holds each of its values exactly and that
     data frames know too; :class:`~tensorstash.errors.Unsupported` names the field where there
     is none. bfloat16 and float8 become float32, integers of fewer bits those of
@@ -72,13 +72,13 @@ def _times(path: str, array: NDArray[Any], target: str) -> NDArray[Any]:
         raise Unsupported(f"field {path!r}: {target} has no type for {array.dtype}; cast it")
     if (unit, scale) == (wanted, 1):
         return array
-    cast, exact = recast(array, f"{kind}8[{wanted}]")
+    cast, exact = cast_times(array, f"{kind}8[{wanted}]")
     if not exact.all():
         raise Unsupported(f"field {path!r}: times in {array.dtype} that {target} cannot hold")
     return cast
 
 
-def recast(times: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def cast_times(times: NDArray[Any], dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """``times`` in another unit, and which of them it tells exactly. What does not fit is any
     time, and not exact."""
     cast = _cast(times, dtype)

@@ -10,14 +10,14 @@ field alone, follow after: what they show is never ahead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..array import Array
 from ..driver import Check, Driver, Put, Request, held, located
 from ..engine.fence import Fence, until_alone
-from ..engine.look import Found
+from ..engine.look import Found, Look
 from ..engine.resize import write_beyond
 from ..errors import Conflict, Invalid, NotFound, StashError, Unsupported
 from ..handle import Settings
@@ -31,16 +31,18 @@ from .catalog import (
     VALUES,
     Catalog,
     arrays_of,
+    changed_fields,
     from_document,
     is_same_array,
-    members,
+    member_documents,
     to_document,
-    values_of,
+    value_counts,
+    with_row_sizes,
     with_rows,
-    with_sizes,
-    with_values,
+    with_value_counts,
 )
 from .column import Column
+from .schema import Fields
 
 _logger = logging.getLogger("tensorstash")
 
@@ -94,54 +96,54 @@ def extend(
         try:
             rows[name] = columns[name].reserve(values[name])
         except NotFound:
-            restore(driver, path, fields, specs)
+            restore_members(driver, path, fields, specs)
             rows[name] = columns[name].reserve(values[name])
 
-    each(driver, list(columns), reserve)
+    for_each_field(driver, list(columns), reserve)
 
     def add(before: Catalog, check: Check) -> Catalog:
-        _same_fields(before, fields, specs, located(driver, path))
+        _check_same_fields(before, fields, specs, located(driver, path))
 
         def store(name: str) -> None:
             inner = arrays_of(name, before.fields[name])[-1]
             spec = before.specs[inner]
-            array = member(driver, path, inner, settings, spec)
+            array = member_array(driver, path, inner, settings, spec)
             write_beyond(spec, rows[name], 0, array.make_writer, check)
 
-        each(driver, list(rows), store)
-        ends = {name: int(rows[name][:, 1].max(initial=0)) for name in values_of(before)}
-        longer = with_values(with_rows(before, before.rows + count), ends)
-        return with_sizes(longer, before.rows, ends)
+        for_each_field(driver, list(rows), store)
+        ends = {name: int(rows[name][:, 1].max(initial=0)) for name in value_counts(before)}
+        longer = with_value_counts(with_rows(before, before.rows + count), ends)
+        return with_row_sizes(longer, before.rows, ends)
 
-    after = change(driver, path, add, settings.lock_timeout)
+    after = change_fields(driver, path, add, settings.lock_timeout)
     return after, after.rows - count
 
 
-def each(driver: Driver, names: list[str], work: Callable[[str], None]) -> None:
+def for_each_field(driver: Driver, names: list[str], work: Callable[[str], None]) -> None:
     """Do something with every field: far away, with all at once."""
     capabilities = driver.capabilities
     threads = 1 if capabilities.local else min(len(names), capabilities.concurrency)
     spread(names, lambda: work, threads, waits=True)
 
 
-def restore(
+def restore_members(
     driver: Driver, path: str, fields: Mapping[str, Any], specs: Mapping[str, ArraySpec]
 ) -> None:
     """Have the documents of single fields that are missing: their creator was killed halfway."""
-    follow(driver, path, checked(driver, path, fields, specs), shapes=False)
+    write_members(driver, path, load_unchanged(driver, path, fields, specs), shapes=False)
 
 
-def checked(
+def load_unchanged(
     driver: Driver, path: str, fields: Mapping[str, Any], specs: Mapping[str, ArraySpec]
 ) -> Catalog:
     """The records as they are now, when their fields are those that a handle knows."""
     node = reread(driver, path, _GROUP)
     catalog = _of(node, located(driver, path))
-    _same_fields(catalog, fields, specs, located(driver, path))
+    _check_same_fields(catalog, fields, specs, located(driver, path))
     return catalog
 
 
-def _same_fields(
+def _check_same_fields(
     catalog: Catalog, fields: Mapping[str, Any], specs: Mapping[str, ArraySpec], where: str
 ) -> None:
     """Refuse rows for records that have other fields by now, or store them in another way."""
@@ -158,7 +160,7 @@ def _same_fields(
         )
 
 
-def change(
+def change_fields(
     driver: Driver,
     path: str,
     make: Callable[[Catalog, Check], Catalog],
@@ -189,43 +191,43 @@ def _change(
                 "the lock; repeat the call",
                 key=path + zarr3.KEY,
             )
-        kept = replace(after, attributes=now.attributes, document=now.document)
-        there = {path: n for path, n in values_of(now).items() if path in kept.fields}
-        published = with_values(kept, there)
+        merged = replace(after, attributes=now.attributes, document=now.document)
+        there = {path: n for path, n in value_counts(now).items() if path in merged.fields}
+        published = with_value_counts(merged, there)
         return to_document(published)
 
     tag = fence.publish(publish).tag
     published = replace(published, tag=tag)
     try:
-        follow(driver, path, published, check=check)
+        write_members(driver, path, published, check=check)
     except StashError as error:
         # What was asked for has happened; the next change puts this right.
         _logger.warning("the documents of single fields lag behind: %s", error)
     return published
 
 
-def widen(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
+def publish_value_counts(driver: Driver, path: str, lengths: Mapping[str, int]) -> Catalog:
     """Have the records' document know ragged values up to these lengths: writing a longer row has
     added some. Readers of ours look for themselves; others go by this document."""
     where = located(driver, path)
     widened: list[Catalog] = []
 
     def publish(content: Any) -> GroupDocument:
-        widened.append(with_values(_catalog(content, where), lengths))
+        widened.append(with_value_counts(_catalog(content, where), lengths))
         return to_document(widened[-1])
 
     tag = update(driver, path, publish, like=_GROUP).tag
     return replace(widened[-1], tag=tag)
 
 
-def follow(
+def write_members(
     driver: Driver, path: str, catalog: Catalog, shapes: bool = True, check: Check = held
 ) -> None:
     """Bring the fields' own documents, and those of the groups between, to what the records'
     document says, in ``shapes`` too for the holder of its lock. What others changed in them
     stays, and values only become more: some may be there of rows yet to be added."""
-    wanted = members(catalog)
-    growing = {f"{name}/{VALUES}" for name in values_of(catalog)}
+    wanted = member_documents(catalog)
+    growing = {f"{name}/{VALUES}" for name in value_counts(catalog)}
     names = list(wanted)
     keys = [f"{path}{name}/{zarr3.KEY}" for name in names]
     most = driver.metadata_limit
@@ -236,7 +238,9 @@ def follow(
         for i, name in enumerate(names):
             stored = found[i]
             own = None if stored is None else decode(stored[0], keys[i])
-            document = _brought(own, wanted[name], catalog.specs.get(name), name in growing, shapes)
+            document = _member_document(
+                own, wanted[name], catalog.specs.get(name), name in growing, shapes
+            )
             behind = trailer.NONE if stored is None else trailer.decode(stored[0])
             identity = getattr(catalog.specs.get(name), "identity", None) or b""
             if behind.identity not in (b"", identity):  # left over from a field that was dropped
@@ -256,7 +260,7 @@ def follow(
 _LAYOUT = ("node_type", "data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value")
 
 
-def _brought(
+def _member_document(
     own: Mapping[str, Any] | None,
     wanted: Mapping[str, Any],
     spec: ArraySpec | None,
@@ -287,6 +291,109 @@ def _is_array(document: Mapping[str, Any], spec: ArraySpec | None) -> bool:
     return is_same_array(found, spec)
 
 
-def member(driver: Driver, path: str, name: str, settings: Settings, spec: ArraySpec) -> Array:
+def member_array(
+    driver: Driver, path: str, name: str, settings: Settings, spec: ArraySpec
+) -> Array:
     """A handle on one array of the records."""
     return Array(driver, f"{path}{name}/", settings, spec)
+
+
+# -- the document as last seen -------------------------------------------------------------------
+
+
+class LatestCatalog:
+    """The records' document as it was last seen: what their table and the handles on single fields
+    share. It knows neither, so that a handle that is let go of is gone at once.
+
+    ``now``: the document, as who looked last has seen it; which need not be what is gone by."""
+
+    def __init__(self, driver: Driver, path: str, now: Catalog) -> None:
+        self.driver = driver
+        self.path = path
+        self.now = now
+        self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
+
+    def current(self) -> Catalog:
+        """The document as it is now. One request that moves no bytes, while it is the one that was
+        last seen."""
+        now = self.now
+        if now.tag is None or self.driver.tag(self.path + zarr3.KEY) != now.tag:
+            now = self.now = load(self.driver, self.path, now)
+        return now
+
+    def look(self, verify: Callable[[Catalog], None]) -> Look:
+        """The same, to be asked for together with what a call reads; another document than the one
+        last seen is given to ``verify``."""
+        known = self.now
+
+        def changed(found: Found) -> None:
+            self.now = now = load(self.driver, self.path, known, found)
+            verify(now)
+
+        return Look(self.driver, self.path + zarr3.KEY, known.tag, changed)
+
+    def check(self, known: Catalog, names: Iterable[str]) -> None:
+        """Raise where some of the fields that are ``known`` are others now, or no more."""
+        self._compare(known, self.current(), names)
+
+    def look_for_fields(self, known: Catalog, names: Iterable[str]) -> Look:
+        """The same, to be asked for together with what a call reads."""
+        self._compare(known, self.now, names)  # a field that was replaced does not come back
+        return self.look(lambda now: self._compare(known, now, names))
+
+    def _compare(self, known: Catalog, now: Catalog, names: Iterable[str]) -> None:
+        if now is known:
+            return
+        changes = self._changes
+        if changes is None or changes[0] is not known or changes[1] is not now:
+            changes = self._changes = known, now, changed_fields(known, now)
+        for name in names if changes[2] else ():
+            if name in changes[2]:
+                raise self.changed(name, changes[2][name], now)
+
+    def changed(self, name: str, what: str | None, now: Catalog) -> StashError:
+        """The error about a field that is another one by now, or none."""
+        where = located(self.driver, self.path)
+        if what is None:
+            return missing_field(where, name, now.fields)
+        return Conflict(
+            f"field {name!r} of {where} was replaced since it was opened: {what}; refresh(), "
+            "or open it again"
+        )
+
+
+class FieldGuard:
+    """Tells whether the array ``name`` is the one that its handle knows, by the records' document:
+    the array's own one follows late."""
+
+    def __init__(self, latest: LatestCatalog, name: str) -> None:
+        self._latest = latest
+        self._name = name
+        self._same: tuple[ArraySpec, Catalog] | None = None
+
+    def check(self, spec: ArraySpec) -> None:
+        """See :class:`~tensorstash.engine.look.Guard`."""
+        self._compare(spec, self._latest.current())
+
+    def look(self, spec: ArraySpec) -> Look:
+        """See :class:`~tensorstash.engine.look.Guard`."""
+        self._compare(spec, self._latest.now)
+        return self._latest.look(lambda now: self._compare(spec, now))
+
+    def _compare(self, spec: ArraySpec, now: Catalog) -> None:
+        same = self._same
+        if same is not None and same[0] is spec and same[1] is now:
+            return
+        other = now.specs.get(self._name)
+        what = None if other is None else difference(spec, other)
+        if other is None or what is not None:
+            raise self._latest.changed(self._name, what, now)
+        self._same = spec, now
+
+
+def missing_field(where: str, name: str, fields: Fields) -> NotFound:
+    """The error about a field that a view has and the records have no more."""
+    known = ", ".join(map(repr, fields))
+    return NotFound(
+        f"{where} has no field {name!r} any more; there are: {known}; make the view again"
+    )

@@ -1,6 +1,6 @@
-"""The fields that what was read keeps in mind, so that, taken back, it makes the same ones.
+"""What was read from records remembers its fields, so that stored again it has the same ones.
 
-Arrays tell what they are; a list does not tell whether it holds JSON, nor a table of float32
+Arrays have a dtype; a list does not say whether it holds JSON, nor a table of float32
 that it was bfloat16. So lists know their field, lists of rows and batches their fields, and
 tables have a schema in their metadata, which pandas and Parquet keep too. What was changed since
 goes by what it now is.
@@ -15,14 +15,14 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import dtype as dtypes
-from ..coerce import is_tensor
-from ..columns import Ragged
-from ..dtype import OBJECT, STRING, is_extended, widened
-from ..errors import Invalid, StashError
-from .schema import Field
+from ... import dtype as dtypes
+from ...coerce import is_tensor
+from ...columns import Ragged
+from ...dtype import OBJECT, STRING, is_extended, widened
+from ...errors import Invalid, StashError
+from ..schema import Field
 
-Kept: TypeAlias = Mapping[str, Field | None]
+KnownFields: TypeAlias = Mapping[str, Field | None]
 """Fields by path; ``None`` for ragged rows of which nobody knows the shapes any more."""
 
 KEY: Final = "tensorstash"
@@ -38,7 +38,7 @@ _ONE_VALUE: Final = {
 _ATTRIBUTE: Final = "_tensorstash_fields"
 
 
-class Values(list[Any]):
+class FieldValues(list[Any]):
     """The values of a field whose rows are no plain array: a list that knows its ``field``."""
 
     def __init__(self, values: Iterable[Any] = (), field: Field | None = None) -> None:
@@ -46,42 +46,42 @@ class Values(list[Any]):
         self.field = field
 
 
-class Rows(list[Any]):
+class FieldRows(list[Any]):
     """Rows as dicts of Python's values: a list that knows their ``fields``, as its slices do."""
 
-    def __init__(self, rows: Iterable[Any] = (), fields: Kept | None = None) -> None:
+    def __init__(self, rows: Iterable[Any] = (), fields: KnownFields | None = None) -> None:
         super().__init__(rows)
-        self.fields: Kept = {} if fields is None else fields
+        self.fields: KnownFields = {} if fields is None else fields
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
-        return Rows(found, self.fields) if isinstance(key, slice) else found
+        return FieldRows(found, self.fields) if isinstance(key, slice) else found
 
 
-def keep(shown: Any, fields: Kept) -> Any:
-    """``shown``, a batch or a data frame, which from now on knows its ``fields``."""
-    setattr(shown, _ATTRIBUTE, dict(fields))
-    return shown
+def attach_fields(value: Any, fields: KnownFields) -> Any:
+    """``value``, a batch or a data frame, which from now on knows its ``fields``."""
+    setattr(value, _ATTRIBUTE, dict(fields))
+    return value
 
 
-def kept(value: Any) -> Kept:
+def attached_fields(value: Any) -> KnownFields:
     """The fields that ``value`` knows, by path: those of records, of rows or batches or tables
     that were read from some, or of the lists in a dict."""
-    if isinstance(value, Rows):
+    if isinstance(value, FieldRows):
         return value.fields
     found = getattr(value, _ATTRIBUTE, None)
     if isinstance(found, dict):
         return found
     if isinstance(attributes := getattr(value, "attrs", None), dict):  # of pandas
-        return parsed(attributes.get(KEY))
+        return from_text(attributes.get(KEY))
     metadata = getattr(getattr(value, "schema", None), "metadata", None)  # of Arrow
     if isinstance(metadata, dict):
-        return parsed(metadata.get(KEY.encode()))
+        return from_text(metadata.get(KEY.encode()))
     return {}
 
 
-def is_of(column: Any, field: Field) -> bool:
-    """Whether ``column`` is still what a column of ``field`` is shown as. Of a list only what
+def matches(column: Any, field: Field) -> bool:
+    """Whether ``column`` is still what a column of ``field`` is read as. Of a list only what
     tells text from bytes is looked at: whether the rest fits is found out as it is stored."""
     if isinstance(column, Ragged):
         return field.kind == "ragged" and _is_type(column.dtype, field.dtype)
@@ -98,21 +98,21 @@ def is_of(column: Any, field: Field) -> bool:
     return fixed and _is_type(dtype, field.dtype)
 
 
-def text_of(fields: Kept) -> str:
+def to_text(fields: KnownFields) -> str:
     """``fields`` as a table's metadata has them."""
     return json.dumps({path: _described(field) for path, field in fields.items()})
 
 
-def parsed(text: Any) -> Kept:
+def from_text(text: Any) -> KnownFields:
     """The fields that a table's metadata tell; none where it tells something else."""
     try:
-        told = json.loads(text) if isinstance(text, (str, bytes)) else {}
-        return {path: _field(given) for path, given in told.items()}
+        described = json.loads(text) if isinstance(text, (str, bytes)) else {}
+        return {path: _field(given) for path, given in described.items()}
     except (StashError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
-def shapeless(columns: Mapping[str, Any], form: str, ragged: str) -> set[str]:
+def fields_losing_shapes(columns: Mapping[str, Any], form: str, ragged: str) -> set[str]:
     """The ragged fields whose rows' shapes are lost in a format: padded ones, and rows without
     elements as lists, which do not tell ``(0, 5)`` from ``(0, 0)``."""
     found = {path: column for path, column in columns.items() if isinstance(column, Ragged)}
@@ -122,8 +122,8 @@ def shapeless(columns: Mapping[str, Any], form: str, ragged: str) -> set[str]:
     return {path for path, column in found.items() if lists and _hides(column.shapes)}
 
 
-def refuse_shapeless(columns: Iterable[str], fields: Kept) -> None:
-    """Raise for rows that were shown without their shapes: others would be stored."""
+def check_shapes_known(columns: Iterable[str], fields: KnownFields) -> None:
+    """Raise for rows that were read without their shapes: others would be stored."""
     for path in columns:
         if path in fields and fields[path] is None:
             raise Invalid(
@@ -137,36 +137,36 @@ def _hides(shapes: NDArray[np.int64]) -> bool:
     return bool((shapes * ended).any())
 
 
-def _is_type(shown: Any, stored: np.dtype[Any]) -> bool:
-    if shown == stored:
+def _is_type(value: Any, stored: np.dtype[Any]) -> bool:
+    if value == stored:
         return True
     kind = stored.kind
     if is_extended(stored):
-        return bool(shown == widened(stored))
+        return bool(value == widened(stored))
     if kind in "mM":  # tensors count units; tables have units of their own
-        return bool(shown == np.int64 or shown.kind == kind)
-    return kind in "US" and shown.kind in "TOU"
+        return bool(value == np.int64 or value.kind == kind)
+    return kind in "US" and value.kind in "TOU"
 
 
 def _described(field: Field | None) -> Any:
     if field is None:
         return None
-    told: dict[str, Any] = {"kind": field.kind}
+    described: dict[str, Any] = {"kind": field.kind}
     if field.kind in ("fixed", "ragged"):
-        told["dtype"] = dtypes.to_v3(field.dtype)
+        described["dtype"] = dtypes.to_v3(field.dtype)
     if field.kind == "fixed":
-        told["shape"] = field.shape
+        described["shape"] = field.shape
     if field.kind == "ragged":
-        told["ndim"] = field.ndim
-    return told
+        described["ndim"] = field.ndim
+    return described
 
 
-def _field(told: Any) -> Field | None:
-    if told is None:
+def _field(described: Any) -> Field | None:
+    if described is None:
         return None
-    kind = told["kind"]
+    kind = described["kind"]
     if kind in ("fixed", "ragged"):
-        dtype = dtypes.from_v3(told["dtype"])
-        shape = tuple(int(n) for n in told.get("shape", ()))
-        return Field(kind, dtype, shape, int(told.get("ndim", 1)))
+        dtype = dtypes.from_v3(described["dtype"])
+        shape = tuple(int(n) for n in described.get("shape", ()))
+        return Field(kind, dtype, shape, int(described.get("ndim", 1)))
     return _ONE_VALUE[kind]

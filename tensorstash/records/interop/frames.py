@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, Ragged
-from ..dtype import OBJECT, STRING
-from ..errors import Invalid, Unsupported, counted, listed, short
+from ...columns import Columns, Ragged
+from ...dtype import OBJECT, STRING
+from ...errors import Invalid, Unsupported, counted, listed, short
+from ..schema import Field, path_of
 from . import arrow
-from .elements import common, library, unfolded, zoned
-from .schema import Field, path_of
+from .dtypes import common_dtype, optional_package, split_structured, time_zone_error
 
 
-def pandas_frame(columns: Columns) -> Any:
+def to_pandas(columns: Columns) -> Any:
     """A ``pandas.DataFrame``."""
-    pd = library("pandas")
-    series = {path: _series(pd, path, column) for path, column in unfolded(columns).items()}
+    pd = optional_package("pandas")
+    series = {path: _series(pd, path, column) for path, column in split_structured(columns).items()}
     try:
         return pd.DataFrame(series, copy=False)
     except (ValueError, OverflowError) as error:  # times that are out of its bounds
@@ -37,26 +37,26 @@ def pandas_frame(columns: Columns) -> Any:
         ) from error
 
 
-def polars_frame(columns: Columns, fields: Mapping[str, Field]) -> Any:
+def to_polars(columns: Columns, fields: Mapping[str, Field]) -> Any:
     """A ``polars.DataFrame``."""
-    pl = library("polars")
-    return pl.from_arrow(arrow.table(columns, fields, "polars"), rechunk=False)
+    pl = optional_package("polars")
+    return pl.from_arrow(arrow.to_arrow(columns, fields, "polars"), rechunk=False)
 
 
-def of_pandas(frame: Any, whole: Collection[str] = ()) -> Columns:
+def from_pandas(frame: Any, whole: Collection[str] = ()) -> Columns:
     """The columns of a ``pandas.DataFrame``, by path, those of its index first: its levels are
     columns by their names. Only pandas' own count of rows is left out."""
-    out = {} if is_counted(frame) else _of_index(frame.index, whole)
+    out = {} if has_default_index(frame) else _from_index(frame.index, whole)
     for i, name in enumerate(frame.columns):
         # Levels of names are fields within fields; shallower ones are filled up with "".
         path = path_of(tuple(part for part in name if part) if isinstance(name, tuple) else name)
         if path in out:
             raise Invalid(f"two columns are named {path!r}, or one and the index; rename one")
-        out |= of_series(path, frame.iloc[:, i], whole)
+        out |= from_pandas_series(path, frame.iloc[:, i], whole)
     return out
 
 
-def is_counted(frame: Any) -> bool:
+def has_default_index(frame: Any) -> bool:
     """Whether the index of a frame or series says nothing but how its rows are counted. Numbers
     that begin or step otherwise may be of a choice of rows, or somebody's keys: none can tell."""
     index = frame.index
@@ -66,7 +66,7 @@ def is_counted(frame: Any) -> bool:
     return counted and (index.start, index.step) == (0, 1)
 
 
-def _of_index(index: Any, whole: Collection[str]) -> Columns:
+def _from_index(index: Any, whole: Collection[str]) -> Columns:
     if any(name is None for name in index.names):
         raise Invalid(
             "the data frame has an index without a name, which would be lost: store it as a field, "
@@ -77,40 +77,40 @@ def _of_index(index: Any, whole: Collection[str]) -> Columns:
         path = path_of(name)
         if path in out:
             raise Invalid(f"two levels of the index are named {path!r}; rename one of them")
-        out |= of_series(path, index.get_level_values(level).to_series(), whole)
+        out |= from_pandas_series(path, index.get_level_values(level).to_series(), whole)
     return out
 
 
-def of_polars(frame: Any, whole: Collection[str] = ()) -> Columns:
+def from_polars(frame: Any, whole: Collection[str] = ()) -> Columns:
     """The columns of a ``polars.DataFrame``, by path."""
     out: Columns = {}
     for series in frame.get_columns():
-        out |= of_polars_series(series.name, series, whole)
+        out |= from_polars_series(series.name, series, whole)
     return out
 
 
-def of_polars_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
+def from_polars_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
     """The columns within a ``polars.Series``: several where it is a struct, unless
     ``whole``."""
-    pl = library("polars")
+    pl = optional_package("polars")
     if series.dtype == pl.Object:
         return {path: series.to_list()}
-    library("pyarrow")
-    return arrow.column_of(path, series.to_arrow(), whole)
+    optional_package("pyarrow")
+    return arrow.from_arrow_array(path, series.to_arrow(), whole)
 
 
-def of_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
+def from_pandas_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
     """The columns within a ``pandas.Series``: several where it is a struct of Arrow's,
     unless ``whole``."""
     dtype = series.dtype
     if isinstance(dtype, np.dtype) and dtype.kind != "O":
         return {path: series.to_numpy()}
     if hasattr(dtype, "pyarrow_dtype"):
-        return arrow.column_of(path, library("pyarrow").array(series.array), whole)
+        return arrow.from_arrow_array(path, optional_package("pyarrow").array(series.array), whole)
     if hasattr(dtype, "categories"):
-        return of_series(path, series.astype(dtype.categories.dtype), whole)
+        return from_pandas_series(path, series.astype(dtype.categories.dtype), whole)
     if hasattr(dtype, "tz"):
-        raise zoned(path, dtype.tz)
+        raise time_zone_error(path, dtype.tz)
     if isinstance(dtype, np.dtype):
         values = series.tolist()
         text = bool(values) and all(isinstance(value, str) for value in values)
@@ -127,7 +127,7 @@ def of_series(path: str, series: Any, whole: Collection[str] = ()) -> Columns:
 def _series(pd: Any, path: str, column: Any) -> Any:
     if not isinstance(column, np.ndarray):
         return _objects(column)
-    column = common(path, column, "pandas")
+    column = common_dtype(path, column, "pandas")
     if column.ndim > 1:
         return _objects(column)
     if column.dtype.kind in "TU":

@@ -1,0 +1,1 @@
+"""Columns as the tables and tensors of other libraries, and back."""
