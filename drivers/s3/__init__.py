@@ -2,22 +2,18 @@
 ``s3://bucket/path``.
 
 ``driver.py`` keeps the contract; ``requests.py`` sends, repeats, counts and logs; ``client.py`` is
-what it asks of a library, ``s3fs.py`` and ``obstore.py`` two that answer. Nothing is imported,
+what it asks of a library, ``s3fs/`` and ``obstore/`` two that carry it out. Nothing is imported,
 started or sent before first use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from tensorstash.drivers.s3 import pool
 from tensorstash.drivers.s3.driver import S3Driver
-from tensorstash.drivers.s3.limits import Limits
-from tensorstash.drivers.s3.settings import Settings, split
+from tensorstash.drivers.s3.options import Connection, Limits, Settings, split
 from tensorstash.errors import Invalid
 
-Connection = Callable[[], Mapping[str, Any]]
+__all__ = ["S3Driver", "connect"]
 
 
 def connect(

@@ -1,6 +1,6 @@
 """What the S3 driver asks of a client library: one bucket, one request at a time, no retries.
 
-Two libraries can carry it out (``s3fs.py``, ``obstore.py``). Whatever decides about
+Two libraries can carry it out (``s3fs/``, ``obstore/``). Whatever decides about
 data - retries, time limits, conditions, lost replies, windows - is the driver's, so that both
 behave alike.
 """

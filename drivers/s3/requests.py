@@ -16,9 +16,8 @@ from tensorstash.drivers.s3 import listing, pool, retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.errors import SCHEME, error_of, unknown
 from tensorstash.drivers.s3.keys import HIDDEN
-from tensorstash.drivers.s3.limits import Limits
+from tensorstash.drivers.s3.options import Limits, Settings
 from tensorstash.drivers.s3.probe import Conditions, Deletes, probe, probe_deletes, probe_parts
-from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Conflict, TimedOut, Unavailable, Unsupported
 
 _T = TypeVar("_T")
