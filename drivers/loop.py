@@ -66,7 +66,7 @@ class Loop:
         self._at_exit.append(make_coro)
 
     def run(self, coro: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
-        """What ``coro`` answers, awaited in the loop while this thread waits; it is cancelled
+        """What ``coro`` returns, awaited in the loop while this thread waits; it is cancelled
         when this thread is interrupted, or after ``timeout`` seconds (``TimeoutError``)."""
         loop = self.started()
         call: _Call[_T] = _Call(loop, coro)

@@ -101,12 +101,12 @@ class FsspecClient:
         return kind.cat_file is AbstractFileSystem.cat_file
 
     def run(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """What a coroutine of the filesystem's loop answers, within the time limit."""
+        """What a coroutine of the filesystem's loop returns, within the time limit."""
         fs, _ = self.open()
         return sync(fs.loop, work, fs, *args, timeout=self._timeout)  # type: ignore[no-any-return]
 
     def ask(self, verb: str, key: str, work: Callable[[], T]) -> T | None:
-        """What ``work`` answers; ``None`` when nothing is stored there for certain. What may
+        """What ``work`` returns; ``None`` when nothing is stored there for certain. What may
         pass is tried again until the time is up; everything else raises one of our errors."""
         end = time.monotonic() + self._timeout
         pause, attempt = _FIRST_PAUSE, 1

@@ -36,7 +36,7 @@ _PLAIN = {
 class Recipe:
     """A URL and its options, or the class of a filesystem with its arguments.
 
-    ``connection`` answers further options, secrets among them, once in each process.
+    ``connection`` returns further options, secrets among them, once in each process.
     """
 
     url: str = ""
@@ -103,7 +103,7 @@ class Recipe:
         found = self.connection()
         if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
             raise Invalid(
-                f"connection answered {type(found).__name__}; it answers a dict of options by name"
+                f"connection returned {type(found).__name__}; it returns a dict of options by name"
             )
         return found
 

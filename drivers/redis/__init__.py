@@ -34,7 +34,7 @@ def connect(rest: str, *, connection: Connection | None = None, **options: Any) 
 
     ``options`` are those of :class:`~tensorstash.drivers.redis.options.RedisOptions`.
     ``connection`` is a function that can be imported by name; called without arguments, once
-    a process, it answers further options, the password say. It travels with pickles, which
+    a process, it returns further options, the password say. It travels with pickles, which
     secrets do not.
     """
     place, credentials = tcp_place("redis", rest)

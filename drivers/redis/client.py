@@ -67,7 +67,7 @@ class RedisRequest(NamedTuple):
 
 
 class Replies(NamedTuple):
-    """One answer a command; ``repeated``: those whose earlier attempt may have been carried out."""
+    """One reply a command; ``repeated``: those whose earlier attempt may have been carried out."""
 
     replies: list[Any]
     repeated: set[int]
@@ -113,7 +113,7 @@ class RedisClient:
         *,
         node: Address | None = None,
     ) -> Replies:
-        """Send the commands (to ``node``, or to those that serve their keys) and answer the
+        """Send the commands (to ``node``, or to those that serve their keys) and return the
         replies in order. Every command must bear repetition: it is repeated, after a pause, when
         no reply came and time is left. Raises :class:`DriverError` for the first that failed."""
         options = self.options

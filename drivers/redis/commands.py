@@ -64,7 +64,7 @@ def command(
 
 
 def size_of(value: Any) -> int:
-    """The bytes in an answer."""
+    """The bytes in a reply."""
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, list):

@@ -71,7 +71,7 @@ class RedisConnections:
         return connection
 
     def give(self, connection: Open) -> None:
-        """Keep a connection whose answers were all read."""
+        """Keep a connection whose replies were all read."""
         self._idle.append(connection)
 
     def prepared(self, commands: Sequence[RedisCommand]) -> list[RedisCommand]:
@@ -131,7 +131,7 @@ def _disconnect(idle: list[Open], pid: int) -> None:
 
 
 def send(connection: Open, commands: Sequence[RedisCommand], deadline: float) -> None:
-    """Send all commands, before any answer is awaited."""
+    """Send all commands, before any reply is awaited."""
     _limit(connection, deadline)
     connection.send_packed_command(_packed(connection, commands))
 
@@ -157,9 +157,9 @@ def receive(
     idle: float,
     exact: bool = False,
 ) -> list[Any]:
-    """One answer for each of ``commands``; a server's refusal stands among them as an exception.
-    A server that says nothing for ``idle`` seconds is given up. :class:`InvalidResponse` when an
-    answer does not fit its command, or more came than was asked for; one that is :class:`ReadAgain`
+    """One reply for each of ``commands``; a server's refusal stands among them as an exception.
+    A server that says nothing for ``idle`` seconds is given up. :class:`InvalidResponse` when a
+    reply does not fit its command, or more came than was asked for; one that is :class:`ReadAgain`
     asks for another try, with ``exact``."""
     found: list[Any] = []
     connection._parser.begin([each.limit for each in commands], exact)

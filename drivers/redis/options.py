@@ -73,17 +73,17 @@ def options_of(given: Mapping[str, Any], source: str) -> RedisOptions:
 
 
 def from_factory(connection: Connection | None) -> dict[str, Any]:
-    """What the user's ``connection`` answers, checked; it is asked once a process."""
+    """What the user's ``connection`` returns, checked; it is called once a process."""
     if connection is None:
         return {}
     answer = connection()
     if not isinstance(answer, Mapping):
-        raise Invalid(f"connection() answers a dict of options, not {type(answer).__name__}")
+        raise Invalid(f"connection() returns a dict of options, not {type(answer).__name__}")
     takes = _NAMES - _OF_THE_DRIVER
     for name in answer:
         if name not in takes:
             raise Invalid(
-                f"connection() answered the option {name!r}; it may answer "
+                f"connection() returned the option {name!r}; it may return "
                 f"{', '.join(sorted(takes))}"
             )
     return dict(answer)

@@ -159,7 +159,7 @@ class RedisReading:
         return [(i, found[i]) for i, _ in batch]
 
     def _whole(self, batch: list[tuple[int, Request]], tags: bool) -> list[RedisCommand]:
-        """MGET answers nothing for what is no string: EXISTS tells that from absence."""
+        """MGET returns nothing for what is no string: EXISTS tells that from absence."""
         if not batch:
             return []
         pairs = [self._keys.pair(request.key) for _, request in batch]

@@ -20,7 +20,7 @@ def done(reply: Any) -> bool:
 
 
 def flag(reply: Any) -> bool:
-    """To a script that answers yes or no."""
+    """To a script that returns yes or no."""
     return type(reply) is int and 0 <= reply <= 1
 
 

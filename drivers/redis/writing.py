@@ -32,7 +32,7 @@ class RedisWriting:
         self._keys = keys
 
     def put(self, put: Put) -> Tag:
-        """Store, under a condition or none, and answer the new version."""
+        """Store, under a condition or none, and return the new version."""
         [(_, version)] = self._each([(0, put, _data(put.key, put.value))])
         if version is None:
             raise Conflict(

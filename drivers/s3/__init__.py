@@ -49,7 +49,7 @@ def connect(
     ``path_style`` (the bucket in the address's path; the default with an endpoint), ``ca`` (a
     file of certificates to trust) and ``verify``. What is not given comes from the usual chain:
     ``AWS_*`` variables, then ``~/.aws``, then the machine's role. ``connection`` is a function
-    that answers a dict of these options; it is called once in each process and, unlike keys,
+    that returns a dict of these options; it is called once in each process and, unlike keys,
     travels in pickles.
 
     ``client`` is ``"s3fs"``, ``"obstore"``, or ``"auto"``: obstore where it can be used.
@@ -75,7 +75,7 @@ def connect(
     if endpoint is not None and endpoint_url is not None:
         raise Invalid("options 'endpoint' and 'endpoint_url' of s3:// mean the same; give one")
     if connection is not None and not callable(connection):
-        raise Invalid("option 'connection' of s3:// is a function that answers a dict of options")
+        raise Invalid("option 'connection' of s3:// is a function that returns a dict of options")
     bucket, root = split(rest)
     settings = Settings(
         bucket,

@@ -165,7 +165,7 @@ class S3Driver(Driver):
     def put(
         self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
     ) -> Tag:
-        """Store ``value`` and answer its ETag."""
+        """Store ``value`` and return its ETag."""
         if if_absent and if_tag is not None:
             raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
         data = _data(value)

@@ -33,7 +33,7 @@ _logger = logging.getLogger("tensorstash")
 
 
 class Store(NamedTuple):
-    """The two requests that a lease is made of: ``read(place)`` answers the object and its tag;
+    """The two requests that a lease is made of: ``read(place)`` returns the object and its tag;
     ``swap(place, value, tag)`` puts where the object is absent (``None``) or still ``tag``, else
     raises :class:`~tensorstash.errors.Conflict`."""
 

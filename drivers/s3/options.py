@@ -66,13 +66,13 @@ class Settings:
         return self
 
     def with_connection(self, connection: Connection | None) -> Settings:
-        """These settings and, over them, what the user's ``connection`` answers."""
+        """These settings and, over them, what the user's ``connection`` returns."""
         if connection is None:
             return self
         given = connection()
         if not isinstance(given, Mapping):
             raise Invalid(
-                f"'connection' of s3:// must answer a dict of options, not {type(given).__name__}"
+                f"'connection' of s3:// must return a dict of options, not {type(given).__name__}"
             )
         given = dict(given)
         if "endpoint_url" in given:
@@ -80,7 +80,7 @@ class Settings:
         wrong = [name for name in given if name not in CONNECTION]
         if wrong:
             raise Invalid(
-                f"'connection' of s3:// answered the option {str(wrong[0])[:40]!r}; it may answer "
+                f"'connection' of s3:// returned the option {str(wrong[0])[:40]!r}; it may return "
                 f"{', '.join(CONNECTION)}"
             )
         return replace(self, **given).checked()

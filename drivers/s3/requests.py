@@ -283,9 +283,9 @@ class Requests:
         self,
         found: dict[Any, _T],
         verb: str,
-        trial: Callable[[Any, Client, str], Awaitable[_T]],
+        run: Callable[[Any, Client, str], Awaitable[_T]],
     ) -> _T:
-        """What a trial says of this server; made once in a process."""
+        """What a probe, made by ``run``, says of this server; made once in a process."""
         shared = self.shared()
         place = (self.settings.endpoint, self._environment, self.settings.bucket)
         async with shared.probing:
@@ -296,7 +296,7 @@ class Requests:
                     async def send(verb: str, work: Awaitable[Any], /) -> Any:
                         return await self._send(n, verb, key, lambda _: work, conditional=True)
 
-                    return await trial(send, shared.client, self._root + key)
+                    return await run(send, shared.client, self._root + key)
 
                 found[place] = await self._repeat(verb, HIDDEN, attempt)
         return found[place]

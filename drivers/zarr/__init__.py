@@ -24,7 +24,7 @@ def connect(
     unsafe: bool = False,
 ) -> ZarrDriver:
     """What lies below the path ``rest`` of ``store``, or of the one that ``connection``
-    answers as ``{"store": ...}``, in every process that uses the driver."""
+    returns as ``{"store": ...}``, in every process that uses the driver."""
     if store is None and connection is None:
         raise Invalid("zarr:// takes the store as a location, or as options={'store': ...}")
     prefix = rest.strip("/")

@@ -304,7 +304,7 @@ class ZarrDriver(Driver):
     def _ask(
         self, verb: str, key: str, work: Coroutine[Any, Any, _T], last: bool = True
     ) -> _T | None:
-        """What the store answers; ``None`` when nothing is stored there for certain."""
+        """What the store returns; ``None`` when nothing is stored there for certain."""
         try:
             _ = self.store  # opened from here: the loop in which work runs cannot wait for that
             return sync(work)
@@ -337,7 +337,7 @@ class ZarrDriver(Driver):
         if self._connection is not None:
             found = self._connection()
             if not isinstance(found, Mapping) or not isinstance(found.get("store"), Store):
-                raise Invalid("connection answers {'store': a zarr store}, nothing else")
+                raise Invalid("connection returns {'store': a zarr store}, nothing else")
             return found["store"]  # type: ignore[no-any-return]
         given = self._stores[self._pid]
         if type(given).__name__ == "MemoryStore":
@@ -353,7 +353,7 @@ class ZarrDriver(Driver):
         if type(self.store).__name__ not in _HERE or len(pickle.dumps(self.store)) > _PICKLE_LIMIT:
             raise Unsupported(
                 f"{self.url} may hold secrets or much data, and is not pickled; give the option "
-                "connection, a function that answers {'store': ...} in each process"
+                "connection, a function that returns {'store': ...} in each process"
             )
         return ZarrDriver, (self.store, self._prefix, None, self._unsafe)
 
