@@ -1,4 +1,4 @@
-"""Locks of the ``file`` driver: ``flock`` on directories and on lock files.
+"""Locks between the processes of a host: ``flock`` on directories and on lock files.
 
 A flock belongs to an open file, not to a process: it goes when its holder dies, holds
 between the threads of one process too, and would live on in a forked child that

@@ -74,7 +74,7 @@ class Replies(NamedTuple):
 
 
 class RedisClient:
-    """One process' way to one place; may be used by many threads."""
+    """One process' requests to one place; may be used by many threads."""
 
     def __init__(
         self, place: RedisPlace, given: Mapping[str, Any], connection: Connection | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,9 @@ from tensorstash.driver import (
 from tensorstash.drivers.posix import flock
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.drivers.zip import archive, compact, unpack, writer
+from tensorstash.drivers.zip.errors import translated
 from tensorstash.drivers.zip.records import LONGEST, Directory, Member, version
-from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, NoSpace, counted
+from tensorstash.errors import Conflict, Corrupt, Invalid, counted
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _WHOLE = Span(0)
@@ -183,7 +183,7 @@ class ZipDriver(Driver):
         path = f"{self.path}.{name}.lock"
 
         def take() -> Descriptor | None:
-            with self._told("lock", key):
+            with translated("lock", key, self.url):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 return flock.take_file(path, wait=False)
 
@@ -252,28 +252,9 @@ class ZipDriver(Driver):
         return [(name[cut:], size) for name, size in found if len(name) > cut]
 
     @contextmanager
-    def _told(self, verb: str, key: str) -> Iterator[None]:
-        try:
-            yield
-        except UnicodeError as error:
-            raise Invalid(f"key {key!r} cannot be a name in a zip") from error
-        except OSError as error:
-            if isinstance(error, DriverError):
-                raise
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            failed = (NoSpace if full else DriverError)(
-                f"cannot {verb} {key!r} in {self.url}: {os.strerror(error.errno or 0)}; "
-                + ("free some space, what was stored is intact" if full else "check the path"),
-                key=key,
-                driver=self.scheme,
-            )
-            failed.errno = error.errno
-            raise failed from error
-
-    @contextmanager
     def _opened(self, verb: str, key: str) -> Iterator[tuple[int | None, Directory]]:
         """The file and its directory, which is read again when the file has changed."""
-        with self._told(verb, key):
+        with translated(verb, key, self.url):
             try:
                 file = Descriptor(self.path, _READ)
             except _ABSENT:
@@ -296,7 +277,7 @@ class ZipDriver(Driver):
     @contextmanager
     def _locked(self, verb: str, key: str) -> Iterator[tuple[int, Directory]]:
         """The file, of which this is now the only writer, and its directory."""
-        with self._told(verb, key):
+        with translated(verb, key, self.url):
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             file = flock.take_file(self.path, wait=True)
             assert file is not None
