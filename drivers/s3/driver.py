@@ -182,11 +182,11 @@ class S3Driver(Driver):
             await here.put(*item)
             return 0
 
-        def weigh(item: tuple[str, bytes] | int) -> int:
+        def size_of(item: tuple[str, bytes] | int) -> int:
             return item if isinstance(item, int) else len(item[1])
 
         pairs = ((owned(key), _data(value)) for key, value in items)
-        for _ in loop.window(put, pairs, self._settings.concurrency, weigh):
+        for _ in loop.window(put, pairs, self._settings.concurrency, size_of):
             pass
 
     def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
@@ -204,12 +204,12 @@ class S3Driver(Driver):
             except Conflict:
                 return None
 
-        def weigh(thing: Put | str | None) -> int:
+        def size_of(thing: Put | str | None) -> int:
             return len(thing.value) if isinstance(thing, Put) else 0
 
         if self._unsafe:  # compares and stores in two steps, by turns
             return super().put_each(puts)
-        return loop.window(store, puts, self._settings.concurrency, weigh)
+        return loop.window(store, puts, self._settings.concurrency, size_of)
 
     def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
         """Store the same bytes in another number of parts, by which their ETag changes."""
@@ -349,11 +349,11 @@ class S3Driver(Driver):
             unless = unless if isinstance(unless, str) else None
             return await here.get(key, span, unless, most if span is None else None)
 
-        def weigh(thing: Request | Found | None) -> int:
+        def size_of(thing: Request | Found | None) -> int:
             return len(thing.data) if isinstance(thing, Found) else 0
 
         checked = (each._replace(key=owned(each.key)) for each in requests)
-        return loop.window(get, checked, self._settings.concurrency, weigh)
+        return loop.window(get, checked, self._settings.concurrency, size_of)
 
     def _read(self, place: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
         found = self._run(self._here().get(place, span, None))
