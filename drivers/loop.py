@@ -66,7 +66,7 @@ class Loop:
         self._at_exit.append(make_coro)
 
     def run(self, coro: Coroutine[Any, Any, _T], timeout: float | None = None) -> _T:
-        """What ``coro`` answers, awaited in the loop while this thread waits; it is cancelled
+        """What ``coro`` returns, awaited in the loop while this thread waits; it is cancelled
         when this thread is interrupted, or after ``timeout`` seconds (``TimeoutError``)."""
         loop = self.started()
         call: _Call[_T] = _Call(loop, coro)
@@ -128,27 +128,27 @@ def window(
     make_coro: Callable[[_Item], Coroutine[Any, Any, _T]],
     items: Iterable[_Item],
     limit: int,
-    weigh: Callable[[_Item | _T], int] | None = None,
+    size_of: Callable[[_Item | _T], int] | None = None,
 ) -> Iterator[tuple[int, _T]]:
     """``(i, result)`` of ``make_coro(item)`` for the i-th item, in the order of arrival.
 
     Items are taken in the caller's thread, one for each result that it asks for, so that at
-    most ``limit`` are under way or wait to be asked for; fewer (but 4) where the heaviest item
-    or result so far, by ``weigh`` in bytes, makes that more than 128 MiB. The first error ends
+    most ``limit`` are under way or wait to be asked for; fewer (but 4) where the largest item
+    or result so far, by ``size_of`` in bytes, makes that more than 128 MiB. The first error ends
     the rest. What is under way when the caller leaves is cancelled.
     """
     here = current()
     work: _Window[_Item, _T] = _Window(here.started(), make_coro)
     source = enumerate(items)
-    room, heaviest, under_way, more = limit, 1, 0, True
+    room, largest, under_way, more = limit, 1, 0, True
 
-    def weighed(thing: _Item | _T) -> None:
-        nonlocal room, heaviest
-        assert weigh is not None
-        weight = weigh(thing)
-        if weight > heaviest:
-            heaviest = weight
-            room = max(min(limit, _HELD_BYTES // heaviest), min(limit, _LEAST))
+    def measure(thing: _Item | _T) -> None:
+        nonlocal room, largest
+        assert size_of is not None
+        size = size_of(thing)
+        if size > largest:
+            largest = size
+            room = max(min(limit, _HELD_BYTES // largest), min(limit, _LEAST))
 
     try:
         while True:
@@ -157,8 +157,8 @@ def window(
                 if found is None:
                     more = False
                     break
-                if weigh is not None:
-                    weighed(found[1])
+                if size_of is not None:
+                    measure(found[1])
                 work.submit(found)
                 under_way += 1
             if not under_way:
@@ -170,8 +170,8 @@ def window(
                     raise error
                 finally:
                     del error  # its traceback keeps this frame
-            if weigh is not None:
-                weighed(result)
+            if size_of is not None:
+                measure(result)
             yield i, result
             if os.getpid() != here.pid:
                 under_way = 0

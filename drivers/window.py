@@ -48,10 +48,10 @@ class Window(Generic[Asked, Answer]):
                     pair = next(pairs, None)
                     if pair is None:
                         break
-                    errand = partial(ask, *pair)
-                    task = pool.submit(errand)
+                    call = partial(ask, *pair)
+                    task = pool.submit(call)
                     if task is None:
-                        task = Task(errand)
+                        task = Task(call)
                         task.do()
                     under_way[pair[0]] = task
                 if not under_way:

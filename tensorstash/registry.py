@@ -1,10 +1,10 @@
 """Names to leaves: a codec name to its codec, a URL scheme to its driver.
 
-The core never imports a leaf by name. ``drivers/x.py`` serves ``x://`` and exposes
-``connect(rest, **options) -> Driver``; ``codecs/y.py`` serves codec ``"y"`` and exposes
-``make(name, configuration) -> Codec``. Installed packages add theirs through the entry
-point groups ``tensorstash.drivers`` and ``tensorstash.codecs``, whose objects are those
-same two functions.
+The core never imports a leaf by name. The folder ``drivers/x/`` serves ``x://`` and exposes
+``connect(rest, **options) -> Driver``; some serve other schemes too (``_ALIASES``). ``codecs/y.py``
+serves codec ``"y"`` and exposes ``make(name, configuration) -> Codec``. Installed packages add
+theirs through the entry point groups ``tensorstash.drivers`` and ``tensorstash.codecs``, whose
+objects are those same two functions.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ from .errors import Invalid, StashError, Unsupported, short
 
 _CORE_CODECS = {"sharding_indexed": "tensorstash.sharding"}
 """Codecs that are layout rather than arithmetic, and so live in the core."""
+
+_ALIASES = {
+    "https": ("http", "connect_https"),
+    "rediss": ("redis", "connect_rediss"),
+    "unix": ("redis", "connect_unix"),
+}
+"""Schemes that the driver of another one serves: its module, and the function for them."""
 
 _EXTRAS = {
     "aiobotocore": "s3",
@@ -105,17 +112,20 @@ def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
 
 @cache
 def _driver_factory(scheme: str) -> Callable[..., Driver]:
-    found = _leaf("tensorstash.drivers", scheme, "connect") or _leaf(
+    module, attribute = _ALIASES.get(scheme, (scheme, "connect"))
+    found = _leaf("tensorstash.drivers", scheme, attribute, module) or _leaf(
         "tensorstash.drivers", "fsspec", "find"
     )(scheme)
     if found is None:
-        known = _leaves("tensorstash.drivers", "connect")
+        known = sorted([*_leaves("tensorstash.drivers", "connect"), *_ALIASES])
         raise Unsupported(f"no driver for {short(scheme + '://')}{_nearest(scheme, known)}")
     return found  # type: ignore[no-any-return]
 
 
-def _leaf(package: str, name: str, attribute: str) -> Any:
-    module = name.replace("-", "_")
+def _leaf(package: str, name: str, attribute: str, module: str | None = None) -> Any:
+    """The function ``attribute`` of what serves ``name``: a module of ``package`` (by default that
+    of its name), or else an entry point."""
+    module = (module or name).replace("-", "_")
     if module.isidentifier():
         try:
             return getattr(importlib.import_module(f"{package}.{module}"), attribute, None)

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import AskError, ClusterDownError
 
-from tensorstash.drivers.redis.command import RedisCommand
+from tensorstash.drivers.redis.commands import RedisCommand
 from tensorstash.drivers.redis.keys import SLOT_COUNT, slot
-from tensorstash.drivers.redis.parser import Room
+from tensorstash.drivers.redis.parser import ReplyLimit
 from tensorstash.drivers.redis.replies import done, slots
 
 Address = tuple[str, int]
 
 ASKING = RedisCommand(b"", (b"ASKING",), done)
 SLOTS = RedisCommand(
-    b"", (b"CLUSTER", b"SLOTS"), slots, room=Room(elements=1 << 19, nbytes=16 << 20)
+    b"", (b"CLUSTER", b"SLOTS"), slots, limit=ReplyLimit(elements=1 << 19, nbytes=16 << 20)
 )
 
 

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tensorstash.drivers.redis.command import RedisCommand, command
+from tensorstash.drivers.redis.client import RedisClient, RedisRequest
+from tensorstash.drivers.redis.commands import RedisCommand, command
 from tensorstash.drivers.redis.keys import RedisKeys, encode, is_lock
-from tensorstash.drivers.redis.link import Errand, RedisLink
-from tensorstash.drivers.redis.parser import Room
+from tensorstash.drivers.redis.parser import ReplyLimit
 from tensorstash.drivers.redis.replies import count, scanned
 from tensorstash.errors import DriverError
 
 _COUNT = b"10000"  # names a step: a few ms of the server
 _BATCH = 1000
-_PAGE = Room(elements=1 << 20, nbytes=64 << 20)
+_PAGE = ReplyLimit(elements=1 << 20, nbytes=64 << 20)
 _EMPTY_PAGES = 1 << 20
 """Steps without a name of ours after which no server of 2^32 keys, the most, goes on."""
 
 
 class RedisListing:
-    """Listings through one link."""
+    """Listings through one client."""
 
-    def __init__(self, link: RedisLink, keys: RedisKeys) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, keys: RedisKeys) -> None:
+        self._client = client
         self._keys = keys
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key that starts with ``prefix``, once."""
         seen: set[str] = set()  # SCAN may repeat what it said
-        for page in self._pages(prefix, Errand("list", prefix)):
+        for page in self._pages(prefix, RedisRequest("list", prefix)):
             for place in page:
                 key = self._keys.key(place)
                 if key is not None and key not in seen:
@@ -40,7 +40,7 @@ class RedisListing:
         skip = len(prefix)
         names: set[str] = set()
         folders: set[str] = set()
-        for page in self._pages(prefix, Errand("list", prefix)):
+        for page in self._pages(prefix, RedisRequest("list", prefix)):
             for place in page:
                 key = self._keys.key(place)
                 if key is not None:
@@ -60,11 +60,11 @@ class RedisListing:
 
     def clear(self, prefix: str) -> None:
         """Drop everything that starts with ``prefix``, but for locks: their holders live."""
-        errand = Errand("delete", prefix, writes=True)
-        for page in self._pages(prefix, errand):
+        request = RedisRequest("delete", prefix, writes=True)
+        for page in self._pages(prefix, request):
             places = [place for place in page if not is_lock(place)]
             for i in range(0, len(places), _BATCH):
-                drop(self._link, errand, places[i : i + _BATCH])
+                drop(self._client, request, places[i : i + _BATCH])
 
     def _sizes(self, batch: list[str]) -> list[tuple[str, int]]:
         if not batch:
@@ -73,22 +73,22 @@ class RedisListing:
         for key in batch:
             place = self._keys.value(key)
             steps += (command(b"EXISTS", count(1), place), command(b"STRLEN", count(), place))
-        replies, _ = self._link.ask(Errand("size", batch[0], detail=len(batch)), steps)
+        replies, _ = self._client.execute(RedisRequest("size", batch[0], detail=len(batch)), steps)
         there, sizes = replies[::2], replies[1::2]
         return [
             pair for pair, yes in zip(zip(batch, sizes, strict=True), there, strict=True) if yes
         ]
 
-    def _pages(self, prefix: str, errand: Errand) -> Iterator[list[bytes]]:
+    def _pages(self, prefix: str, request: RedisRequest) -> Iterator[list[bytes]]:
         pattern = self._keys.below(prefix)
-        fits = scanned(encode(self._keys.prefix + prefix, prefix))
-        for node in self._link.nodes(errand):
+        validator = scanned(encode(self._keys.prefix + prefix, prefix))
+        for node in self._client.nodes(request):
             cursor = b"0"
-            walk = _Walk(str(errand), self._link.place.server)
+            walk = _Walk(str(request), self._client.place.server)
             while True:
                 args = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _COUNT)
-                [[cursor, names]], _ = self._link.ask(
-                    errand, [RedisCommand(b"", args, fits, room=_PAGE)], node=node
+                [[cursor, names]], _ = self._client.execute(
+                    request, [RedisCommand(b"", args, validator, limit=_PAGE)], node=node
                 )
                 yield names
                 if cursor == b"0":
@@ -117,11 +117,11 @@ class _Walk:
         self._seen.add(cursor)
 
 
-def drop(link: RedisLink, errand: Errand, places: Sequence[bytes]) -> None:
+def drop(client: RedisClient, request: RedisRequest, places: Sequence[bytes]) -> None:
     """Drop these names, whatever they hold, in the background of the server."""
     if not places:
         return
-    if link.options.cluster:
-        link.ask(errand, [command(b"UNLINK", count(1), place) for place in places])
+    if client.options.cluster:
+        client.execute(request, [command(b"UNLINK", count(1), place) for place in places])
     else:
-        link.ask(errand, [command(b"UNLINK", count(len(places)), *places)])
+        client.execute(request, [command(b"UNLINK", count(len(places)), *places)])

@@ -2,13 +2,13 @@
 
 The parsers of redis-py and hiredis believe a length and gather what it announces, or make room
 for all elements of an array of a thousand million. This one is told before each reply how much
-may come (:class:`Room`) and compares each length before it takes a byte that follows; nothing is
-allocated for bytes that have not arrived, beyond a piece.
+may come (:class:`ReplyLimit`) and compares each length before it takes a byte that follows;
+nothing is allocated for bytes that have not arrived, beyond a piece.
 
 That is as fast as hiredis for a few large strings, and slower for thousands of short ones. Those
 are read by hiredis, where it is installed, as long as all of a round trip stays below 64 MiB and
 no array is announced that would take much at once; else the round trip is made again, read
-exactly (:class:`Much`).
+exactly (:class:`ReadAgain`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MORE = object()
 _hiredis: Any = import_module("hiredis") if find_spec("hiredis") else None
 
 
-class Room(NamedTuple):
+class ReplyLimit(NamedTuple):
     """What may come in one reply: so many elements of arrays, at all depths, and so many bytes of
     strings; or, by ``sizes``, the most bytes of each string, in order, and no more strings."""
 
@@ -56,7 +56,7 @@ class Room(NamedTuple):
     """Most strings are expected to be short."""
 
 
-LITTLE = Room()
+SMALL_REPLY = ReplyLimit()
 """For numbers, confirmations and what is not told otherwise."""
 
 
@@ -72,7 +72,7 @@ class TooLarge(InvalidResponse):
         """The command whose reply it was."""
 
 
-class Much(InvalidResponse):
+class ReadAgain(InvalidResponse):
     """More comes than is read quickly: ask again, and read exactly."""
 
 
@@ -80,7 +80,7 @@ class BoundedParser(BaseParser):
     """What a connection of redis-py asks of a parser, for protocol 2."""
 
     def __init__(self, socket_read_size: int = _PIECE) -> None:
-        self.room = LITTLE
+        self.limit = SMALL_REPLY
         """Of the next reply."""
         self._sock: Any = None
         self._data = b""
@@ -93,12 +93,12 @@ class BoundedParser(BaseParser):
     def on_connect(self, connection: Any, **_: Any) -> None:
         """Begin with what comes from its socket."""
         self._sock = connection._sock
-        self._data, self._at, self.room, self._reader = b"", 0, LITTLE, None
+        self._data, self._at, self.limit, self._reader = b"", 0, SMALL_REPLY, None
 
-    def begin(self, rooms: Sequence[Room], exact: bool) -> None:
+    def begin(self, limits: Sequence[ReplyLimit], exact: bool) -> None:
         """Replies to a round trip come next; nothing is left of earlier ones."""
-        many = len(rooms) > _ENOUGH or any(len(room.sizes or ()) > _ENOUGH for room in rooms)
-        short = many and all(room.short for room in rooms)
+        many = len(limits) > _ENOUGH or any(len(limit.sizes or ()) > _ENOUGH for limit in limits)
+        short = many and all(limit.short for limit in limits)
         if exact or not short or _hiredis is None:
             self._reader = None
             return
@@ -129,8 +129,8 @@ class BoundedParser(BaseParser):
         """The next reply; an error of the server's is returned, or raised where it ends the
         connection."""
         if self._reader is None:
-            room = self.room
-            self._elements, self._nbytes, self._strings = room.elements, room.nbytes, 0
+            limit = self.limit
+            self._elements, self._nbytes, self._strings = limit.elements, limit.nbytes, 0
             reply = self._reply(0)
         else:
             reply = self._quick()
@@ -146,7 +146,7 @@ class BoundedParser(BaseParser):
             size = self._receive_into(memoryview(window)[_TAIL:])
             self._left -= size
             if self._left < 0 or _MANY.search(window, 0, _TAIL + size):
-                raise Much("more than is read quickly")
+                raise ReadAgain("more than is read quickly")
             reader.feed(window, _TAIL, size)
             window[:_TAIL] = window[size : size + _TAIL]
         return reply
@@ -217,12 +217,12 @@ class BoundedParser(BaseParser):
 
     def _admit(self, size: int) -> None:
         """Count a string that is about to be read, or refuse it."""
-        sizes, index = self.room.sizes, self._strings
+        sizes, index = self.limit.sizes, self._strings
         self._strings = index + 1
         if sizes is None:
             self._nbytes -= size
             if self._nbytes < 0:
-                raise TooLarge(index, size, self.room.nbytes)
+                raise TooLarge(index, size, self.limit.nbytes)
         elif index >= len(sizes):
             raise InvalidResponse("more strings than can be")
         elif size > sizes[index]:

@@ -8,12 +8,11 @@ from hashlib import sha1
 from typing import Any, cast
 
 from tensorstash.driver import Buffer, Changed, Request, Span, Tag, check_size
-from tensorstash.drivers.redis.command import RedisCommand, command, run
+from tensorstash.drivers.redis.client import RedisClient, RedisRequest
+from tensorstash.drivers.redis.commands import READ, RedisCommand, command, run
 from tensorstash.drivers.redis.keys import RedisKeys
-from tensorstash.drivers.redis.link import Errand, RedisLink
-from tensorstash.drivers.redis.parser import Room, TooLarge
+from tensorstash.drivers.redis.parser import ReplyLimit, TooLarge
 from tensorstash.drivers.redis.replies import count, parts, value, values
-from tensorstash.drivers.redis.scripts import READ
 from tensorstash.errors import DriverError
 
 ROUND_BYTES = 16 << 20
@@ -26,31 +25,31 @@ SHORT = 2 << 10
 _VERSION = 4096
 _FIRST = 8
 _GROWTH = 32
-_FAMILIES = 4096
+_ARRAYS = 4096
 _NUMBERS = "0123456789/."
 
 Found = tuple[Buffer, Tag] | None
 
 
 @dataclass(slots=True)
-class _Family:
+class _ArraySizes:
     """What is known of the values of one array: how many were seen, and the largest."""
 
     seen: int = 0
     largest: int = 0
 
 
-_UNKNOWN = _Family()
+_UNKNOWN = _ArraySizes()
 
 
 class RedisReading:
-    """Reads through one link. It learns how large an array's values are: the first round trip
+    """Reads through one client. It learns how large an array's values are: the first round trip
     asks for few, the next ones for as many as fit."""
 
-    def __init__(self, link: RedisLink, keys: RedisKeys) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, keys: RedisKeys) -> None:
+        self._client = client
         self._keys = keys
-        self._families: dict[str, _Family] = {}
+        self._arrays: dict[str, _ArraySizes] = {}
 
     def many(
         self, requests: Iterable[Request], *, tags: bool = True
@@ -59,8 +58,8 @@ class RedisReading:
         batch: list[tuple[int, Request]] = []
         wanted, counts = 0, dict[str, int]()
         for i, request in enumerate(requests):
-            size, room = self._expect(request, counts)
-            if batch and (wanted + size > ROUND_BYTES or not room or len(batch) == ROUND_KEYS):
+            size, joins = self._expect(request, counts)
+            if batch and (wanted + size > ROUND_BYTES or not joins or len(batch) == ROUND_KEYS):
                 yield from self._round(batch, tags)
                 batch, wanted, counts = [], 0, {}
                 size, _ = self._expect(request, counts)
@@ -76,9 +75,9 @@ class RedisReading:
 
     def value(self, key: str) -> Buffer | None:
         """A whole value, without its version."""
-        room = Room(sizes=(LARGEST,), whole=True)
-        step = command(b"GET", value, self._keys.value(key), room=room)
-        [found] = self._ask(Errand("read", key), [step])
+        limit = ReplyLimit(sizes=(LARGEST,), whole=True)
+        step = command(b"GET", value, self._keys.value(key), limit=limit)
+        [found] = self._ask(RedisRequest("read", key), [step])
         return cast("bytes | None", found)
 
     def ranges(
@@ -112,16 +111,16 @@ class RedisReading:
 
     # -- within -------------------------------------------------------------------
 
-    def _ask(self, errand: Errand, steps: Sequence[RedisCommand]) -> list[Any]:
+    def _ask(self, request: RedisRequest, steps: Sequence[RedisCommand]) -> list[Any]:
         """The replies; :class:`Corrupt` names the value that is larger than it can be."""
         try:
-            return self._link.ask(errand, steps).replies
+            return self._client.execute(request, steps).replies
         except DriverError as error:
             cause = error.__cause__
-            if isinstance(cause, TooLarge) and cause.command.room.whole:
+            if isinstance(cause, TooLarge) and cause.command.limit.whole:
                 asked = cause.command
                 place = asked.args[1 + cause.index] if asked.args[0] == b"MGET" else asked.key
-                check_size(self._keys.key(place) or errand.key, cause.nbytes, cause.most)
+                check_size(self._keys.key(place) or request.key, cause.nbytes, cause.most)
             raise
 
     def _ranges(
@@ -129,7 +128,7 @@ class RedisReading:
     ) -> tuple[list[Buffer], Tag] | None:
         only = b"" if tag is None else tag if isinstance(tag, bytes) else b"?"
         step = self._step(key, spans, b"", only)
-        [found] = self._ask(Errand("read", key, detail=spans), [step])
+        [found] = self._ask(RedisRequest("read", key, detail=spans), [step])
         if found is None:
             return None
         version, *rest = found
@@ -142,9 +141,10 @@ class RedisReading:
         rest = [each for each in batch if each[1].span is not None or each[1].unless is not None]
         first = batch[0][1]
         more = f"and {len(batch) - 1} more" if len(batch) > 1 else first.span or ""
-        errand = Errand("read", first.key, detail=more)
         steps = [self._whole(plain, tags), [self._part(request) for _, request in rest]]
-        replies = self._ask(errand, [each for step in steps for each in step])
+        replies = self._ask(
+            RedisRequest("read", first.key, detail=more), [each for step in steps for each in step]
+        )
         cut = len(steps[0])
         found = self._found(plain, replies[:cut], tags)
         doubtful = found.pop(-1, None) is not None
@@ -153,42 +153,42 @@ class RedisReading:
         if doubtful:  # something else than bytes, or it came just now: ask for each alone
             for i, request in plain:
                 if found[i] is None:
-                    [reply] = self._ask(Errand("read", request.key), [self._part(request)])
+                    [reply] = self._ask(RedisRequest("read", request.key), [self._part(request)])
                     found[i] = _part_of(request, reply)
         self._learn(plain, found)
         return [(i, found[i]) for i, _ in batch]
 
     def _whole(self, batch: list[tuple[int, Request]], tags: bool) -> list[RedisCommand]:
-        """MGET answers nothing for what is no string: EXISTS tells that from absence."""
+        """MGET returns nothing for what is no string: EXISTS tells that from absence."""
         if not batch:
             return []
         pairs = [self._keys.pair(request.key) for _, request in batch]
-        if self._link.options.cluster:  # no command over several slots
+        if self._client.options.cluster:  # no command over several slots
             return [
                 each
                 for (place, tag), (_, request) in zip(pairs, batch, strict=True)
                 for each in (
-                    command(b"MGET", values(2), place, tag, room=self._room([request], True)),
+                    command(b"MGET", values(2), place, tag, limit=self._limit([request], True)),
                     command(b"EXISTS", count(1), place),
                 )
             ]
         names = [name for pair in pairs for name in (pair if tags else pair[:1])]
         places = [place for place, _ in pairs]
-        room = self._room([request for _, request in batch], tags)
+        limit = self._limit([request for _, request in batch], tags)
         return [
-            command(b"MGET", values(len(names)), *names, room=room),
+            command(b"MGET", values(len(names)), *names, limit=limit),
             command(b"EXISTS", count(len(places)), *places),
         ]
 
-    def _room(self, batch: Sequence[Request], tags: bool) -> Room:
+    def _limit(self, batch: Sequence[Request], tags: bool) -> ReplyLimit:
         """What MGET of these values may return, with or without their versions."""
         sizes: list[int] = []
         for request in batch:
             sizes.append(LARGEST if request.most is None else request.most)
             if tags:
                 sizes.append(_VERSION)
-        family = self._families.get(batch[0].key.rstrip(_NUMBERS), _UNKNOWN)
-        return Room(len(sizes), 0, sizes, True, family.largest <= SHORT)
+        array = self._arrays.get(batch[0].key.rstrip(_NUMBERS), _UNKNOWN)
+        return ReplyLimit(len(sizes), 0, sizes, True, array.largest <= SHORT)
 
     def _found(
         self, batch: list[tuple[int, Request]], replies: list[Any], tags: bool
@@ -196,7 +196,7 @@ class RedisReading:
         """What was found, with an entry at -1 when absence is in doubt."""
         if not batch:
             return {}
-        cluster = self._link.options.cluster
+        cluster = self._client.options.cluster
         flat = [each for reply in replies[::2] for each in reply] if cluster else replies[0]
         tags = tags or cluster
         datas, versions = (flat[::2], flat[1::2]) if tags else (flat, [b""] * len(batch))
@@ -226,10 +226,12 @@ class RedisReading:
     ) -> RedisCommand:
         sizes = [_size(span) for span in spans]
         most = LARGEST if most is None else most
-        rooms = [_VERSION, *(most if size is None else min(size, LARGEST) for size in sizes)]
-        room = Room(len(rooms), 0, rooms, None in sizes, rooms[-1] <= SHORT)
-        fits = parts(sizes, unless, only)
-        return run(READ, fits, self._keys.pair(key), unless, only, *_bounds(spans), room=room)
+        limits = [_VERSION, *(most if size is None else min(size, LARGEST) for size in sizes)]
+        limit = ReplyLimit(len(limits), 0, limits, None in sizes, limits[-1] <= SHORT)
+        validator = parts(sizes, unless, only)
+        return run(
+            READ, validator, self._keys.pair(key), unless, only, *_bounds(spans), limit=limit
+        )
 
     def _expect(self, request: Request, counts: dict[str, int]) -> tuple[int, bool]:
         """Bytes to reckon with, and whether one more of its kind may join the round."""
@@ -238,25 +240,25 @@ class RedisReading:
         if size is not None:
             return size, True
         name = key.rstrip(_NUMBERS)
-        family = self._families.get(name, _UNKNOWN)
-        if family.seen * _GROWTH >= ROUND_KEYS:
-            return family.largest, True
+        array = self._arrays.get(name, _UNKNOWN)
+        if array.seen * _GROWTH >= ROUND_KEYS:
+            return array.largest, True
         counts[name] = counts.get(name, 0) + 1
-        return family.largest, counts[name] <= max(_FIRST, family.seen * _GROWTH)
+        return array.largest, counts[name] <= max(_FIRST, array.seen * _GROWTH)
 
     def _learn(self, batch: list[tuple[int, Request]], found: dict[int, Found]) -> None:
-        families = self._families
+        arrays = self._arrays
         for i, (key, _, _, _) in batch:
             name = key.rstrip(_NUMBERS)
-            family = families.get(name)
-            if family is None:
-                if len(families) >= _FAMILIES:
-                    families.clear()
-                family = families.setdefault(name, _Family())
-            family.seen += 1
+            array = arrays.get(name)
+            if array is None:
+                if len(arrays) >= _ARRAYS:
+                    arrays.clear()
+                array = arrays.setdefault(name, _ArraySizes())
+            array.seen += 1
             pair = found[i]
-            if pair is not None and len(pair[0]) > family.largest:
-                family.largest = len(pair[0])
+            if pair is not None and len(pair[0]) > array.largest:
+                array.largest = len(pair[0])
 
 
 def _digest(data: bytes) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Fits = Callable[[Any], bool]
+Validator = Callable[[Any], bool]
 
 _VALUE = {bytes, type(None)}
 
@@ -20,11 +20,11 @@ def done(reply: Any) -> bool:
 
 
 def flag(reply: Any) -> bool:
-    """To a script that answers yes or no."""
+    """To a script that returns yes or no."""
     return type(reply) is int and 0 <= reply <= 1
 
 
-def count(most: int | None = None) -> Fits:
+def count(most: int | None = None) -> Validator:
     """To a command that counts, up to ``most``."""
     return lambda reply: type(reply) is int and reply >= 0 and (most is None or reply <= most)
 
@@ -34,18 +34,18 @@ def value(reply: Any) -> bool:
     return type(reply) in _VALUE
 
 
-def values(number: int) -> Fits:
+def values(number: int) -> Validator:
     """To MGET of so many."""
     return lambda reply: (
         type(reply) is list and len(reply) == number and {*map(type, reply)} <= _VALUE
     )
 
 
-def parts(sizes: Sequence[int | None], unless: bytes, only: bytes) -> Fits:
+def parts(sizes: Sequence[int | None], unless: bytes, only: bytes) -> Validator:
     """To the script READ: nothing, or the version and a part for each of ``sizes``, the most bytes
     it can have; a version alone where it is ``unless``, or not ``only``."""
 
-    def fits(reply: Any) -> bool:
+    def valid(reply: Any) -> bool:
         if reply is None:
             return True
         if type(reply) is not list or not reply or {*map(type, reply)} != {bytes}:
@@ -57,13 +57,13 @@ def parts(sizes: Sequence[int | None], unless: bytes, only: bytes) -> Fits:
             size is None or len(part) <= size for part, size in zip(reply[1:], sizes, strict=True)
         )
 
-    return fits
+    return valid
 
 
-def scanned(prefix: bytes) -> Fits:
+def scanned(prefix: bytes) -> Validator:
     """To SCAN: a cursor, and names that start with ``prefix``."""
 
-    def fits(reply: Any) -> bool:
+    def valid(reply: Any) -> bool:
         if type(reply) is not list or [*map(type, reply)] != [bytes, list]:
             return False
         cursor, names = reply
@@ -71,7 +71,7 @@ def scanned(prefix: bytes) -> Fits:
             type(name) is bytes and name.startswith(prefix) for name in names
         )
 
-    return fits
+    return valid
 
 
 def slots(reply: Any) -> bool:

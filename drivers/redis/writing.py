@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from tensorstash.driver import Buffer, Put, Tag
-from tensorstash.drivers.redis.command import RedisCommand, command, run
+from tensorstash.drivers.redis.client import RedisClient, RedisRequest
+from tensorstash.drivers.redis.commands import ABSENT, ANY, DELETE, PUT, RedisCommand, command, run
 from tensorstash.drivers.redis.keys import RedisKeys
-from tensorstash.drivers.redis.link import Errand, RedisLink
 from tensorstash.drivers.redis.replies import done, flag
-from tensorstash.drivers.redis.scripts import ABSENT, ANY, DELETE, PUT
 from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported, counted
 
 LARGEST = 512 << 20
@@ -26,14 +25,14 @@ _NEVER = b"no version"
 
 
 class RedisWriting:
-    """Writes through one link."""
+    """Writes through one client."""
 
-    def __init__(self, link: RedisLink, keys: RedisKeys) -> None:
-        self._link = link
+    def __init__(self, client: RedisClient, keys: RedisKeys) -> None:
+        self._client = client
         self._keys = keys
 
     def put(self, put: Put) -> Tag:
-        """Store, under a condition or none, and answer the new version."""
+        """Store, under a condition or none, and return the new version."""
         [(_, version)] = self._each([(0, put, _data(put.key, put.value))])
         if version is None:
             raise Conflict(
@@ -80,8 +79,8 @@ class RedisWriting:
                 for key, tag in batch
             ]
             more = f"and {len(batch) - 1} more" if len(batch) > 1 else ""
-            errand = Errand("delete", batch[0][0], writes=True, detail=more)
-            replies, _ = self._link.ask(errand, steps)
+            request = RedisRequest("delete", batch[0][0], writes=True, detail=more)
+            replies, _ = self._client.execute(request, steps)
             for pair, reply in zip(batch, replies, strict=True):
                 if not reply:
                     yield pair
@@ -92,12 +91,12 @@ class RedisWriting:
             self._conditional(put, data, version)
             for (_, put, data), version in zip(batch, versions, strict=True)
         ]
-        errand = _errand(batch[0][1].key, len(batch))
-        replies, repeated = self._link.ask(errand, steps)
+        request = _request(batch[0][1].key, len(batch))
+        replies, repeated = self._client.execute(request, steps)
         for n, (i, put, _) in enumerate(batch):
             if not replies[n] and n in repeated:
                 raise DriverError(
-                    f"write {put.key!r} at {self._link.place.server}: the reply was lost, and "
+                    f"write {put.key!r} at {self._client.place.server}: the reply was lost, and "
                     "since then another writer stored a value, so whether it was carried out is "
                     "unknown; read it again",
                     key=put.key,
@@ -118,13 +117,13 @@ class RedisWriting:
     def _round(self, batch: list[tuple[str, bytes]]) -> None:
         if not batch:
             return
-        errand = _errand(batch[0][0], len(batch))
-        options = self._link.options
+        request = _request(batch[0][0], len(batch))
+        options = self._client.options
         if options.cluster or options.expire is not None:
             steps = [self._step(key, data, os.urandom(12)) for key, data in batch]
         else:
             steps = self._together(batch)
-        self._link.ask(errand, steps)
+        self._client.execute(request, steps)
 
     def _together(self, batch: list[tuple[str, bytes]]) -> list[RedisCommand]:
         """Commands of a size that the server can carry out while the next one is sent."""
@@ -142,20 +141,20 @@ class RedisWriting:
         return [*steps, command(b"MSET", done, *args)]
 
     def _step(self, key: str, data: bytes, version: bytes) -> RedisCommand:
-        if self._link.options.expire is not None:
+        if self._client.options.expire is not None:
             return self._script(key, data, version, ANY)
         place, tag = self._keys.pair(key)
         return command(b"MSET", done, place, data, tag, version)
 
     def _script(self, key: str, data: bytes, version: bytes, expected: bytes) -> RedisCommand:
-        expire = self._link.options.expire
+        expire = self._client.options.expire
         milliseconds = b"0" if expire is None else b"%d" % max(int(expire * 1000), 1)
         return run(PUT, flag, self._keys.pair(key), data, version, expected, milliseconds)
 
 
-def _errand(key: str, count: int) -> Errand:
+def _request(key: str, count: int) -> RedisRequest:
     more = f"and {count - 1} more" if count > 1 else ""
-    return Errand("write", key, writes=True, detail=more)
+    return RedisRequest("write", key, writes=True, detail=more)
 
 
 def _data(key: str, value: Buffer) -> bytes:

@@ -2,22 +2,18 @@
 ``s3://bucket/path``.
 
 ``driver.py`` keeps the contract; ``requests.py`` sends, repeats, counts and logs; ``client.py`` is
-what it asks of a library, ``s3fs.py`` and ``obstore.py`` two that answer. Nothing is imported,
+what it asks of a library, ``s3fs/`` and ``obstore/`` two that carry it out. Nothing is imported,
 started or sent before first use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from tensorstash.drivers.s3 import pool
 from tensorstash.drivers.s3.driver import S3Driver
-from tensorstash.drivers.s3.limits import Limits
-from tensorstash.drivers.s3.settings import Settings, split
+from tensorstash.drivers.s3.options import Connection, Limits, Settings, split
 from tensorstash.errors import Invalid
 
-Connection = Callable[[], Mapping[str, Any]]
+__all__ = ["S3Driver", "connect"]
 
 
 def connect(
@@ -53,7 +49,7 @@ def connect(
     ``path_style`` (the bucket in the address's path; the default with an endpoint), ``ca`` (a
     file of certificates to trust) and ``verify``. What is not given comes from the usual chain:
     ``AWS_*`` variables, then ``~/.aws``, then the machine's role. ``connection`` is a function
-    that answers a dict of these options; it is called once in each process and, unlike keys,
+    that returns a dict of these options; it is called once in each process and, unlike keys,
     travels in pickles.
 
     ``client`` is ``"s3fs"``, ``"obstore"``, or ``"auto"``: obstore where it can be used.
@@ -79,7 +75,7 @@ def connect(
     if endpoint is not None and endpoint_url is not None:
         raise Invalid("options 'endpoint' and 'endpoint_url' of s3:// mean the same; give one")
     if connection is not None and not callable(connection):
-        raise Invalid("option 'connection' of s3:// is a function that answers a dict of options")
+        raise Invalid("option 'connection' of s3:// is a function that returns a dict of options")
     bucket, root = split(rest)
     settings = Settings(
         bucket,

@@ -1,6 +1,6 @@
 """What the S3 driver asks of a client library: one bucket, one request at a time, no retries.
 
-Two libraries can carry it out (``s3fs.py``, ``obstore.py``). Whatever decides about
+Two libraries can carry it out (``s3fs/``, ``obstore/``). Whatever decides about
 data - retries, time limits, conditions, lost replies, windows - is the driver's, so that both
 behave alike.
 """
@@ -60,8 +60,8 @@ class Found(NamedTuple):
 
 
 class Head(NamedTuple):
-    """An object's ETag, size and the mark it was put with, how many requests that took, and when
-    it was stored (seconds since 1970)."""
+    """An object's ETag, size and the mark (idempotency token) it was put with, how many requests
+    that took, and when it was stored (seconds since 1970)."""
 
     etag: str
     size: int
@@ -119,7 +119,8 @@ class Client(ABC):
         if_etag: str | None = None,
         mark: str | None = None,
     ) -> str:
-        """Store and answer the ETag. ``mark`` becomes user metadata ``tensorstash-mark``."""
+        """Store and return the ETag. ``mark``, an idempotency token, becomes user metadata
+        ``tensorstash-mark``."""
 
     @abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:
@@ -141,7 +142,7 @@ class Client(ABC):
 
     @abstractmethod
     async def put_part(self, key: str, upload: str, number: int, value: Buffer) -> str:
-        """Store part ``number`` (from 1) and answer its ETag."""
+        """Store part ``number`` (from 1) and return its ETag."""
 
     @abstractmethod
     async def end_parts(
@@ -153,7 +154,7 @@ class Client(ABC):
         if_absent: bool = False,
         if_etag: str | None = None,
     ) -> str:
-        """Make the parts one object, and answer its ETag."""
+        """Make the parts one object, and return its ETag."""
 
     @abstractmethod
     async def abort_parts(self, key: str, upload: str) -> None:

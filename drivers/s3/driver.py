@@ -23,12 +23,11 @@ from tensorstash.driver import (
     check_prefix,
 )
 from tensorstash.drivers import loop
-from tensorstash.drivers.s3 import lease, listing, pool
+from tensorstash.drivers.s3 import listing, lock, pool
 from tensorstash.drivers.s3.client import Found, Page
 from tensorstash.drivers.s3.keys import HIDDEN, is_key, is_lock, lock_place, owned
-from tensorstash.drivers.s3.limits import Limits
+from tensorstash.drivers.s3.options import Limits, Settings
 from tensorstash.drivers.s3.requests import Requests
-from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Conflict, Invalid, Unsupported, counted
 
 _GAP = 256 << 10
@@ -52,7 +51,7 @@ class S3Driver(Driver):
     threads of this process only, so that no more than one process may write.
 
     The driver keeps objects of its own in folders ``.tensorstash``, which are no keys: locks
-    (``lease.py``), beside the key that they lock, and while it tries a server, one object.
+    (``lock.py``), beside the key that they lock, and while it tries a server, one object.
     """
 
     scheme = "s3"
@@ -68,7 +67,7 @@ class S3Driver(Driver):
         denied_is_absent: bool = False,
         limits: Limits = _LIMITS,
     ) -> None:
-        """See :func:`connect`. ``root`` is empty or ends in ``/``."""
+        """See :func:`tensorstash.drivers.s3.connect`. ``root`` is empty or ends in ``/``."""
         self.capabilities = Capabilities(
             conditional_put=not unsafe,
             locks=not unsafe,
@@ -166,7 +165,7 @@ class S3Driver(Driver):
     def put(
         self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
     ) -> Tag:
-        """Store ``value`` and answer its ETag."""
+        """Store ``value`` and return its ETag."""
         if if_absent and if_tag is not None:
             raise Invalid(f"put of {key!r} takes if_absent or if_tag, not both")
         data = _data(value)
@@ -183,11 +182,11 @@ class S3Driver(Driver):
             await here.put(*item)
             return 0
 
-        def weigh(item: tuple[str, bytes] | int) -> int:
+        def size_of(item: tuple[str, bytes] | int) -> int:
             return item if isinstance(item, int) else len(item[1])
 
         pairs = ((owned(key), _data(value)) for key, value in items)
-        for _ in loop.window(put, pairs, self._settings.concurrency, weigh):
+        for _ in loop.window(put, pairs, self._settings.concurrency, size_of):
             pass
 
     def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
@@ -205,12 +204,12 @@ class S3Driver(Driver):
             except Conflict:
                 return None
 
-        def weigh(thing: Put | str | None) -> int:
+        def size_of(thing: Put | str | None) -> int:
             return len(thing.value) if isinstance(thing, Put) else 0
 
         if self._unsafe:  # compares and stores in two steps, by turns
             return super().put_each(puts)
-        return loop.window(store, puts, self._settings.concurrency, weigh)
+        return loop.window(store, puts, self._settings.concurrency, size_of)
 
     def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
         """Store the same bytes in another number of parts, by which their ETag changes."""
@@ -255,10 +254,10 @@ class S3Driver(Driver):
     def prune(self, prefix: str) -> None:
         """Delete the locks below ``prefix`` that nobody holds."""
         check_prefix(prefix)
-        store = lease.Store(self._read_lock, self._swap)
+        store = lock.Store(self._read_lock, self._swap)
         for page in self._pages(prefix):
             for key, _ in page.keys:
-                if is_lock(key) and lease.retire(store, key):
+                if is_lock(key) and lock.retire(store, key):
                     self._run(self._here().delete([key]))
 
     def kept(self, key: str) -> str | None:
@@ -298,12 +297,12 @@ class S3Driver(Driver):
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         """Hold the name ``key`` alone, by a lease that is renewed while it is held (see
-        ``lease.py``); of a holder that died it is free after ``lease`` seconds."""
+        ``lock.py``); of a holder that died it is free after ``lease`` seconds."""
         place, url = lock_place(key), self.url
         if self._unsafe:
-            return lease.turns((url, place), key, url, timeout)
-        store = lease.Store(self._read_lock, self._swap)
-        return lease.lease(store, place, key, url, self._limits.lease, timeout)
+            return lock.turns((url, place), key, url, timeout)
+        store = lock.Store(self._read_lock, self._swap)
+        return lock.lease(store, place, key, url, self._limits.lease, timeout)
 
     # -- handles ------------------------------------------------------------------
 
@@ -350,11 +349,11 @@ class S3Driver(Driver):
             unless = unless if isinstance(unless, str) else None
             return await here.get(key, span, unless, most if span is None else None)
 
-        def weigh(thing: Request | Found | None) -> int:
+        def size_of(thing: Request | Found | None) -> int:
             return len(thing.data) if isinstance(thing, Found) else 0
 
         checked = (each._replace(key=owned(each.key)) for each in requests)
-        return loop.window(get, checked, self._settings.concurrency, weigh)
+        return loop.window(get, checked, self._settings.concurrency, size_of)
 
     def _read(self, place: str, span: Span | None = None) -> tuple[Buffer, Tag] | None:
         found = self._run(self._here().get(place, span, None))
@@ -362,7 +361,7 @@ class S3Driver(Driver):
 
     def _read_lock(self, place: str) -> tuple[Buffer, Tag] | None:
         # Whatever else may lie there, no more of it than a lock has.
-        return self._read(place, Span(0, lease.LARGEST))
+        return self._read(place, Span(0, lock.LARGEST))
 
     def _swap(self, place: str, data: bytes, tag: Tag | None) -> str:
         """Put where the object is absent (``None``) or still ``tag``."""
@@ -377,7 +376,7 @@ class S3Driver(Driver):
             raise Conflict(f"{place!r} in {self.url} has another tag: no ETag", key=place)
         if not self._unsafe:
             return self._run(here.put_if(place, data, tag))
-        with lease.turns((self.url, f"{place}\0put"), place, self.url, None):
+        with lock.turns((self.url, f"{place}\0put"), place, self.url, None):
             if self._run(here.tag(place)) != tag:
                 raise Conflict(
                     f"{place!r} in {self.url} was written by someone else first; read it again",

@@ -11,7 +11,7 @@ from typing import Any
 from tensorstash.cached import PerProcess
 from tensorstash.drivers import loop
 from tensorstash.drivers.s3.client import Client
-from tensorstash.drivers.s3.settings import Settings
+from tensorstash.drivers.s3.options import Settings
 from tensorstash.errors import Invalid, Unsupported
 
 KINDS = ("auto", "s3fs", "obstore")
@@ -116,9 +116,9 @@ def check_kind(kind: str) -> str:
 
 def _module(kind: str) -> Any:
     if kind == "s3fs":
-        from tensorstash.drivers.s3 import s3fs
+        from tensorstash.drivers.s3.s3fs import client as s3fs
 
         return s3fs
-    from tensorstash.drivers.s3 import obstore
+    from tensorstash.drivers.s3.obstore import client as obstore
 
     return obstore

@@ -21,7 +21,7 @@ class Send(Protocol):
     """Sees to it that a request is counted and logged."""
 
     async def __call__(self, verb: str, work: Awaitable[Any], /) -> Any:
-        """What ``work`` answers."""
+        """What ``work`` returns."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from tensorstash.drivers.s3 import listing, pool, retry
 from tensorstash.drivers.s3.client import Client, Failed, Found, Head, Page
 from tensorstash.drivers.s3.errors import SCHEME, error_of, unknown
 from tensorstash.drivers.s3.keys import HIDDEN
-from tensorstash.drivers.s3.limits import Limits
+from tensorstash.drivers.s3.options import Limits, Settings
 from tensorstash.drivers.s3.probe import Conditions, Deletes, probe, probe_deletes, probe_parts
-from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Conflict, TimedOut, Unavailable, Unsupported
 
 _T = TypeVar("_T")
@@ -284,9 +283,9 @@ class Requests:
         self,
         found: dict[Any, _T],
         verb: str,
-        trial: Callable[[Any, Client, str], Awaitable[_T]],
+        run: Callable[[Any, Client, str], Awaitable[_T]],
     ) -> _T:
-        """What a trial says of this server; made once in a process."""
+        """What a probe, made by ``run``, says of this server; made once in a process."""
         shared = self.shared()
         place = (self.settings.endpoint, self._environment, self.settings.bucket)
         async with shared.probing:
@@ -297,7 +296,7 @@ class Requests:
                     async def send(verb: str, work: Awaitable[Any], /) -> Any:
                         return await self._send(n, verb, key, lambda _: work, conditional=True)
 
-                    return await trial(send, shared.client, self._root + key)
+                    return await run(send, shared.client, self._root + key)
 
                 found[place] = await self._repeat(verb, HIDDEN, attempt)
         return found[place]

@@ -22,7 +22,7 @@ _limit: ContextVar[_Limit] = ContextVar("tensorstash_limit")
 
 
 async def repeat(attempt: Callable[[int], Awaitable[_T]], limit: float) -> _T:
-    """What ``attempt(n)`` (n from 1) answers, called again while it fails as ``busy`` or ``lost``.
+    """What ``attempt(n)`` (n from 1) returns, called again while it fails as ``busy`` or ``lost``.
 
     Pauses are random between nothing and a bound that doubles (full jitter), so that clients
     that failed together do not come back together. After ``limit`` seconds in all, or where the

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from tensorstash.drivers import partial
-from tensorstash.drivers.descriptor import opened
+from tensorstash.drivers.posix import partial
+from tensorstash.drivers.posix.descriptor import opened
 from tensorstash.drivers.zip import records, writer
 from tensorstash.drivers.zip.records import LOCAL, Directory, Member
 

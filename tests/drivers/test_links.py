@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.drivers import links
-from tensorstash.drivers.file import FileDriver
+from tensorstash.drivers.file import FileDriver, links
 from tensorstash.errors import AlreadyExists, Denied, DriverError, Invalid, StashError
 
 HERE = np.arange(12.0).reshape(4, 3)

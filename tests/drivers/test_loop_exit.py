@@ -124,8 +124,9 @@ def test_what_comes_after_the_end_is_refused(place: str) -> None:
 
 
 def test_a_cancelled_request_is_held_until_obstore_has_done_with_it() -> None:
-    from tensorstash.drivers.s3 import obstore, obstore_held
-    from tensorstash.drivers.s3.settings import Settings
+    from tensorstash.drivers.s3.obstore import client as obstore_client
+    from tensorstash.drivers.s3.obstore import futures
+    from tensorstash.drivers.s3.options import Settings
 
     async def main() -> None:
         asked, over = asyncio.Event(), asyncio.Event()
@@ -138,13 +139,13 @@ def test_a_cancelled_request_is_held_until_obstore_has_done_with_it() -> None:
         async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
             host, port = server.sockets[0].getsockname()
             at = f"http://{host}:{port}"
-            client = obstore.make(Settings("b", key="k", secret="s", endpoint=at, idle=60.0))
+            client = obstore_client.make(Settings("b", key="k", secret="s", endpoint=at, idle=60.0))
             task = asyncio.ensure_future(client.get("k"))
             await asked.wait()
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(obstore_held.all_released(), 0.2)
+                await asyncio.wait_for(futures.all_done(), 0.2)
             task.cancel()
-            await asyncio.wait_for(obstore_held.all_released(), 10)
+            await asyncio.wait_for(futures.all_done(), 10)
             over.set()
             await client.close()
 
@@ -180,13 +181,13 @@ def test_a_client_that_fails_or_hangs_keeps_no_other_open() -> None:
 
 
 def test_what_is_noted_of_requests_stays_small() -> None:
-    from tensorstash.drivers.s3 import obstore_held
+    from tensorstash.drivers.s3.obstore import futures
 
     async def run() -> None:
         future = asyncio.get_running_loop().create_future()
         for _ in range(1000):
-            obstore_held.held(asyncio.get_running_loop().create_future())
-        assert obstore_held.held(future) is future
-        assert len(obstore_held._held) < 300 and obstore_held._alive()[-1]() is future
+            futures.tracked(asyncio.get_running_loop().create_future())
+        assert futures.tracked(future) is future
+        assert len(futures._tracked) < 300 and futures._alive()[-1]() is future
 
     asyncio.run(run())

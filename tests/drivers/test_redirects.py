@@ -212,7 +212,7 @@ def test_s3_within_its_endpoint(serve: Serve, s3_client: str) -> None:
 
 
 def test_names_below_the_endpoints_are_its_own() -> None:
-    from tensorstash.drivers.s3.s3fs_session import within
+    from tensorstash.drivers.s3.s3fs.session import within
 
     first = URL("https://s3.example.org/b/k")
     for good in ("https://s3.example.org/x", "/x", "https://eu.s3.example.org/x"):

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.drivers import partial
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.fsspec import FsspecDriver
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.drivers.posix import partial
 from tensorstash.drivers.s3.driver import S3Driver
-from tensorstash.drivers.shm import ShmDriver, _memory
+from tensorstash.drivers.shm.driver import ShmDriver, _memory
 from tensorstash.errors import AlreadyExists, Invalid, StashError
 from tensorstash.metadata import belongings, node
 from tensorstash.testing.counting import CountingDriver

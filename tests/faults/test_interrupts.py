@@ -23,9 +23,9 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.drivers import flock
-from tensorstash.drivers.descriptor import Descriptor
-from tensorstash.drivers.keeper import Kept, Lease
+from tensorstash.drivers.lease import Lease, LeaseLock
+from tensorstash.drivers.posix import flock
+from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.drivers.thread_lock import ThreadTurn
 from tensorstash.drivers.waiting import Waiting
 from tensorstash.registry import connect
@@ -362,10 +362,10 @@ class Free(Lease):
     def check(self) -> None: ...
 
 
-def _kept() -> tuple[Kept, threading.Lock]:
+def _kept() -> tuple[LeaseLock, threading.Lock]:
     lock = threading.Lock()
     waiting = Waiting("k", "u://", None, lambda: "", (0.01, 0.01))
-    return Kept(Free(), waiting, ThreadTurn(lock, "k", "u://", None)), lock
+    return LeaseLock(Free(), waiting, ThreadTurn(lock, "k", "u://", None)), lock
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -15,13 +15,13 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.drivers import flock, waiting
-from tensorstash.drivers.redis.link import RedisLink
+from tensorstash.drivers import waiting
+from tensorstash.drivers.posix import flock
+from tensorstash.drivers.redis.client import RedisClient
 from tensorstash.drivers.redis.lock import RedisLease
-from tensorstash.drivers.redis.options import RedisOptions
-from tensorstash.drivers.redis.place import RedisPlace
-from tensorstash.drivers.s3.lease import S3Lease, Store
-from tensorstash.drivers.s3.limits import Limits
+from tensorstash.drivers.redis.options import RedisOptions, RedisPlace
+from tensorstash.drivers.s3.lock import S3Lease, Store
+from tensorstash.drivers.s3.options import Limits
 from tensorstash.registry import connect
 from tests.servers.redis import Redis
 
@@ -143,7 +143,7 @@ def test_after_a_writer_was_killed_the_next_one_waits_little_and_says_for_whom(
 
 
 def test_a_lease_is_ten_seconds_and_renewed_every_two() -> None:
-    link = RedisLink(RedisPlace("redis", "localhost", 6379), {}, None)
-    assert RedisLease(link, "k", b"k").period == 2
+    client = RedisClient(RedisPlace("redis", "localhost", 6379), {}, None)
+    assert RedisLease(client, "k", b"k").period == 2
     assert S3Lease(Store(lambda place: None, lambda place, value, tag: 1), "k", "k", 10).period == 2
     assert RedisOptions().lease == Limits().lease == 10

@@ -14,6 +14,7 @@ import pytest
 
 import tensorstash
 import tensorstash.errors
+from tensorstash import registry
 from tests.servers.redis import Redis
 from tests.servers.s3 import S3
 from tests.support.project import ROOT
@@ -154,6 +155,27 @@ def test_architecture_names_the_files_there_are() -> None:
     assert not unnamed, f"docs/architecture.md does not say what these are: {sorted(unnamed)}"
 
 
+def test_architecture_tells_the_plan_of_the_drivers() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = text.partition("## The drivers")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    shared = {code(row[0])[0]: code(row[2]) for row in rows if len(row) == 3}
+    own = {code(row[0])[0]: code(row[1]) for row in rows if len(row) == 2}
+    folders = {path for path in (ROOT / "drivers").iterdir() if [*path.glob("*.py")]}
+    assert {"redis", "s3", "file"} <= {folder.name for folder in folders}
+    for folder in folders:
+        there = {path.stem for path in folder.glob("*.py")} - {"__init__", "driver"}
+        said = {file for file, drivers in shared.items() if folder.name in drivers}
+        assert said <= there, f"{folder.name} has no {said - there}"
+        known = said | {*own.get(folder.name, ())}
+        if folder.name != "posix":  # of several drivers
+            assert there <= known, f"docs/architecture.md does not say what {there - known} are"
+
+
+def code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
 FOR_ADAPTERS = {
     # Public for views, writers and adapters, not for users: their docstrings say so.
     *(
@@ -194,6 +216,8 @@ def test_every_leaf_is_documented(folder: str) -> None:
         for path in [*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/__init__.py")]
         if entry in path.read_text(encoding="utf-8")
     }
+    if folder == "drivers":
+        leaves |= {*registry._ALIASES}
     assert leaves, f"{folder}/ is empty"
     missing = {
         leaf

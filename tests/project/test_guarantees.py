@@ -298,7 +298,7 @@ def test_a_failing_place_is_not_an_empty_one(kind: str, monkeypatch: pytest.Monk
 
 
 def test_a_put_that_was_cut_off_leaves_no_key() -> None:
-    from tensorstash.drivers.fsspec.reader import TEMPORARY
+    from tensorstash.drivers.fsspec.reading import TEMPORARY
 
     fs = pytest.importorskip("fsspec").filesystem("memory", skip_instance_cache=True)
     driver = connect("fsspec:///guarantees", {"fs": fs})

@@ -120,10 +120,10 @@ _gate = Gate(1 << 60)
 
 def _guarded() -> None:
     """Have every request of this process pass the gate."""
-    from tensorstash.drivers.redis import link
+    from tensorstash.drivers.redis import client
     from tensorstash.drivers.s3.requests import Requests
 
-    send, ask = link.send, Requests._send
+    send, ask = client.send, Requests._send
 
     def gated(*args: Any) -> None:
         _gate()
@@ -133,7 +133,7 @@ def _guarded() -> None:
         await asyncio.to_thread(_gate)
         return await ask(self, *args, **how)
 
-    link.send = gated
+    client.send = gated
     Requests._send = gated_too  # type: ignore[method-assign]
 
 
@@ -225,13 +225,13 @@ def end_leases(driver: Driver, path: str = "") -> None:
         driver = driver.driver  # type: ignore[attr-defined]
     own: Any = driver
     if hasattr(own, "_keys"):
+        from tensorstash.drivers.redis.client import RedisRequest
         from tensorstash.drivers.redis.keys import is_lock
-        from tensorstash.drivers.redis.link import Errand
         from tensorstash.drivers.redis.listing import drop
 
-        process, errand = own._process, Errand("unlock", path, writes=True)
-        for page in process.listing._pages(path, errand):
-            drop(process.link, errand, [place for place in page if is_lock(place)])
+        process, request = own._process, RedisRequest("unlock", path, writes=True)
+        for page in process.listing._pages(path, request):
+            drop(process.client, request, [place for place in page if is_lock(place)])
         return
     locks = [key for page in own._pages(path) for key, _ in page.keys if ".tensorstash/lock" in key]
     own._delete_all(iter(locks))

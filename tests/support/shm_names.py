@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tensorstash.drivers import shm
+from tensorstash.drivers.shm import driver as shm
 
 
 def fresh() -> Iterator[str]:

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Request, Span
-from tensorstash.drivers import posix, replace
-from tensorstash.drivers.file import FileDriver
+from tensorstash.drivers.file import FileDriver, reading, writing
 from tensorstash.errors import Conflict, DriverError, NoSpace, Unsupported
 from tensorstash.testing.driver_races import run_in_processes
 
@@ -276,7 +275,7 @@ def test_short_reads_and_writes_are_continued(
         driver.put("k", value)
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(os, "readv", lambda fd, parts: readv(fd, [parts[0][:999]]))
-    monkeypatch.setattr(posix, "_CAP", 999)
+    monkeypatch.setattr(reading, "_CAP", 999)
     for room in (10_000, 20_000):
         out = memoryview(bytearray(room))
         assert driver.get_into("k", out) == 10_000
@@ -306,7 +305,7 @@ def test_a_bad_sector_is_no_end_of_file(
 def test_a_system_without_nameless_files(
     driver: FileDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replace, "_NAMELESS", 0)
+    monkeypatch.setattr(writing, "_NAMELESS", 0)
     driver.put("d/k", b"1", if_absent=True)
     with pytest.raises(Conflict):
         driver.put("d/k", b"2", if_absent=True)

@@ -16,8 +16,8 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Driver
-from tensorstash.drivers import partial
 from tensorstash.drivers.file import FileDriver
+from tensorstash.drivers.posix import partial
 from tensorstash.errors import Invalid
 
 _DAY = 86_400

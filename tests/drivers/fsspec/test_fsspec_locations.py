@@ -133,7 +133,7 @@ def test_secrets_stay_here() -> None:
     assert len(pickled) < 2048
     assert "hush" not in driver.url + repr(driver) + repr(driver.recipe)
     assert pickle.loads(pickled).recipe.options == {"username": "me", "port": 2222}
-    with pytest.raises(Invalid, match="connection answered list"):
+    with pytest.raises(Invalid, match="connection returned list"):
         resolve("sftp://host/x", {"connection": list}).get("k")
 
 

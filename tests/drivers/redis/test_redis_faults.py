@@ -69,7 +69,7 @@ def test_a_repeated_put_does_not_undo_what_came_after_it(
             near.put("k", b"another's")
         pauses.append(seconds)
 
-    monkeypatch.setattr("tensorstash.drivers.redis.link.time.sleep", meanwhile)
+    monkeypatch.setattr("tensorstash.drivers.redis.client.time.sleep", meanwhile)
     with far.broken(drop_reply=True, only=PUTS, times=1), pytest.raises(DriverError) as caught:
         driver.put("k", b"2", if_tag=first)
     assert type(caught.value) is DriverError and caught.value.key == "k"

@@ -135,7 +135,7 @@ def test_another_writer_after_a_lost_reply_is_named(
 ) -> None:
     lossy.get("a/0")
     monkeypatch.setattr(
-        "tensorstash.drivers.redis.link.time.sleep", lambda _: driver.put("a/3", b"another's")
+        "tensorstash.drivers.redis.client.time.sleep", lambda _: driver.put("a/3", b"another's")
     )
     with (
         far.broken(only=PUTS, times=1, drop_reply=True),

@@ -14,7 +14,7 @@ import pytest
 import tensorstash as stash
 from tensorstash.driver import Request
 from tensorstash.drivers import s3 as s3_driver
-from tensorstash.drivers.s3 import lease
+from tensorstash.drivers.s3 import lock
 from tensorstash.drivers.s3.driver import S3Driver
 from tensorstash.drivers.s3.keys import lock_place
 from tensorstash.errors import Conflict, Corrupt, DriverError, TimedOut, Unavailable
@@ -282,5 +282,5 @@ def test_what_lies_in_the_place_of_a_lock_is_not_read_whole(s3: S3, client: str)
 
 def _unshared(driver: S3Driver, key: str, timeout: float) -> Any:
     """The lock as another process would ask for it, without the turns of our threads."""
-    store = lease.Store(driver._read_lock, driver._swap)
-    return lease.lease(store, lock_place(key), key, driver.url + "#other", LEASE, timeout)
+    store = lock.Store(driver._read_lock, driver._swap)
+    return lock.lease(store, lock_place(key), key, driver.url + "#other", LEASE, timeout)

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import pytest
 
 from tensorstash.driver import Span
-from tensorstash.drivers.s3 import obstore as s3_obstore
-from tensorstash.drivers.s3 import s3fs as s3_s3fs
 from tensorstash.drivers.s3.client import Client, Failed, Found
-from tensorstash.drivers.s3.obstore import ObstoreClient
-from tensorstash.drivers.s3.settings import Settings
+from tensorstash.drivers.s3.obstore import client as s3_obstore
+from tensorstash.drivers.s3.obstore.client import ObstoreClient
+from tensorstash.drivers.s3.options import Settings
+from tensorstash.drivers.s3.s3fs import client as s3_s3fs
 from tensorstash.testing.driver_values import _WEIRD
 from tests.servers.rgw import Rgw
 from tests.servers.s3 import S3

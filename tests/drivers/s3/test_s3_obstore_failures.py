@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Span
-from tensorstash.drivers.s3 import obstore as s3_obstore
 from tensorstash.drivers.s3.client import Client, Failed
-from tensorstash.drivers.s3.settings import Settings
+from tensorstash.drivers.s3.obstore import client as s3_obstore
+from tensorstash.drivers.s3.options import Settings
 from tests.drivers.s3.test_s3_obstore import MAKERS, REQUESTS, Make, ask, at, kind
 from tests.servers.faults import FaultProxy
 from tests.servers.s3 import S3
@@ -317,9 +317,8 @@ def test_nothing_but_what_is_given_decides(
 FORKS = """
     import asyncio, os, sys, obstore
     from obstore.store import MemoryStore
-    from tensorstash.drivers.s3 import obstore as s3_obstore, obstore_store as s3_obstore_store
-    from tensorstash.drivers.s3 import obstore_held as s3_obstore_held
-    from tensorstash.drivers.s3.settings import Settings
+    from tensorstash.drivers.s3.obstore import client as s3_obstore, futures
+    from tensorstash.drivers.s3.options import Settings
 
     settings = Settings({bucket!r}, key={key!r}, secret={secret!r}, endpoint={endpoint!r})
     before = {before!r}
@@ -331,7 +330,7 @@ FORKS = """
         used = client._made is None
         await client.close()
         if used:  # this loop is not ours, which sees to it when the process ends
-            await s3_obstore_held.all_released()
+            await futures.all_done()
         assert bytes(found.data) == b"1"
         return used
 

@@ -1,4 +1,4 @@
-"""What the trial of an S3 server finds out, with both client libraries, of servers that keep the
+"""What the probe of an S3 server finds out, with both client libraries, of servers that keep the
 conditions of a put, ignore them, refuse them, or compare ETags in a way of their own."""
 
 from __future__ import annotations

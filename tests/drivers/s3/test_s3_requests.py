@@ -11,9 +11,8 @@ import pytest
 
 from tensorstash.drivers.s3 import requests as module
 from tensorstash.drivers.s3.client import Failed, Found, Head, Page
-from tensorstash.drivers.s3.limits import Limits
+from tensorstash.drivers.s3.options import Limits, Settings
 from tensorstash.drivers.s3.requests import Requests
-from tensorstash.drivers.s3.settings import Settings
 from tensorstash.errors import Conflict
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
-from tensorstash.drivers import hold, shm
-from tensorstash.drivers.shm import ShmDriver
+from tensorstash.drivers.shm import ShmDriver, hold
+from tensorstash.drivers.shm import driver as shm
 from tensorstash.errors import Denied, DriverError, Invalid, NoSpace
 from tensorstash.registry import connect
 from tensorstash.testing.driver_races import run_in_processes

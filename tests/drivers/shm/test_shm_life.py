@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import tensorstash as stash
-from tensorstash.drivers import hold, shm
-from tensorstash.drivers.shm import ShmDriver
+from tensorstash.drivers.shm import ShmDriver, hold
+from tensorstash.drivers.shm import driver as shm
 from tensorstash.errors import Closed, NotFound
 from tests.support.races import TRIALS, finish, fork, spawn
 from tests.support.shm_names import child, fresh, left

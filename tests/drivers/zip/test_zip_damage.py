@@ -22,7 +22,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.driver import Request, Span
-from tensorstash.drivers.descriptor import Descriptor
+from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.drivers.zip import ZipDriver, recover
 from tensorstash.errors import Corrupt, Invalid, StashError
 from tests.support import zips

@@ -1,0 +1,126 @@
+"""Symbolic links below the root of the ``file`` driver: where they are, and where they lead.
+
+The root is the user's word and may be a link itself. A link below it may be anybody's, and so
+values are read through it but never written through it. A folder is judged when it is first
+needed, not once a value, and the verdict is kept for a moment: whoever deletes does not rely on
+it, but walks down by :func:`open_folder`, which follows no link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from stat import S_ISLNK
+from typing import NamedTuple
+
+from tensorstash.drivers.posix.descriptor import Descriptor
+
+_KEPT_SECONDS = 1.0
+_KEPT = 4096
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Verdict(NamedTuple):
+    """About a folder: the first link on the way to it from the root (a path), and whether it lies
+    outside of the root, where that was asked."""
+
+    link: str | None = None
+    outside: bool = False
+
+
+_PLAIN = Verdict()
+
+
+class Links:
+    """The links below ``root``; with ``inside`` those that lead out of it are to be refused."""
+
+    def __init__(self, root: str, inside: bool) -> None:
+        self.root = root
+        self.inside = inside
+        self._base = root.rstrip("/") + "/"
+        self._known: dict[str, Verdict] = {}
+        self._since = 0.0
+
+    def __reduce__(self) -> tuple[Callable[[str, bool], Links], tuple[str, bool]]:
+        return Links, (self.root, self.inside)
+
+    def judge(self, folder: str) -> Verdict:
+        """The verdict about ``folder``, relative to the root and without a slash at its end."""
+        now = time.monotonic()
+        if now - self._since > _KEPT_SECONDS or len(self._known) > _KEPT:
+            self._known, self._since = {}, now
+        known = self._known
+        found = known.get(folder)
+        if found is not None:
+            return found
+        found, end = _PLAIN, 0
+        while end < len(folder):
+            end = folder.find("/", end + 1)
+            end = len(folder) if end < 0 else end
+            part = folder[:end]
+            found = known.get(part) or self._look(part, found)
+            known[part] = found
+        return found
+
+    def forget(self) -> None:
+        """Judge again: a link was found where none was known, or removed."""
+        self._known = {}
+
+    def is_outside(self, path: str) -> bool:
+        """Whether ``path`` leads out of the root."""
+        real = os.path.realpath(path)
+        root = os.path.realpath(self.root)
+        return real != root and not real.startswith(root.rstrip("/") + "/")
+
+    def dangling(self, key: str) -> str | None:
+        """The link on the way to ``key``, itself included, that leads nowhere."""
+        for end, letter in enumerate(key + "/"):
+            if letter == "/" and os.path.islink(path := self._base + key[:end]):
+                try:
+                    os.stat(path)
+                except (FileNotFoundError, NotADirectoryError):
+                    return path
+        return None
+
+    def _look(self, folder: str, above: Verdict) -> Verdict:
+        path = self._base + folder
+        try:
+            is_link = S_ISLNK(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            is_link = False
+        if not is_link and above.link is None:
+            return _PLAIN
+        return Verdict(above.link or path, self.inside and self.is_outside(path))
+
+
+def open_folder(root: str, folder: str) -> Descriptor:
+    """``folder``, relative to ``root``, open, and reached without following a link below
+    ``root``: ``NotADirectoryError`` where there is one."""
+    file = Descriptor(root, _FOLDER)
+    for name in folder.split("/") if folder else ():
+        with file as above:
+            file = Descriptor(name, _FOLDER | os.O_NOFOLLOW, above.fileno())
+    return file
+
+
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link, to where one may not look: whoever opens it is told why
+        return True
+
+
+def loops(path: str) -> bool:
+    """Whether the link at ``path`` leads to itself or to a directory it lies in."""
+    try:
+        target = os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    while (above := os.path.dirname(path)) != path:
+        if os.path.samestat(os.stat(above), target):
+            return True
+        path = above
+    return False

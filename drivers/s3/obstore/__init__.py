@@ -1,0 +1,1 @@
+"""The client that sends S3 requests through obstore: what it cannot do, by s3fs."""
