@@ -70,8 +70,8 @@ def explain(chunks: Chunks, transform: Transform) -> Explanation:
     if chunks.sharding is None:
         return Explanation(transform.shape, todo.count, todo.count, todo.count, wanted, decoded)
     objects = plan(transform, spec.grid, spec.shape).count
-    near = chunks.driver.capabilities.local
-    requests = objects + (objects if near else todo.count)
+    local = chunks.driver.capabilities.local
+    requests = objects + (objects if local else todo.count)
     return Explanation(transform.shape, todo.count, objects, requests, wanted, decoded)
 
 

@@ -1,5 +1,5 @@
-"""One call's look at the metadata document, far away: whether it is still the one that a handle
-knows, asked for in the same window as what the call reads."""
+"""One call's look at the metadata document of a remote store: whether it is still the one that a
+handle knows, asked for in the same window as what the call reads."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Guard(Protocol):
         ...
 
     def look(self, spec: ArraySpec) -> Look:
-        """The same, to be asked for together with what a call reads, far away."""
+        """The same, to be asked for together with what a call reads, in a remote store."""
         ...
 
 

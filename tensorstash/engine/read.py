@@ -81,7 +81,8 @@ class Reader:
         look: Look | None = None,
     ) -> None:
         """``out`` (of the transform's shape and the array's dtype, any strides) is filled; with
-        ``fields``, of records of nothing but these. ``look``: what travels along, far away."""
+        ``fields``, of records of nothing but these. ``look``: in a remote store, what travels
+        along."""
         if 0 in transform.shape:
             return
         if self._ahead is not None and self._stream is not None:

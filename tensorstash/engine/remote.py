@@ -1,4 +1,4 @@
-"""Reading from afar: everything a read needs is asked for at once, and taken as it arrives.
+"""Reading from a remote store: all that a read needs is asked for at once, and taken as it comes.
 
 Where every request costs a round trip, chunks are not fetched block by block (``local.py``)
 but through one window of requests, :meth:`Driver.get_many_tagged`. What is kept from earlier

@@ -1,4 +1,4 @@
-"""Reading shards from afar: their indices first, all at once, then what lies in them."""
+"""Reading shards of a remote store: their indices first, all at once, then what lies in them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Merge(NamedTuple):
 @dataclass
 class Guess:
     """Whether objects at the array's edge are likely to be ``absent`` still, as in an array that
-    is being filled: far away, a put that is then refused costs less than asking first."""
+    is being filled: in a remote store, a put that is then refused costs less than asking first."""
 
     absent: bool = False
 
@@ -108,8 +108,8 @@ def _stored(driver: Driver, merge: Merge) -> tuple[Buffer, Tag] | None:
 def _is_likely_absent(driver: Driver, merge: Merge, guess: Guess) -> bool:
     """Whether it is worth a put on the condition that nothing is there, without asking first."""
     capabilities = driver.capabilities
-    far = capabilities.conditional_put and not capabilities.local
-    return far and merge.covers and guess.absent
+    remote = capabilities.conditional_put and not capabilities.local
+    return remote and merge.covers and guess.absent
 
 
 def _put_absent(driver: Driver, merge: Merge, check: Check, guess: Guess) -> bool:
@@ -135,8 +135,8 @@ def merge_many(
     guess: Guess,
     look: Look | None = None,
 ) -> list[Merge]:
-    """As :func:`merge_one` for many objects far away: one window reads what is stored, another
-    puts what becomes of it. Returns those that another writer was faster to change. ``look``
+    """As :func:`merge_one` for many objects of a remote store: one window reads what is stored,
+    another puts what becomes of it. Returns those that another writer was faster to change. ``look``
     travels with the first window, and has ended before the second begins."""
     likely: list[Merge] = []
     asked: list[Merge] = []

@@ -70,7 +70,7 @@ class Writer:
 
     def write(self, transform: Transform, value: NDArray[Any], look: Look | None = None) -> None:
         """``value`` (of the transform's shape, any dtype NumPy can assign) is stored. ``look`` has
-        ended before the first put, and travels with what is read before, far away."""
+        ended before the first put, and travels with what is read before, in a remote store."""
         if 0 in transform.shape:
             return
         chunks = self.chunks

@@ -36,7 +36,7 @@ _Item = TypeVar("_Item")
 Batches = Generator[tuple[Any, int], None, None]
 """Batches, each with the position that the epoch has reached when it is done."""
 
-_FAR_THREADS = 16
+_REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -313,19 +313,19 @@ class BatchLoader(Generic[Batch]):
             return self._asked
         if not self.prefetch:
             return 1
-        return _FAR_THREADS if self.source.far else cores()
+        return _REMOTE_THREADS if self.source.remote else cores()
 
     def _batches(self, position: EpochPosition, start: int, stop: Stop) -> Batches:
         """A method, so that what makes batches holds the loader and not the iteration."""
         # A fork goes on with what was begun before.
         check_shared_out(self.rank, self.world_size)
         plan = self.sampler.plan(position.state)
-        threads, far = self.threads, self.source.far
+        threads, remote = self.threads, self.source.remote
         how = Reading(
             threads,
             # More than there are processors are asked for where reading waits, as on network disks.
-            far or threads > cores(),
-            far or self._asked is not None,
+            remote or threads > cores(),
+            remote or self._asked is not None,
             self.prefetch,
             self._finish,
             self._buffers,

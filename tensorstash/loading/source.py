@@ -161,7 +161,7 @@ class Source(ABC):
         return self.fingerprint
 
     @property
-    def far(self) -> bool:
+    def remote(self) -> bool:
         """Whether reading mostly waits for round trips: more threads read then."""
         return False
 
@@ -261,7 +261,7 @@ class WrappedSource(Source):
         if lacking := [name for name in needed if not hasattr(given, name)]:
             raise Invalid(f"{short(given)} has no rows to load: it lacks {', '.join(lacking)}")
         self.given = given
-        self._far = bool(getattr(given, "far", False))
+        self._remote = bool(getattr(given, "remote", False))
         self._raw = bool(getattr(given, "raw", False))
         self._goes_on = bool(getattr(given, "goes_on", False))
         self._format = _text(getattr(given, "format", None))
@@ -307,9 +307,9 @@ class WrappedSource(Source):
         return self.given.present(columns)
 
     @property
-    def far(self) -> bool:
-        """See :attr:`Source.far`."""
-        return self._far
+    def remote(self) -> bool:
+        """See :attr:`Source.remote`."""
+        return self._remote
 
     @property
     def raw(self) -> bool:

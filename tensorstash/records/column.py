@@ -70,7 +70,7 @@ class Column(NoOperators, ABC):
     @abstractmethod
     def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
         """The rows' values: an array, a ``Ragged``, or a list. ``look`` travels with what is
-        asked for last, far away."""
+        asked for last, in a remote store."""
 
     @abstractmethod
     def checked(self, values: Any, count: int, repeat: bool = False) -> Any:

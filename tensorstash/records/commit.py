@@ -120,7 +120,7 @@ def extend(
 
 
 def for_each_field(driver: Driver, names: list[str], work: Callable[[str], None]) -> None:
-    """Do something with every field: far away, with all at once."""
+    """Do something with every field: in a remote store, with all at once."""
     capabilities = driver.capabilities
     threads = 1 if capabilities.local else min(len(names), capabilities.concurrency)
     spread(names, lambda: work, threads, waits=True)

@@ -223,7 +223,7 @@ class RecordSource(Source):
         return self.ragged if self._format is None and self.transform is None else None
 
     @property
-    def far(self) -> bool:
+    def remote(self) -> bool:
         """Whether reading mostly waits for round trips."""
         return not self.table.place[0].capabilities.local
 

@@ -261,8 +261,8 @@ class Table:
             self.latest.check(self.catalog, names)
 
     def look(self, names: Iterable[str]) -> Look | None:
-        """The same far away, to be asked for together with what a call reads; ``None`` where a
-        request costs no round trip, or nothing changes."""
+        """The same in a remote store, to be asked for together with what a call reads; ``None``
+        where a request costs no round trip, or nothing changes."""
         if self.settings.immutable or self.driver.capabilities.local:
             return None
         return self.latest.look_for_fields(self.catalog, [*names])

@@ -169,15 +169,15 @@ class ArraySource(Source):
         return Blocks(bounds)
 
     @property
-    def far(self) -> bool:
+    def remote(self) -> bool:
         """Whether a read costs round trips."""
-        return not all(column.near for column in self.columns.values())
+        return not all(column.local for column in self.columns.values())
 
     @property
     def undecoded(self) -> bool:
         """Whether any rows are read without decoding others, and without a round trip. Not
         :attr:`Source.raw`: a loader reads such arrays by blocks all the same, many rows at once."""
-        return all(column.raw and column.near for column in self.columns.values())
+        return all(column.raw and column.local for column in self.columns.values())
 
     @property
     def row_bytes(self) -> int:
@@ -220,7 +220,7 @@ class ArraySource(Source):
         them on; of those that are read without decoding others, none."""
         found = []
         for column in self.columns.values():
-            if not (column.raw and column.near):
+            if not (column.raw and column.local):
                 edges = column.edges(0)
                 first, last = edges.of(rows), edges.of(rows + length - 1)
                 found.append(Touched.between(first, last, column.kept))
@@ -269,7 +269,7 @@ class ArraySource(Source):
         copy: Callable[[NDArray[Any], NDArray[Any] | None], NDArray[Any]],
         out: Mapping[str, NDArray[Any]],
     ) -> Columns:
-        """Every array read or copied; far away, all at once."""
+        """Every array read or copied; in a remote store, all at once."""
         found: Columns = dict.fromkeys(self._names)
 
         def one(name: str) -> None:
@@ -277,7 +277,7 @@ class ArraySource(Source):
 
         for column in self.columns.values():
             column.settle()
-        threads = len(self.columns) if self.far else 1
+        threads = len(self.columns) if self.remote else 1
         spread([*self.columns], lambda: one, threads, waits=True)
         for name, array in self.memory.items():
             found[name] = copy(array, out.get(name))

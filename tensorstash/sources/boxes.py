@@ -129,7 +129,7 @@ class Boxes:
             return lambda read: self._carry_out(read, out)
 
         threads = self.sliced.threads(len(reads), self.sliced.chunk_bytes)
-        spread(reads, make, threads, waits=not self.sliced.near)
+        spread(reads, make, threads, waits=not self.sliced.local)
 
     def chunks(self) -> tuple[Places, Places]:
         """The chunks that boxes have a part in along their dimensions: the box and a number of

@@ -255,9 +255,9 @@ class Mix(MapStyle):
         return MixedOrder(self._interleave, self.blocks, orders)
 
     @property
-    def far(self) -> bool:
+    def remote(self) -> bool:
         """Whether a read of any source costs round trips."""
-        return any(source.far for source in self.sources)
+        return any(source.remote for source in self.sources)
 
     @property
     def row_bytes(self) -> int:

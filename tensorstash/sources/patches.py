@@ -273,9 +273,9 @@ class Patches(MapStyle):
         return int(np.prod(self._element(name), dtype=object)) * self._columns[name].item_bytes
 
     @property
-    def far(self) -> bool:
+    def remote(self) -> bool:
         """Whether a read costs round trips."""
-        return not all(column.near for column in self._columns.values())
+        return not all(column.local for column in self._columns.values())
 
     @property
     def row_bytes(self) -> int:

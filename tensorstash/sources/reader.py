@@ -212,14 +212,15 @@ class Sliced:
         return self.array.read_transform(transform, out, self.fields)
 
     @Cached
-    def near(self) -> bool:
+    def local(self) -> bool:
         """Whether requests cost no round trip."""
         return bool(self.array.driver.capabilities.local)
 
     def threads(self, reads: int, read_bytes: int) -> int:
         """Threads worth having for so many reads of separate chunks, each of which decodes about
-        ``read_bytes``: far away all that wait at once, near as many as there is work for."""
-        if not self.near:
+        ``read_bytes``: in a remote store all that wait at once, else as many as there is work
+        for."""
+        if not self.local:
             return min(reads, IO_THREADS)
         if read_bytes < THREAD_BYTES or reads * read_bytes < _THREAD_TOTAL or not self.plain:
             return 1
@@ -264,7 +265,7 @@ def read_runs(sliced: Sliced, starts: Rows, out: NDArray[Any]) -> None:
     count, length = out.shape[:2]
     if not count or not length:
         return
-    if not sliced.near:  # one window of requests for all
+    if not sliced.local:  # one window of requests for all
         _read_rows(sliced, starts, out)
         return
     groups = list(_groups(sliced, starts, length))

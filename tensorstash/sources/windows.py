@@ -267,9 +267,9 @@ class Windows(MapStyle):
         return max(1, after, min(_ONCE_IN * after, room))
 
     @property
-    def far(self) -> bool:
+    def remote(self) -> bool:
         """Whether a read costs round trips."""
-        return self.source.far
+        return self.source.remote
 
     @Cached
     def row_bytes(self) -> int:
@@ -363,9 +363,9 @@ class Windows(MapStyle):
         return not first or abs(first - before) <= _APART * count
 
     def _merged(self, read: Callable[[BlockCache], Columns]) -> Columns:
-        """What is read through all that is kept, far away at once."""
+        """What is read through all that is kept, in a remote store at once."""
         found: Columns = {}
-        threads = len(self._caches) if self.far else 1
+        threads = len(self._caches) if self.remote else 1
         spread(self._caches, lambda: lambda cache: found.update(read(cache)), threads, waits=True)
         names = self.source.selectable if len(self._caches) > 1 else found
         return {name: found[name] for name in names}

@@ -253,12 +253,13 @@ def requests_of(driver: Any, work: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("kind", ["redis", "moto-obstore", "moto-s3fs"])
 def test_the_usual_case_costs_no_request_more(request: Any, kind: str) -> None:
     place = at(kind, request)
-    with driver_at(place, place.fresh()) as driver:
+    # Leases so long that none is renewed meanwhile, which would be a request.
+    with driver_at(place, place.fresh(), lease=600.0) as driver:
         warm = stash.create(driver, (9,), "i4", chunks=(2,))
         warm[...] = 1
         warm.resize(3)  # scripts are sent once, servers tried once
         warm.append([1, 2, 3])
-    with driver_at(place, place.fresh()) as driver:
+    with driver_at(place, place.fresh(), lease=600.0) as driver:
         array = stash.create(driver, (8, WIDTH), "i4", chunks=(4, WIDTH))
         array[...] = 1
         for name, (work, by_s3, by_redis) in BEFORE.items():
@@ -274,7 +275,7 @@ ROWS = {"redis": [16, 21, 21], "moto": [26, 31, 31]}
 def test_adding_records_costs_no_request_more(request: Any, kind: str) -> None:
     place = at(kind, request)
     url = place.fresh()
-    with driver_at(place, url) as driver:
+    with driver_at(place, url, lease=600.0) as driver:
         warm = stash.create(driver, (1,), "i4")
         warm.append([1])
         driver.delete_prefix("")

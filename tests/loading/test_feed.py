@@ -252,7 +252,7 @@ def test_threads_read_at_once_and_no_more_than_said() -> None:
 
 def test_far_sources_are_read_by_more_threads() -> None:
     source = Counted(16 * 60, 16, delay=0.02)
-    source.far = True  # type: ignore[attr-defined]
+    source.remote = True  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tensorstash.loading.pool._BUNCH", 0)
         assert sorted(rows_of(BatchLoader(source, 16, shuffle=True))) == list(range(960))

@@ -277,7 +277,7 @@ def test_far_away_a_batch_is_asked_for_at_once() -> None:
     array, values = volume((60, 60), (10, 10), driver)
     array = stash.open(driver)
     patches = Patches(array, (12, 12), count=12, seed=2)
-    assert patches.far
+    assert patches.remote
     driver.reset()
     found = patches[:]
     corners = patches.corners()

@@ -221,7 +221,7 @@ def test_whoever_has_the_members_of_a_source_is_wrapped_once() -> None:
     given = Numbers(40)
     source = as_source(given)
     assert as_source(source) is source and source.given is given  # type: ignore[attr-defined]
-    assert (source.far, source.goes_on, source.can_shrink) == (False, False, False)
+    assert (source.remote, source.goes_on, source.can_shrink) == (False, False, False)
     assert source.at_epoch(3) is source and source.touches(np.arange(3)) == []
     assert sorted(row for batch in Loader(given, 7, shuffle=True) for row in batch) == [*range(40)]
     assert Windows(given, 3)[5].tolist() == [5, 6, 7]

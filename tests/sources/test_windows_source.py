@@ -265,7 +265,7 @@ def test_far_away_a_batch_is_asked_for_at_once() -> None:
     driver = FarDriver()
     array = stored(driver, 20)
     windows = Windows({"a": array, "b": array}, 30)
-    assert windows.far
+    assert windows.remote
     chosen = np.random.default_rng(1).integers(0, len(windows), 16)
     driver.reset()
     found = windows[chosen]

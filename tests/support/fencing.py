@@ -241,9 +241,9 @@ def end_leases(driver: Driver, path: str = "") -> None:
 
 
 @contextmanager
-def driver_at(place: Remote, url: str) -> Iterator[Driver]:
+def driver_at(place: Remote, url: str, **options: Any) -> Iterator[Driver]:
     """A driver of one case, closed after it."""
-    driver = resolve(url, place.options)
+    driver = resolve(url, {**place.options, **options})
     try:
         yield driver
     finally:
