@@ -136,8 +136,8 @@ def merge_many(
     look: Look | None = None,
 ) -> list[Merge]:
     """As :func:`merge_one` for many objects of a remote store: one window reads what is stored,
-    another puts what becomes of it. Returns those that another writer was faster to change. ``look``
-    travels with the first window, and has ended before the second begins."""
+    another puts what becomes of it. Returns those that another writer was faster to change.
+    ``look`` travels with the first window, and has ended before the second begins."""
     likely: list[Merge] = []
     asked: list[Merge] = []
     for merge in merges:

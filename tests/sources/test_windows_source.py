@@ -347,6 +347,6 @@ def test_pickles_are_small_and_start_afresh(tmp_path: Path) -> None:
     mask = np.random.default_rng(0).random(ROWS) < 0.3  # 300 episodes
     carried = Windows({"x": array}, 3, boundaries=mask)
     data = pickle.dumps(carried)
-    assert len(data) < 1200
+    assert len(data) - len(str(tmp_path)) < 1200  # not a number for each
     assert pickle.loads(data).starts().tolist() == carried.starts().tolist()
     assert len(pickle.loads(pickle.dumps(Windows(array, 3, boundaries=[])))) == ROWS - 2
