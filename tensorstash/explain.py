@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from .driver import Driver, located
 from .engine.chunks import Chunks
@@ -164,6 +165,13 @@ def stored_size(driver: Driver, path: str, spec: ArraySpec) -> tuple[int, int]:
     return count, nbytes
 
 
+def _shown(fill: Any) -> str:
+    try:
+        return repr(fill)
+    except ValueError:  # a time without a unit, of which NumPy shows NaT alone
+        return f"<{fill.dtype} of bytes {fill.tobytes().hex()}>"
+
+
 def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
     """Look at the array at ``path``; lists its stored chunks."""
     count, nbytes = stored_size(driver, path, spec)
@@ -176,7 +184,7 @@ def info(driver: Driver, path: str, spec: ArraySpec, chunks: Chunks) -> Info:
         chunks=chunks.grid.chunks,
         shards=spec.grid.chunks if sharded else None,
         codecs=tuple(repr(codec) for codec in spec.codecs),
-        fill_value=repr(spec.fill[()]),
+        fill_value=_shown(spec.fill[()]),
         nbytes=spec.size * spec.dtype.itemsize,
         stored_chunks=count,
         total_chunks=math.prod(spec.grid.counts(spec.shape)),

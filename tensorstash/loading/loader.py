@@ -192,7 +192,8 @@ class Iteration(Iterator[Batch], Generic[Batch]):
         self._open, self._position.over = False, True
 
     def __del__(self) -> None:
-        self._position.over = True  # one that was broken off
+        if hasattr(self, "_position"):  # else an interrupt came before the first line of it all
+            self._position.over = True  # one that was broken off
 
 
 class BatchLoader(Generic[Batch]):

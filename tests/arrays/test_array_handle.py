@@ -339,3 +339,11 @@ def test_a_read_holds_its_output_and_two_chunks_a_worker(
             tracemalloc.stop()
         assert peak <= result.nbytes + 2 * unit * threads + (256 << 10), index
         same(result, model[index])
+
+
+@pytest.mark.parametrize("dtype", ["M8", [("when", "M8"), ("n", "i4")]], ids=["time", "field"])
+def test_info_of_times_without_a_unit(dtype: Any) -> None:
+    a = stash.create({}, (3,), np.dtype(dtype))
+    shown = a.info().fill_value
+    assert "M8" in shown or "datetime64" in shown
+    assert shown in str(a.info())

@@ -3,6 +3,7 @@ never a thread is left."""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tensorstash.errors import DriverError, NotFound
-from tensorstash.loading.loader import BatchLoader
+from tensorstash.loading.loader import BatchLoader, Iteration
 from tests.support.counted import Counted, check_batch
 from tests.support.feeders import SHUFFLES, feeders, no_feeder, rows_of
 from tests.support.project import ROOT
@@ -28,6 +29,17 @@ def _ends() -> Any:
 
 
 # -- ends --------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_before_it_began_leaves_nothing_to_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    broken: Any = Iteration.__new__(Iteration)  # as an interrupt before its first line leaves it
+    del broken
+    gc.collect()
+    assert not told
 
 
 def test_a_broken_off_loop_ends_its_thread() -> None:
