@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import groupby
 from stat import S_ISLNK
 
+from tensorstash.drivers.file.errors import check_regular
 from tensorstash.drivers.file.links import open_folder
 from tensorstash.drivers.posix import flock, partial
 from tensorstash.drivers.posix.descriptor import Descriptor
@@ -66,7 +67,7 @@ def _clear_one(root: str, folder: str, fsync: bool, everything: bool) -> list[st
                     folders.append(f"{folder}/{entry.name}" if folder else entry.name)
                 elif partial.is_ours(entry.name):
                     left.append(entry.name)
-                elif everything:
+                elif everything and (entry.is_symlink() or entry.is_file()):
                     names.append(entry.name)
         for name in left:  # only now: some file systems skip names when others go
             partial.sweep(home.fileno(), name)
@@ -81,6 +82,9 @@ def _unlink(home: Descriptor, names: Iterable[str], fsync: bool) -> None:
     try:
         for name in names:
             with suppress(FileNotFoundError, IsADirectoryError):
+                mode = os.lstat(name, dir_fd=home.fileno()).st_mode
+                if not S_ISLNK(mode):
+                    check_regular(mode)  # a FIFO or a device is no value, and not ours
                 os.unlink(name, dir_fd=home.fileno())
     finally:
         if locked:

@@ -275,6 +275,8 @@ def _member_document(
     if not all(own.get(key) == wanted.get(key) for key in _LAYOUT) and not _is_array(own, spec):
         return wanted  # left over from something else that was deleted halfway
     shape = wanted.get("shape")
+    if shape is not None and "shape" not in own:
+        return wanted  # others have taken it out
     if shape is None or not shapes or own["shape"] == shape:
         return None
     return None if grows and own["shape"] > shape else {**own, "shape": shape}

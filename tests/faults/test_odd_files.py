@@ -107,6 +107,22 @@ def test_it_is_never_written_over(tmp_path: Path, kind: str) -> None:
         assert os.listdir(tmp_path / "root/d") == ["k"]
 
 
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_it_is_never_removed(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "root"
+    array = stash.create(root, (4, 3), "f8", chunks=(2, 3), fill_value=0)
+    array[...] = HERE
+    with standing(kind, root / "c/0/0"):
+        before = os.lstat(root / "c/0/0")
+        with pytest.raises(DriverError, match=r"0/0.*It is a "):
+            array.driver.delete("c/0/0")
+        with pytest.raises(DriverError, match=r"0/0.*It is a "):
+            array[:2] = 0  # a chunk of nothing but fill is deleted
+        array.driver.delete_prefix("c/")
+        assert os.path.samestat(before, os.lstat(root / "c/0/0"))
+        assert not (root / "c/1").exists()
+
+
 class Turns:
     """How often a merge was tried."""
 

@@ -308,3 +308,17 @@ def test_assignments_that_do_not_fit() -> None:
             records[rows] = value
         assert "\n" not in str(caught.value)
     assert place == before
+
+
+def test_a_field_whose_document_lost_its_shape_gets_it_back_with_the_next_rows(
+    tmp_path: Path,
+) -> None:
+    records = stash.create_records(tmp_path, {"a": "i4", "b": "f4"})
+    records.append({"a": 1, "b": 1})
+    document = json.loads((tmp_path / "b/zarr.json").read_bytes())
+    del document["shape"]
+    (tmp_path / "b/zarr.json").write_text(json.dumps(document))
+    records = stash.open_records(tmp_path, mode="r+")
+    records.append({"a": 2, "b": 2})
+    assert len(stash.open_records(tmp_path)) == 2
+    assert stash.open(tmp_path / "b")[:].tolist() == [1, 2]
