@@ -1,9 +1,9 @@
 """Files of the ``file`` driver that are no values: puts in progress, held locks.
 
-``.<name>.<host>-<pid>-<time>.partial`` is a value being written, ``.<name>.lock`` a lock being
-held. A killed process leaves them. Those that write sweep them where they list or delete, and only
-where all shows that they are ours and nobody's any more: other programs' files that look like them
-are values, or stay.
+``.<name>.<host>-<pid>-<time>.partial`` is a value being written, ``.<name>.tensorstash-lock`` (of
+a node's document ``.<name>.lock``) a lock being held. A killed process leaves them. Those that
+write sweep them where they list or delete, and only where all shows that they are ours and nobody's
+any more: other programs' files that look like them are values, or stay.
 """
 
 from __future__ import annotations

@@ -397,6 +397,16 @@ def test_deleting_needs_no_memory_for_a_chunk(monkeypatch: pytest.MonkeyPatch) -
     assert list(group) == []
 
 
+def test_create_takes_up_chunks_that_have_no_metadata(driver: Driver) -> None:
+    array = stash.create(driver, DATA.shape, DATA.dtype, chunks=2)
+    array[...] = DATA
+    driver.delete("zarr.json")
+    with pytest.raises(AlreadyExists, match="is not a Zarr array or group but holds"):
+        stash.save(driver, DATA)
+    again = stash.create(driver, DATA.shape, DATA.dtype, chunks=2)
+    assert np.array_equal(again[...], DATA)
+
+
 # -- documents that cannot be read -------------------------------------------------------------
 
 
