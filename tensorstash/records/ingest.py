@@ -96,10 +96,12 @@ def columns_of(value: Any, fields: Mapping[str, Field] | None = None) -> Columns
     a table is JSON, and which fields make one structured one.
     """
     fields = fields or {}
-    if isinstance(value, SourceHolder):  # records, a dataset
+    records = isinstance(value, SourceHolder) and hasattr(value, "fields")
+    if records:  # a dataset of arrays has no names of fields
         value = value.source
     if hasattr(value, "take") and hasattr(value, "row_bytes"):  # a source
-        found = value.take(slice(0, len(value), 1))
+        # Any source takes row numbers; records take a slice too, which needs no memory.
+        found = value.take(slice(0, len(value), 1) if records else np.arange(len(value)))
         if getattr(value, "transform", None) is None:
             return dict(found)
         value = value.present(found)

@@ -21,10 +21,12 @@ from tensordict import (
     lazy_stack,
 )
 
+import tensorstash as stash
 from tensorstash.columns import Ragged
 from tensorstash.errors import Invalid, Unsupported
 from tensorstash.records import schema
 from tensorstash.records.ingest import columns_of, flatten, row_of
+from tensorstash.torch import ArrayDataset, Windows, mix
 
 OBS = np.arange(12, dtype="float32").reshape(3, 4)
 REWARD = np.array([1.0, 2, 3])
@@ -325,6 +327,20 @@ def test_flat_paths() -> None:
 def test_what_is_no_columns_is_said(given: Any, message: str) -> None:
     with pytest.raises(Invalid, match=message):
         columns_of(given)
+
+
+def test_what_loaders_read_is_taken_by_the_names_of_its_fields() -> None:
+    records = stash.save_records({}, {"x": np.arange(5), "y": np.arange(5) * 2})
+    assert columns_of(records.where([3, 1]))["x"].tolist() == [3, 1]
+    for windows in (records.windows(2), Windows({"x": np.arange(5), "y": np.arange(5) * 2}, 2)):
+        found = columns_of(windows)
+        assert found["x"].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+        assert found["y"].tolist() == [[0, 2], [2, 4], [4, 6], [6, 8]]
+    mixed = columns_of(mix({"a": records, "b": records}, seed=1))
+    assert sorted(mixed["x"].tolist()) == sorted([*range(5)] * 2)
+    for nameless in (ArrayDataset(np.arange(3)), ArrayDataset(np.arange(3), transform=str)):
+        with pytest.raises(Invalid, match=r"not as <tensorstash\.ArrayDataset"):
+            columns_of(nameless)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Which tests are left to ``make test-long``, as each costs seconds once more.
 
 What is left to it is one more client of S3, one more way to start workers, one more version of the
-format, one more example: every kind of them has a test in ``make test`` too. Besides these, tests
-that need minutes bear the mark ``long`` where they stand.
+format, one more example: every kind of them has a test in ``make test`` too, but for what stands
+under "in no shorter way". Besides these, tests that need minutes bear the mark ``long`` where they
+stand.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ PATTERNS = (
     r"test_hostile_servers\.py::test_answers_that_lack\w*\[s3fs-200 OK-(?!keys)",
     r"test_faults\.py::test_a_lasting_fault\w*\[(s3fs|obstore)-(?!refused)",
     r"test_faults_passing\.py::test_any_one_request_may_fail\[.*-reply lost\]",
-    r"test_faults_restart\.py::",
     # One client of S3 more, where what is tested does not lie in the client.
     r"test_s3\.py::Test(MotoWithObstore|CephWithS3fs)::",
     r"test_faults_passing\.py::.*\[obstore-",
@@ -41,10 +41,12 @@ PATTERNS = (
     r"test_(mix|present|named_cost)\.py::.*\[(spawn|forkserver)",
     r"test_loader_workers\.py::test_workers_as_ranks\[(1-4|3-2)",
     r"test_loader_workers\.py::test_a_loader_that_gives\w*\[StatefulDataLoader-(?!sampler)",
-    # What is fetched, installed or run as a program of its own.
+    # One more program that is run.
     r"test_examples\.py::test_example_runs\[(?!demo|slicing)",
-    r"test_readme\.py::test_installed_as_it_says",
     r"test_readme\.py::test_blocks_run_twice\w*\[(?!prompt-fork\])",
+    # In no shorter way: servers that end and begin again, what is fetched or installed first.
+    r"test_faults_restart\.py::",
+    r"test_readme\.py::test_installed_as_it_says",
     r"test_numcodecs_golden\.py::",
 )
 LONG = re.compile("|".join(PATTERNS))
