@@ -18,7 +18,7 @@ CASES = {"made": 600, "filtered": 800, "decoded": 1500, "documents": 700, "chunk
 
 def fuzz(campaign: str, seed: int, cases: int) -> dict[str, int]:
     code = f"""
-        from tests import leaf_fuzz
+        from tests.support import leaf_fuzz
         leaf_fuzz.places()
         small(500)
         leaf_fuzz.run({campaign!r}, {seed}, {cases})
