@@ -31,7 +31,6 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
-    Driver,
     Request,
     Span,
     Tag,
@@ -42,7 +41,7 @@ from tensorstash.driver import (
 )
 from tensorstash.drivers import flock, os_errors, partial, posix, removal, replace
 from tensorstash.drivers.descriptor import Descriptor, opened
-from tensorstash.drivers.links import Links, leads_to_folder, loops
+from tensorstash.drivers.links import FilesBelow, Links, leads_to_folder, loops
 from tensorstash.errors import Denied, DriverError, Invalid, StashError, Unsupported
 from tensorstash.urls import file_path, file_url
 
@@ -68,7 +67,7 @@ def connect(
     return FileDriver(file_path(rest), fsync=fsync, links=links)
 
 
-class FileDriver(Driver):
+class FileDriver(FilesBelow):
     """Keys are paths of files below ``root``; safe between threads, processes and, where
     the file system offers ``flock``, hosts.
 
