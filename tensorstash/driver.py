@@ -246,6 +246,11 @@ class Driver(ABC):
         else the driver is asked. ``None`` elsewhere."""
         return None
 
+    def values(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
+        """The values of ``keys`` where they lie in this process' memory, an absent one as ``None``;
+        ``None`` for all where they do not, or not all of them."""
+        return None
+
     def is_plain(self, folder: str) -> bool:
         """Where :meth:`files` says where they are: whether no link leads to ``folder`` (without a
         slash at its end), so that a file which is not there is an absent value."""

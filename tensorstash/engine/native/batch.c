@@ -160,9 +160,10 @@ static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t
                  int64_t *size) {
     const Chain *chain = &call->chain;
     int plain = raw(chain);
-    if (job->values) {
-        if (task >= job->held) return AGAIN;
-        Py_buffer *value = &job->values[task];
+    if (job->values && !job->index) {
+        int64_t which = task + job->before - call->first; /* they are those of this call */
+        if (which >= job->held) return AGAIN;
+        Py_buffer *value = &job->values[which];
         *data = value->buf;
         *size = (int64_t)value->len;
         return value->buf ? DONE : ABSENT;
@@ -174,14 +175,19 @@ static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t
         for (int k = 0; k < call->axes; k++)
             position += chunk[k] % call->ratios[k] * call->strides[k];
         if (position < 0 || position >= job->entries) return AGAIN;
-        code = open_shard(file, job);
+        if (!job->values) code = open_shard(file, job);
         if (code != DONE) return code;
+        int64_t all = job->values ? job->bytes : file->size;
         from = job->index[2 * position];
         *size = job->index[2 * position + 1];
         if (*size < 0) return ABSENT;
         if (*size > chain->most) return TOO_LARGE;
-        if (from < 0 || from > file->size || *size > file->size - from) return SHORT;
+        if (from < 0 || from > all || *size > all - from) return SHORT;
         if (plain && *size != chain->nbytes) return SIZE;
+        if (job->values) {
+            *data = (const uint8_t *)job->values->buf + from;
+            return DONE;
+        }
         fd = file->fd;
     } else {
         char path[LONGEST];
@@ -513,7 +519,7 @@ static int take_groups(Call *call, PyObject *groups) {
     return 1;
 }
 
-static int take_values(Call *call, Job *job, PyObject *values) {
+static int take_values(Job *job, PyObject *values) {
     job->held = PyList_Size(values);
     if (job->held < 0) return 0;
     job->values = calloc((size_t)job->held + 1, sizeof *job->values);
@@ -528,7 +534,6 @@ static int take_values(Call *call, Job *job, PyObject *values) {
             return 0;
         }
     }
-    (void)call;
     return 1;
 }
 
@@ -552,8 +557,15 @@ static int take_job(Call *call, Job *job, PyObject *given, int64_t *total) {
             return wrong("too many tasks");
     }
     if (__builtin_add_overflow(*total, tasks, total)) return wrong("too many tasks");
-    if (values != Py_None) return take_values(call, job, values);
+    if (values != Py_None && !take_values(job, values)) return 0;
     if (index == Py_None) return 1;
+    if (job->values) {
+        if (job->held != 1 || !job->values->buf) return wrong("a shard is one value");
+        job->bytes = (int64_t)job->values->len;
+        job->index = numbers(call, index, -1, &job->entries);
+        job->entries /= 2;
+        return job->index != NULL;
+    }
     int64_t version[3];
     if (!integers(tag, version, 3)) return 0;
     job->inode = version[0];

@@ -1,4 +1,4 @@
-"""A read carried out by the kernel: chunks in files, or inner chunks of shards in files."""
+"""A read carried out by the kernel: chunks, or inner chunks of shards, in files or in memory."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Chunk = tuple[int, ...]
 
 
 class Batches:
-    """Reads of the array at ``chunks`` whose stored chunks are files: :meth:`read` places all that
-    the kernel can read, and returns the chunks that are left for Python. ``index``: of shards."""
+    """Reads of the array at ``chunks``, stored in files or in memory: :meth:`read` places what
+    the kernel can read, and returns the chunks that are left to Python. ``index``: of shards."""
 
     def __init__(
         self,
@@ -64,44 +64,53 @@ class Batches:
         self._raw = np.dtype(("V", steps.itemsize))
 
     def read(self, transform: Transform, out: NDArray[Any]) -> set[Chunk] | None:
-        """Fill ``out``: returns the chunks, by their index, whose part of it is not filled yet, and
-        ``None`` where none is and nothing was begun."""
+        """Fill ``out``: returns the chunks, by their index, whose part of it is not filled yet;
+        ``None`` where nothing was begun."""
         chunks = self._chunks
+        if not native.enabled or out.dtype != chunks.spec.dtype:
+            return None
         files = chunks.driver.files(chunks.path)
-        if files is None or out.dtype != chunks.spec.dtype:
+        if files is None and chunks.driver.values(()) is None:
             return None
         table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
         if table is None:
             return None
-        prefix = chunks.spec.keys.prefix if self._edges else chunks.spec.keys.key(())
         spans = self._spans and not any(len(group.axes) > 1 for group in table)
         call = _Call(self, table, out.view(self._raw), spans)
-        if self._index is None:
-            self._read_chunks(call, files, prefix)
-        else:
+        if self._index is not None:
             self._read_shards(call, files, self._index)
+        elif not self._read_chunks(call, files):
+            return None
         return call.left
 
-    def _read_chunks(self, call: _Call, files: str, prefix: str) -> None:
-        sizes = [len(group.rows) for group in call.table]
-        count = math.prod(sizes)
-        path = _path(files + prefix)
+    def _read_chunks(self, call: _Call, files: str | None) -> bool:
+        chunks, fill = self._chunks, self._fill
+        high = tuple(len(group.rows) for group in call.table)
+        low, count = (0,) * len(high), math.prod(high)
+        path = b"" if files is None else _path(files + chunks.spec.keys.prefix)
         if path is None:
-            call.leave(range(count), (0,) * len(sizes), tuple(sizes))
-            return
-        job = (path, None, None, None, (0,) * len(sizes), tuple(sizes))
+            return False
         most = max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
         known: dict[str, bool] = {}
         for first in range(0, count, most):
-            status = call.run([job], first, min(most, count - first))
-            for task in np.flatnonzero(status != DONE).tolist():
-                chunk = call.chunk(first + task, job[4], job[5])
-                if (
-                    status[task] != ABSENT
-                    or self._fill is None
-                    or not self._is_absent(chunk, known)
-                ):
-                    call.left.add(chunk)
+            many = min(most, count - first)
+            if files is None:
+                names = map(chunks.key, map(tuple, call.chunks(range(first, first + many))))
+                values = chunks.driver.values([*names])
+                if values is None:
+                    call.leave(range(first, first + many))
+                    continue
+                done = call.run([(path, None, None, [*values], low, high)], first, many)
+            else:
+                done = call.run([(path, None, None, None, low, high)], first, many)
+            rest = np.flatnonzero(done != DONE)
+            if rest.size:
+                found = call.chunks(rest + first)
+                for task, chunk in zip(rest.tolist(), map(tuple, found), strict=True):
+                    absent = done[task] == ABSENT and fill is not None
+                    if not absent or not (files is None or self._is_absent(chunk, known)):
+                        call.left.add(chunk)
+        return True
 
     def _is_absent(self, chunk: Chunk, known: dict[str, bool]) -> bool:
         """Whether a file that is not there is an absent chunk for sure."""
@@ -111,28 +120,41 @@ class Batches:
             found = known[folder] = self._chunks.driver.is_plain(folder)
         return found
 
-    def _read_shards(self, call: _Call, files: str, index: Index) -> None:
+    def _read_shards(self, call: _Call, files: str | None, index: Index) -> None:
         most = max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
         jobs: list[Any] = []
         tasks = 0
         for shard, low, high in self._shards(call.table):
             count = math.prod(b - a for a, b in zip(low, high, strict=True))
-            key = self._chunks.key(shard)
-            try:
-                found = index(key, shard)
-            except StashError:  # Python says so again, of the first that is damaged
-                found = None
-            path = _path(files + key.removeprefix(self._chunks.path))
-            if found is None or path is None or not _is_version(found[0]):
+            job = self._job(shard, files, index)
+            if job is None:
                 call.leave(range(count), low, high)
                 continue
             if tasks and tasks + count > most:
                 self._run_shards(call, jobs, tasks)
                 jobs, tasks = [], 0
-            jobs.append((path, found[1], found[0], None, low, high))
+            jobs.append((*job, low, high))
             tasks += count
         if tasks:
             self._run_shards(call, jobs, tasks)
+
+    def _job(self, shard: Chunk, files: str | None, index: Index) -> tuple[Any, ...] | None:
+        """Where a shard's bytes are and its index; ``None`` where Python is to look."""
+        driver, key = self._chunks.driver, self._chunks.key(shard)
+        try:
+            found = index(key, shard)
+        except StashError:  # Python says so again, of the first that is damaged
+            return None
+        if found is None:
+            return None
+        tag, entries = found
+        if files is None:
+            held = driver.get_tagged(key)
+            if held is None or held[1] != tag:
+                return None
+            return b"", entries, None, [held[0]]
+        path = _path(files + key.removeprefix(self._chunks.path))
+        return (path, entries, tag, None) if path is not None and _is_version(tag) else None
 
     def _run_shards(self, call: _Call, jobs: list[Any], tasks: int) -> None:
         status = call.run(jobs, 0, tasks)
@@ -142,7 +164,7 @@ class Batches:
         first = 0
         for *_, low, high in jobs:
             count = math.prod(b - a for a, b in zip(low, high, strict=True))
-            call.leave(np.flatnonzero(~done[first : first + count]).tolist(), low, high)
+            call.leave(np.flatnonzero(~done[first : first + count]), low, high)
             first += count
 
     def _shards(
@@ -163,7 +185,7 @@ def batches(
     library, pipeline = native.library, chunks.pipeline
     if not native.enabled or library.kernel is None or pipeline is None or not chunks.plain:
         return None
-    if chunks.driver.files(chunks.path) is None:
+    if chunks.driver.files(chunks.path) is None and chunks.driver.values(()) is None:
         return None
     found = steps(pipeline, library.kinds)
     return None if found is None else Batches(chunks, library, found, meter, threads, index)
@@ -215,17 +237,24 @@ class _Call:
             library.count(steps.kinds, done)
         return status
 
-    def leave(self, tasks: Any, low: tuple[int, ...], high: tuple[int, ...]) -> None:
-        """Leave ``tasks`` of the rows ``low`` to ``high`` to Python."""
-        self.left.update(self.chunk(task, low, high) for task in tasks)
+    def leave(
+        self, tasks: Any, low: tuple[int, ...] | None = None, high: tuple[int, ...] | None = None
+    ) -> None:
+        """Leave ``tasks`` of the rows ``low`` to ``high`` (all) of each group to Python."""
+        self.left.update(map(tuple, self.chunks(tasks, low, high)))
 
-    def chunk(self, task: int, low: tuple[int, ...], high: tuple[int, ...]) -> Chunk:
-        """The index of a task's chunk."""
-        flat: list[int] = []
-        for group, a, b in zip(self.table[::-1], low[::-1], high[::-1], strict=True):
-            task, at = divmod(task, b - a)
-            flat[:0] = group.chunks[a + at].tolist()
-        return tuple(flat[k] for k in self._order)
+    def chunks(
+        self, tasks: Any, low: tuple[int, ...] | None = None, high: tuple[int, ...] | None = None
+    ) -> list[list[int]]:
+        """The indices of the chunks of such tasks."""
+        low = low or (0,) * len(self.table)
+        high = high or tuple(len(group.rows) for group in self.table)
+        rows = np.unravel_index(
+            np.asarray(tasks, np.intp), [b - a for a, b in zip(low, high, strict=True)]
+        )
+        parts = [group.chunks[at + a] for group, at, a in zip(self.table, rows, low, strict=True)]
+        found: list[list[int]] = np.concatenate(parts, axis=1)[:, self._order].tolist()
+        return found
 
 
 def _path(text: str) -> bytes | None:

@@ -127,8 +127,8 @@ class Library:
     def count(self, kinds: tuple[int, ...], done: int) -> None:
         """``done`` tasks of a chain of ``kinds`` were carried out."""
         self.done["tasks"] += done
-        for kind in kinds or (None,):
-            self.done["raw" if kind is None else NAMES[kind]] += done
+        for name in {NAMES[kind] for kind in kinds} or {"raw"}:
+            self.done[name] += done
 
 
 library = Library()
