@@ -34,7 +34,7 @@ def status() -> str:
     if not _library.enabled:
         return "python: TENSORSTASH_NATIVE=0 turns the kernel off"
     if _library.library.kernel is None:
-        return "python: the kernel is not built; a C compiler is needed where this is installed"
+        return "python: the kernel is not built; with a C compiler there, install this again"
     names = [NAMES[kind] for kind in sorted(_library.library.kinds)]
     return f"native: {', '.join(names)}"
 

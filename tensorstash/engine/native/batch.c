@@ -18,6 +18,7 @@
 
 #include "kernel.h"
 
+#define VERSION 1      /* of what `run` takes: library.py has the same */
 #define ROW 7          /* count, in, in_step, out, out_step, in_list, out_list */
 #define LONGEST 4096   /* of a path */
 #define KEPT (32 << 20) /* bytes of scratch that a thread keeps from call to call */
@@ -717,7 +718,12 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int add_version(PyObject *module) {
+    return PyModule_AddIntConstant(module, "VERSION", VERSION);
+}
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, add_version},
 #ifdef Py_GIL_DISABLED
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

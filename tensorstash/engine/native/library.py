@@ -22,6 +22,8 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
+_VERSION = 1  # of what the kernel's functions take, as in batch.c
+
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
 
@@ -33,12 +35,13 @@ class Library:
 
     @Cached
     def kernel(self) -> Any | None:
-        """The module; ``None`` where it was not built."""
+        """The module; ``None`` where it was not built, or is another version's."""
         try:
-            from ._kernel import find, run  # type: ignore[import-not-found, unused-ignore]
+            from ._kernel import VERSION, find, run  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             return None
-        return SimpleNamespace(find=find, run=run)
+        # An editable install may have an older one.
+        return SimpleNamespace(find=find, run=run) if VERSION == _VERSION else None
 
     @Cached
     def kinds(self) -> frozenset[int]:
