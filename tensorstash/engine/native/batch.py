@@ -103,8 +103,8 @@ class Batches:
                 done = call.run([(path, None, None, [*values], low, high)], first, many)
             else:
                 done = call.run([(path, None, None, None, low, high)], first, many)
-            rest = np.flatnonzero(done != DONE)
-            if rest.size:
+            if done is not None:
+                rest = np.flatnonzero(done != DONE)
                 found = call.chunks(rest + first)
                 for task, chunk in zip(rest.tolist(), map(tuple, found), strict=True):
                     absent = done[task] == ABSENT and fill is not None
@@ -158,6 +158,8 @@ class Batches:
 
     def _run_shards(self, call: _Call, jobs: list[Any], tasks: int) -> None:
         status = call.run(jobs, 0, tasks)
+        if status is None:
+            return
         done = (status == DONE) | (status == (ABSENT if self._fill is not None else DONE))
         if done.all():
             return
@@ -208,14 +210,16 @@ class _Call:
         self._out = out
         self._spans = spans
         # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
-        hull = sum(abs(int(row[2])) * (int(row[0]) - 1) for row in (g.rows[0] for g in table))
-        lists = any(group.lists is not None for group in table)
-        nbytes = batches._steps.nbytes
-        self._work = nbytes if lists or hull * 4 > nbytes else hull + batches._steps.itemsize
-        self._order = np.argsort([axis for group in table for axis in group.axes]).tolist()
+        self._work = batches._steps.nbytes
+        if all(group.lists is None for group in table):
+            first = [group.rows[0, :3].tolist() for group in table]
+            hull = sum(abs(step) * (n - 1) for n, _, step in first)
+            if hull * 4 <= self._work:
+                self._work = hull + batches._steps.itemsize
+        self._axes = [axis for group in table for axis in group.axes]
 
-    def run(self, jobs: list[Any], first: int, count: int) -> NDArray[np.uint8]:
-        """What became of ``count`` tasks of ``jobs`` from ``first`` on."""
+    def run(self, jobs: list[Any], first: int, count: int) -> NDArray[np.uint8] | None:
+        """What became of ``count`` tasks of ``jobs`` from ``first`` on; ``None``: all are done."""
         batches = self._batches
         steps, library = batches._steps, batches._library
         status = np.zeros(count, np.uint8)
@@ -235,7 +239,7 @@ class _Call:
         if done:
             batches._meter.decoded(nbytes, nanoseconds / 1e9, done)
             library.count(steps.kinds, done)
-        return status
+        return None if done == count else status
 
     def leave(
         self, tasks: Any, low: tuple[int, ...] | None = None, high: tuple[int, ...] | None = None
@@ -253,7 +257,7 @@ class _Call:
             np.asarray(tasks, np.intp), [b - a for a, b in zip(low, high, strict=True)]
         )
         parts = [group.chunks[at + a] for group, at, a in zip(self.table, rows, low, strict=True)]
-        found: list[list[int]] = np.concatenate(parts, axis=1)[:, self._order].tolist()
+        found: list[list[int]] = np.concatenate(parts, axis=1)[:, np.argsort(self._axes)].tolist()
         return found
 
 
