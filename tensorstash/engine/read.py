@@ -20,6 +20,7 @@ from .cache import Cache
 from .chunks import Chunks, scratch
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
+from .native import available
 from .native.batch import Batches, batches
 from .readahead import ReadAhead
 from .remote import Arrival, ChunkStream, Stream
@@ -112,7 +113,7 @@ class Reader:
     def _read_native(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
         """Have the kernel read what it can, and Python the rest; ``False``: nothing was done."""
         native, fetcher = self._native, self._fetcher
-        if native is True and fetcher is not None:
+        if native is True and fetcher is not None and available():
             index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
             native = self._native = batches(self.chunks, self._meter, self.threads, index)
         if not isinstance(native, Batches) or fields is not None or fetcher is None:

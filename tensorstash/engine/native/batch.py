@@ -185,7 +185,7 @@ def batches(
 ) -> Batches | None:
     """What reads the array at ``chunks``; ``None`` where the kernel is not there, or cannot."""
     library, pipeline = native.library, chunks.pipeline
-    if not native.enabled or library.kernel is None or pipeline is None or not chunks.plain:
+    if library.kernel is None or pipeline is None or not chunks.plain:
         return None
     if chunks.driver.files(chunks.path) is None and chunks.driver.values(()) is None:
         return None
