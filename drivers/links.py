@@ -49,7 +49,7 @@ class FilesBelow(Driver):
     _base: str
     _links: Links
 
-    def files(self, prefix: str) -> str | None:
+    def local_path(self, prefix: str) -> str | None:
         """A path; ``None`` where links are to be looked at, or where a class that derives from the
         driver reads in its own way."""
         if self._links.inside or not self._reads_plainly():
@@ -59,7 +59,7 @@ class FilesBelow(Driver):
         except Invalid:  # whoever reads is told
             return None
 
-    def is_plain(self, folder: str) -> bool:
+    def plain_folder(self, folder: str) -> bool:
         """From what is known of links for a moment."""
         try:
             return self._links.judge(folder).link is None

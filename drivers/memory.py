@@ -171,7 +171,7 @@ class MemoryDriver(Driver):
         value = self._value(key)
         return None if value is None else memoryview(_buffer(value, key)).toreadonly()
 
-    def values(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
+    def in_memory(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
         """The stored objects; not of mappings that are no dict, nor of what was put there by
         others and is no ``bytes``."""
         if type(self) is not MemoryDriver or not self._plain:

@@ -69,8 +69,8 @@ class Batches:
         chunks = self._chunks
         if not native.enabled or out.dtype != chunks.spec.dtype:
             return None
-        files = chunks.driver.files(chunks.path)
-        if files is None and chunks.driver.values(()) is None:
+        files = chunks.driver.local_path(chunks.path)
+        if files is None and chunks.driver.in_memory(()) is None:
             return None
         table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
         if table is None:
@@ -96,7 +96,7 @@ class Batches:
             many = min(most, count - first)
             if files is None:
                 names = map(chunks.key, map(tuple, call.chunks(range(first, first + many))))
-                values = chunks.driver.values([*names])
+                values = chunks.driver.in_memory([*names])
                 if values is None:
                     call.leave(range(first, first + many))
                     continue
@@ -117,7 +117,7 @@ class Batches:
         folder = self._chunks.key(chunk).rpartition("/")[0]
         found = known.get(folder)
         if found is None:
-            found = known[folder] = self._chunks.driver.is_plain(folder)
+            found = known[folder] = self._chunks.driver.plain_folder(folder)
         return found
 
     def _read_shards(self, call: _Call, files: str | None, index: Index) -> None:
@@ -187,7 +187,7 @@ def batches(
     library, pipeline = native.library, chunks.pipeline
     if library.kernel is None or pipeline is None or not chunks.plain:
         return None
-    if chunks.driver.files(chunks.path) is None and chunks.driver.values(()) is None:
+    if chunks.driver.local_path(chunks.path) is None and chunks.driver.in_memory(()) is None:
         return None
     found = steps(pipeline, library.kinds)
     return None if found is None else Batches(chunks, library, found, meter, threads, index)

@@ -36,6 +36,8 @@ class Library:
     @Cached
     def kernel(self) -> Any | None:
         """The module; ``None`` where it was not built, or is another version's."""
+        if np.dtype(np.intp).itemsize != 8:  # its tables are of 64-bit numbers
+            return None
         try:
             from ._kernel import VERSION, find, run  # type: ignore[import-not-found, unused-ignore]
         except ImportError:

@@ -21,6 +21,7 @@ from ...indexing.selection import Point, Stride, Take, Transform, dims_of
 
 _MOST_ROWS = 1 << 17  # of one group: more are planned in pieces, by Python
 
+_MOST_POINTS = 1 << 20
 _FEW = 16  # rows that are made one by one
 
 Ints = NDArray[np.int64]
@@ -64,7 +65,7 @@ def groups(
     found: list[Group] = []
     if joint:
         size = math.prod(transform.shape[d] for d in {d for k in joint for d in dims_of(maps[k])})
-        if size > _MOST_ROWS:
+        if size > _MOST_POINTS:
             return None
         found.append(_joint(transform, joint, edges, inside, outside, ratios))
     for k, axis_map in enumerate(maps):
