@@ -89,7 +89,7 @@ def random_of(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int) -> np.nda
 @st.composite
 def arrays(draw: Any) -> tuple[np.ndarray, dict[str, Any], Any]:
     """Data, how it is stored, and an index array of which chunks are stored at all."""
-    shape = draw(shapes(max_dims=3, max_side=9, min_dims=1))
+    shape = draw(shapes(max_dims=3, max_side=9))
     dtype = stash.dtype.parse(draw(st.sampled_from(DTYPES)))
     chain = draw(st.sampled_from(sorted(CHAINS)))
     how: dict[str, Any] = {"chunks": tuple(draw(st.integers(1, 9)) for _ in shape)}

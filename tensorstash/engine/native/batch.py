@@ -187,6 +187,8 @@ def batches(
     library, pipeline = native.library, chunks.pipeline
     if library.kernel is None or pipeline is None or not chunks.plain:
         return None
+    if not chunks.spec.ndim:  # of one element there are no tables
+        return None
     if chunks.driver.local_path(chunks.path) is None and chunks.driver.in_memory(()) is None:
         return None
     found = steps(pipeline, library.kinds)
