@@ -119,7 +119,7 @@ def stored(location: Any, case: tuple[np.ndarray, dict[str, Any], Any]) -> np.nd
     data, how, some = case
     array = stash.create(location, data.shape, data.dtype, overwrite=True, **how)
     part = tuple(slice(0, n) for n in some)
-    array[part] = data[part]
+    array[part] = data[(*part, ...)]
     return array[...]
 
 
