@@ -17,6 +17,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
+# The kernel is built where a compiler is found; an install without it works the same.
+KERNEL := setup.py $(wildcard tensorstash/engine/native/*.[ch])
+
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
@@ -70,6 +73,7 @@ train-peers: $(VENV)/.train-bench
 
 clean: ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) .venv-train .matrix build dist demo-data bench-out *.egg-info
+	rm -f tensorstash/engine/native/*.so
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -94,12 +98,12 @@ $(VENV)/pyvenv.cfg:
 	  exit 1; \
 	}
 
-$(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+$(VENV)/.demo: pyproject.toml constraints.txt $(KERNEL) $(VENV)/pyvenv.cfg
 	@echo "==> installing what the demo needs into $(VENV) (the first time: minutes, torch is large)"
 	@$(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+$(VENV)/.test: pyproject.toml constraints.txt $(KERNEL) $(VENV)/pyvenv.cfg
 	@echo "==> installing what the tests need into $(VENV) (the first time: minutes, torch is large)"
 	@$(PIP_INSTALL) --editable '.[test]'
 	@touch $(VENV)/.demo $@
@@ -109,17 +113,17 @@ $(VENV)/.uv: $(VENV)/pyvenv.cfg
 	@$(PIP_INSTALL) 'uv>=0.9'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+$(VENV)/.dev: pyproject.toml constraints.txt $(KERNEL) $(VENV)/pyvenv.cfg
 	@echo "==> installing what developers need into $(VENV) (the first time: minutes, torch is large)"
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.demo $(VENV)/.test $@
 
-$(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+$(VENV)/.bench: pyproject.toml constraints.txt $(KERNEL) $(VENV)/pyvenv.cfg
 	@echo "==> installing the peers to measure against into $(VENV)"
 	@$(PIP_INSTALL) --editable '.[bench]'
 	@touch $@
 
-$(VENV)/.train-bench: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+$(VENV)/.train-bench: pyproject.toml constraints.txt $(KERNEL) $(VENV)/pyvenv.cfg
 	@echo "==> installing the peers of the training workloads into $(VENV) (minutes)"
 	@$(PIP_INSTALL) --editable '.[train-bench]'
 	@touch $@

@@ -50,6 +50,7 @@ class Blosc(BytesCodec):
     """
 
     name: ClassVar[str] = "blosc"
+    step: ClassVar[str | None] = "blosc"
     cname: str = "lz4"
     clevel: int = 5
     shuffle: str | int | None = None

@@ -25,6 +25,7 @@ class Crc32c(BytesCodec):
     (Zarr v3 codec ``crc32c``; RFC 3720)."""
 
     name: ClassVar[str] = "crc32c"
+    step: ClassVar[str | None] = "crc32c"
 
     def encode(self, data: Buffer) -> Buffer:
         """``data`` and its checksum."""

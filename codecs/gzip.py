@@ -26,6 +26,7 @@ class Gzip(BytesCodec):
     """
 
     name: ClassVar[str] = "gzip"
+    step: ClassVar[str | None] = "gzip"
     level: int = 5
 
     def __post_init__(self) -> None:

@@ -256,6 +256,13 @@ class NumcodecBytes(Named, BytesCodec):
         return super().unfit if self.inner is None else self.inner.unfit
 
     @property
+    def step(self) -> str | None:  # type: ignore[override]
+        """That of our own codec, where we have one."""
+        if self.inner is not None:
+            return self.inner.step
+        return self.identifier if self.identifier in ("lz4", "zlib") else None
+
+    @property
     def capacity(self) -> int | None:
         """What the library behind it takes."""
         if self.inner is not None:

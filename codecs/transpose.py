@@ -31,6 +31,7 @@ class Transpose(ArrayCodec):
     """
 
     name: ClassVar[str] = "transpose"
+    step: ClassVar[str | None] = "transpose"
     moves_only: ClassVar[bool] = True
     order: Sequence[int] | str
 

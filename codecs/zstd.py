@@ -41,6 +41,7 @@ class Zstd(BytesCodec):
     """
 
     name: ClassVar[str] = "zstd"
+    step: ClassVar[str | None] = "zstd"
     level: int = 3
     checksum: bool = False
 

@@ -74,6 +74,10 @@ class Codec(ABC):  # noqa: B024 - what is abstract differs by kind: see the thre
 
     name: ClassVar[str] = ""
 
+    step: ClassVar[str | None] = None
+    """What the engine's kernel calls the decoding of this format, where it knows how: of this class
+    alone, for one that derives from it may decode otherwise."""
+
     def configuration(self) -> dict[str, Any]:
         """The ``configuration`` object of the metadata document; empty when there is none."""
         return {}

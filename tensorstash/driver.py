@@ -284,6 +284,23 @@ class Driver(ABC):
         stays what it is, and readable, when the value is replaced or deleted."""
         raise Unsupported(f"driver {self.scheme!r} has no memory to map; read {key!r} instead")
 
+    def local_path(self, prefix: str) -> str | None:
+        """Where values are files that may be read without asking the driver: the path of the one at
+        ``prefix``, with which those of all keys that begin with it begin. A regular file there that
+        is no link is the value, its tag ``(inode, modification time in ns, size)``; of anything
+        else the driver is asked. ``None`` elsewhere."""
+        return None
+
+    def in_memory(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
+        """The values of ``keys`` where they lie in this process' memory, an absent one as ``None``;
+        ``None`` for all where they do not, or not all of them."""
+        return None
+
+    def plain_folder(self, folder: str) -> bool:
+        """Where there is a :meth:`local_path`: whether no link leads to ``folder`` (without a slash
+        at its end), so that a file which is not there is an absent value."""
+        return False
+
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version without its bytes; ``None`` when absent."""
         found = self.get_tagged(key)

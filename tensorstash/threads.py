@@ -159,6 +159,11 @@ def spread(
         raise
 
 
+def nested() -> bool:
+    """Whether this is a worker's thread, or one that was told to do its work alone."""
+    return bool(getattr(_local, "worker", False))
+
+
 def alone(work: Callable[[], _Block]) -> _Block:
     """Run ``work`` in this thread, and in it all that it would spread over threads."""
     before = getattr(_local, "worker", False)

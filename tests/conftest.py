@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy.random  # noqa: F401  before torch's workers do: finalizers break it there on 3.11
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tensorstash.engine.native import library
 
 # Fixtures are found by name, here.
 from tests.servers.fixtures import (  # noqa: F401
@@ -65,6 +68,15 @@ def why(report: Any) -> str:
     """The reason of a skipped test or module, on one line."""
     _, _, reason = report.longrepr
     return " ".join(reason.removeprefix("Skipped: ").split())
+
+
+@pytest.fixture(scope="module", params=["native", "python"])
+def both_paths(request: Any) -> Iterator[None]:
+    """For a module's tests, that each runs with the compiled kernel and without it."""
+    before = library.enabled
+    library.enabled = request.param == "native"
+    yield
+    library.enabled = before
 
 
 @pytest.fixture(params=[3, 2], ids=["v3", "v2"])

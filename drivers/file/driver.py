@@ -16,7 +16,6 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Changed,
-    Driver,
     Request,
     Span,
     Tag,
@@ -26,7 +25,7 @@ from tensorstash.driver import (
     flat,
 )
 from tensorstash.drivers.file import errors, reading, removal, writing
-from tensorstash.drivers.file.links import Links, leads_to_folder, loops
+from tensorstash.drivers.file.links import FilesBelow, Links, leads_to_folder, loops
 from tensorstash.drivers.posix import flock, partial
 from tensorstash.drivers.posix.descriptor import Descriptor, opened
 from tensorstash.errors import Denied, DriverError, Invalid, StashError, Unsupported
@@ -42,7 +41,7 @@ _WHOLE = Span(0)
 _TOGETHER = 1000  # files that are deleted under one lock
 
 
-class FileDriver(Driver):
+class FileDriver(FilesBelow):
     """Keys are paths of files below ``root``; safe between threads, processes and, where
     the file system offers ``flock``, hosts.
 

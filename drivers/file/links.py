@@ -15,7 +15,9 @@ from collections.abc import Callable
 from stat import S_ISLNK
 from typing import NamedTuple
 
+from tensorstash.driver import Driver, check_prefix
 from tensorstash.drivers.posix.descriptor import Descriptor
+from tensorstash.errors import Invalid
 
 _KEPT_SECONDS = 1.0
 _KEPT = 4096
@@ -31,6 +33,48 @@ class Verdict(NamedTuple):
 
 
 _PLAIN = Verdict()
+
+
+_READING = frozenset(
+    (
+        *("get", "get_tagged", "get_ranges", "get_into", "get_many", "get_many_tagged", "tag"),
+        *("_open", "_descriptor", "_read_whole"),
+    )
+)
+
+
+class FilesBelow(Driver):
+    """A driver whose values are files below its root: tells where, for who reads many at once."""
+
+    _base: str
+    _links: Links
+
+    def local_path(self, prefix: str) -> str | None:
+        """A path; ``None`` where links are to be looked at, or where a class that derives from the
+        driver reads in its own way."""
+        if self._links.inside or not self._reads_plainly():
+            return None
+        try:
+            return self._base + check_prefix(prefix)
+        except Invalid:  # whoever reads is told
+            return None
+
+    def plain_folder(self, folder: str) -> bool:
+        """From what is known of links for a moment."""
+        try:
+            return self._links.judge(folder).link is None
+        except (OSError, UnicodeError):
+            return False
+
+    def _reads_plainly(self) -> bool:
+        if _READING & vars(self).keys():
+            return False
+        for kind in type(self).__mro__:
+            if FilesBelow in kind.__bases__:
+                return True
+            if _READING & vars(kind).keys():
+                return False
+        return False
 
 
 class Links:

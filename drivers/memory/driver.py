@@ -52,6 +52,9 @@ class _Short(bytes):
     __slots__ = ()
 
 
+_STORED = {bytes, _Short, type(None)}
+
+
 class _Version:
     """A tag: equal only for one and the same stored object, which it keeps alive, so that
     no later object can be taken for it."""
@@ -153,6 +156,15 @@ class MemoryDriver(Driver):
         """The stored object's own memory."""
         value = self._value(key)
         return None if value is None else memoryview(_buffer(value, key)).toreadonly()
+
+    def in_memory(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
+        """The stored objects; not of mappings that are no dict, nor of what was put there by
+        others and is no ``bytes``."""
+        if type(self) is not MemoryDriver or not self._plain:
+            return None
+        get, prefix = self._mapping.get, self._prefix
+        found = [get(prefix + key) for key in keys if check_key(key)]
+        return found if {*map(type, found)} <= _STORED else None
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored object."""

@@ -57,6 +57,10 @@ class Fetcher(ABC):
         """A block of one part."""
 
     @abstractmethod
+    def only(self, blocks: Iterator[Any], left: set[tuple[int, ...]]) -> Iterator[Any]:
+        """Of blocks, the parts of those chunks (by their index in the array)."""
+
+    @abstractmethod
     def cut(self, block: Any, pieces: int) -> Iterator[Any]:
         """A block in about ``pieces`` smaller ones."""
 
@@ -88,6 +92,13 @@ class ChunkFetcher(Fetcher):
     def block(self, part: Part) -> list[Part]:
         """See :meth:`Fetcher.block`."""
         return [part]
+
+    def only(
+        self, blocks: Iterator[list[Part]], left: set[tuple[int, ...]]
+    ) -> Iterator[list[Part]]:
+        """See :meth:`Fetcher.only`."""
+        found = ([part for part in block if part.chunk in left] for block in blocks)
+        return filter(None, found)
 
     def cut(self, block: list[Part], pieces: int) -> Iterator[list[Part]]:
         """See :meth:`Fetcher.cut`."""
@@ -252,6 +263,16 @@ class ShardFetcher(Fetcher):
         pairs = list(map(divmod, part.chunk, self.sharding.grid))
         local = Part(tuple(place for _, place in pairs), *part[1:])
         return tuple(shard for shard, _ in pairs), [local]
+
+    def only(
+        self, blocks: Iterator[tuple[tuple[int, ...], list[Part]]], left: set[tuple[int, ...]]
+    ) -> Iterator[tuple[tuple[int, ...], list[Part]]]:
+        """See :meth:`Fetcher.only`."""
+        place = self.sharding.inner_index
+        for shard, parts in blocks:
+            block = [part for part in parts if place(shard, part.chunk) in left]
+            if block:
+                yield shard, block
 
     def cut(
         self, block: tuple[tuple[int, ...], list[Part]], pieces: int

@@ -20,6 +20,8 @@ from .cache import Cache
 from .chunks import Chunks, scratch
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
+from .native import available
+from .native.batch import Batches, batches
 from .readahead import ReadAhead
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
@@ -61,6 +63,8 @@ class Reader:
                 self._fetcher = ShardFetcher(chunks, cache, immutable, meter, sharding, indices)
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
+        self._meter = meter
+        self._native: Batches | bool | None = True if local and cache is None else None
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -88,7 +92,9 @@ class Reader:
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
         one = self._single(transform)
-        if one is None:
+        if one is None and self._read_native(transform, out, fields):
+            pass
+        elif one is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             if self._stream is not None:
                 self._read_far(self._stream, todo, out, fields, look)
@@ -104,6 +110,20 @@ class Reader:
             self._read_single(self._fetcher, one, out, fields)
         if self._ahead is not None:
             self._ahead.note(transform, self.warm)
+
+    def _read_native(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
+        """Have the kernel read what it can, and Python the rest; ``False``: nothing was done."""
+        native, fetcher = self._native, self._fetcher
+        if native is True and fetcher is not None and available():
+            index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
+            native = self._native = batches(self.chunks, self._meter, self.threads, index)
+        if not isinstance(native, Batches) or fields is not None or fetcher is None:
+            return False
+        left = native.read(transform, out)
+        if left:
+            todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+            self._read_near(fetcher, todo, out, None, left)
+        return left is not None
 
     def warm(self, transform: Transform) -> None:
         """Bring the chunks of a transform into the cache."""
@@ -126,9 +146,15 @@ class Reader:
         return FieldSink(self.chunks, todo, out, fields)
 
     def _read_near(
-        self, fetcher: Fetcher, todo: Plan, out: NDArray[Any], fields: Fields | None
+        self,
+        fetcher: Fetcher,
+        todo: Plan,
+        out: NDArray[Any],
+        fields: Fields | None,
+        left: set[tuple[int, ...]] | None = None,
     ) -> None:
-        """Where requests cost no round trip: threads fetch and decode blocks of parts."""
+        """Where requests cost no round trip: threads fetch and decode blocks of parts. ``left``:
+        the only chunks that are wanted."""
 
         def work() -> Callable[[Any], None]:
             sink = self._sink(todo, out, fields)
@@ -142,7 +168,8 @@ class Reader:
 
         if self.cache is None:
             threads = self._threads(todo)
-            spread(fetcher.blocks(todo, _pieces(threads)), work, threads)
+            blocks = fetcher.blocks(todo, _pieces(threads))
+            spread(blocks if left is None else fetcher.only(blocks, left), work, threads)
             return
         sink = self._sink(todo, out, fields)
         for block in fetcher.blocks(todo, 1):

@@ -55,10 +55,10 @@ class Meter:
         key = os.getpid(), get_ident()
         return self._counts.get(key) or self._counts.setdefault(key, _Count())
 
-    def decoded(self, nbytes: int, seconds: float) -> None:
-        """A chunk was decoded from ``nbytes`` in ``seconds``."""
+    def decoded(self, nbytes: int, seconds: float, chunks: int = 1) -> None:
+        """A chunk was decoded, or several together, from ``nbytes`` in ``seconds``."""
         count = self._mine()
-        count.chunks += 1
+        count.chunks += chunks
         count.nbytes += nbytes
         count.seconds += seconds
 

@@ -201,7 +201,7 @@ def joint_table(
     """Pointwise axes: points sorted by chunk, one row for each touched chunk."""
     dims = sorted({dim for axis_map in maps for dim in dims_of(axis_map)})
     extent = tuple(shape[dim] for dim in dims)
-    points = [_points(axis_map, dims, extent, shape) for axis_map in maps]
+    points = [points_of(axis_map, dims, extent, shape) for axis_map in maps]
     n = math.prod(extent)
     if n == 0:
         return Table([], [], [], []), dims
@@ -224,7 +224,7 @@ def joint_table(
     return _of_rows(rows), dims
 
 
-def _points(
+def points_of(
     axis_map: AxisMap, dims: Sequence[int], extent: tuple[int, ...], shape: tuple[int, ...]
 ) -> NDArray[np.intp]:
     """The axis' element for every joint output position, flattened."""

@@ -145,7 +145,7 @@ def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:
     """The parts of ``transform`` over an array of ``shape`` cut by ``grid``; each touched
     chunk appears exactly once."""
     maps = transform.maps
-    joint = _joint_axes(maps) if Take in map(type, maps) else ()
+    joint = joint_axes(maps) if Take in map(type, maps) else ()
     axes = tuple(range(len(maps)))
     if joint:
         axes = tuple(k for k in axes if k not in joint)
@@ -173,7 +173,7 @@ def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:
     return Plan(transform, tuple(tables), joint, axes, tuple(dims), joint_dims, arrays, count)
 
 
-def _joint_axes(maps: Sequence[AxisMap]) -> tuple[int, ...]:
+def joint_axes(maps: Sequence[AxisMap]) -> tuple[int, ...]:
     """Axes whose index arrays cannot be taken one axis at a time: they share a dimension with
     another axis, or run over several. All such axes are planned as one group."""
     uses: dict[int, int] = {}

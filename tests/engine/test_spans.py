@@ -17,6 +17,8 @@ from tensorstash.codecs.gzip import Gzip
 from tensorstash.codecs.zstd import Zstd
 from tensorstash.testing import CountingDriver
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 CODECS: list[BytesCodec] = [
     Blosc("lz4", 5, "shuffle", 2, 0),
     Blosc("lz4", 5, "shuffle", 4, 4096),

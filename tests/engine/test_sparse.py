@@ -18,6 +18,8 @@ from tensorstash.engine.stored import ascending
 from tensorstash.errors import DriverError, NotFound
 from tensorstash.testing.counting import CountingDriver
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 SIDE = 1 << 20  # a grid of 2**40 cells, which no walk comes to the end of
 
 

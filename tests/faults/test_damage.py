@@ -24,6 +24,8 @@ from tests.support.damage import (
     stored,
 )
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "emptied": lambda data: b"",
     "one byte short": lambda data: data[:-1],

@@ -12,6 +12,8 @@ import tensorstash as stash
 from tensorstash.errors import Corrupt
 from tests.support.damage import CHAINS, CHECKED, DATA, ELSEWHERE, HERE, KEY, noticed, stored
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 
 @pytest.mark.parametrize("size", [0, 1, 67, 68, -1, -20], ids=str)
 @pytest.mark.parametrize("chain", CHAINS)

@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tensorstash.engine import native
 from tests.support.project import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+KERNEL = "tensorstash/engine/native/_kernel"
 
 HEAVY = {
     *("torch", "zarr", "fsspec", "s3fs", "redis", "matplotlib", "tqdm", "scipy", "pandas", "dask"),
@@ -151,9 +154,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     work = tmp_path_factory.mktemp("build")
     tree = work / "tree"
     tree.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    without_caches = shutil.ignore_patterns("__pycache__")
+    without_caches = shutil.ignore_patterns("__pycache__", "*.so")
     for name in ("tensorstash", "drivers", "codecs"):
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=without_caches)
     build = (
@@ -169,6 +172,48 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return sdist, wheel
 
 
+@pytest.fixture(scope="module")
+def pure(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that is built where the kernel is turned off, or no compiler is found."""
+    work = tmp_path_factory.mktemp("pure")
+    with tarfile.open(built[0]) as archive:
+        archive.extractall(work, filter="data")
+    (unpacked,) = work.iterdir()
+    build = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
+    run(sys.executable, "-c", build, work, cwd=unpacked, TENSORSTASH_NATIVE="0")
+    (wheel,) = work.glob("*.whl")
+    return wheel
+
+
+def test_a_wheel_without_the_kernel_is_for_every_machine(
+    built: tuple[Path, Path], pure: Path
+) -> None:
+    assert pure.name.endswith("-py3-none-any.whl")
+    names, more = (set(zipfile.ZipFile(wheel).namelist()) for wheel in (pure, built[1]))
+    kernel = {name for name in more - names if ".dist-info/" not in name}
+    assert kernel <= {f"{KERNEL}.abi3.so"}
+    if kernel:
+        assert "-cp311-abi3-" in built[1].name
+
+
+def test_without_a_compiler_the_build_succeeds(built: tuple[Path, Path], tmp_path: Path) -> None:
+    with tarfile.open(built[0]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    build = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
+    run(
+        sys.executable,
+        "-c",
+        build,
+        tmp_path,
+        cwd=unpacked,
+        CC="/nowhere/cc",
+        LDSHARED="/nowhere/cc",
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
+
+
 def test_wheel_from_sdist_holds_exactly_the_modules_of_the_tree(built: tuple[Path, Path]) -> None:
     _, wheel = built
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
@@ -180,14 +225,18 @@ def test_wheel_from_sdist_holds_exactly_the_modules_of_the_tree(built: tuple[Pat
     for folder in ("drivers", "codecs"):
         found = (ROOT / folder).rglob("*.py")
         wanted |= {f"tensorstash/{path.relative_to(ROOT)}" for path in found}
-    assert names == wanted | {"tensorstash/py.typed"}
+    compiled = {f"{KERNEL}.abi3.so"} if native.available() else set()
+    assert names - {f"{KERNEL}.abi3.so"} == wanted | {"tensorstash/py.typed"}
+    assert compiled <= names, "a compiler built the kernel here, and not for the wheel"
 
 
 def test_sdist_carries_the_license(built: tuple[Path, Path]) -> None:
     sdist, _ = built
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"LICENSE", "README.md", "pyproject.toml"} <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= names
+    folder = ROOT / "tensorstash" / "engine" / "native"
+    assert {str(path.relative_to(ROOT)) for path in folder.glob("*.[ch]")} <= names
 
 
 def test_wheel_works_installed_outside_the_checkout(
@@ -208,6 +257,8 @@ def test_wheel_works_installed_outside_the_checkout(
         "a = tensorstash.create('x.zarr', shape=(6, 10), dtype='u2', chunks=(4, 4))\n"
         "a[...] = data\n"
         "assert (tensorstash.open('x.zarr')[:, ::-2] == data[:, ::-2]).all()\n"
+        "from tensorstash.engine import native\n"
+        f"assert native.available() is {native.available()}, native.status()\n"
         "print(tensorstash.__file__, tensorstash.codecs.gzip.__file__, sep='\\n')"
     )
     python = tmp_path / "venv" / "bin" / "python"

@@ -329,6 +329,7 @@ def test_the_core_imports_no_leaf_by_name() -> None:
 
 
 AT_THE_ROOT = {
+    "setup.py",
     *SOURCES,
     ".ci",
     ".gitignore",

@@ -12,6 +12,7 @@ import pytest
 from hypothesis.extra import numpy as hnp
 
 from tensorstash.codec import Pipeline
+from tensorstash.engine.native import library
 from tensorstash.indexing.selection import Point, Stride, Transform
 
 # -- comparing ---------------------------------------------------------------------------------
@@ -39,7 +40,9 @@ def result_of(call: Callable[[], Any], *errors: type[BaseException]) -> Any:
 
 
 def count_decodes(patch: pytest.MonkeyPatch) -> list[int]:
-    """Wherever a pipeline decodes from now on, the size of what it decodes is noted."""
+    """Wherever a pipeline decodes from now on, the size of what it decodes is noted. The kernel,
+    which decodes without one, is off."""
+    patch.setattr(library, "enabled", False)
     seen: list[int] = []
     decode = Pipeline.decode
 

@@ -1,0 +1,271 @@
+"""A read carried out by the kernel: chunks, or inner chunks of shards, in files or in memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...driver import Tag
+from ...errors import StashError
+from ...indexing.selection import Transform
+from ...threads import cores, nested
+from ..chunks import Chunks
+from ..stats import Meter
+from . import library as native
+from .library import ABSENT, DONE, Library
+from .steps import Steps, steps
+from .tables import Group, groups, runs
+
+_CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
+_CALL_TASKS = 1 << 16
+_THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
+_SPAN_FROM = 16 << 10  # as in read.py
+
+Index = Callable[[str, tuple[int, ...]], tuple[Tag, NDArray[np.int64]] | None]
+"""A shard's tag and decoded index, or ``None`` where none is stored."""
+
+Chunk = tuple[int, ...]
+
+
+class Batches:
+    """Reads of the array at ``chunks``, stored in files or in memory: :meth:`read` places what
+    the kernel can read, and returns the chunks that are left to Python. ``index``: of shards."""
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        library: Library,
+        steps: Steps,
+        meter: Meter,
+        threads: int | None,
+        index: Index | None,
+    ) -> None:
+        self._chunks = chunks
+        self._library = library
+        self._steps = steps
+        self._meter = meter
+        self._threads = threads
+        self._index = index
+        edges = chunks.grid.chunks
+        assert edges is not None
+        self._edges = edges
+        sharding = chunks.sharding
+        self._ratios = (1,) * len(edges) if sharding is None else sharding.grid
+        self._strides = (0,) * len(edges) if sharding is None else sharding.strides
+        self._spans = steps.plain and sharding is None and steps.nbytes > _SPAN_FROM
+        fills = chunks.missing == "fill"
+        self._fill = chunks.spec.fill.tobytes() if fills else None
+        self._raw = np.dtype(("V", steps.itemsize))
+
+    def read(self, transform: Transform, out: NDArray[Any]) -> set[Chunk] | None:
+        """Fill ``out``: returns the chunks, by their index, whose part of it is not filled yet;
+        ``None`` where nothing was begun."""
+        chunks = self._chunks
+        if not native.enabled or out.dtype != chunks.spec.dtype:
+            return None
+        files = chunks.driver.local_path(chunks.path)
+        if files is None and chunks.driver.in_memory(()) is None:
+            return None
+        table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
+        if table is None:
+            return None
+        spans = self._spans and not any(len(group.axes) > 1 for group in table)
+        call = _Call(self, table, out.view(self._raw), spans)
+        if self._index is not None:
+            self._read_shards(call, files, self._index)
+        elif not self._read_chunks(call, files):
+            return None
+        return call.left
+
+    def _read_chunks(self, call: _Call, files: str | None) -> bool:
+        chunks, fill = self._chunks, self._fill
+        high = tuple(len(group.rows) for group in call.table)
+        low, count = (0,) * len(high), math.prod(high)
+        path = b"" if files is None else _path(files + chunks.spec.keys.prefix)
+        if path is None:
+            return False
+        most = max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
+        known: dict[str, bool] = {}
+        for first in range(0, count, most):
+            many = min(most, count - first)
+            if files is None:
+                names = map(chunks.key, map(tuple, call.chunks(range(first, first + many))))
+                values = chunks.driver.in_memory([*names])
+                if values is None:
+                    call.leave(range(first, first + many))
+                    continue
+                done = call.run([(path, None, None, [*values], low, high)], first, many)
+            else:
+                done = call.run([(path, None, None, None, low, high)], first, many)
+            if done is not None:
+                rest = np.flatnonzero(done != DONE)
+                found = call.chunks(rest + first)
+                for task, chunk in zip(rest.tolist(), map(tuple, found), strict=True):
+                    absent = done[task] == ABSENT and fill is not None
+                    if not absent or not (files is None or self._is_absent(chunk, known)):
+                        call.left.add(chunk)
+        return True
+
+    def _is_absent(self, chunk: Chunk, known: dict[str, bool]) -> bool:
+        """Whether a file that is not there is an absent chunk for sure."""
+        folder = self._chunks.key(chunk).rpartition("/")[0]
+        found = known.get(folder)
+        if found is None:
+            found = known[folder] = self._chunks.driver.plain_folder(folder)
+        return found
+
+    def _read_shards(self, call: _Call, files: str | None, index: Index) -> None:
+        most = max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
+        jobs: list[Any] = []
+        tasks = 0
+        for shard, low, high in self._shards(call.table):
+            count = math.prod(b - a for a, b in zip(low, high, strict=True))
+            job = self._job(shard, files, index)
+            if job is None:
+                call.leave(range(count), low, high)
+                continue
+            if tasks and tasks + count > most:
+                self._run_shards(call, jobs, tasks)
+                jobs, tasks = [], 0
+            jobs.append((*job, low, high))
+            tasks += count
+        if tasks:
+            self._run_shards(call, jobs, tasks)
+
+    def _job(self, shard: Chunk, files: str | None, index: Index) -> tuple[Any, ...] | None:
+        """Where a shard's bytes are and its index; ``None`` where Python is to look."""
+        driver, key = self._chunks.driver, self._chunks.key(shard)
+        try:
+            found = index(key, shard)
+        except StashError:  # Python says so again, of the first that is damaged
+            return None
+        if found is None:
+            return None
+        tag, entries = found
+        if files is None:
+            held = driver.get_tagged(key)
+            if held is None or held[1] != tag:
+                return None
+            return b"", entries, None, [held[0]]
+        path = _path(files + key.removeprefix(self._chunks.path))
+        return (path, entries, tag, None) if path is not None and _is_version(tag) else None
+
+    def _run_shards(self, call: _Call, jobs: list[Any], tasks: int) -> None:
+        status = call.run(jobs, 0, tasks)
+        if status is None:
+            return
+        done = (status == DONE) | (status == (ABSENT if self._fill is not None else DONE))
+        if done.all():
+            return
+        first = 0
+        for *_, low, high in jobs:
+            count = math.prod(b - a for a, b in zip(low, high, strict=True))
+            call.leave(np.flatnonzero(~done[first : first + count]), low, high)
+            first += count
+
+    def _shards(
+        self, table: tuple[Group, ...]
+    ) -> Iterator[tuple[Chunk, tuple[int, ...], tuple[int, ...]]]:
+        """Every shard, and the rows of each group that lie in it."""
+        order = np.argsort([axis for group in table for axis in group.axes]).tolist()
+        for some in product(*(runs(group, self._ratios) for group in table)):
+            flat = [part for shard, _, _ in some for part in shard]
+            low = tuple(low for _, low, _ in some)
+            yield tuple(flat[k] for k in order), low, tuple(high for _, _, high in some)
+
+
+def batches(
+    chunks: Chunks, meter: Meter, threads: int | None, index: Index | None
+) -> Batches | None:
+    """What reads the array at ``chunks``; ``None`` where the kernel is not there, or cannot."""
+    library, pipeline = native.library, chunks.pipeline
+    if library.kernel is None or pipeline is None or not chunks.plain:
+        return None
+    if not chunks.spec.ndim:  # of one element there are no tables
+        return None
+    if chunks.driver.local_path(chunks.path) is None and chunks.driver.in_memory(()) is None:
+        return None
+    found = steps(pipeline, library.kinds)
+    return None if found is None else Batches(chunks, library, found, meter, threads, index)
+
+
+def _is_version(tag: Any) -> bool:
+    """Whether the kernel can compare a version with a file's."""
+    return len(tag) == 3 and all(0 <= number < 1 << 63 for number in tag)
+
+
+class _Call:
+    """One read under way: its tables, its output, and the chunks that are ``left``."""
+
+    def __init__(
+        self, batches: Batches, table: tuple[Group, ...], out: NDArray[Any], spans: bool
+    ) -> None:
+        self.table = table
+        self.left: set[Chunk] = set()
+        self._batches = batches
+        self._out = out
+        self._spans = spans
+        # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
+        self._work = batches._steps.nbytes
+        if all(group.lists is None for group in table):
+            first = [group.rows[0, :3].tolist() for group in table]
+            hull = sum(abs(step) * (n - 1) for n, _, step in first)
+            if hull * 4 <= self._work:
+                self._work = hull + batches._steps.itemsize
+        self._axes = [axis for group in table for axis in group.axes]
+
+    def run(self, jobs: list[Any], first: int, count: int) -> NDArray[np.uint8] | None:
+        """What became of ``count`` tasks of ``jobs`` from ``first`` on; ``None``: all are done."""
+        batches = self._batches
+        steps, library = batches._steps, batches._library
+        status = np.zeros(count, np.uint8)
+        threads = 1
+        if count > 1 and not nested():
+            most = cores() if batches._threads is None else batches._threads
+            threads = max(1, min(most, count, count * self._work // _THREAD_BYTES))
+        done, _, nbytes, nanoseconds = library.run(
+            *(steps.chain, self.table, jobs, self._out, batches._fill, status),
+            *(batches._ratios, batches._strides),
+            separator=batches._chunks.spec.keys.separator,
+            spans=self._spans,
+            threads=threads,
+            first=first,
+            grain=max(1, min(64, count // (8 * threads))),
+        )
+        if done:
+            batches._meter.decoded(nbytes, nanoseconds / 1e9, done)
+            library.count(steps.kinds, done)
+        return None if done == count else status
+
+    def leave(
+        self, tasks: Any, low: tuple[int, ...] | None = None, high: tuple[int, ...] | None = None
+    ) -> None:
+        """Leave ``tasks`` of the rows ``low`` to ``high`` (all) of each group to Python."""
+        self.left.update(map(tuple, self.chunks(tasks, low, high)))
+
+    def chunks(
+        self, tasks: Any, low: tuple[int, ...] | None = None, high: tuple[int, ...] | None = None
+    ) -> list[list[int]]:
+        """The indices of the chunks of such tasks."""
+        low = low or (0,) * len(self.table)
+        high = high or tuple(len(group.rows) for group in self.table)
+        rows = np.unravel_index(
+            np.asarray(tasks, np.intp), [b - a for a, b in zip(low, high, strict=True)]
+        )
+        parts = [group.chunks[at + a] for group, at, a in zip(self.table, rows, low, strict=True)]
+        found: list[list[int]] = np.concatenate(parts, axis=1)[:, np.argsort(self._axes)].tolist()
+        return found
+
+
+def _path(text: str) -> bytes | None:
+    """As files are named; ``None`` where none can have that name."""
+    try:
+        return None if "\0" in text else os.fsencode(text)
+    except UnicodeError:
+        return None

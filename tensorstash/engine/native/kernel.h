@@ -1,0 +1,70 @@
+/* What the files of the kernel share. No header but Python's and the system's is needed: the
+   decoders are found at run time, in libraries that are installed already. */
+#ifndef TENSORSTASH_KERNEL_H
+#define TENSORSTASH_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MOST_DIMS 64  /* NumPy's own limit */
+#define MOST_STEPS 16
+
+/* What became of a task. All but DONE and ABSENT are carried out again in Python, which says what
+   is wrong in its own words. */
+enum { AGAIN, DONE, ABSENT, UNOPENED, CHANGED, SHORT, TOO_LARGE, CHECKSUM, SIZE, DAMAGED, NO_MEMORY };
+
+/* One step of a chain. A new filter is a row here, a row in steps.py, and a function in steps.c. */
+enum { CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP, KINDS };
+
+typedef struct {
+    int kind;
+    int64_t size;  /* of a decoder: the bytes that come out; of SWAP: those of a number */
+} Step;
+
+typedef struct {
+    Step steps[MOST_STEPS];  /* outermost first */
+    int count;
+    int64_t nbytes;    /* of a chunk in memory */
+    int64_t most;      /* that a stored chunk may have */
+    int64_t itemsize;
+} Chain;
+
+typedef struct {
+    uint8_t *at;
+    size_t size;
+} Memory;
+
+/* What one thread works in, from chunk to chunk. */
+typedef struct {
+    Memory stored, decoded, blocks;
+    void *zstd;
+} Scratch;
+
+/* Bytes of a chunk that are wanted, and single runs of them where there are few. */
+typedef struct {
+    int64_t first, stop;
+    const int64_t *starts;  /* of `runs` runs of `length` bytes from `base`; NULL: all of it */
+    int64_t step;           /* between the runs, where there is no list */
+    int64_t runs, base, length;
+} Wanted;
+
+/* A dimension of a box: `n` elements, by steps or by lists of offsets, in bytes. */
+typedef struct {
+    int64_t n, in_step, out_step;
+    const int64_t *in_list, *out_list;
+} Dim;
+
+uint8_t *room(Memory *memory, int64_t size);
+void release(Scratch *scratch);
+
+int decode(const Chain *chain, Scratch *scratch, const uint8_t *data, int64_t size, int writable,
+           uint8_t *straight, const Wanted *wanted, const uint8_t **chunk);
+int resolve(const char *path);
+int resolved(int kind);
+
+int arrange(Dim *dims, int count, int64_t *in, int64_t *out, size_t *item);
+void copy(const uint8_t *in, uint8_t *out, const Dim *dims, int count, size_t item);
+
+uint32_t crc32c(const uint8_t *data, size_t size);
+
+#endif

@@ -1,0 +1,368 @@
+/* From stored bytes to a chunk: one function a kind of step, each of which believes no number that
+   it reads before it has compared it with what is there. */
+#include "kernel.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPANSION 32768 /* as in codecs/streams.py: no byte of a format here becomes more */
+#define HEADER 16       /* of a Blosc buffer */
+#define BLOCK 131072    /* Zstandard's largest block */
+#define FED 16384       /* compressed bytes that are decoded at a time, where not all are wanted */
+
+/* zlib's own structure: its layout has been the same since version 1.0. */
+typedef struct {
+    const uint8_t *next_in;
+    unsigned avail_in;
+    unsigned long total_in;
+    uint8_t *next_out;
+    unsigned avail_out;
+    unsigned long total_out;
+    const char *msg;
+    void *state, *zalloc, *zfree, *opaque;
+    int data_type;
+    unsigned long adler, reserved;
+} Stream;
+
+static struct {
+    int (*blosc)(const void *, void *, size_t, int);
+    const char *(*blosc_version)(void);
+    void *(*zstd_create)(void);
+    size_t (*zstd_free)(void *);
+    size_t (*zstd_decode)(void *, void *, size_t, const void *, size_t);
+    unsigned long long (*zstd_content)(const void *, size_t);
+    size_t (*zstd_frame)(const void *, size_t);
+    size_t (*zstd_stream)(void *, void *, void *);
+    size_t (*zstd_set)(void *, int, int);
+    size_t (*zstd_reset)(void *, int);
+    unsigned (*zstd_error)(size_t);
+    int (*lz4)(const char *, char *, int, int);
+    int (*inflate_begin)(Stream *, int, const char *, int);
+    int (*inflate)(Stream *, int);
+    int (*inflate_end)(Stream *);
+    const char *(*zlib_version)(void);
+} library;
+
+/* Take from the library at `path`, which is loaded already, what is not known yet. */
+int resolve(const char *path) {
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+    if (!handle) return -1;
+#define FIND(MEMBER, NAME)                                                                   \
+    if (!library.MEMBER) {                                                                   \
+        void *found = dlsym(handle, NAME);                                                   \
+        memcpy(&library.MEMBER, &found, sizeof found);                                       \
+    }
+    FIND(blosc, "blosc_decompress_ctx")
+    FIND(blosc_version, "blosc_get_version_string")
+    FIND(zstd_create, "ZSTD_createDCtx")
+    FIND(zstd_free, "ZSTD_freeDCtx")
+    FIND(zstd_decode, "ZSTD_decompressDCtx")
+    FIND(zstd_content, "ZSTD_getFrameContentSize")
+    FIND(zstd_frame, "ZSTD_findFrameCompressedSize")
+    FIND(zstd_stream, "ZSTD_decompressStream")
+    FIND(zstd_set, "ZSTD_DCtx_setParameter")
+    FIND(zstd_reset, "ZSTD_DCtx_reset")
+    FIND(zstd_error, "ZSTD_isError")
+    FIND(lz4, "LZ4_decompress_safe")
+    FIND(inflate_begin, "inflateInit2_")
+    FIND(inflate, "inflate")
+    FIND(inflate_end, "inflateEnd")
+    FIND(zlib_version, "zlibVersion")
+#undef FIND
+    return 0; /* the handle stays open: the module is there for as long as the process */
+}
+
+int resolved(int kind) {
+    switch (kind) {
+    case BLOSC:  /* of Blosc 2, the function of that name takes other arguments */
+        return library.blosc && library.blosc_version && library.blosc_version()[0] == '1';
+    case ZSTD:
+        return library.zstd_create && library.zstd_free && library.zstd_decode &&
+               library.zstd_content && library.zstd_frame;
+    case GZIP:
+    case ZLIB:
+        return library.inflate_begin && library.inflate && library.inflate_end &&
+               library.zlib_version && library.zlib_version()[0] == '1';
+    case LZ4:
+        return library.lz4 != NULL;
+    default:
+        return 1;
+    }
+}
+
+/* At least `size` bytes; what was in them is lost. NULL where there is no memory. */
+uint8_t *room(Memory *memory, int64_t size) {
+    size_t wanted = size > 0 ? (size_t)size : 1;
+#ifdef TENSORSTASH_EXACT  /* for the sanitizers: a block of just this size, each time */
+    free(memory->at);
+    memory->at = NULL;
+    memory->size = 0;
+#endif
+    if (memory->size < wanted) {
+        free(memory->at);
+        memory->at = malloc(wanted);
+        memory->size = memory->at ? wanted : 0;
+    }
+    return memory->at;
+}
+
+void release(Scratch *scratch) {
+    free(scratch->stored.at);
+    free(scratch->decoded.at);
+    free(scratch->blocks.at);
+    if (scratch->zstd) library.zstd_free(scratch->zstd);
+    memset(scratch, 0, sizeof *scratch);
+}
+
+static uint32_t load32(const uint8_t *at) {
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static void store32(uint8_t *at, uint32_t value) {
+    for (int k = 0; k < 4; k++) at[k] = (uint8_t)(value >> (8 * k));
+}
+
+static int check_crc32c(const uint8_t *data, int64_t *size) {
+    if (*size < 4) return CHECKSUM;
+    *size -= 4;
+    return load32(data + *size) == crc32c(data, (size_t)*size) ? DONE : CHECKSUM;
+}
+
+/* Blosc cuts a chunk into blocks that are compressed one by one; a run of them behind a header of
+   its own is a Blosc buffer. Decodes blocks `from` to `to`, not all of them, to their places. */
+static int blosc_blocks(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out,
+                        int64_t total, int64_t block, int64_t from, int64_t to) {
+    int64_t count = (total + block - 1) / block, shorter = total % block;
+    if (shorter && from == count - 1) from--;  /* a last, shorter one cannot stand alone */
+    if (from < 0) return AGAIN;
+    int64_t first = load32(data + HEADER + 4 * from), before = first;
+    int64_t stop = to < count ? (int64_t)load32(data + HEADER + 4 * to) : size;
+    if (first < HEADER + 4 * count || stop > size) return AGAIN;
+    for (int64_t k = from + 1; k <= to; k++) {  /* in order, or they are not each other's ends */
+        int64_t next = k < to ? (int64_t)load32(data + HEADER + 4 * k) : stop;
+        if (next <= before) return AGAIN;
+        before = next;
+    }
+    int64_t head = HEADER + 4 * (to - from), body = stop - first;
+    uint8_t *some = room(&scratch->blocks, head + body);
+    if (!some) return NO_MEMORY;
+    int64_t low = from * block, high = to * block < total ? to * block : total;
+    memcpy(some, data, 4);
+    store32(some + 4, (uint32_t)(high - low));
+    store32(some + 8, (uint32_t)block);
+    store32(some + 12, (uint32_t)(head + body));
+    for (int64_t k = from; k < to; k++)
+        store32(some + HEADER + 4 * (k - from),
+                (uint32_t)(load32(data + HEADER + 4 * k) - first + head));
+    memcpy(some + head, data + first, (size_t)body);
+    int made = library.blosc(some, out + low, (size_t)(high - low), 1);
+    return made == high - low ? DONE : AGAIN;
+}
+
+/* The blocks that hold what is wanted, where that is at most half of them. */
+static int blosc_some(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out,
+                      int64_t total, const Wanted *wanted) {
+    int64_t block = load32(data + 8);
+    if (!wanted || data[2] & 2 || block <= 0 || block >= total) return AGAIN;
+    int64_t count = (total + block - 1) / block;
+    if (size < HEADER + 4 * count) return AGAIN;
+    int64_t from = wanted->first / block, to = (wanted->stop + block - 1) / block;
+    if (2 * (to - from) <= count)
+        return blosc_blocks(scratch, data, size, out, total, block, from, to);
+    if (wanted->runs < 2 || 2 * wanted->runs > count) return AGAIN;
+    for (int64_t k = 0; k < wanted->runs; k++) {  /* a run of each, whose blocks may be one */
+        int64_t at = wanted->base + (wanted->starts ? wanted->starts[k] : k * wanted->step);
+        int64_t low = at / block, high = (at + wanted->length + block - 1) / block;
+        if (high - low > 1 + count / (4 * wanted->runs)) return AGAIN;
+    }
+    int64_t done_from = -1, done_to = -1;
+    for (int64_t k = 0; k < wanted->runs; k++) {
+        int64_t at = wanted->base + (wanted->starts ? wanted->starts[k] : k * wanted->step);
+        int64_t low = at / block, high = (at + wanted->length + block - 1) / block;
+        if (low >= done_from && high <= done_to) continue;
+        int code = blosc_blocks(scratch, data, size, out, total, block, low, high);
+        if (code != DONE) return code;
+        done_from = low;
+        done_to = high;
+    }
+    return DONE;
+}
+
+static int unblosc(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out,
+                   int64_t total, const Wanted *wanted) {
+    if (size < HEADER || total > INT_MAX) return SIZE;
+    int64_t claimed = load32(data + 4);
+    if (load32(data + 12) != (uint64_t)size || claimed != total || total > size * EXPANSION)
+        return SIZE;
+    if (!total || !data[3]) return DAMAGED;
+    int code = blosc_some(scratch, data, size, out, total, wanted);
+    if (code != AGAIN) return code;
+    return library.blosc(data, out, (size_t)total, 1) == total ? DONE : DAMAGED;
+}
+
+/* The first `stop` bytes of a frame, straight into `out`, which has room for all of them. */
+static int zstd_start(void *context, const uint8_t *data, int64_t size, uint8_t *out,
+                      int64_t total, int64_t stop) {
+    struct {
+        const void *at;
+        size_t size, done;
+    } in = {data, 0, 0};
+    struct {
+        void *at;
+        size_t size, done;
+    } to = {out, (size_t)total, 0};
+    if (library.zstd_error(library.zstd_reset(context, 1 /* the session */)) ||
+        library.zstd_error(library.zstd_set(context, 1001 /* the output stays where it is */, 1)))
+        return AGAIN;
+    int code = DAMAGED;
+    while ((int64_t)in.size < size || in.done < in.size) {
+        if (in.done == in.size) {
+            int64_t more = size - (int64_t)in.size;
+            in.size += (size_t)(more < FED ? more : FED);
+            if ((int64_t)in.size == size && !in.done) return AGAIN; /* it is short: decode it all */
+        }
+        size_t before = in.done, made = to.done;
+        if (library.zstd_error(library.zstd_stream(context, &to, &in))) break;
+        if ((int64_t)to.done >= stop) {
+            code = DONE;
+            break;
+        }
+        if (in.done == before && to.done == made) break;
+    }
+    library.zstd_reset(context, 1);
+    return code;
+}
+
+static int unzstd(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out, int64_t total,
+                  const Wanted *wanted) {
+    if (library.zstd_content(data, (size_t)size) != (unsigned long long)total) return SIZE;
+    if (!total || total > size * EXPANSION) return SIZE;
+    if (!scratch->zstd) scratch->zstd = library.zstd_create();
+    if (!scratch->zstd) return NO_MEMORY;
+    /* As in codecs/zstd.py: what comes after the last byte wanted is left out, where it is much. */
+    if (wanted && total > 2 * BLOCK && 5 * wanted->stop <= 3 * total && library.zstd_stream &&
+        library.zstd_set && library.zstd_reset && library.zstd_error) {
+        int code = zstd_start(scratch->zstd, data, size, out, total, wanted->stop);
+        if (code != AGAIN) return code;
+    }
+    if (library.zstd_frame(data, (size_t)size) != (size_t)size) return DAMAGED;
+    size_t made =
+        library.zstd_decode(scratch->zstd, out, (size_t)total, data, (size_t)size);
+    return made == (size_t)total ? DONE : DAMAGED;
+}
+
+/* A zlib stream, or a gzip file of one member. */
+static int uninflate(const uint8_t *data, int64_t size, uint8_t *out, int64_t total, int bits) {
+    if (size > INT_MAX || total > INT_MAX) return SIZE;
+    Stream stream;
+    memset(&stream, 0, sizeof stream);
+    if (library.inflate_begin(&stream, bits, library.zlib_version(), (int)sizeof stream))
+        return NO_MEMORY;
+    stream.next_in = data;
+    stream.avail_in = (unsigned)size;
+    stream.next_out = out;
+    stream.avail_out = (unsigned)total;
+    int ended = library.inflate(&stream, 4 /* finish */) == 1 /* the end of the stream */;
+    int whole = !stream.avail_in && !stream.avail_out;
+    library.inflate_end(&stream);
+    return ended && whole ? DONE : DAMAGED;
+}
+
+static int unlz4(const uint8_t *data, int64_t size, uint8_t *out, int64_t total) {
+    if (size < 4 || size > INT_MAX || total > INT_MAX) return SIZE;
+    if (load32(data) != (uint64_t)total || !total || total > size * EXPANSION) return SIZE;
+    int made = library.lz4((const char *)data + 4, (char *)out, (int)(size - 4), (int)total);
+    return made == total ? DONE : DAMAGED;
+}
+
+static void swap(uint8_t *at, int64_t size, int64_t width) {
+    switch (width) {
+    case 2:
+        for (int64_t k = 0; k + 2 <= size; k += 2) {
+            uint16_t x;
+            memcpy(&x, at + k, 2);
+            x = (uint16_t)(x << 8 | x >> 8);
+            memcpy(at + k, &x, 2);
+        }
+        break;
+    case 4:
+        for (int64_t k = 0; k + 4 <= size; k += 4) {
+            uint32_t x;
+            memcpy(&x, at + k, 4);
+            x = __builtin_bswap32(x);
+            memcpy(at + k, &x, 4);
+        }
+        break;
+    case 8:
+        for (int64_t k = 0; k + 8 <= size; k += 8) {
+            uint64_t x;
+            memcpy(&x, at + k, 8);
+            x = __builtin_bswap64(x);
+            memcpy(at + k, &x, 8);
+        }
+        break;
+    default:
+        for (int64_t k = 0; k + width <= size; k += width)
+            for (int64_t i = 0; i < width / 2; i++) {
+                uint8_t x = at[k + i];
+                at[k + i] = at[k + width - 1 - i];
+                at[k + width - 1 - i] = x;
+            }
+    }
+}
+
+/* The chunk that `data` holds, of which `wanted` at least is right. It is in `straight`, where that
+   is given and the chain can write there, else in the scratch or in `data` itself; `writable` says
+   that this may be changed. */
+int decode(const Chain *chain, Scratch *scratch, const uint8_t *data, int64_t size, int writable,
+           uint8_t *straight, const Wanted *wanted, const uint8_t **chunk) {
+    for (int k = 0; k < chain->count; k++) {
+        const Step *step = &chain->steps[k];
+        int code = DONE;
+        if (step->kind == CRC32C) {
+            code = check_crc32c(data, &size);
+        } else if (step->kind == SWAP) {
+            if (size != chain->nbytes) return SIZE;
+            int64_t first = wanted ? wanted->first : 0, stop = wanted ? wanted->stop : size;
+            uint8_t *at = (uint8_t *)data;
+            if (!writable) {
+                at = room(&scratch->decoded, size);
+                if (!at) return NO_MEMORY;
+                memcpy(at + first, data + first, (size_t)(stop - first));
+            }
+            swap(at + first, stop - first, step->size);
+            data = at;
+            writable = 1;
+        } else {
+            int64_t total = step->size;
+            int inner = total == chain->nbytes;
+            uint8_t *out = inner && straight ? straight : room(&scratch->decoded, total);
+            if (!out) return NO_MEMORY;
+            switch (step->kind) {
+            case BLOSC:
+                code = unblosc(scratch, data, size, out, total, inner ? wanted : NULL);
+                break;
+            case ZSTD:
+                code = unzstd(scratch, data, size, out, total, inner ? wanted : NULL);
+                break;
+            case GZIP:
+                code = uninflate(data, size, out, total, 31);
+                break;
+            case ZLIB:
+                code = uninflate(data, size, out, total, 15);
+                break;
+            default:
+                code = unlz4(data, size, out, total);
+            }
+            data = out;
+            size = total;
+            writable = 1;
+        }
+        if (code != DONE) return code;
+    }
+    if (size != chain->nbytes) return SIZE;
+    *chunk = data;
+    return DONE;
+}
