@@ -276,7 +276,7 @@ def _member_document(
         return wanted  # left over from something else that was deleted halfway
     shape = wanted.get("shape")
     if shape is not None and "shape" not in own:
-        return wanted  # others have taken it out
+        return {**own, "shape": shape}  # others have taken it out
     if shape is None or not shapes or own["shape"] == shape:
         return None
     return None if grows and own["shape"] > shape else {**own, "shape": shape}
