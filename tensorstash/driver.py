@@ -285,15 +285,13 @@ class Driver(ABC):
         raise Unsupported(f"driver {self.scheme!r} has no memory to map; read {key!r} instead")
 
     def local_path(self, prefix: str) -> str | None:
-        """Where values are files that may be read without asking the driver: the path of the one at
-        ``prefix``, with which those of all keys that begin with it begin. A regular file there that
-        is no link is the value, its tag ``(inode, modification time in ns, size)``; of anything
-        else the driver is asked. ``None`` elsewhere."""
+        """What paths of values begin with whose keys begin with ``prefix``, where each is a file: a
+        regular one that is no link is read without asking the driver, and its tag is ``(inode,
+        modification time in ns, size)``. ``None`` elsewhere."""
         return None
 
     def in_memory(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
-        """The values of ``keys`` where they lie in this process' memory, an absent one as ``None``;
-        ``None`` for all where they do not, or not all of them."""
+        """The values of ``keys`` (``None``: absent) where all lie in memory, else ``None``."""
         return None
 
     def plain_folder(self, folder: str) -> bool:
