@@ -32,8 +32,8 @@ demo: $(VENV)/.demo ## store real arrays, slice them, train from them: under a m
 test: $(VENV)/.test ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST)
 
-test-long: $(VENV)/.test ## campaigns that take minutes: over every driver, every interrupt
-	@$(BIN)/python -m pytest -m long $(PYTEST)
+test-long: $(VENV)/.test ## campaigns that take minutes: over every driver, every interrupt, more examples
+	@HYPOTHESIS_PROFILE=campaign $(BIN)/python -m pytest -m 'long or examples' $(PYTEST)
 
 test-matrix: $(VENV)/.uv ## a part of the tests: each Python, oldest and newest dependencies
 	@$(BIN)/python .ci/matrix

@@ -33,21 +33,23 @@ from tests.support.long import LONG
 # Deadlines measure the machine, not the code; slow generation is bounded by max_examples.
 _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 
-settings.register_profile("default", max_examples=80, **_QUIET)
-settings.register_profile("ci", max_examples=80, derandomize=True, print_blob=True, **_QUIET)
+_FIXED = {"derandomize": bool(os.environ.get("CI")), "print_blob": True}
+
+settings.register_profile("default", max_examples=50, **_FIXED, **_QUIET)
+settings.register_profile("campaign", max_examples=100, **_FIXED, **_QUIET)  # make test-long
 settings.register_profile("matrix", max_examples=10, derandomize=True, print_blob=True, **_QUIET)
 settings.register_profile("long", max_examples=5000, **_QUIET)
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default")
-)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is long by its name."""
+    """Mark what is long by its name, and what Hypothesis drives."""
     for item in items:
         if LONG.search(item.nodeid):
             item.add_marker(pytest.mark.long)
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.examples)
 
 
 def pytest_collection_finish() -> None:
