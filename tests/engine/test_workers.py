@@ -239,8 +239,10 @@ STORM = """
         try:
             armed = True
             used()
+            usual *= 0.99  # it had ended before the alarm: a busy machine was slower before
         except KeyboardInterrupt:
             hits += 1
+            usual *= 1.01
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         if n % 50 == 0:
