@@ -315,7 +315,12 @@ void run_all(Call *call, int threads) {
     int begun = 0;
     if (threads > 1) {
         sigset_t all, before;
-        sigfillset(&all);  /* signals are for Python's threads */
+        sigfillset(&all);  /* signals are for Python's threads, but for those of a crash */
+        sigdelset(&all, SIGSEGV);
+        sigdelset(&all, SIGBUS);
+        sigdelset(&all, SIGFPE);
+        sigdelset(&all, SIGILL);
+        sigdelset(&all, SIGABRT);
         pthread_sigmask(SIG_BLOCK, &all, &before);
         while (begun < threads - 1 && !pthread_create(&helpers[begun], NULL, helper, call)) begun++;
         pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -24,8 +24,10 @@ from .tables import Group, groups, runs
 
 _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
+_CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
 _SPAN_FROM = 16 << 10  # as in read.py
+_MOST_DIMS = 64  # as in kernel.h
 
 Index = Callable[[str, tuple[int, ...]], tuple[Tag, NDArray[np.int64]] | None]
 """A shard's tag and decoded index, or ``None`` where none is stored."""
@@ -123,20 +125,21 @@ class Batches:
     def _read_shards(self, call: _Call, files: str | None, index: Index) -> None:
         most = max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
         jobs: list[Any] = []
-        tasks = 0
+        tasks = held = 0
         for shard, low, high in self._shards(call.table):
             count = math.prod(b - a for a, b in zip(low, high, strict=True))
             job = self._job(shard, files, index)
             if job is None:
                 call.leave(range(count), low, high)
                 continue
-            if tasks and tasks + count > most:
-                self._run_shards(call, jobs, tasks)
-                jobs, tasks = [], 0
+            if tasks and (tasks + count > most or held > _CALL_INDICES):
+                self._run_shards(call, jobs, tasks, most)
+                jobs, tasks, held = [], 0, 0
             jobs.append((*job, low, high))
             tasks += count
+            held += job[1].nbytes
         if tasks:
-            self._run_shards(call, jobs, tasks)
+            self._run_shards(call, jobs, tasks, most)
 
     def _job(self, shard: Chunk, files: str | None, index: Index) -> tuple[Any, ...] | None:
         """Where a shard's bytes are and its index; ``None`` where Python is to look."""
@@ -147,7 +150,7 @@ class Batches:
             return None
         if found is None:
             return None
-        tag, entries = found
+        tag, entries = found[0], np.ascontiguousarray(found[1])
         if files is None:
             held = driver.get_tagged(key)
             if held is None or held[1] != tag:
@@ -156,17 +159,20 @@ class Batches:
         path = _path(files + key.removeprefix(self._chunks.path))
         return (path, entries, tag, None) if path is not None and _is_version(tag) else None
 
-    def _run_shards(self, call: _Call, jobs: list[Any], tasks: int) -> None:
-        status = call.run(jobs, 0, tasks)
-        if status is None:
-            return
-        done = (status == DONE) | (status == (ABSENT if self._fill is not None else DONE))
-        if done.all():
-            return
+    def _run_shards(self, call: _Call, jobs: list[Any], tasks: int, most: int) -> None:
+        """Read ``tasks`` of ``jobs``, ``most`` in one call, also where one shard has more."""
+        rest: list[NDArray[np.intp]] = []
+        for first in range(0, tasks, most):
+            status = call.run(jobs, first, min(most, tasks - first))
+            if status is not None:
+                done = (status == DONE) | (status == (ABSENT if self._fill is not None else DONE))
+                rest.append(np.flatnonzero(~done) + first)
+        left = np.concatenate(rest) if rest else np.empty(0, np.intp)
         first = 0
-        for *_, low, high in jobs:
+        for *_, low, high in jobs if len(left) else ():
             count = math.prod(b - a for a, b in zip(low, high, strict=True))
-            call.leave(np.flatnonzero(~done[first : first + count]), low, high)
+            here = left[(left >= first) & (left < first + count)]
+            call.leave(here - first, low, high)
             first += count
 
     def _shards(
@@ -187,7 +193,7 @@ def batches(
     library, pipeline = native.library, chunks.pipeline
     if library.kernel is None or pipeline is None or not chunks.plain:
         return None
-    if not chunks.spec.ndim:  # of one element there are no tables
+    if not 0 < chunks.spec.ndim < _MOST_DIMS:  # of one element there are no tables
         return None
     if chunks.driver.local_path(chunks.path) is None and chunks.driver.in_memory(()) is None:
         return None
@@ -229,15 +235,18 @@ class _Call:
         if count > 1 and not nested():
             most = cores() if batches._threads is None else batches._threads
             threads = max(1, min(most, count, count * self._work // _THREAD_BYTES))
-        done, _, nbytes, nanoseconds = library.run(
-            *(steps.chain, self.table, jobs, self._out, batches._fill, status),
-            *(batches._ratios, batches._strides),
-            separator=batches._chunks.spec.keys.separator,
-            spans=self._spans,
-            threads=threads,
-            first=first,
-            grain=max(1, min(64, count // (8 * threads))),
-        )
+        try:
+            done, _, nbytes, nanoseconds = library.run(
+                *(steps.chain, self.table, jobs, self._out, batches._fill, status),
+                *(batches._ratios, batches._strides),
+                separator=batches._chunks.spec.keys.separator,
+                spans=self._spans,
+                threads=threads,
+                first=first,
+                grain=max(1, min(64, count // (8 * threads))),
+            )
+        except (ValueError, BufferError):  # refused before it began: all are left to Python
+            return status
         if done:
             batches._meter.decoded(nbytes, nanoseconds / 1e9, done)
             library.count(steps.kinds, done)

@@ -52,7 +52,14 @@ class Library:
             return frozenset()
         found = self.kernel.find(*_libraries())
         kinds = {kind for kind in range(len(NAMES)) if found >> kind & 1}
-        return frozenset(kind for kind in kinds if self._tried(kind))
+        return frozenset(kind for kind in kinds if self._works(kind))
+
+    def _works(self, kind: int) -> bool:
+        """Whether a trial passes; one that cannot be made, for want of a package, does not."""
+        try:
+            return self._tried(kind)
+        except Exception:
+            return False
 
     def _tried(self, kind: int) -> bool:
         """Whether the kernel decodes what the codec's own library encodes, and refuses it cut."""

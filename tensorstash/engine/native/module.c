@@ -202,12 +202,14 @@ static int take_chain(Chain *chain, PyObject *given) {
     chain->most = most;
     chain->itemsize = itemsize;
     chain->count = (int)count;
+    int decoders = 0; /* they share a buffer */
     for (Py_ssize_t k = 0; k < count; k++) {
         int64_t step[2];
         if (!integers(PyTuple_GetItem(steps, k), step, 2)) return 0;
         if (step[0] < 0 || step[0] >= KINDS || step[1] < 0 || !resolved((int)step[0]))
             return wrong("no such step");
         if (step[0] == SWAP && (step[1] < 1 || itemsize % step[1])) return wrong("no such number");
+        if (step[0] != SWAP && step[0] != CRC32C && decoders++) return wrong("more than one decoder");
         chain->steps[k] = (Step){(int)step[0], step[1]};
     }
     return 1;

@@ -11,6 +11,8 @@ from ...codec import ArrayCodec, Codec, Pipeline
 from .library import CRC32C, NAMES, SWAP
 
 _NUMBERS = "iufcmMU"
+_MOST_STEPS = 16  # as in kernel.h
+_MOST_BYTES = 1 << 59  # of a chunk: what lies within is counted in 64 bits
 
 
 class Steps(NamedTuple):
@@ -39,7 +41,7 @@ def steps(pipeline: Pipeline, known: frozenset[int]) -> Steps | None:
     """The steps of a ``pipeline``, all of a ``known`` kind; ``None`` where the kernel cannot decode
     its chunks."""
     spec, stored = pipeline.spec, pipeline.stored
-    if not spec.sized or not pipeline.sized or not spec.nbytes:
+    if not spec.sized or not pipeline.sized or not 0 < spec.nbytes < _MOST_BYTES:
         return None
     arrays = [codec for codec in pipeline.codecs if isinstance(codec, ArrayCodec)]
     if not all(_step(codec) == "transpose" for codec in arrays):
@@ -64,7 +66,9 @@ def steps(pipeline: Pipeline, known: frozenset[int]) -> Steps | None:
         else:
             found.append((kind, size))
             size = None
-    return _bounded(pipeline, found, strides) if _known(found, known) else None
+    if len(found) > _MOST_STEPS or not _known(found, known):
+        return None
+    return _bounded(pipeline, found, strides)
 
 
 def _known(found: list[tuple[int, int]], known: frozenset[int]) -> bool:
