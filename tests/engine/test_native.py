@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,8 +9,8 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,13 @@ from hypothesis import given, settings
 
 import tensorstash as stash
 from tensorstash.engine import native
-from tensorstash.engine.native import batch, library
-from tensorstash.errors import Corrupt, NotFound, StashError
+from tensorstash.engine.native import library
+from tensorstash.errors import Corrupt, NotFound
 from tensorstash.threads import alone, cores
+from tests.support.native import needs_kernel, outcome, turned
 from tests.support.oracle import advanced_index, numpy_index, same, shapes
 from tests.support.project import ROOT
 
-needs_kernel = pytest.mark.skipif(
-    not native.available(), reason="the kernel is not built: no C compiler was there"
-)
 BIG = {"name": "bytes", "configuration": {"endian": "big"}}
 CHAINS: dict[str, Any] = {
     "auto": "auto",
@@ -55,24 +52,6 @@ DTYPES: list[Any] = [
     "bfloat16",
     np.dtype([("a", "u1"), ("b", "<f4")]),
 ]
-
-
-@contextmanager
-def turned(on: bool) -> Iterator[None]:
-    before = library.enabled
-    library.enabled = on
-    try:
-        yield
-    finally:
-        library.enabled = before
-
-
-def outcome(call: Callable[[], Any]) -> Any:
-    """What ``call`` returns, or its error: what it is, and says."""
-    try:
-        return call()
-    except StashError as error:
-        return type(error), str(error), vars(error).get("key"), vars(error).get("chunk")
 
 
 def random_of(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -357,102 +336,6 @@ def test_a_decoder_that_decodes_wrongly_is_left_out(monkeypatch: pytest.MonkeyPa
     stash.save(store, data, chunks=(7,), codecs=["zstd"])
     same(stash.open(store)[...], data)
     assert not native.counts()
-
-
-@needs_kernel
-def test_a_checksum_within_a_frame_is_compared_where_python_compares_it() -> None:
-    store: dict[str, bytes] = {}
-    codec = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
-    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024), "u1")
-    stash.create(store, noise.shape, "u1", chunks=(1024, 1024), codecs=[codec])[...] = noise
-    chunk = bytearray(store["c/0/0"])
-    chunk[300 * 1024 + 700] ^= 1  # of raw blocks, which nothing else checks
-    store["c/0/0"] = bytes(chunk)
-    for select in (np.s_[[0, 5, 300, 600]], np.s_[0:600], np.s_[300, ::2]):
-        with turned(False):
-            expected = outcome(lambda: stash.open(store)[select])  # noqa: B023
-        found = outcome(lambda: stash.open(store)[select])  # noqa: B023
-        if isinstance(expected, tuple):
-            assert found == expected
-        else:  # Python looks at a small part alone; the kernel may look at all
-            assert isinstance(found, tuple) or np.array_equal(found, expected)
-
-
-@needs_kernel
-def test_an_index_in_another_order_is_read() -> None:
-    sharding = {
-        "name": "sharding_indexed",
-        "configuration": {
-            "chunk_shape": [4],
-            "codecs": [{"name": "bytes"}],
-            "index_codecs": [
-                {"name": "transpose", "configuration": {"order": [1, 0]}},
-                {"name": "bytes", "configuration": {"endian": "little"}},
-                {"name": "crc32c"},
-            ],
-            "index_location": "end",
-        },
-    }
-    store: dict[str, bytes] = {}
-    data = np.arange(32, dtype="u1")
-    stash.create(store, (32,), "u1", chunks=(16,))[...] = 0
-    document = json.loads(store["zarr.json"])
-    document["codecs"] = [sharding]
-    store.clear()
-    store["zarr.json"] = json.dumps(document).encode()
-    array = stash.open(store, "r+")
-    array[...] = data
-    assert np.array_equal(stash.open(store)[...], data)
-    assert np.array_equal(stash.open(store)[::-3], data[::-3])
-
-
-@needs_kernel
-def test_what_is_beyond_the_kernel_is_left_to_python() -> None:
-    many = stash.create({}, (9,), "u1", chunks=(3,), codecs=["crc32c"] * 17)
-    many[...] = np.arange(9)
-    assert many[...].tolist() == [*range(9)]
-    deep = stash.create({}, (2,) * 3 + (1,) * 61, "u1", chunks=(1,) * 64)
-    deep[...] = 7
-    assert (deep[...] == 7).all()
-    huge = stash.create({}, (1 << 62,), "u1", chunks=(1 << 61,), codecs=None)
-    assert not huge[5:9].any()
-
-
-@needs_kernel
-def test_one_call_does_no_more_than_a_call_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    store: dict[str, bytes] = {}
-    data = np.arange(4096, dtype="u2")
-    stash.create(store, (4096,), "u2", chunks=(4,), shards=(2048,))[...] = data
-    chunk = bytearray(store["c/1"])
-    chunk[700] ^= 1
-    monkeypatch.setattr(batch, "_CALL_TASKS", 100)
-    calls: list[int] = []
-    run = batch._Call.run
-
-    def noted(self: Any, jobs: Any, first: int, count: int) -> Any:
-        calls.append(count)
-        return run(self, jobs, first, count)
-
-    monkeypatch.setattr(batch._Call, "run", noted)
-    assert np.array_equal(stash.open(store)[...], data)
-    assert max(calls) <= 100
-    assert sum(calls) == 1024
-    store["c/1"] = bytes(chunk)
-    with pytest.raises(Corrupt):
-        stash.open(store)[...]
-    del store["c/1"]
-    assert np.array_equal(stash.open(store)[...], np.where(np.arange(4096) < 2048, data, 0))
-
-
-@needs_kernel
-def test_a_trial_that_cannot_be_made_leaves_its_codec_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: bytes) -> bytes:
-        raise ImportError
-
-    monkeypatch.setitem(library._TRIALS, library.BLOSC, missing)
-    monkeypatch.setattr(library, "library", library.Library())
-    assert library.BLOSC not in library.library.kinds
-    assert library.CRC32C in library.library.kinds
 
 
 @pytest.mark.parametrize("value", ["0", "1"])

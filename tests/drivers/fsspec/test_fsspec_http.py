@@ -38,6 +38,7 @@ class Web:
     port: int = 0
     now: int = 0
     over: threading.Event = field(default_factory=threading.Event)
+    counting: Any = field(default_factory=threading.Lock)
     most: int = 0  # requests that were under way at once
 
     @property
@@ -94,11 +95,12 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
+                with web.counting:  # before who reads it can go on
+                    web.sent += len(body)
                 try:
                     self.wfile.write(body)
                 except OSError:
                     self.close_connection = True
-                web.sent += len(body)
 
     return Handler
 
