@@ -65,6 +65,10 @@ class Batches:
         self._fill = chunks.spec.fill.tobytes() if fills else None
         self._raw = np.dtype(("V", steps.itemsize))
 
+    def _most(self) -> int:
+        """Tasks of one call."""
+        return max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
+
     def read(self, transform: Transform, out: NDArray[Any]) -> set[Chunk] | None:
         """Fill ``out``: returns the chunks, by their index, whose part of it is not filled yet;
         ``None`` where nothing was begun."""
@@ -92,7 +96,7 @@ class Batches:
         path = b"" if files is None else _path(files + chunks.spec.keys.prefix)
         if path is None:
             return False
-        most = max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
+        most = self._most()
         known: dict[str, bool] = {}
         for first in range(0, count, most):
             many = min(most, count - first)
@@ -123,11 +127,11 @@ class Batches:
         return found
 
     def _read_shards(self, call: _Call, files: str | None, index: Index) -> None:
-        most = max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
+        most = self._most()
         jobs: list[Any] = []
         tasks = held = 0
         for shard, low, high in self._shards(call.table):
-            count = math.prod(b - a for a, b in zip(low, high, strict=True))
+            count = _tasks(low, high)
             job = self._job(shard, files, index)
             if job is None:
                 call.leave(range(count), low, high)
@@ -170,7 +174,7 @@ class Batches:
         left = np.concatenate(rest) if rest else np.empty(0, np.intp)
         first = 0
         for *_, low, high in jobs if len(left) else ():
-            count = math.prod(b - a for a, b in zip(low, high, strict=True))
+            count = _tasks(low, high)
             here = left[(left >= first) & (left < first + count)]
             call.leave(here - first, low, high)
             first += count
@@ -199,6 +203,11 @@ def batches(
         return None
     found = steps(pipeline, library.kinds)
     return None if found is None else Batches(chunks, library, found, meter, threads, index)
+
+
+def _tasks(low: Chunk, high: Chunk) -> int:
+    """How many the rows ``low`` to ``high`` of each group make."""
+    return math.prod(b - a for a, b in zip(low, high, strict=True))
 
 
 def _is_version(tag: Any) -> bool:
