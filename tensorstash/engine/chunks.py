@@ -17,6 +17,9 @@ from ..indexing.grid import Grid
 from ..metadata.spec import ArraySpec
 from ..sharding import BoundSharding, Sharding
 
+SPAN_FROM = 16 << 10
+"""Bytes of a plain local chunk up to which reading a part of it is not worth while."""
+
 _SCRATCH_KEPT = 32 << 20
 _local = threading.local()
 

@@ -17,7 +17,7 @@ from ..indexing.plan import Part, Plan, plan
 from ..indexing.selection import Point, Stride, Take, Transform
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
-from .chunks import Chunks, scratch
+from .chunks import SPAN_FROM, Chunks, scratch
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
@@ -28,7 +28,6 @@ from .remote_shards import ShardStream
 from .stats import Meter
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
-_SPAN_FROM = 16 << 10  # chunks up to this size are not worth reading in part
 _INDEX_BYTES = 64 << 20
 
 
@@ -374,7 +373,7 @@ def _pieces(threads: int) -> int:
 
 def _partial(pipeline: Pipeline) -> bool:
     """Whether part of a chunk may be had for less than all of it."""
-    return pipeline.direct and pipeline.ordered and pipeline.spec.nbytes > _SPAN_FROM
+    return pipeline.direct and pipeline.ordered and pipeline.spec.nbytes > SPAN_FROM
 
 
 _SLICE = {slice}

@@ -15,7 +15,7 @@ from ...driver import Tag
 from ...errors import StashError
 from ...indexing.selection import Transform
 from ...threads import cores, nested
-from ..chunks import Chunks
+from ..chunks import SPAN_FROM, Chunks
 from ..stats import Meter
 from . import library as native
 from .library import ABSENT, DONE, Library
@@ -26,7 +26,6 @@ _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits fo
 _CALL_TASKS = 1 << 16
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
-_SPAN_FROM = 16 << 10  # as in read.py
 _MOST_DIMS = 64  # as in kernel.h
 
 Index = Callable[[str, tuple[int, ...]], tuple[Tag, NDArray[np.int64]] | None]
@@ -60,7 +59,7 @@ class Batches:
         sharding = chunks.sharding
         self._ratios = (1,) * len(edges) if sharding is None else sharding.grid
         self._strides = (0,) * len(edges) if sharding is None else sharding.strides
-        self._spans = steps.plain and sharding is None and steps.nbytes > _SPAN_FROM
+        self._spans = steps.plain and sharding is None and steps.nbytes > SPAN_FROM
         fills = chunks.missing == "fill"
         self._fill = chunks.spec.fill.tobytes() if fills else None
         self._raw = np.dtype(("V", steps.itemsize))
