@@ -29,6 +29,7 @@ from .stats import Meter
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
+_NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
 class Reader:
@@ -63,7 +64,8 @@ class Reader:
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
-        self._native: Batches | bool | None = True if local and cache is None else None
+        # Of a local store's chunks that are kept Python compares the versions.
+        self._native: Batches | bool | None = True if cache is None or not local else None
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -112,17 +114,23 @@ class Reader:
 
     def _read_native(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
         """Have the kernel read what it can, and Python the rest; ``False``: nothing was done."""
-        native, fetcher = self._native, self._fetcher
-        if native is True and fetcher is not None and available():
-            index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
-            native = self._native = batches(self.chunks, self._meter, self.threads, index)
-        if not isinstance(native, Batches) or fields is not None or fetcher is None:
+        fetcher = self._fetcher
+        native = None if fields is not None or fetcher is None else self._batches()
+        if native is None or fetcher is None:
             return False
         left = native.read(transform, out)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
         return left is not None
+
+    def _batches(self) -> Batches | None:
+        """The kernel's part in the reads of this handle, looked for on first use."""
+        native, fetcher = self._native, self._fetcher
+        if native is True and available():
+            index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
+            native = self._native = batches(self.chunks, self._meter, self.threads, index)
+        return native if isinstance(native, Batches) else None
 
     def warm(self, transform: Transform) -> None:
         """Bring the chunks of a transform into the cache."""
@@ -189,13 +197,23 @@ class Reader:
     ) -> None:
         """Where they do: one window of requests, whose answers threads decode as they come."""
 
-        def work() -> Callable[[Arrival], None]:
+        def work() -> Callable[[list[Arrival]], None]:
             sink = self._sink(todo, out, fields)
             sink.prepare()
-            return lambda arrival: sink.put(*stream.settle(arrival, sink.target))
 
+            def fill(some: list[Arrival]) -> None:
+                for arrival in some if native is None else native.place(some):
+                    sink.put(*stream.settle(arrival, sink.target))
+
+            return fill
+
+        batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
+        native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
         with closing(stream.arrivals(todo, look)) as arrivals:
-            spread(arrivals, work, self._threads(todo))
+            some = (
+                ([arrival] for arrival in arrivals) if native is None else native.batches(arrivals)
+            )
+            spread(some, work, self._threads(todo))
 
     def _single(self, transform: Transform) -> Part | None:
         """The part of a basic, forward selection that lies in one chunk: an element, a row, a
