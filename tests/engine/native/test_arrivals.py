@@ -14,7 +14,7 @@ import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.engine import native
 from tensorstash.errors import Corrupt, NotFound
-from tests.engine.test_native import CHAINS, DAMAGES, arrays, stored
+from tests.engine.native.test_kernel import CHAINS, DAMAGES, arrays, stored
 from tests.support.far import FarDriver
 from tests.support.native import needs_kernel, outcome, turned
 from tests.support.oracle import advanced_index, numpy_index, same

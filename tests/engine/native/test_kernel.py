@@ -543,7 +543,7 @@ def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
     if found is None:
         pytest.skip("no gcc with -fsanitize=address,undefined")
     module, env = found
-    code = f"from tests.engine.test_native import hostile; hostile({module!r}, 6, 0)"
+    code = f"from tests.engine.native.test_kernel import hostile; hostile({module!r}, 6, 0)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
