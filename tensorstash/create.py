@@ -22,6 +22,7 @@ from .handle import Settings
 from .indexing.grid import Grid
 from .limits import parse as parse_limits
 from .location import Location, resolve
+from .memory import budget_of
 from .metadata import defaults, node, zarr2
 from .metadata.belongings import DOCUMENTS
 from .metadata.defaults import CodecsLike
@@ -56,6 +57,7 @@ def open_place(
     allow_pickle: bool = False,
     lock_timeout: float | None = 60.0,
     limits: LimitsLike = None,
+    memory_limit: int | str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
 ) -> tuple[Driver, Settings]:
@@ -78,6 +80,7 @@ def open_place(
         allow_pickle=allow_pickle,
         lock_timeout=lock_timeout,
         limits=parse_limits(limits, parse_bytes),
+        memory=budget_of(memory_limit),
     )
     driver = resolve(location, options)
     if cache_dir is not None and not driver.capabilities.local:

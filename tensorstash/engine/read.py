@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ from ..codec import ChunkSpec, Pipeline
 from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
-from ..indexing.plan import Part, Plan, plan
+from ..indexing.plan import Part, Plan, plan, portions
 from ..indexing.selection import Point, Stride, Take, Transform
-from ..threads import THREAD_BYTES, count_for, spread
+from ..memory import PROCESS, Account, Budget, Share
+from ..threads import THREAD_BYTES, cores, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
@@ -27,14 +30,19 @@ from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
 
+_WARM = 4  # the part of a limit, one in so many, that is read ahead at most
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
+_ROUND_BYTES = 32 << 20  # that a driver may have asked for, whatever it has under way
+_KERNEL_KEPT = 32 << 20  # scratch of the kernel that a thread keeps, as in batch.c
+_local = threading.local()
 
 
 class Reader:
     """Reads any selection of an array. ``cache`` keeps decoded chunks, which ``immutable`` says
     need not be compared with what is stored; ``threads`` is the most threads one read may use
-    (``None``: as many as there are processors)."""
+    (``None``: as many as there are processors). What ``budget`` has no room for is done in smaller
+    steps."""
 
     def __init__(
         self,
@@ -43,8 +51,10 @@ class Reader:
         threads: int | None = None,
         immutable: bool = False,
         meter: Meter | None = None,
+        budget: Budget = PROCESS,
     ):
         self.chunks = chunks
+        self._budget = budget
         self.cache = cache
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
@@ -57,7 +67,7 @@ class Reader:
             else:
                 self._stream = ChunkStream(chunks, cache, immutable, meter)
         else:
-            indices = Cache(_INDEX_BYTES)
+            indices = Cache(_INDEX_BYTES, budget)
             if local:
                 self._fetcher = ShardFetcher(chunks, cache, immutable, meter, sharding, indices)
             else:
@@ -101,10 +111,11 @@ class Reader:
                 self._read_near(self._fetcher, todo, out, fields)
             repeat_core(todo, out)
         elif self._stream is not None:
-            # Of threads that want one chunk, the first fetches it.
-            with nullcontext() if self.cache is None else self.cache.flight(one.chunk):
-                for arrival in self._stream.single(one, look):
-                    self._put_single(self._stream.settle(arrival, self._target), out, fields)
+            if not self._budget.limited:
+                self._read_far_single(self._stream, one, out, fields, look)
+            else:
+                with self._share(1):
+                    self._read_far_single(self._stream, one, out, fields, look)
         elif self._fetcher is not None:
             self._read_single(self._fetcher, one, out, fields)
         if self._ahead is not None:
@@ -118,7 +129,12 @@ class Reader:
             native = self._native = batches(self.chunks, self._meter, self.threads, index)
         if not isinstance(native, Batches) or fields is not None or fetcher is None:
             return False
-        left = native.read(transform, out)
+        if not self._budget.limited:
+            left = native.read(transform, out)
+        else:
+            with self._share(cores() if self.threads is None else self.threads) as most:
+                left = native.read(transform, out, most)
+            self._note_kept()
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
@@ -129,6 +145,18 @@ class Reader:
         if self.cache is None:
             return
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+        if not self._budget.limited:
+            self._warm(todo)
+            return
+        if len(todo) * self.chunks.chunk_bytes > (self._budget.least or 0) // _WARM:
+            return
+        # Whoever waits for this may have what this would wait for.
+        with self._share(1, wait=False) as units:
+            if units:
+                self._warm(todo)
+
+    def _warm(self, todo: Plan) -> None:
+        assert self.cache is not None
         if self._stream is not None:
             for arrival in self._stream.arrivals(todo):
                 self._stream.settle(arrival, _no_memory)
@@ -165,19 +193,39 @@ class Reader:
 
             return fill
 
+        def blocks(pieces: int) -> Iterator[Any]:
+            found = fetcher.blocks(todo, pieces)
+            return found if left is None else fetcher.only(found, left)
+
         if self.cache is None:
-            threads = self._threads(todo)
-            blocks = fetcher.blocks(todo, _pieces(threads))
-            spread(blocks if left is None else fetcher.only(blocks, left), work, threads)
+            self._spread(todo, blocks, work)
             return
         sink = self._sink(todo, out, fields)
-        for block in fetcher.blocks(todo, 1):
+        for block in blocks(1):
             found, rest = fetcher.kept(block, self.cache)
-            for part, chunk in found:
-                sink.put(part, chunk)
+            while found:  # what the cache drops meanwhile is not held here
+                sink.put(*found.pop())
             if rest is not None:
-                threads = self._threads(todo)
-                spread(fetcher.cut(rest, _pieces(threads)), work, threads)
+                self._spread(todo, partial(fetcher.cut, rest), work)
+
+    def _spread(
+        self,
+        todo: Plan,
+        blocks: Callable[[int], Iterator[Any]],
+        work: Callable[[], Callable[[Any], None]],
+    ) -> None:
+        """Have threads do the work of ``blocks(pieces)``."""
+        threads = self._threads(todo)
+        pieces = _pieces(threads)
+        if not self._budget.limited:
+            spread(blocks(pieces), work, threads)
+            return
+        # What a thread has of a shard at once is as much as it has a block of.
+        with self._share(threads if self.chunks.sharding is None else len(todo)) as units:
+            threads = min(threads, units)
+            if self.chunks.sharding is not None:
+                pieces = max(pieces, -(-len(todo) * threads // units))
+            spread(blocks(pieces), work, threads)
 
     def _read_far(
         self,
@@ -194,8 +242,33 @@ class Reader:
             sink.prepare()
             return lambda arrival: sink.put(*stream.settle(arrival, sink.target))
 
-        with closing(stream.arrivals(todo, look)) as arrivals:
-            spread(arrivals, work, self._threads(todo))
+        if not self._budget.limited:
+            with closing(stream.arrivals(todo, look)) as arrivals:
+                spread(arrivals, work, self._threads(todo))
+            return
+        sharding, threads = self.chunks.sharding, self._threads(todo)
+        window = self.chunks.driver.capabilities.concurrency + threads
+        window = max(window, _ROUND_BYTES // self.chunks.chunk_bytes)
+        with self._share(window if sharding is None else len(todo)) as units:
+            if sharding is None and units == window:  # no more are under way in any case
+                units = len(todo)
+            some = portions(todo, units, None if sharding is None else sharding.grid)
+            for portion, last in _with_last(some):
+                with closing(stream.arrivals(portion, look if last else None)) as arrivals:
+                    spread(arrivals, work, min(threads, units))
+
+    def _read_far_single(
+        self,
+        stream: Stream,
+        part: Part,
+        out: NDArray[Any],
+        fields: Fields | None,
+        look: Look | None,
+    ) -> None:
+        # Of threads that want one chunk, the first fetches it.
+        with nullcontext() if self.cache is None else self.cache.flight(part.chunk):
+            for arrival in stream.single(part, look):
+                self._put_single(stream.settle(arrival, self._target), out, fields)
 
     def _single(self, transform: Transform) -> Part | None:
         """The part of a basic, forward selection that lies in one chunk: an element, a row, a
@@ -233,6 +306,17 @@ class Reader:
             if rest is None:
                 self._put_single(found[0], out, fields)
                 return
+        if not self._budget.limited:
+            self._fetch_single(fetcher, block, out, fields)
+        else:
+            with self._share(1):
+                self._fetch_single(fetcher, block, out, fields)
+
+    def _fetch_single(
+        self, fetcher: Fetcher, block: Any, out: NDArray[Any], fields: Fields | None
+    ) -> None:
+        if self.cache is not None:
+            pass
         elif out.size == self._whole and fields is None and out.flags.c_contiguous:
             memory = out, out.reshape(-1).view(np.uint8).data, None
             for fetched in fetcher.fetch(block, lambda part: memory):
@@ -261,6 +345,25 @@ class Reader:
         if out.dtype.kind == "O":  # of objects that are arrays: not what is in it
             inside = (*inside, ...)
         out[...] = self.chunks.spec.fill if chunk is None else chunk[inside]
+
+    def _share(self, most: int, wait: bool = True) -> Share:
+        """Memory for as many chunks at once, of ``most``, as the budget has room for: for what is
+        stored of each, and what comes of it. Uncompressed ones are read to where they are wanted,
+        or in part, so that one of any size can be."""
+        nbytes, pipeline = self.chunks.chunk_bytes, self.chunks.pipeline
+        if self.cache is None and pipeline is not None and pipeline.raw:
+            return self._budget.share("native", nbytes, most, 0, wait)
+        return self._budget.share("native", 2 * nbytes, most, nbytes, wait)
+
+    def _note_kept(self) -> None:
+        """The kernel keeps scratch of the thread that called it until the thread ends."""
+        nbytes = 2 * self.chunks.chunk_bytes
+        account: Account | None = getattr(_local, "kept", None)
+        if account is None:
+            account = _local.kept = PROCESS.account("native")
+            _local.most = 0
+        _local.most = 0 if nbytes > _KERNEL_KEPT else max(nbytes, _local.most)
+        account.set(_local.most)
 
     def _threads(self, todo: Plan) -> int:
         """As many as there is work for: handing the interpreter's lock over costs more than
@@ -359,6 +462,15 @@ class FieldSink(Sink):
         for name, out, fill in self._columns:
             piece = fill if records is None else gather(records[name], part.inside, self._joint)
             scatter(out, part.outside, piece, self._plan.joint_dims)
+
+
+def _with_last(items: Iterator[Plan]) -> Iterator[tuple[Plan, bool]]:
+    """Each item, and whether it is the last."""
+    held = next(items, None)
+    while held is not None:
+        following = next(items, None)
+        yield held, following is None
+        held = following
 
 
 def _no_memory(part: Part) -> Memory:
