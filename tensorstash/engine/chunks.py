@@ -101,6 +101,15 @@ class Chunks:
         """Bytes of the largest chunk that is decoded at once; of text, about."""
         return self._largest(self.grid)
 
+    def room_bytes(self, kept: bool) -> tuple[int, int]:
+        """Bytes that reading a chunk takes beside its place in the result, for what is stored and
+        what comes of it; and those that there must be room for at once. Uncompressed ones, where
+        they are not ``kept``, are read to where they are wanted, or in part."""
+        nbytes, pipeline = self.chunk_bytes, self.pipeline
+        if not kept and pipeline is not None and pipeline.raw:
+            return nbytes, 0
+        return 2 * nbytes, nbytes
+
     @Cached
     def object_bytes(self) -> int:
         """Bytes of the largest stored object once decoded: a shard's, or a chunk's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from functools import partial
@@ -17,8 +16,9 @@ from ..indexing.copying import byte_range, core, gather, joint_first, repeat_cor
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan, portions
 from ..indexing.selection import Point, Stride, Take, Transform
-from ..memory import PROCESS, Account, Budget, Share
-from ..threads import THREAD_BYTES, cores, count_for, spread
+from ..memory import PROCESS, Budget
+from ..memory.reads import ReadRoom
+from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
@@ -30,12 +30,9 @@ from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
 
-_WARM = 4  # the part of a limit, one in so many, that is read ahead at most
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
-_ROUND_BYTES = 32 << 20  # that a driver may have asked for, whatever it has under way
-_KERNEL_KEPT = 32 << 20  # scratch of the kernel that a thread keeps, as in batch.c
-_local = threading.local()
+_NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
 class Reader:
@@ -54,7 +51,6 @@ class Reader:
         budget: Budget = PROCESS,
     ):
         self.chunks = chunks
-        self._budget = budget
         self.cache = cache
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
@@ -73,7 +69,10 @@ class Reader:
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
-        self._native: Batches | bool | None = True if local and cache is None else None
+        kept, concurrency = cache is not None, chunks.driver.capabilities.concurrency
+        self._room = ReadRoom(budget, chunks.room_bytes(kept), concurrency)
+        # Of a local store's chunks that are kept Python compares the versions.
+        self._native: Batches | bool | None = True if cache is None or not local else None
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -111,11 +110,11 @@ class Reader:
                 self._read_near(self._fetcher, todo, out, fields)
             repeat_core(todo, out)
         elif self._stream is not None:
-            if not self._budget.limited:
-                self._read_far_single(self._stream, one, out, fields, look)
-            else:
-                with self._share(1):
-                    self._read_far_single(self._stream, one, out, fields, look)
+            # Of threads that want one chunk, the first fetches it.
+            flight = nullcontext() if self.cache is None else self.cache.flight(one.chunk)
+            with self._room.one(), flight:
+                for arrival in self._stream.single(one, look):
+                    self._put_single(self._stream.settle(arrival, self._target), out, fields)
         elif self._fetcher is not None:
             self._read_single(self._fetcher, one, out, fields)
         if self._ahead is not None:
@@ -123,46 +122,41 @@ class Reader:
 
     def _read_native(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
         """Have the kernel read what it can, and Python the rest; ``False``: nothing was done."""
-        native, fetcher = self._native, self._fetcher
-        if native is True and fetcher is not None and available():
-            index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
-            native = self._native = batches(self.chunks, self._meter, self.threads, index)
-        if not isinstance(native, Batches) or fields is not None or fetcher is None:
+        fetcher = self._fetcher
+        native = None if fields is not None or fetcher is None else self._batches()
+        if native is None or fetcher is None:
             return False
-        if not self._budget.limited:
-            left = native.read(transform, out)
-        else:
-            with self._share(cores() if self.threads is None else self.threads) as most:
-                left = native.read(transform, out, most)
-            self._note_kept()
+        with self._room.threads(self.threads) as most:
+            left = native.read(transform, out, most)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
         return left is not None
+
+    def _batches(self) -> Batches | None:
+        """The kernel's part in the reads of this handle, looked for on first use."""
+        native, fetcher = self._native, self._fetcher
+        if native is True and available():
+            index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
+            native = self._native = batches(self.chunks, self._meter, self.threads, index)
+        return native if isinstance(native, Batches) else None
 
     def warm(self, transform: Transform) -> None:
         """Bring the chunks of a transform into the cache."""
         if self.cache is None:
             return
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
-        if not self._budget.limited:
-            self._warm(todo)
-            return
-        if len(todo) * self.chunks.chunk_bytes > (self._budget.least or 0) // _WARM:
-            return
-        # Whoever waits for this may have what this would wait for.
-        with self._share(1, wait=False) as units:
-            if units:
-                self._warm(todo)
+        with self._room.spare(len(todo)) as free:
+            if free:
+                self._warm(todo, self.cache)
 
-    def _warm(self, todo: Plan) -> None:
-        assert self.cache is not None
+    def _warm(self, todo: Plan, cache: Cache) -> None:
         if self._stream is not None:
             for arrival in self._stream.arrivals(todo):
                 self._stream.settle(arrival, _no_memory)
         elif self._fetcher is not None:
             for block in self._fetcher.blocks(todo, 1):
-                _, rest = self._fetcher.kept(block, self.cache)
+                _, rest = self._fetcher.kept(block, cache)
                 if rest is not None:
                     for _ in self._fetcher.fetch(rest, _no_memory):
                         pass
@@ -209,22 +203,11 @@ class Reader:
                 self._spread(todo, partial(fetcher.cut, rest), work)
 
     def _spread(
-        self,
-        todo: Plan,
-        blocks: Callable[[int], Iterator[Any]],
-        work: Callable[[], Callable[[Any], None]],
+        self, todo: Plan, blocks: Callable[[int], Iterator[Any]], work: Callable[[], Any]
     ) -> None:
         """Have threads do the work of ``blocks(pieces)``."""
-        threads = self._threads(todo)
-        pieces = _pieces(threads)
-        if not self._budget.limited:
-            spread(blocks(pieces), work, threads)
-            return
-        # What a thread has of a shard at once is as much as it has a block of.
-        with self._share(threads if self.chunks.sharding is None else len(todo)) as units:
-            threads = min(threads, units)
-            if self.chunks.sharding is not None:
-                pieces = max(pieces, -(-len(todo) * threads // units))
+        threads, joined = self._threads(todo), self.chunks.sharding is not None
+        with self._room.blocks(len(todo), threads, joined) as (threads, pieces):
             spread(blocks(pieces), work, threads)
 
     def _read_far(
@@ -237,38 +220,26 @@ class Reader:
     ) -> None:
         """Where they do: one window of requests, whose answers threads decode as they come."""
 
-        def work() -> Callable[[Arrival], None]:
+        def work() -> Callable[[list[Arrival]], None]:
             sink = self._sink(todo, out, fields)
             sink.prepare()
-            return lambda arrival: sink.put(*stream.settle(arrival, sink.target))
 
-        if not self._budget.limited:
-            with closing(stream.arrivals(todo, look)) as arrivals:
-                spread(arrivals, work, self._threads(todo))
-            return
-        sharding, threads = self.chunks.sharding, self._threads(todo)
-        window = self.chunks.driver.capabilities.concurrency + threads
-        window = max(window, _ROUND_BYTES // self.chunks.chunk_bytes)
-        with self._share(window if sharding is None else len(todo)) as units:
-            if sharding is None and units == window:  # no more are under way in any case
-                units = len(todo)
-            some = portions(todo, units, None if sharding is None else sharding.grid)
-            for portion, last in _with_last(some):
+            def fill(some: list[Arrival]) -> None:
+                for arrival in some if native is None else native.place(some):
+                    sink.put(*stream.settle(arrival, sink.target))
+
+            return fill
+
+        batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
+        native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
+        threads, sharding = self._threads(todo), self.chunks.sharding
+        with self._room.window(len(todo), threads, sharding is not None) as (threads, most):
+            ratios = None if sharding is None else sharding.grid
+            for portion, last in portions(todo, most, ratios):
                 with closing(stream.arrivals(portion, look if last else None)) as arrivals:
-                    spread(arrivals, work, min(threads, units))
-
-    def _read_far_single(
-        self,
-        stream: Stream,
-        part: Part,
-        out: NDArray[Any],
-        fields: Fields | None,
-        look: Look | None,
-    ) -> None:
-        # Of threads that want one chunk, the first fetches it.
-        with nullcontext() if self.cache is None else self.cache.flight(part.chunk):
-            for arrival in stream.single(part, look):
-                self._put_single(stream.settle(arrival, self._target), out, fields)
+                    each = ([arrival] for arrival in arrivals)
+                    some = each if native is None else native.batches(arrivals)
+                    spread(some, work, threads)
 
     def _single(self, transform: Transform) -> Part | None:
         """The part of a basic, forward selection that lies in one chunk: an element, a row, a
@@ -306,25 +277,16 @@ class Reader:
             if rest is None:
                 self._put_single(found[0], out, fields)
                 return
-        if not self._budget.limited:
-            self._fetch_single(fetcher, block, out, fields)
-        else:
-            with self._share(1):
-                self._fetch_single(fetcher, block, out, fields)
-
-    def _fetch_single(
-        self, fetcher: Fetcher, block: Any, out: NDArray[Any], fields: Fields | None
-    ) -> None:
-        if self.cache is not None:
-            pass
         elif out.size == self._whole and fields is None and out.flags.c_contiguous:
             memory = out, out.reshape(-1).view(np.uint8).data, None
-            for fetched in fetcher.fetch(block, lambda part: memory):
-                if fetched[1] is not out:  # absent, or of a chain that needs no memory
-                    self._put_single(fetched, out, None)
+            with self._room.one():
+                for fetched in fetcher.fetch(block, lambda part: memory):
+                    if fetched[1] is not out:  # absent, or of a chain that needs no memory
+                        self._put_single(fetched, out, None)
             return
-        for fetched in fetcher.fetch(block, self._target):
-            self._put_single(fetched, out, fields)
+        with self._room.one():
+            for fetched in fetcher.fetch(block, self._target):
+                self._put_single(fetched, out, fields)
 
     def _target(self, part: Part) -> Memory:
         """Memory for the one chunk of a small read."""
@@ -345,25 +307,6 @@ class Reader:
         if out.dtype.kind == "O":  # of objects that are arrays: not what is in it
             inside = (*inside, ...)
         out[...] = self.chunks.spec.fill if chunk is None else chunk[inside]
-
-    def _share(self, most: int, wait: bool = True) -> Share:
-        """Memory for as many chunks at once, of ``most``, as the budget has room for: for what is
-        stored of each, and what comes of it. Uncompressed ones are read to where they are wanted,
-        or in part, so that one of any size can be."""
-        nbytes, pipeline = self.chunks.chunk_bytes, self.chunks.pipeline
-        if self.cache is None and pipeline is not None and pipeline.raw:
-            return self._budget.share("native", nbytes, most, 0, wait)
-        return self._budget.share("native", 2 * nbytes, most, nbytes, wait)
-
-    def _note_kept(self) -> None:
-        """The kernel keeps scratch of the thread that called it until the thread ends."""
-        nbytes = 2 * self.chunks.chunk_bytes
-        account: Account | None = getattr(_local, "kept", None)
-        if account is None:
-            account = _local.kept = PROCESS.account("native")
-            _local.most = 0
-        _local.most = 0 if nbytes > _KERNEL_KEPT else max(nbytes, _local.most)
-        account.set(_local.most)
 
     def _threads(self, todo: Plan) -> int:
         """As many as there is work for: handing the interpreter's lock over costs more than
@@ -464,23 +407,9 @@ class FieldSink(Sink):
             scatter(out, part.outside, piece, self._plan.joint_dims)
 
 
-def _with_last(items: Iterator[Plan]) -> Iterator[tuple[Plan, bool]]:
-    """Each item, and whether it is the last."""
-    held = next(items, None)
-    while held is not None:
-        following = next(items, None)
-        yield held, following is None
-        held = following
-
-
 def _no_memory(part: Part) -> Memory:
     """For what is decoded to be kept."""
     return None, None, None
-
-
-def _pieces(threads: int) -> int:
-    """Blocks to cut a read in: some more than threads, so that none waits long at the end."""
-    return threads * 4 if threads > 1 else 1
 
 
 def _partial(pipeline: Pipeline) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain, islice
 from math import prod
@@ -91,7 +90,7 @@ class Writer:
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
-            with self._steps(todo, self._threads(todo), _BATCH) as how:
+            with steps(self.budget, chunks, len(todo), self._threads(todo), _BATCH) as how:
                 self._store(part_job, todo.parts(), how, look)
             return
         shard_job = Job(
@@ -102,7 +101,7 @@ class Writer:
         )
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
-        with self._steps(todo, 1, batch) as how:
+        with steps(self.budget, chunks, len(todo), 1, batch) as how:
             self._store(shard_job, shards, how, look)  # threads encode within a shard
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
@@ -573,10 +572,6 @@ class Writer:
         blocks = (range(k, min(k + size, len(pieces))) for k in range(0, len(pieces), size))
         spread(blocks, lambda: encode, threads)
         return encoded
-
-    def _steps(self, todo: Plan, threads: int, batch: int) -> AbstractContextManager[Steps]:
-        chunks = self.chunks
-        return steps(self.budget, chunks.driver, chunks.object_bytes, len(todo), threads, batch)
 
     def _threads(self, todo: Plan) -> int:
         pipeline = self.chunks.pipeline

@@ -143,11 +143,15 @@ class Portion(Plan):
         return ((shard, iter(parts)) for shard, parts in self.groups)
 
 
-def portions(todo: Plan, most: int, ratios: Sequence[int] | None = None) -> Iterator[Plan]:
-    """``todo`` in portions of at most ``most`` parts; with ``ratios``, those of its shards."""
-    if len(todo) <= most:
-        yield todo
+def portions(
+    todo: Plan, most: int, ratios: Sequence[int] | None = None
+) -> Iterator[tuple[Plan, bool]]:
+    """``todo`` in portions of at most ``most`` parts, each with whether it is the last; with
+    ``ratios``, those of its shards."""
+    if todo.count <= most:
+        yield todo, True
         return
+    left = todo.count
     each = {field.name: getattr(todo, field.name) for field in fields(Plan)}
     held: list[tuple[tuple[int, ...], list[Part]]] = []
     count = 0
@@ -155,11 +159,10 @@ def portions(todo: Plan, most: int, ratios: Sequence[int] | None = None) -> Iter
         while some := list(islice(parts, most - count)):
             held.append((shard, some))
             count += len(some)
-            if count == most:
-                yield Portion(**{**each, "count": count}, groups=tuple(held))
+            if count in (most, left):
+                left -= count
+                yield Portion(**{**each, "count": count}, groups=tuple(held)), not left
                 held, count = [], 0
-    if held:
-        yield Portion(**{**each, "count": count}, groups=tuple(held))
 
 
 def _shard_product(

@@ -143,6 +143,11 @@ class Account:
             else:
                 entries.pop(self._number, None)
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._budget.limited
+
     def room(self, part: int = KEPT) -> int | None:
         """Bytes that this one may keep in all; ``None``: any number."""
         found = self._budget.room(part)
@@ -150,6 +155,13 @@ class Account:
             return None
         mine = self._here()[0].get(self._number)
         return found if mine is None else found + mine.nbytes
+
+    def most(self, asked: int, part: int) -> int:
+        """Bytes that this one keeps at most, of ``asked``; one at least."""
+        if not self._budget.limited:
+            return asked
+        found = self.room(part)
+        return asked if found is None else max(1, min(asked, found))
 
     def __del__(self) -> None:
         # Each step is one call of C, which takes no lock: the collector runs anywhere.

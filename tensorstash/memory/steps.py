@@ -5,13 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..driver import Buffer, Driver, Put, Tag
 from .budget import Budget
 
+WRITERS = 4
+"""The part of a limit, one in so many, that writers hold: they join it before it is stored."""
+
 COPIES = 3
 """Of a stored object, at most, while it is written: as it was, as it will be, and encoded."""
+
+
+class Target(Protocol):
+    """Where objects are written to, and the bytes of the largest once decoded."""
+
+    @property
+    def driver(self) -> Driver:
+        """Where they are stored."""
+        ...
+
+    @property
+    def object_bytes(self) -> int:
+        """Of the largest."""
+        ...
 
 
 class Steps(NamedTuple):
@@ -32,14 +49,12 @@ def divided(units: int, threads: int, batch: int, concurrency: int) -> Steps:
 
 
 @contextmanager
-def steps(
-    budget: Budget, driver: Driver, nbytes: int, count: int, threads: int, batch: int
-) -> Iterator[Steps]:
-    """Memory for a write of ``count`` objects of ``nbytes``, and in which steps it goes."""
+def steps(budget: Budget, target: Target, count: int, threads: int, batch: int) -> Iterator[Steps]:
+    """Memory for a write of ``count`` objects, and in which steps it goes."""
     if not budget.limited:
         yield Steps(threads, batch)
         return
-    capabilities = driver.capabilities
+    nbytes, capabilities = target.object_bytes, target.driver.capabilities
     concurrency = 1 if capabilities.local else max(1, capabilities.concurrency)
     most = min(count, max(batch, threads * (concurrency + 1)))
     with budget.share("in_flight", COPIES * nbytes, most, nbytes) as units:

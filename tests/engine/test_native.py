@@ -413,6 +413,16 @@ WRONG: dict[str, dict[str, Any]] = {
     "another fill value": {"fill": b"ab"},
     "a path of two": {"jobs": [(b"a\0b", None, None, None, (0,), (1,))]},
     "a path too long": {"jobs": [(b"a" * 5000, None, None, None, (0,), (1,))]},
+    "a picked task that is not there": {"picked": np.array([1], np.int64)},
+    "a picked task before the first": {"picked": np.array([-1], np.int64)},
+    "two picked tasks": {"picked": np.zeros(2, np.int64)},
+    "tasks picked of two jobs": {
+        "picked": np.zeros(1, np.int64),
+        "jobs": [(b"", None, None, [b"abcdefgh"], (0,), (1,))] * 2,
+    },
+    "memory of another size": {"keeps": [bytearray(9)]},
+    "memory for two": {"keeps": [bytearray(8), bytearray(8)]},
+    "memory that is not a list": {"keeps": (bytearray(8),)},
     "two values for a shard": {
         "jobs": [(b"", np.zeros(2, np.int64), None, [b"", b""], (0,), (1,))]
     },
@@ -428,6 +438,12 @@ def test_a_call_that_is_right() -> None:
         b"x" * 8,
         library.ABSENT,
     )
+    kept = bytearray(8)
+    picked = np.zeros(1, np.int64)
+    part = group([2, 1, 1, 0, 1, -1, -1])
+    assert call(groups=part, keeps=[kept], picked=picked)[0] == b"bc\0\0\0\0\0\0"
+    assert kept == b"abcdefgh"
+    assert call(keeps=[None])[0] == b"abcdefgh"
     entries = np.array([3, 8], np.int64)
     shard = [(b"", entries, None, [b"...abcdefgh"], (0,), (1,))]
     assert call(jobs=shard) == (b"abcdefgh", library.DONE)

@@ -105,16 +105,15 @@ static int raw(const Chain *chain) {
     return !chain->count || (chain->count == 1 && chain->steps[0].kind == SWAP);
 }
 
-/* The stored bytes of a task; of a plain chunk only `span` of them, where that is given. */
-static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t task, File *file,
+/* The stored bytes of the call's `nth` task; of a plain chunk only `span` of them, where that is given. */
+static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t nth, File *file,
                  Scratch *scratch, const Wanted *span, uint8_t *straight, const uint8_t **data,
                  int64_t *size) {
     const Chain *chain = &call->chain;
     int plain = raw(chain);
     if (job->values && !job->index) {
-        int64_t which = task + job->before - call->first; /* they are those of this call */
-        if (which >= job->held) return AGAIN;
-        Py_buffer *value = &job->values[which];
+        if (nth >= job->held) return AGAIN; /* they are those of this call */
+        Py_buffer *value = &job->values[nth];
         *data = value->buf;
         *size = (int64_t)value->len;
         return value->buf ? DONE : ABSENT;
@@ -176,7 +175,7 @@ typedef struct {
     int64_t done, absent, bytes, nanoseconds;
 } Worker;
 
-static int carry_out(Call *call, const Job *job, int64_t task, Worker *worker) {
+static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Worker *worker) {
     const Chain *chain = &call->chain;
     Dim dims[MOST_DIMS];
     int64_t chunk[MOST_DIMS];
@@ -231,13 +230,15 @@ static int carry_out(Call *call, const Job *job, int64_t task, Worker *worker) {
     int count = arrange(dims, call->count, &in, &out, &item);
     uint8_t *straight =
         count == 0 && (int64_t)item == chain->nbytes && in == 0 ? call->out + out : NULL;
-    const Wanted *some = wanted.stop - wanted.first < chain->nbytes ? &wanted : NULL;
+    uint8_t *keep = call->keeps ? call->keeps[nth].buf : NULL;
+    if (keep) straight = keep;
+    const Wanted *some = !keep && wanted.stop - wanted.first < chain->nbytes ? &wanted : NULL;
     const Wanted *span = call->spans && some && (wanted.stop - wanted.first) * 4 <= chain->nbytes
                              ? some
                              : NULL;
     const uint8_t *data = NULL, *made = NULL;
     int64_t size = 0, began;
-    int code = fetch(call, job, chunk, task, &worker->file, worker->scratch, span, straight, &data,
+    int code = fetch(call, job, chunk, nth, &worker->file, worker->scratch, span, straight, &data,
                      &size);
     if (code == ABSENT && call->fill) {
         for (int k = 0; k < count; k++) {
@@ -258,7 +259,8 @@ static int carry_out(Call *call, const Job *job, int64_t task, Worker *worker) {
     code = decode(chain, worker->scratch, data, size, !job->values, straight, some, &made);
     if (code != DONE) return code;
     if (!plain) worker->nanoseconds += now() - began;
-    if (!straight || made != straight) copy(made + in, call->out + out, dims, count, item);
+    if (keep && made != keep) memcpy(keep, made, (size_t)chain->nbytes);
+    if (keep || made != straight) copy(made + in, call->out + out, dims, count, item);
     worker->done++;
     worker->bytes += stored;
     return DONE;
@@ -289,10 +291,10 @@ static void work(Call *call, Scratch *scratch) {
             else high = middle;
         }
         for (; at < stop; at++) {
-            int64_t task = call->first + at;
+            int64_t task = call->picked ? call->picked[at] : call->first + at;
             while (low + 1 < call->all && call->jobs[low + 1].before <= task) low++;
             const Job *job = &call->jobs[low];
-            call->status[at] = (uint8_t)carry_out(call, job, task - job->before, &worker);
+            call->status[at] = (uint8_t)carry_out(call, job, task - job->before, at, &worker);
         }
     }
     if (worker.file.fd >= 0) close(worker.file.fd);

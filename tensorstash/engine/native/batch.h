@@ -50,6 +50,9 @@ typedef struct {
     int spans;
     uint8_t *status;
     int64_t first, tasks, grain;
+    const int64_t *picked; /* the tasks, where they are not those from `first` on; of one job */
+    Py_buffer *keeps;      /* of each task, memory for all of its chunk; `buf` NULL: none is wanted */
+    int64_t kept;
     atomic_llong next, done, absent, bytes, nanoseconds;
     Py_buffer *views;
     int64_t viewed, viewable;

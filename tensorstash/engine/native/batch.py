@@ -1,4 +1,5 @@
-"""A read carried out by the kernel: chunks, or inner chunks of shards, in files or in memory."""
+"""A read carried out by the kernel: chunks, or inner chunks of shards, in files, in memory, or as
+they arrive."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from ...driver import Tag
 from ...errors import StashError
 from ...indexing.selection import Transform
 from ...threads import cores, nested
+from ..cache import Cache
 from ..chunks import SPAN_FROM, Chunks
 from ..stats import Meter
 from . import library as native
+from .arrivals import Arrivals
 from .library import ABSENT, DONE, Library
 from .steps import Steps, steps
 from .tables import Group, groups, runs
@@ -35,8 +38,9 @@ Chunk = tuple[int, ...]
 
 
 class Batches:
-    """Reads of the array at ``chunks``, stored in files or in memory: :meth:`read` places what
-    the kernel can read, and returns the chunks that are left to Python. ``index``: of shards."""
+    """Reads of the array at ``chunks``. Where it is stored in files or in memory, :meth:`read`
+    places what the kernel can read, and returns the chunks that are left to Python; of a remote
+    store :meth:`arrivals` does. ``index``: of shards."""
 
     def __init__(
         self,
@@ -63,6 +67,22 @@ class Batches:
         fills = chunks.missing == "fill"
         self._fill = chunks.spec.fill.tobytes() if fills else None
         self._raw = np.dtype(("V", steps.itemsize))
+
+    def arrivals(
+        self, transform: Transform, out: NDArray[Any], cache: Cache | None
+    ) -> Arrivals | None:
+        """What places the chunks of a remote store in ``out`` as they arrive; ``None`` where
+        Python is to."""
+        chunks, pipeline = self._chunks, self._chunks.pipeline
+        if not native.enabled or out.dtype != chunks.spec.dtype:
+            return None
+        if cache is not None and (pipeline is None or not pipeline.ordered):
+            return None
+        table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
+        if table is None:
+            return None
+        rest = table, out.view(self._raw), self._fill, cache, self._meter
+        return Arrivals(chunks, self._library, self._steps, *rest)
 
     def _most(self) -> int:
         """Tasks of one call."""
@@ -200,7 +220,9 @@ def batches(
         return None
     if not 0 < chunks.spec.ndim < _MOST_DIMS:  # of one element there are no tables
         return None
-    if chunks.driver.local_path(chunks.path) is None and chunks.driver.in_memory(()) is None:
+    driver = chunks.driver
+    near = driver.local_path(chunks.path) is not None or driver.in_memory(()) is not None
+    if driver.capabilities.local and not near:
         return None
     found = steps(pipeline, library.kinds)
     return None if found is None else Batches(chunks, library, found, meter, threads, index)

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 1 /* of what `run` takes: library.py has the same */
+#define VERSION 2 /* of what `run` takes: library.py has the same */
 
 static int view(Call *call, PyObject *object, int flags, Py_buffer **found) {
     if (call->viewed == call->viewable) {
@@ -132,22 +132,30 @@ static int take_groups(Call *call, PyObject *groups) {
     return 1;
 }
 
-static int take_values(Job *job, PyObject *values) {
-    job->held = PyList_Size(values);
-    if (job->held < 0) return 0;
-    job->values = calloc((size_t)job->held + 1, sizeof *job->values);
-    if (!job->values) {
+static void free_buffers(Py_buffer *buffers, int64_t count) {
+    for (int64_t k = 0; buffers && k < count; k++)
+        if (buffers[k].obj) PyBuffer_Release(&buffers[k]);
+    free(buffers);
+}
+
+/* A buffer of each item of a list; of `None` none. */
+static Py_buffer *buffers(PyObject *list, int flags, int64_t *count) {
+    *count = PyList_Size(list);
+    if (*count < 0) return NULL;
+    Py_buffer *found = calloc((size_t)*count + 1, sizeof *found);
+    if (!found) {
         PyErr_NoMemory();
-        return 0;
+        return NULL;
     }
-    for (int64_t k = 0; k < job->held; k++) {
-        PyObject *value = PyList_GetItem(values, (Py_ssize_t)k);
-        if (value != Py_None && PyObject_GetBuffer(value, &job->values[k], PyBUF_SIMPLE)) {
-            memset(&job->values[k], 0, sizeof job->values[k]);
-            return 0;
+    for (int64_t k = 0; k < *count; k++) {
+        PyObject *item = PyList_GetItem(list, (Py_ssize_t)k);
+        if (item != Py_None && PyObject_GetBuffer(item, &found[k], flags)) {
+            memset(&found[k], 0, sizeof found[k]);
+            free_buffers(found, k);
+            return NULL;
         }
     }
-    return 1;
+    return found;
 }
 
 /* A job is (path, index, tag, values, low, high): see `run` below. */
@@ -170,7 +178,10 @@ static int take_job(Call *call, Job *job, PyObject *given, int64_t *total) {
             return wrong("too many tasks");
     }
     if (__builtin_add_overflow(*total, tasks, total)) return wrong("too many tasks");
-    if (values != Py_None && !take_values(job, values)) return 0;
+    if (values != Py_None) {
+        job->values = buffers(values, PyBUF_SIMPLE, &job->held);
+        if (!job->values) return 0;
+    }
     if (index == Py_None) return 1;
     if (job->values) {
         if (job->held != 1 || !job->values->buf) return wrong("a shard is one value");
@@ -216,27 +227,45 @@ static int take_chain(Chain *chain, PyObject *given) {
 }
 
 static void drop(Call *call) {
-    for (int64_t k = 0; call->jobs && k < call->all; k++) {
-        Job *job = &call->jobs[k];
-        for (int64_t i = 0; job->values && i < job->held; i++)
-            if (job->values[i].obj) PyBuffer_Release(&job->values[i]);
-        free(job->values);
-    }
+    for (int64_t k = 0; call->jobs && k < call->all; k++)
+        free_buffers(call->jobs[k].values, call->jobs[k].held);
+    free_buffers(call->keeps, call->kept);
     for (int64_t k = 0; k < call->viewed; k++) PyBuffer_Release(&call->views[k]);
     free(call->views);
     free(call->jobs);
     free(call);
 }
 
+/* Tasks that are picked, and memory for their chunks: an item a task. */
+static int take_picked(Call *call, PyObject *picked, PyObject *keeps, int64_t total) {
+    if (picked != Py_None) {
+        if (call->all != 1) return wrong("tasks are picked of one job");
+        call->picked = numbers(call, picked, call->tasks, NULL);
+        if (!call->picked) return 0;
+        for (int64_t k = 0; k < call->tasks; k++)
+            if (call->picked[k] < 0 || call->picked[k] >= total) return wrong("a task that is not there");
+    }
+    if (keeps == Py_None) return 1;
+    if (!PyList_Check(keeps)) return wrong("a list of buffers");
+    call->keeps = buffers(keeps, PyBUF_WRITABLE, &call->kept);
+    if (!call->keeps) return 0;
+    if (call->kept != call->tasks) return wrong("a buffer a task");
+    for (int64_t k = 0; k < call->kept; k++)
+        if (call->keeps[k].obj && (int64_t)call->keeps[k].len != call->chain.nbytes)
+            return wrong("memory of another size than a chunk");
+    return 1;
+}
+
 static PyObject *run(PyObject *module, PyObject *arguments) {
-    PyObject *chain, *groups, *jobs, *out, *fill, *status, *ratios, *strides, *result = NULL;
+    PyObject *chain, *groups, *jobs, *out, *fill, *status, *ratios, *strides, *picked, *keeps;
+    PyObject *result = NULL;
     int separator, axes, spans, threads;
     long long first, grain;
     Py_buffer *buffer;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOO!OOOOOiiiiLL", &chain, &groups, &PyList_Type, &jobs, &out,
+    if (!PyArg_ParseTuple(arguments, "OOO!OOOOOiiiiLLOO", &chain, &groups, &PyList_Type, &jobs, &out,
                           &fill, &status, &ratios, &strides, &axes, &separator, &spans, &threads,
-                           &first, &grain))
+                          &first, &grain, &picked, &keeps))
         return NULL;
     if (axes < 0 || axes > MOST_DIMS || separator < 1 || separator > 127 || grain < 1 || first < 0) {
         wrong("no such call");
@@ -246,7 +275,7 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     if (!call) return PyErr_NoMemory();
     call->all = PyList_Size(jobs);
     call->jobs = calloc((size_t)call->all + 1, sizeof *call->jobs);
-    call->viewable = call->all + 3 * MOST_DIMS + 3;
+    call->viewable = call->all + 3 * MOST_DIMS + 4;
     call->views = calloc((size_t)call->viewable, sizeof *call->views);
     call->axes = axes;
     call->separator = (char)separator;
@@ -278,7 +307,8 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     if (!view(call, status, PyBUF_WRITABLE, &buffer)) goto end;
     call->status = buffer->buf;
     call->tasks = (int64_t)buffer->len;
-    if (call->first > total || call->tasks > total - call->first) {
+    if (!take_picked(call, picked, keeps, total)) goto end;
+    if (!call->picked && (call->first > total || call->tasks > total - call->first)) {
         wrong("more tasks than there are");
         goto end;
     }
@@ -326,8 +356,9 @@ static PyObject *find(PyObject *module, PyObject *paths) {
 static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS,
      "run(chain, groups, jobs, out, fill, status, ratios, strides, axes, separator, spans,\n"
-     "    threads, first, grain) -> (done, absent, bytes, nanoseconds)\n\n"
-     "Carry out tasks `first` on, one an item of `status`, of the product of the groups."},
+     "    threads, first, grain, picked, keeps) -> (done, absent, bytes, nanoseconds)\n\n"
+     "Carry out tasks `first` on, or those `picked`, one an item of `status`, of the product of\n"
+     "the groups; `keeps`: memory for the whole chunk of each."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
 };
