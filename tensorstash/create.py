@@ -401,7 +401,8 @@ def load(location: Location, **how: Unpack[OpenArrayOptions]) -> NDArray[Any]:
     Args:
         location: where it is stored, as for :func:`open`.
         options, cache, immutable, threads, missing, write_fill, allow_pickle, lock_timeout,
-            limits, memory_limit, cache_dir, cache_dir_bytes: how it is read, as :func:`open` explains.
+            limits, memory_limit, cache_dir, cache_dir_bytes: how it is read, as :func:`open`
+            explains.
 
     Returns:
         A new NumPy array of the stored shape and dtype.

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -100,7 +101,7 @@ def copy(
     with node.making(driver, "", spec, "copy", overwrite=overwrite) as check:
 
         def move(where: tuple[slice, ...]) -> None:
-            with memory.share("in_flight", each, 1, least):
+            with memory.share("in_flight", each, 1, least, partial(located, driver)):
                 values = origin.read(where)
                 check()
                 # Nothing is stored there: fill needs no delete.

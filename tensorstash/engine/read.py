@@ -69,8 +69,8 @@ class Reader:
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
-        kept, concurrency = cache is not None, chunks.driver.capabilities.concurrency
-        self._room = ReadRoom(budget, chunks.room_bytes(kept), concurrency)
+        nbytes = chunks.room_bytes(cache is not None)
+        self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
         # Of a local store's chunks that are kept Python compares the versions.
         self._native: Batches | bool | None = True if cache is None or not local else None
         self._edges = chunks.grid.chunks

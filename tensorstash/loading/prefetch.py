@@ -46,7 +46,8 @@ class Held:
 
     def note(self, count: int) -> None:
         """So many are ready."""
-        self._nbytes = self._nbytes or max(1, self._size())
+        if count:
+            self._nbytes = self._nbytes or max(1, self._size())
         self._account.set(count * self._nbytes)
 
     def crowded(self, count: int) -> bool:
@@ -106,6 +107,8 @@ class Prefetcher(Iterator[Item], Generic[Item]):
                 self._held.note(self._ready.qsize())
             self._wanted.put(None)
             return item  # type: ignore[no-any-return]
+        if self._held is not None:
+            self._held.note(0)
         self._ready.put((False, None))  # whoever asks once more
         if item is None:
             raise StopIteration

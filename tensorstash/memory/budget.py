@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -59,9 +60,9 @@ class Budget:
         """For one that keeps bytes of a kind from call to call, a ``cache`` for example."""
         return Account(self, kind, cache)
 
-    def room(self, part: int = KEPT) -> int | None:
-        """Bytes that may be kept besides what is kept already; see :func:`room`."""
-        rooms = [room(limit, ledger.now(), part) for limit, ledger in self.limits()]
+    def room(self, part: int = KEPT, mine: int = 0) -> int | None:
+        """Bytes that one who keeps ``mine`` may keep; see :func:`room`."""
+        rooms = [room(limit, ledger.now(), part, mine) for limit, ledger in self.limits()]
         return min((found for found in rooms if found is not None), default=None)
 
     def give_way(self, nbytes: int = 0) -> None:
@@ -78,7 +79,13 @@ class Budget:
                     break
 
     def share(
-        self, kind: str, each: int, most: int = 1, chunk: int = 0, wait: bool = True
+        self,
+        kind: str,
+        each: int,
+        most: int = 1,
+        chunk: int = 0,
+        place: Callable[[], str] = str,
+        wait: bool = True,
     ) -> Share:
         """Bytes for a call, in a ``with`` block, which is given a number of units.
 
@@ -88,12 +95,13 @@ class Budget:
             most: units that the call has use for.
             chunk: bytes of one chunk: where these alone are more than a limit,
                 :class:`~tensorstash.errors.NoMemory` is raised.
+            place: says where the chunk is stored.
             wait: for other calls to end; else there may be no units.
 
         Returns:
             The context: units from 1 to ``most``; 0 where none are to be had without waiting.
         """
-        return Share(self, kind, max(1, each), max(1, most), chunk, wait)
+        return Share(self, kind, max(1, each), max(1, most), (chunk, place), wait)
 
     def use(self) -> dict[str, int]:
         """Bytes by kind, and the ``total``."""
@@ -150,11 +158,8 @@ class Account:
 
     def room(self, part: int = KEPT) -> int | None:
         """Bytes that this one may keep in all; ``None``: any number."""
-        found = self._budget.room(part)
-        if found is None:
-            return None
         mine = self._here()[0].get(self._number)
-        return found if mine is None else found + mine.nbytes
+        return self._budget.room(part, 0 if mine is None else mine.nbytes)
 
     def most(self, asked: int, part: int) -> int:
         """Bytes that this one keeps at most, of ``asked``; one at least."""
@@ -178,7 +183,13 @@ class Share:
     )
 
     def __init__(
-        self, budget: Budget, kind: str, each: int, most: int, chunk: int, wait: bool
+        self,
+        budget: Budget,
+        kind: str,
+        each: int,
+        most: int,
+        chunk: tuple[int, Callable[[], str]],
+        wait: bool,
     ) -> None:
         self._budget = budget
         self._kind = kind
@@ -199,10 +210,11 @@ class Share:
         if not limits:
             return self._most
         least = min(limit for limit, _ in limits)
-        if self._chunk > least:
+        nbytes, place = self._chunk
+        if nbytes > least:
             raise NoMemory(
-                f"one chunk takes {counted(self._chunk, 'byte')}, and the memory limit is {least}; "
-                "raise memory_limit, or store smaller chunks"
+                f"one chunk of {place()} has {counted(nbytes, 'byte')}, and the memory limit is "
+                f"{least}; raise memory_limit, or store smaller chunks"
             )
         self._pid = os.getpid()
         found = getattr(_local, "share", None)

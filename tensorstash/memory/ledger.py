@@ -43,13 +43,15 @@ def units(limit: int | None, entries: Iterable[Entry], each: int, most: int) -> 
     return 0 if any(entry.passing for entry in entries) else 1
 
 
-def room(limit: int | None, entries: Iterable[Entry], part: int = KEPT) -> int | None:
-    """Bytes that may be kept besides what is kept already, but for caches, which give way;
-    ``None``: any number. No more than one ``part``-th of the limit is kept in all."""
+def room(
+    limit: int | None, entries: Iterable[Entry], part: int = KEPT, mine: int = 0
+) -> int | None:
+    """Bytes that one who keeps ``mine`` may keep beside what others do, but for caches, which give
+    way; ``None``: any number. No more than one ``part``-th of the limit is kept in all."""
     if limit is None:
         return None
     kept = total(e for e in entries if not e.passing and e.kind != "caches")
-    return max(0, limit // part - kept)
+    return max(0, limit // part - kept + mine)
 
 
 class Shrinks(Protocol):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
+from ..driver import Driver, located
 from ..threads import cores
 from .budget import PROCESS, Account, Budget
 
@@ -20,18 +22,20 @@ _local = threading.local()
 class ReadRoom:
     """Memory for the reads of one array, whose chunks take ``each`` bytes beside the result."""
 
-    def __init__(self, budget: Budget, nbytes: tuple[int, int], concurrency: int) -> None:
-        """``nbytes``: what reading a chunk takes, and what there must be room for at once."""
+    def __init__(self, budget: Budget, nbytes: tuple[int, int], driver: Driver, path: str) -> None:
+        """``nbytes``: what reading a chunk takes, and what there must be room for at once. The
+        array is at ``path`` below ``driver``."""
         self._budget = budget
         self._each, self._chunk = nbytes
-        self._concurrency = concurrency
+        self._concurrency = driver.capabilities.concurrency
+        self._place = partial(located, driver, path)
 
     def one(self) -> AbstractContextManager[Any]:
         """For one chunk."""
         budget = self._budget
         if not budget.limited:
             return _nothing
-        return budget.share("native", self._each, 1, self._chunk)
+        return budget.share("native", self._each, 1, self._chunk, self._place)
 
     def threads(self, most: int | None) -> AbstractContextManager[int | None]:
         """For a chunk a thread of the kernel, of ``most`` threads (``None``: one a processor)."""
@@ -39,7 +43,7 @@ class ReadRoom:
             return nullcontext(most)
         self._note_kept()
         wanted = cores() if most is None else most
-        return self._budget.share("native", self._each, wanted, self._chunk)
+        return self._budget.share("native", self._each, wanted, self._chunk, self._place)
 
     def spare(self, count: int) -> AbstractContextManager[int]:
         """For one chunk after another of ``count`` that nobody waits for, if that can be had at
@@ -49,7 +53,7 @@ class ReadRoom:
             return nullcontext(1)
         if count * self._chunk > least // _AHEAD:
             return nullcontext(0)
-        return self._budget.share("native", self._each, 1, self._chunk, wait=False)
+        return self._budget.share("native", self._each, 1, self._chunk, self._place, wait=False)
 
     @contextmanager
     def blocks(self, count: int, threads: int, joined: bool) -> Iterator[tuple[int, int]]:
@@ -61,7 +65,7 @@ class ReadRoom:
             yield threads, pieces
             return
         most = count if joined else threads
-        with self._budget.share("native", self._each, most, self._chunk) as units:
+        with self._budget.share("native", self._each, most, self._chunk, self._place) as units:
             threads = min(threads, units)
             if joined:
                 pieces = max(pieces, -(-count * threads // units))
@@ -77,7 +81,7 @@ class ReadRoom:
         self._note_kept()
         most = max(self._concurrency + threads, _ROUND_BYTES // max(1, self._each))
         most = count if joined else min(most, count)
-        with self._budget.share("in_flight", self._each, most, self._chunk) as units:
+        with self._budget.share("in_flight", self._each, most, self._chunk, self._place) as units:
             # Of chunks that come one by one, no more are under way in any case.
             yield min(threads, units), count if units == most else units
 

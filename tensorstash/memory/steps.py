@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
-from ..driver import Buffer, Driver, Put, Tag
+from ..driver import Buffer, Driver, Put, Tag, located
 from .budget import Budget
 
 WRITERS = 4
@@ -23,6 +24,11 @@ class Target(Protocol):
     @property
     def driver(self) -> Driver:
         """Where they are stored."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Below the driver's root."""
         ...
 
     @property
@@ -57,7 +63,8 @@ def steps(budget: Budget, target: Target, count: int, threads: int, batch: int) 
     nbytes, capabilities = target.object_bytes, target.driver.capabilities
     concurrency = 1 if capabilities.local else max(1, capabilities.concurrency)
     most = min(count, max(batch, threads * (concurrency + 1)))
-    with budget.share("in_flight", COPIES * nbytes, most, nbytes) as units:
+    place = partial(located, target.driver, target.path)
+    with budget.share("in_flight", COPIES * nbytes, most, nbytes, place) as units:
         yield divided(units, threads, batch, concurrency)
 
 
