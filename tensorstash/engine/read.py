@@ -21,6 +21,7 @@ from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
+from .kept import Kept
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
@@ -73,6 +74,9 @@ class Reader:
         self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
         # Of a local store's chunks that are kept Python compares the versions.
         self._native: Batches | bool | None = True if cache is None or not local else None
+        self._kept: Kept | None = None
+        if cache is not None and sharding is None and chunks.plain and (local or immutable):
+            self._kept = Kept(chunks, cache, immutable, meter)
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -81,6 +85,8 @@ class Reader:
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
+        # Of one chunk that is not to be decoded Python reads a part sooner than the kernel.
+        self._plain = pipeline is None or pipeline.raw
         # Elements of a chunk that may be decoded straight into where it is wanted.
         straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
@@ -99,10 +105,11 @@ class Reader:
             return
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
-        one = self._single(transform)
-        if one is None and self._read_native(transform, out, fields):
+        kept = self._kept is not None and fields is None and self._kept.read(transform, out)
+        one = None if kept or not self._plain else self._single(transform)
+        if kept or (one is None and self._read_native(transform, out, fields)):
             pass
-        elif one is None:
+        elif one is None and (one := self._single(transform)) is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             if self._stream is not None:
                 self._read_far(self._stream, todo, out, fields, look)

@@ -14,7 +14,7 @@ from ..remote import Arrival
 from ..stats import Meter
 from .library import ABSENT, AGAIN, DONE, Library
 from .steps import Steps
-from .tables import Group
+from .tables import Table
 
 _TOGETHER = 64
 _BYTES = 512 << 10  # decoded: what is decoded only after so much more came must not matter
@@ -29,7 +29,7 @@ class Arrivals:
         chunks: Chunks,
         library: Library,
         steps: Steps,
-        groups: tuple[Group, ...],
+        groups: Table,
         out: NDArray[Any],
         fill: bytes | None,
         cache: Cache | None,
@@ -45,18 +45,15 @@ class Arrivals:
         self._cache = cache
         self._meter = meter
         self._low = (0,) * len(groups)
-        self._high = tuple(len(group.rows) for group in groups)
+        self._high = tuple(group.many for group in groups)
         self._ones = (1,) * chunks.spec.ndim
         self._zeros = (0,) * chunks.spec.ndim
         self._numbers: list[tuple[tuple[int, ...], dict[Any, int]]] = []
         apart = 1
         for group in reversed(groups):
-            rows = range(0, apart * len(group.rows), apart)
-            flat: list[Any] = group.chunks.tolist()
-            single = len(group.axes) == 1
-            names = [chunk[0] for chunk in flat] if single else map(tuple, flat)
-            self._numbers.append((group.axes, dict(zip(names, rows, strict=True))))
-            apart *= len(group.rows)
+            rows = {chunk: row * apart for chunk, row in group.numbers().items()}
+            self._numbers.append((group.axes, rows))
+            apart *= group.many
 
     def batches(self, arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
         """``arrivals``, some at a time."""

@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #define KEPT (32 << 20) /* bytes of scratch that a thread keeps from call to call */
+#define PARTLY 49152     /* bytes of a stored chunk from which reading a part of it pays */
+#define HEAD 4096        /* of them, that are read first */
 #define OPEN (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW)
 
 /* -- one task -------------------------------------------------------------------------- */
@@ -101,16 +103,34 @@ static int open_shard(File *file, const Job *job) {
     return file->code;
 }
 
+/* Of a large stored chunk only what holds the blocks that are wanted, where its beginning tells. */
+static int read_parts(const Chain *chain, int fd, uint8_t *to, int64_t size, int64_t from,
+                      const Wanted *wanted, int *some) {
+    int64_t extents[MOST_PARTS][2];
+    int code = read_file(fd, to, HEAD, from);
+    int count = code == DONE ? parts(chain, to, HEAD, size, wanted, extents) : -1;
+    if (code == DONE && count < 0) return read_file(fd, to + HEAD, size - HEAD, from + HEAD);
+    *some = 1;
+    for (int k = 0; k < count && code == DONE; k++) {
+        int64_t first = extents[k][0] < HEAD ? HEAD : extents[k][0];
+        if (extents[k][1] > first)
+            code = read_file(fd, to + first, extents[k][1] - first, from + first);
+    }
+    return code;
+}
+
 static int raw(const Chain *chain) {
     return !chain->count || (chain->count == 1 && chain->steps[0].kind == SWAP);
 }
 
-/* The stored bytes of the call's `nth` task; of a plain chunk only `span` of them, where that is given. */
+/* The stored bytes of the call's `nth` task; of a plain chunk only `span` of them, where that is given,
+   of others what `some` needs. */
 static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t nth, File *file,
-                 Scratch *scratch, const Wanted *span, uint8_t *straight, const uint8_t **data,
-                 int64_t *size) {
+                 Scratch *scratch, const Wanted *some, const Wanted *span, uint8_t *straight,
+                 const uint8_t **data, int64_t *size) {
     const Chain *chain = &call->chain;
     int plain = raw(chain);
+    scratch->some = 0;
     if (job->values && !job->index) {
         if (nth >= job->held) return AGAIN; /* they are those of this call */
         Py_buffer *value = &job->values[nth];
@@ -160,6 +180,8 @@ static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t
                        : read_file(fd, to + span->first, span->stop - span->first,
                                    from + span->first);
             *size = chain->nbytes;
+        } else if (some && *size >= PARTLY && partial(chain)) {
+            code = read_parts(chain, fd, to, *size, from, some, &scratch->some);
         } else {
             code = read_file(fd, to, *size, from);
         }
@@ -238,8 +260,8 @@ static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Work
                              : NULL;
     const uint8_t *data = NULL, *made = NULL;
     int64_t size = 0, began;
-    int code = fetch(call, job, chunk, nth, &worker->file, worker->scratch, span, straight, &data,
-                     &size);
+    int code = fetch(call, job, chunk, nth, &worker->file, worker->scratch, some, span, straight,
+                     &data, &size);
     if (code == ABSENT && call->fill) {
         for (int k = 0; k < count; k++) {
             dims[k].in_step = 0;

@@ -14,6 +14,7 @@
 #define ROW 7        /* count, in, in_step, out, out_step, in_list, out_list */
 #define LONGEST 4096 /* of a path */
 #define MOST_THREADS 256
+#define MOST_ROWS (1 << 20)
 
 typedef struct {
     int64_t rows, coords;
@@ -22,6 +23,7 @@ typedef struct {
     const int64_t *what;  /* rows * ROW */
     const int64_t *lists; /* offsets that rows point into: of the input, then of the output */
     int64_t listed;
+    int64_t *made;        /* `at` and `what`, where they were worked out here */
 } Group;
 
 /* Where the tasks of one run of rows are stored: a file each, all in one file (a shard), or in

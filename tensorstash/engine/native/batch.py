@@ -23,7 +23,7 @@ from . import library as native
 from .arrivals import Arrivals
 from .library import ABSENT, DONE, Library
 from .steps import Steps, steps
-from .tables import Group, groups, runs
+from .tables import Table, groups
 
 _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
@@ -112,7 +112,7 @@ class Batches:
 
     def _read_chunks(self, call: _Call, files: str | None) -> bool:
         chunks, fill = self._chunks, self._fill
-        high = tuple(len(group.rows) for group in call.table)
+        high = tuple(group.many for group in call.table)
         low, count = (0,) * len(high), math.prod(high)
         path = b"" if files is None else _path(files + chunks.spec.keys.prefix)
         if path is None:
@@ -200,12 +200,11 @@ class Batches:
             call.leave(here - first, low, high)
             first += count
 
-    def _shards(
-        self, table: tuple[Group, ...]
-    ) -> Iterator[tuple[Chunk, tuple[int, ...], tuple[int, ...]]]:
+    def _shards(self, table: Table) -> Iterator[tuple[Chunk, tuple[int, ...], tuple[int, ...]]]:
         """Every shard, and the rows of each group that lie in it."""
-        order = np.argsort([axis for group in table for axis in group.axes]).tolist()
-        for some in product(*(runs(group, self._ratios) for group in table)):
+        axes = [axis for group in table for axis in group.axes]
+        order = sorted(range(len(axes)), key=axes.__getitem__)
+        for some in product(*(group.runs(self._ratios) for group in table)):
             flat = [part for shard, _, _ in some for part in shard]
             low = tuple(low for _, low, _ in some)
             yield tuple(flat[k] for k in order), low, tuple(high for _, _, high in some)
@@ -244,7 +243,7 @@ class _Call:
     def __init__(
         self,
         batches: Batches,
-        table: tuple[Group, ...],
+        table: Table,
         out: NDArray[Any],
         spans: bool,
         most: int | None,
@@ -257,9 +256,9 @@ class _Call:
         self._most = most
         # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
         self._work = batches._steps.nbytes
-        if all(group.lists is None for group in table):
-            first = [group.rows[0, :3].tolist() for group in table]
-            hull = sum(abs(step) * (n - 1) for n, _, step in first)
+        hulls = [group.hull() for group in table]
+        if None not in hulls:
+            hull = sum(filter(None, hulls))
             if hull * 4 <= self._work:
                 self._work = hull + batches._steps.itemsize
         self._axes = [axis for group in table for axis in group.axes]
@@ -302,11 +301,13 @@ class _Call:
     ) -> list[list[int]]:
         """The indices of the chunks of such tasks."""
         low = low or (0,) * len(self.table)
-        high = high or tuple(len(group.rows) for group in self.table)
+        high = high or tuple(group.many for group in self.table)
         rows = np.unravel_index(
             np.asarray(tasks, np.intp), [b - a for a, b in zip(low, high, strict=True)]
         )
-        parts = [group.chunks[at + a] for group, at, a in zip(self.table, rows, low, strict=True)]
+        parts = [
+            group.chunks_of(at + a) for group, at, a in zip(self.table, rows, low, strict=True)
+        ]
         found: list[list[int]] = np.concatenate(parts, axis=1)[:, np.argsort(self._axes)].tolist()
         return found
 

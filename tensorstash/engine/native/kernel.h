@@ -8,6 +8,7 @@
 
 #define MOST_DIMS 64  /* NumPy's own limit */
 #define MOST_STEPS 16
+#define MOST_PARTS 64
 
 /* What became of a task. All but DONE and ABSENT are carried out again in Python, which says what
    is wrong in its own words. */
@@ -38,6 +39,7 @@ typedef struct {
 typedef struct {
     Memory stored, decoded, blocks;
     void *zstd;
+    int some;  /* of the stored chunk not all was read */
 } Scratch;
 
 /* Bytes of a chunk that are wanted, and single runs of them where there are few. */
@@ -59,6 +61,9 @@ void release(Scratch *scratch);
 
 int decode(const Chain *chain, Scratch *scratch, const uint8_t *data, int64_t size, int writable,
            uint8_t *straight, const Wanted *wanted, const uint8_t **chunk);
+int partial(const Chain *chain);
+int parts(const Chain *chain, const uint8_t *data, int64_t head, int64_t size,
+          const Wanted *wanted, int64_t (*extents)[2]);
 int resolve(const char *path);
 int resolved(int kind);
 
