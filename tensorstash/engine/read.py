@@ -70,6 +70,7 @@ class Reader:
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
+        self._budget = budget
         nbytes = chunks.room_bytes(cache is not None)
         self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
         # Of a local store's chunks that are kept Python compares the versions.
@@ -133,8 +134,11 @@ class Reader:
         native = None if fields is not None or fetcher is None else self._batches()
         if native is None or fetcher is None:
             return False
-        with self._room.threads(self.threads) as most:
-            left = native.read(transform, out, most)
+        if not self._budget.limited:  # the shortest way to an element
+            left = native.read(transform, out)
+        else:
+            with self._room.threads(self.threads) as most:
+                left = native.read(transform, out, most)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)

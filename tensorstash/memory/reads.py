@@ -37,10 +37,8 @@ class ReadRoom:
             return _nothing
         return budget.share("native", self._each, 1, self._chunk, self._place)
 
-    def threads(self, most: int | None) -> AbstractContextManager[int | None]:
+    def threads(self, most: int | None) -> AbstractContextManager[int]:
         """For a chunk a thread of the kernel, of ``most`` threads (``None``: one a processor)."""
-        if not self._budget.limited:
-            return nullcontext(most)
         self._note_kept()
         wanted = cores() if most is None else most
         return self._budget.share("native", self._each, wanted, self._chunk, self._place)
