@@ -37,6 +37,7 @@ from .explain import Explanation, Info
 from .group import Group, create_group, open_group
 from .location import Location
 from .log import log_requests
+from .memory import memory_limit, memory_use
 from .transfer import copy
 from .view import View
 
@@ -83,6 +84,8 @@ __all__ = [
     "json",
     "load",
     "log_requests",
+    "memory_limit",
+    "memory_use",
     "open",
     "open_group",
     "open_records",

@@ -79,7 +79,7 @@ class Array(Handle):
         self._spec = spec
         self._reader: Reader | None = None
         self._writer: Writer | None = None
-        self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
+        self._cache = Cache(settings.cache_bytes, settings.memory) if settings.cache_bytes else None
         self._meter = Meter()
         self._guess = Guess(absent=created)
         self._identity = identity
@@ -521,9 +521,8 @@ class Array(Handle):
         if reader is None:
             how = self.settings
             chunks = Chunks(self.driver, self.path, self.spec, how.missing, how.limits.chunk)
-            reader = self._reader = Reader(
-                chunks, self._cache, self.settings.threads, self.settings.immutable, self._meter
-            )
+            own = how.threads, how.immutable, self._meter, how.memory
+            reader = self._reader = Reader(chunks, self._cache, *own)
         return reader
 
     @property
@@ -541,10 +540,11 @@ class Array(Handle):
         fields: Fields | None = None,
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
-        how, chunks = self.settings, self._read.chunks
+        how, chunks, seen = self.settings, self._read.chunks, self._guess
         if chunks.spec is not spec:
             chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
-        return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
+        own = how.threads, how.write_fill, grown_from
+        return Writer(chunks, *own, check, seen, fields, how.memory)
 
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
         """What a selection gives, and the rest of it, without names of fields. Where what is known

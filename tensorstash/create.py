@@ -22,6 +22,7 @@ from .handle import Settings
 from .indexing.grid import Grid
 from .limits import parse as parse_limits
 from .location import Location, resolve
+from .memory import budget_of
 from .metadata import defaults, node, zarr2
 from .metadata.belongings import DOCUMENTS
 from .metadata.defaults import CodecsLike
@@ -56,6 +57,7 @@ def open_place(
     allow_pickle: bool = False,
     lock_timeout: float | None = 60.0,
     limits: LimitsLike = None,
+    memory_limit: int | str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
 ) -> tuple[Driver, Settings]:
@@ -78,6 +80,7 @@ def open_place(
         allow_pickle=allow_pickle,
         lock_timeout=lock_timeout,
         limits=parse_limits(limits, parse_bytes),
+        memory=budget_of(memory_limit),
     )
     driver = resolve(location, options)
     if cache_dir is not None and not driver.capabilities.local:
@@ -255,8 +258,8 @@ def create(
         order: ``"F"`` stores each chunk in column-major order.
         filters: numcodecs' filters, with ``zarr_format=2`` only.
         write_fill: store chunks that hold nothing but the fill value, too.
-        options, cache, threads, missing, lock_timeout, limits: how the handle behaves, as
-            :func:`open` explains.
+        options, cache, threads, missing, lock_timeout, limits, memory_limit: how the handle
+            behaves, as :func:`open` explains.
 
     Returns:
         A handle opened for reading and writing.
@@ -309,6 +312,8 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
             the array's lock; ``None`` waits for ever.
         limits: let what is stored take more memory than is usual: ``{"metadata": "1GiB"}`` for a
             metadata document, ``{"chunk": "4GiB"}`` for a chunk of text or bytes.
+        memory_limit: bytes, or text such as ``"1GiB"``, that this handle takes at once in each
+            process, results aside; see :func:`tensorstash.memory_limit`, the limit of a process.
         cache_dir: a folder that keeps what is fetched from remote places, for all processes of
             this machine and for the next run; what it holds is compared with the stored version.
         cache_dir_bytes: the most that this folder holds.
@@ -369,8 +374,8 @@ def save(
         chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
             key_encoding, separator, order, filters, write_fill: how it is stored, as
             :func:`create` explains.
-        options, cache, threads, missing, lock_timeout, limits: how the handle behaves, as
-            :func:`open` explains.
+        options, cache, threads, missing, lock_timeout, limits, memory_limit: how the handle
+            behaves, as :func:`open` explains.
 
     Returns:
         A handle that reads and writes the new array.
@@ -396,7 +401,8 @@ def load(location: Location, **how: Unpack[OpenArrayOptions]) -> NDArray[Any]:
     Args:
         location: where it is stored, as for :func:`open`.
         options, cache, immutable, threads, missing, write_fill, allow_pickle, lock_timeout,
-            limits, cache_dir, cache_dir_bytes: how it is read, as :func:`open` explains.
+            limits, memory_limit, cache_dir, cache_dir_bytes: how it is read, as :func:`open`
+            explains.
 
     Returns:
         A new NumPy array of the stored shape and dtype.

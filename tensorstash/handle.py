@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from .errors import Closed, ReadOnly, Unsupported
 from .indexing.fields import Fields
 from .indexing.selection import Transform
 from .limits import USUAL, Limits
+from .memory import PROCESS, Budget, incoming, outgoing
 from .metadata.spec import ArraySpec
 
 
@@ -35,6 +36,17 @@ class Settings:
     allow_pickle: bool = False
     lock_timeout: float | None = 60.0
     limits: Limits = USUAL
+    memory: Budget = field(default=PROCESS, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # To a process that multiprocessing starts, the limit of this one goes along.
+        limit = outgoing()
+        return self.__dict__ if limit is None else {**self.__dict__, "memory_limit": limit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        incoming(state.pop("memory_limit", None))
+        self.__dict__.update(state)
 
 
 _DATA = (int, float, complex, str, bytes, list, tuple, np.generic, np.ndarray)

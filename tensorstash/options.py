@@ -19,10 +19,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class PlaceOptions(TypedDict, total=False):
-    """What every way in takes: the driver's options, and how much memory stored things may take."""
+    """What every way in takes: the driver's options, and how much memory may be taken."""
 
     options: Mapping[str, Any] | None
     limits: LimitsLike
+    memory_limit: int | str | None
 
 
 class HandleOptions(PlaceOptions, total=False):

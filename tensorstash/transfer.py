@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -21,7 +22,9 @@ from .errors import Invalid
 from .fill import is_fill
 from .handle import Settings
 from .indexing.grid import cuts
+from .limits import HUGE
 from .location import Location, resolve
+from .memory.steps import COPIES
 from .metadata import node
 from .metadata.spec import ArraySpec
 from .metadata.trailer import new_identity
@@ -82,24 +85,28 @@ def copy(
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
     spec = replace(_changed(origin.spec, changes), identity=new_identity(), of_records=False)
-    limits = origin.settings.limits
+    limits, memory = origin.settings.limits, origin.settings.memory
     driver = limited(resolve(target, options), limits)
     if overwrite:
         _refuse_inside(origin, driver)
     # Nothing of it is stored yet, its document neither.
-    made = Array(driver, "", Settings(mode="r+", limits=limits), spec, created=True)
+    settings = Settings(mode="r+", limits=limits, memory=memory)
+    made = Array(driver, "", settings, spec, created=True)
     made.watch(False)
     blocks = _blocks(origin, spec)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize, spec.dtype.itemsize)
+    before, least = (_largest(each) for each in (origin.spec, spec))
+    each = least + max(2 * before, COPIES * least)  # of what is read or written, what takes more
     with node.making(driver, "", spec, "copy", overwrite=overwrite) as check:
 
         def move(where: tuple[slice, ...]) -> None:
-            values = origin.read(where)
-            check()
-            # Nothing is stored there: fill needs no delete.
-            if values.dtype != spec.dtype or not is_fill(values, spec.fill):
-                made[where] = values
+            with memory.share("in_flight", each, 1, least, partial(located, driver)):
+                values = origin.read(where)
+                check()
+                # Nothing is stored there: fill needs no delete.
+                if values.dtype != spec.dtype or not is_fill(values, spec.fill):
+                    made[where] = values
 
         spread(blocks, lambda: move, _at_once(origin, made), waits=True)
         origin.check_same()  # what was not listed was none of another's either
@@ -150,6 +157,11 @@ def _at_once(origin: Array, made: Array) -> int:
         return 1
     chunk = math.prod(made.spec.grid.chunk_shape((0,) * made.ndim)) * made.dtype.itemsize
     return max(1, min(max(end.concurrency for end in ends), _BYTES // max(1, chunk)))
+
+
+def _largest(spec: ArraySpec) -> int:
+    """Bytes of the largest stored object once decoded."""
+    return math.prod(axis.size(HUGE) for axis in spec.grid.axes) * spec.dtype.itemsize
 
 
 def _refuse_inside(origin: Array, target: Driver) -> None:

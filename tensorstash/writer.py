@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from .handle import Handle
 from .indexing.copying import core, gather, joint_first, scatter
 from .indexing.plan import plan
 from .indexing.selection import select
+from .memory.steps import WRITERS, steps
 
 _FLUSH_ROWS = 16
 """Chunks along the axis that an append gathers, budget permitting, before it is published."""
@@ -55,11 +57,12 @@ class BufferedWriter:
         if budget_bytes < 1:
             raise Invalid(f"a writer needs a budget of at least one byte, not {budget_bytes}")
         self._array = array
-        self._budget = budget_bytes
+        self._asked = budget_bytes
+        self._account = array.settings.memory.account("writers")
         self._held: OrderedDict[tuple[int, ...], _Held] = OrderedDict()
         self._held_bytes = 0
         self._rows: list[NDArray[Any]] = []
-        self._row_count = 0
+        self._row_count = self._row_bytes = 0
         self._axis = 0
         self._closed = False
 
@@ -95,8 +98,10 @@ class BufferedWriter:
             held.filled = int(np.count_nonzero(held.mask)) if recount else held.filled + new
             if held.filled == held.values.size:
                 self._store(writer, index)
-        while self._held_bytes > self._budget:
-            self._store(writer, next(iter(self._held)))
+            most = self._note()
+            while self._held_bytes > most:
+                self._store(writer, next(iter(self._held)))
+        self._note()
 
     def append(self, rows: Any, axis: int = 0) -> None:
         """Add rows at the end of an axis, once enough are there to fill whole chunks.
@@ -131,7 +136,8 @@ class BufferedWriter:
         grid, length = array.spec.grid.axes[axis], array.shape[axis]
         edge = grid.size(grid.of(length))
         row_bytes = max(1, value.nbytes // value.shape[axis])
-        wanted = edge * max(1, min(_FLUSH_ROWS, self._budget // (row_bytes * edge)))
+        self._row_bytes = row_bytes
+        wanted = edge * max(1, min(_FLUSH_ROWS, self._note() // (row_bytes * edge)))
         if self._row_count >= wanted:
             end = length + self._row_count
             self._append_rows(grid.start(grid.of(end)) - length)
@@ -158,6 +164,7 @@ class BufferedWriter:
         writer = self._array.make_writer(self._array.spec)
         while self._held:
             self._store(writer, next(iter(self._held)))
+        self._note()
 
     def close(self) -> None:
         """Store everything that is held, and refuse further writes. Closing twice does no harm.
@@ -175,12 +182,20 @@ class BufferedWriter:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _note(self) -> int:
+        """Say how much is held; returns how much may be."""
+        most = self._account.most(self._asked, WRITERS)
+        self._account.set(self._held_bytes + self._row_count * self._row_bytes)
+        return most
+
     def _store(self, writer: Writer, index: tuple[int, ...]) -> None:
         held = self._held[index]
-        if held.filled == held.values.size:
-            writer.put_chunk(index, held.values)
-        else:
-            writer.merge_chunk(index, lambda chunk: np.copyto(chunk, held.values, where=held.mask))
+        with steps(writer.budget, writer.chunks, 1, 1, 1):
+            if held.filled == held.values.size:
+                writer.put_chunk(index, held.values)
+            else:
+                change = partial(np.copyto, src=held.values, where=held.mask)
+                writer.merge_chunk(index, change)
         del self._held[index]  # only now: a failed put keeps what it could not store
         self._held_bytes -= held.nbytes
 
@@ -195,6 +210,7 @@ class BufferedWriter:
         rest = rows[(*cut, slice(count, None))]
         self._row_count = rest.shape[axis]
         self._rows = [rest.copy()] if self._row_count else []
+        self._note()
 
     def _check(self) -> None:
         if self._closed:

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..driver import Tag
+from ..memory import PROCESS, Budget
 from ..threads import once
 from ..turn import take, turn
 
@@ -17,11 +18,15 @@ from ..turn import take, turn
 class Cache:
     """The most recently used values, together at most ``limit`` bytes. A value is kept with the
     tag of the stored version it came from and returned for that version only, so writers in
-    other processes are noticed. Safe in threads; a forked child starts with an empty one.
+    other processes are noticed. Safe in threads; a forked child starts with an empty one. Fewer are
+    kept where ``budget`` has no room for them.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, budget: Budget = PROCESS) -> None:
         self.limit = limit
+        self._budget = budget
+        self.nbytes = 0
+        self._account = budget.account("caches", self)
         self._empty()
 
     def _reset(self) -> None:
@@ -73,13 +78,29 @@ class Cache:
             old = self._entries.pop(key, None)
             if old is not None:
                 self.nbytes -= old[2]
-            if nbytes > self.limit:
-                return
-            self._entries[key] = (tag, value, nbytes)
-            self.nbytes += nbytes
-            while self.nbytes > self.limit:
+            if nbytes <= self.limit:
+                self._entries[key] = (tag, value, nbytes)
+                self.nbytes += nbytes
+                while self.nbytes > self.limit:
+                    _, (_, _, size) = self._entries.popitem(last=False)
+                    self.nbytes -= size
+            self._account.set(self.nbytes)
+        if self._budget.limited:
+            self._budget.give_way()
+
+    def shrink(self, nbytes: int) -> int:
+        """Drop what was used least recently, ``nbytes`` of it or a little more; returns how many
+        went."""
+        if self._pid != os.getpid():
+            self._reset()
+        gone = 0
+        with turn(self._lock):
+            while gone < nbytes and self._entries:
                 _, (_, _, size) = self._entries.popitem(last=False)
-                self.nbytes -= size
+                gone += size
+            self.nbytes -= gone
+            self._account.set(self.nbytes)
+        return gone
 
     def drop(self, key: Hashable) -> None:
         """Forget one value."""
@@ -89,6 +110,7 @@ class Cache:
             old = self._entries.pop(key, None)
             if old is not None:
                 self.nbytes -= old[2]
+                self._account.set(self.nbytes)
 
     def flight(self, key: Hashable) -> _Flight:
         """One thread at a time fetches ``key``; the others find it kept when they get in."""
@@ -99,8 +121,8 @@ class Cache:
             self._flights[key] = lock
         return _Flight(lock)
 
-    def __reduce__(self) -> tuple[type[Cache], tuple[int]]:
-        return Cache, (self.limit,)
+    def __reduce__(self) -> tuple[type[Cache], tuple[int, Budget]]:
+        return Cache, (self.limit, self._budget)
 
 
 class _Flight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from ..codec import ChunkSpec, Pipeline
 from ..driver import REPAIR, Driver, located
 from ..errors import Corrupt, NoMemory, NotFound, counted
 from ..indexing.grid import Grid
+from ..limits import HUGE
 from ..metadata.spec import ArraySpec
 from ..sharding import BoundSharding, Sharding
 
@@ -21,6 +23,7 @@ SPAN_FROM = 16 << 10
 """Bytes of a plain local chunk up to which reading a part of it is not worth while."""
 
 _SCRATCH_KEPT = 32 << 20
+_ITEM_BYTES = 64  # of an element of text or bytes, about
 _local = threading.local()
 
 
@@ -92,6 +95,29 @@ class Chunks:
         """The bytes that a stored object can have, by its grid index: a shard's, or a chunk's."""
         sharding = self.sharding
         return self.pipeline_of(index).most if sharding is None else sharding.most
+
+    @Cached
+    def chunk_bytes(self) -> int:
+        """Bytes of the largest chunk that is decoded at once; of text, about."""
+        return self._largest(self.grid)
+
+    def room_bytes(self, kept: bool) -> tuple[int, int]:
+        """Bytes that reading a chunk takes beside its place in the result, for what is stored and
+        what comes of it; and those that there must be room for at once. Uncompressed ones, where
+        they are not ``kept``, are read to where they are wanted, or in part."""
+        nbytes, pipeline = self.chunk_bytes, self.pipeline
+        if not kept and pipeline is not None and pipeline.raw:
+            return nbytes, 0
+        return 2 * nbytes, nbytes
+
+    @Cached
+    def object_bytes(self) -> int:
+        """Bytes of the largest stored object once decoded: a shard's, or a chunk's."""
+        return self._largest(self.spec.grid)
+
+    def _largest(self, grid: Grid) -> int:
+        item = self.spec.dtype.itemsize if self.plain else _ITEM_BYTES
+        return item * math.prod(axis.size(HUGE) for axis in grid.axes)
 
     @Cached
     def key(self) -> Callable[[tuple[int, ...]], str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from ..codec import ChunkSpec, Pipeline
 from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
-from ..indexing.plan import Part, Plan, plan
+from ..indexing.plan import Part, Plan, plan, portions
 from ..indexing.selection import Point, Stride, Take, Transform
+from ..memory import PROCESS, Budget
+from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
@@ -36,7 +39,8 @@ _NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 class Reader:
     """Reads any selection of an array. ``cache`` keeps decoded chunks, which ``immutable`` says
     need not be compared with what is stored; ``threads`` is the most threads one read may use
-    (``None``: as many as there are processors)."""
+    (``None``: as many as there are processors). What ``budget`` has no room for is done in smaller
+    steps."""
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Reader:
         threads: int | None = None,
         immutable: bool = False,
         meter: Meter | None = None,
+        budget: Budget = PROCESS,
     ):
         self.chunks = chunks
         self.cache = cache
@@ -59,12 +64,15 @@ class Reader:
             else:
                 self._stream = ChunkStream(chunks, cache, immutable, meter)
         else:
-            indices = Cache(_INDEX_BYTES)
+            indices = Cache(_INDEX_BYTES, budget)
             if local:
                 self._fetcher = ShardFetcher(chunks, cache, immutable, meter, sharding, indices)
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
+        self._budget = budget
+        nbytes = chunks.room_bytes(cache is not None)
+        self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
         # Of a local store's chunks that are kept Python compares the versions.
         self._native: Batches | bool | None = True if cache is None or not local else None
         self._kept: Kept | None = None
@@ -111,7 +119,8 @@ class Reader:
             repeat_core(todo, out)
         elif self._stream is not None:
             # Of threads that want one chunk, the first fetches it.
-            with nullcontext() if self.cache is None else self.cache.flight(one.chunk):
+            flight = nullcontext() if self.cache is None else self.cache.flight(one.chunk)
+            with self._room.one(), flight:
                 for arrival in self._stream.single(one, look):
                     self._put_single(self._stream.settle(arrival, self._target), out, fields)
         elif self._fetcher is not None:
@@ -125,7 +134,11 @@ class Reader:
         native = None if fields is not None or fetcher is None else self._batches()
         if native is None or fetcher is None:
             return False
-        left = native.read(transform, out)
+        if not self._budget.limited:  # the shortest way to an element
+            left = native.read(transform, out)
+        else:
+            with self._room.threads(self.threads) as most:
+                left = native.read(transform, out, most)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
@@ -145,12 +158,17 @@ class Reader:
         if self.cache is None:
             return
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+        with self._room.spare(len(todo)) as free:
+            if free:
+                self._warm(todo, self.cache)
+
+    def _warm(self, todo: Plan, cache: Cache) -> None:
         if self._stream is not None:
             for arrival in self._stream.arrivals(todo):
                 self._stream.settle(arrival, _no_memory)
         elif self._fetcher is not None:
             for block in self._fetcher.blocks(todo, 1):
-                _, rest = self._fetcher.kept(block, self.cache)
+                _, rest = self._fetcher.kept(block, cache)
                 if rest is not None:
                     for _ in self._fetcher.fetch(rest, _no_memory):
                         pass
@@ -181,19 +199,28 @@ class Reader:
 
             return fill
 
+        def blocks(pieces: int) -> Iterator[Any]:
+            found = fetcher.blocks(todo, pieces)
+            return found if left is None else fetcher.only(found, left)
+
         if self.cache is None:
-            threads = self._threads(todo)
-            blocks = fetcher.blocks(todo, _pieces(threads))
-            spread(blocks if left is None else fetcher.only(blocks, left), work, threads)
+            self._spread(todo, blocks, work)
             return
         sink = self._sink(todo, out, fields)
-        for block in fetcher.blocks(todo, 1):
+        for block in blocks(1):
             found, rest = fetcher.kept(block, self.cache)
-            for part, chunk in found:
-                sink.put(part, chunk)
+            while found:  # what the cache drops meanwhile is not held here
+                sink.put(*found.pop())
             if rest is not None:
-                threads = self._threads(todo)
-                spread(fetcher.cut(rest, _pieces(threads)), work, threads)
+                self._spread(todo, partial(fetcher.cut, rest), work)
+
+    def _spread(
+        self, todo: Plan, blocks: Callable[[int], Iterator[Any]], work: Callable[[], Any]
+    ) -> None:
+        """Have threads do the work of ``blocks(pieces)``."""
+        threads, joined = self._threads(todo), self.chunks.sharding is not None
+        with self._room.blocks(len(todo), threads, joined) as (threads, pieces):
+            spread(blocks(pieces), work, threads)
 
     def _read_far(
         self,
@@ -217,11 +244,14 @@ class Reader:
 
         batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
         native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
-        with closing(stream.arrivals(todo, look)) as arrivals:
-            some = (
-                ([arrival] for arrival in arrivals) if native is None else native.batches(arrivals)
-            )
-            spread(some, work, self._threads(todo))
+        threads, sharding = self._threads(todo), self.chunks.sharding
+        with self._room.window(len(todo), threads, sharding is not None) as (threads, most):
+            ratios = None if sharding is None else sharding.grid
+            for portion, last in portions(todo, most, ratios):
+                with closing(stream.arrivals(portion, look if last else None)) as arrivals:
+                    each = ([arrival] for arrival in arrivals)
+                    some = each if native is None else native.batches(arrivals)
+                    spread(some, work, threads)
 
     def _single(self, transform: Transform) -> Part | None:
         """The part of a basic, forward selection that lies in one chunk: an element, a row, a
@@ -261,12 +291,14 @@ class Reader:
                 return
         elif out.size == self._whole and fields is None and out.flags.c_contiguous:
             memory = out, out.reshape(-1).view(np.uint8).data, None
-            for fetched in fetcher.fetch(block, lambda part: memory):
-                if fetched[1] is not out:  # absent, or of a chain that needs no memory
-                    self._put_single(fetched, out, None)
+            with self._room.one():
+                for fetched in fetcher.fetch(block, lambda part: memory):
+                    if fetched[1] is not out:  # absent, or of a chain that needs no memory
+                        self._put_single(fetched, out, None)
             return
-        for fetched in fetcher.fetch(block, self._target):
-            self._put_single(fetched, out, fields)
+        with self._room.one():
+            for fetched in fetcher.fetch(block, self._target):
+                self._put_single(fetched, out, fields)
 
     def _target(self, part: Part) -> Memory:
         """Memory for the one chunk of a small read."""
@@ -390,11 +422,6 @@ class FieldSink(Sink):
 def _no_memory(part: Part) -> Memory:
     """For what is decoded to be kept."""
     return None, None, None
-
-
-def _pieces(threads: int) -> int:
-    """Blocks to cut a read in: some more than threads, so that none waits long at the end."""
-    return threads * 4 if threads > 1 else 1
 
 
 def _partial(pipeline: Pipeline) -> bool:

@@ -20,6 +20,8 @@ from ..indexing.copying import core, gather, joint_first, scatter
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan
 from ..indexing.selection import Transform
+from ..memory import PROCESS, Budget
+from ..memory.steps import Steps, put_each, put_many, steps
 from ..sharding import BoundSharding
 from ..threads import THREAD_BYTES, Shared, cores, count_for, spread
 from .chunks import Chunks, blank, scratch
@@ -58,8 +60,10 @@ class Writer:
         check: Check = held,
         guess: Guess | None = None,
         fields: Fields | None = None,
+        budget: Budget = PROCESS,
     ):
         self.chunks = chunks
+        self.budget = budget
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         self.write_fill = write_fill
         self.grown_from = grown_from
@@ -86,7 +90,8 @@ class Writer:
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
-            self._store(part_job, todo.parts(), self._threads(todo), _BATCH, look)
+            with steps(self.budget, chunks, len(todo), self._threads(todo), _BATCH) as how:
+                self._store(part_job, todo.parts(), how, look)
             return
         shard_job = Job(
             partial(self._whole_shard, sharding, todo, source),
@@ -96,7 +101,8 @@ class Writer:
         )
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
-        self._store(shard_job, shards, 1, batch, look)  # threads encode within a shard
+        with steps(self.budget, chunks, len(todo), 1, batch) as how:
+            self._store(shard_job, shards, how, look)  # threads encode within a shard
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
@@ -145,28 +151,21 @@ class Writer:
 
     # -- every object of a write ------------------------------------------------------------
 
-    def _store(
-        self,
-        job: Job[Item],
-        items: Iterator[Item],
-        threads: int,
-        batch: int,
-        look: Look | None,
-    ) -> None:
+    def _store(self, job: Job[Item], items: Iterator[Item], how: Steps, look: Look | None) -> None:
         capabilities = self.chunks.driver.capabilities
         if self.fence is not None:
-            self._store_fenced(self.fence, job, items, threads, batch)
+            self._store_fenced(self.fence, job, items, how)
             return
         if not capabilities.local:
-            first = [*islice(items, batch + 1)]
-            if len(first) <= batch and not any(map(job.covers, first)):
+            first = [*islice(items, how.batch + 1)]
+            if len(first) <= how.batch and not any(map(job.covers, first)):
                 merges = map(job.merge, first)
-                self._merge_all(merges, batch, capabilities.concurrency, look)
+                self._merge_all(merges, how.batch, capabilities.concurrency, look)
                 return
             if look is not None:
                 look.done()
             items = chain(first, items)
-            self._store_far(job, items, threads, batch, capabilities.concurrency)
+            self._store_far(job, items, how, capabilities.concurrency)
             return
 
         def store(item: Item) -> None:
@@ -176,10 +175,10 @@ class Writer:
             else:
                 self._put(*found)
 
-        spread(items, lambda: store, threads)
+        spread(items, lambda: store, how.threads)
 
     def _store_far(
-        self, job: Job[Item], items: Iterator[Item], threads: int, batch: int, concurrency: int
+        self, job: Job[Item], items: Iterator[Item], how: Steps, concurrency: int
     ) -> None:
         """Where every request is a round trip: objects that are covered go out in one window, and
         those to be merged come and go ``batch`` at a time."""
@@ -203,17 +202,17 @@ class Writer:
 
         def put(_: int) -> None:
             try:
-                driver.put_many(encoded())
+                put_many(driver, encoded(), how.window)
             finally:
                 shared.stop()
 
-        spread(range(threads), lambda: put, threads)
+        spread(range(how.threads), lambda: put, how.threads)
         if absent:
             driver.delete_many(absent)
-        self._merge_all(map(job.merge, touched), batch, concurrency)
+        self._merge_all(map(job.merge, touched), how.batch, concurrency)
 
     def _store_fenced(
-        self, fence: Fence, job: Job[Item], items: Iterator[Item], threads: int, batch: int
+        self, fence: Fence, job: Job[Item], items: Iterator[Item], how: Steps
     ) -> None:
         """Under a lease: every put on a condition. What is to be merged comes first, as reading it
         before the fence closes saves looking at the document again. Whole chunks are put where
@@ -224,7 +223,7 @@ class Writer:
         parts: dict[bool, list[Item]] = {True: [], False: []}
         for item in items:
             parts[job.covers(item)].append(item)
-        self._merge_all(map(job.merge, parts[False]), batch, concurrency)
+        self._merge_all(map(job.merge, parts[False]), how.batch, concurrency)
         if not parts[True]:
             return
         fence()
@@ -243,17 +242,17 @@ class Writer:
                     yield Put(found[0], found[1], if_absent=True)
 
             try:
-                for i, tag in driver.put_each(puts()):
+                for i, tag in put_each(driver, puts(), how.window):
                     if tag is None:
                         refused.append(sent[i])
             finally:
                 shared.stop()
 
-        spread(range(threads), lambda: put, threads)
+        spread(range(how.threads), lambda: put, how.threads)
         if refused:
             fence.close()
             fence.strict = True  # what is there may be a newer holder's: ask the server
-            self._merge_all(map(partial(self._instead, job), refused), batch, concurrency)
+            self._merge_all(map(partial(self._instead, job), refused), how.batch, concurrency)
 
     def _instead(self, job: Job[Item], item: Item) -> Merge:
         """A whole chunk in place of whatever is there."""
@@ -303,7 +302,7 @@ class Writer:
             lost = some
             if len(some) > 1 or look is not None:
                 lost = merge_many(self.chunks.driver, some, self.check, self.guess, look)
-            spread(lost, lambda: self._merge_one, concurrency, waits=True)
+            spread(lost, lambda: self._merge_one, min(concurrency, batch), waits=True)
 
     def _merge_one(self, merge: Merge) -> None:
         try:

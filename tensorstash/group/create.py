@@ -34,7 +34,7 @@ def create_group(
         zarr_format: 3, or 2 for readers that do not know version 3; its members are stored alike.
         overwrite: replace the array or group that is there, with everything below it.
         options: keyword arguments of the driver.
-        limits: how much memory what is stored may take, as for ``tensorstash.open``.
+        limits, memory_limit: how much memory may be taken, as for ``tensorstash.open``.
 
     Returns:
         A handle opened for reading and writing.
@@ -69,9 +69,9 @@ def open_group(
             ``"w"`` replaces what is there, ``"x"`` creates and never replaces.
         zarr_format: what a new group is stored as, 3 or 2.
         cache: as for ``tensorstash.open``, for each array that is reached from here.
-        options, limits, threads, lock_timeout, immutable, missing, allow_pickle, cache_dir,
-            cache_dir_bytes: how the driver and all handles below behave, as ``tensorstash.open``
-            explains.
+        options, limits, memory_limit, threads, lock_timeout, immutable, missing, allow_pickle,
+            cache_dir, cache_dir_bytes: how the driver and all handles below, together, behave, as
+            ``tensorstash.open`` explains.
 
     Returns:
         A handle on the group, which hands its settings on to all members that it opens.

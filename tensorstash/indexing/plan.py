@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, product
+from dataclasses import dataclass, fields
+from itertools import chain, islice, product
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -126,6 +126,43 @@ class Plan:
     @Cached
     def _order(self) -> list[int]:
         return [int(k) for k in np.argsort(self.joint + self.axes)]
+
+
+@dataclass(frozen=True)
+class Portion(Plan):
+    """A few parts of a plan, listed; where they are grouped, with the shard that holds them."""
+
+    groups: tuple[tuple[tuple[int, ...], list[Part]], ...] = ()
+
+    def parts(self) -> Iterator[Part]:
+        """Every part of the portion."""
+        return chain.from_iterable(parts for _, parts in self.groups)
+
+    def shards(self, ratios: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Iterator[Part]]]:
+        """See :meth:`Plan.shards`."""
+        return ((shard, iter(parts)) for shard, parts in self.groups)
+
+
+def portions(
+    todo: Plan, most: int, ratios: Sequence[int] | None = None
+) -> Iterator[tuple[Plan, bool]]:
+    """``todo`` in portions of at most ``most`` parts, each with whether it is the last; with
+    ``ratios``, those of its shards."""
+    if todo.count <= most:
+        yield todo, True
+        return
+    left = todo.count
+    each = {field.name: getattr(todo, field.name) for field in fields(Plan)}
+    held: list[tuple[tuple[int, ...], list[Part]]] = []
+    count = 0
+    for shard, parts in [((), todo.parts())] if ratios is None else todo.shards(ratios):
+        while some := list(islice(parts, most - count)):
+            held.append((shard, some))
+            count += len(some)
+            if count in (most, left):
+                left -= count
+                yield Portion(**{**each, "count": count}, groups=tuple(held)), not left
+                held, count = [], 0
 
 
 def _shard_product(

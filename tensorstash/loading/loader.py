@@ -13,11 +13,12 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from ..columns import Columns
 from ..errors import NoMemory, counted
+from ..memory import Budget, budget_of
 from ..threads import cores
 from .dataloader_worker import check_shared_out
 from .order import Numbers
-from .pool import Pool, SlotBuffers
-from .prefetch import Prefetcher, Stop
+from .pool import NoRoom, Pool, SlotBuffers
+from .prefetch import Held, Prefetcher, Stop
 from .ranks import EpochPlan
 from .sampler import (
     EpochOptions,
@@ -51,6 +52,13 @@ class Reading:
     ahead: int
     finish: Callable[[Columns], Any]
     buffers: SlotBuffers
+    budget: Budget
+
+    def together(self, nbytes: int) -> int:
+        """How many batches of ``nbytes`` are read at once, at most."""
+        most = max(1, min(self.threads, self.ahead))
+        room = self.budget.room() if self.budget.limited else None
+        return most if room is None else max(1, min(most, room // max(1, nbytes)))
 
     def tuner(self) -> ThreadTuner:
         """Which finds out whether threads help."""
@@ -73,8 +81,16 @@ class BatchReader:
         self._stop = stop
 
     def batches(self) -> Batches:
-        """Every batch of the rest of the epoch."""
-        return self._pooled() if self._plan.slots else self._direct()
+        """Every batch of the rest of the epoch. Where there is no memory for the blocks of a batch,
+        it and all others are read by themselves, which are the same."""
+        if self._plan.slots:
+            try:
+                yield from self._pooled()
+            except NoRoom:
+                pass
+            else:
+                return
+        yield from self._direct()
 
     def _pooled(self) -> Batches:
         """Batches of rows of blocks that are read once and held while rows of them come."""
@@ -97,6 +113,7 @@ class BatchReader:
                     columns = pool.take(block[a:b], within[a:b])
                     pool.release(position)
                     self._position.blocks_read = pool.loaded
+                    self._start = position
                     yield how.finish(columns), position
         finally:
             pool.close()
@@ -107,11 +124,12 @@ class BatchReader:
         tuner = how.tuner()
         queue = WorkQueue(how.threads, how.waits)
         coming = self._reads()
+        nbytes = self._plan.ranks.batch_size * self._plan.source.row_bytes
         begun: deque[tuple[Task[Columns], int]] = deque()
         try:
             while True:
                 self._stop.check()
-                most = max(1, min(how.threads, how.ahead)) if tuner.together else 1
+                most = how.together(nbytes) if tuner.together else 1
                 for read in islice(coming, max(0, most - len(begun))):
                     begun.append(read)
                     queue.add(read[0])
@@ -153,8 +171,12 @@ class Iteration(Iterator[Batch], Generic[Batch]):
     In a forked child it goes on, by itself, from where it was.
     """
 
-    def __init__(self, position: EpochPosition, make: Make, prefetch: int) -> None:
-        """``position`` is kept up to date; with ``prefetch`` 0 there is no thread."""
+    def __init__(
+        self, position: EpochPosition, make: Make, prefetch: int, held: Callable[[], Held]
+    ) -> None:
+        """``position`` is kept up to date; with ``prefetch`` 0 there is no thread. ``held``: makes
+        what notes the batches that are ready."""
+        self._make_held = held
         self._position = position
         self._make = make
         self._prefetch = prefetch
@@ -165,7 +187,10 @@ class Iteration(Iterator[Batch], Generic[Batch]):
         make = partial(self._make, self._position, self._position.position)
         self._pid = os.getpid()
         self._items: Prefetcher[tuple[Any, int]] | Batches
-        self._items = Prefetcher(make, self._prefetch) if self._prefetch else make(Stop())
+        if self._prefetch:
+            self._items = Prefetcher(make, self._prefetch, self._make_held())
+        else:
+            self._items = make(Stop())
 
     def __next__(self) -> Batch:
         if self._pid != os.getpid() and self._open:
@@ -213,6 +238,7 @@ class BatchLoader(Generic[Batch]):
         threads: int | None = None,
         prefetch: int = 4,
         finish: Callable[[Any], Batch] | None = None,
+        memory_limit: int | str | None = None,
         **options: Unpack[EpochOptions],
     ) -> None:
         """A loader, at the beginning of epoch 0.
@@ -225,6 +251,8 @@ class BatchLoader(Generic[Batch]):
             prefetch: batches that are ready before they are asked for; 0: no thread of its own.
             finish: makes a batch of columns, ahead of its use; if left out, the source's own
                 ``present``.
+            memory_limit: bytes that blocks and batches of this loader take together; what reading
+                takes is within the limits of the handles and of the process.
             options: which rows come when: see :class:`~tensorstash.loading.sampler.EpochSampler`.
         """
         check_options(options, self)
@@ -232,7 +260,8 @@ class BatchLoader(Generic[Batch]):
         self.prefetch = whole(prefetch, "prefetch", 0)
         self._asked = None if threads is None else whole(threads, "threads", 1)
         self._finish = finish or self.sampler.source.present
-        self._buffers = SlotBuffers()
+        self._budget = budget_of(memory_limit)
+        self._buffers = SlotBuffers(self._budget)
 
     def __len__(self) -> int:
         """Batches of the epoch that is next, for this rank as for every other: after
@@ -244,7 +273,8 @@ class BatchLoader(Generic[Batch]):
 
     def __iter__(self) -> Iteration[Batch]:
         """The next epoch's batches, or the rest of one that was resumed."""
-        return Iteration(self.sampler.begin(2), self._batches, self.prefetch)
+        held = partial(Held, self._budget, lambda: self.batch_size * self.source.row_bytes)
+        return Iteration(self.sampler.begin(2), self._batches, self.prefetch, held)
 
     @property
     def source(self) -> Source:
@@ -330,6 +360,7 @@ class BatchLoader(Generic[Batch]):
             self.prefetch,
             self._finish,
             self._buffers,
+            self._budget,
         )
         reader = BatchReader(plan, how, position, start, stop)
         try:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..columns import Columns, Ragged, gathered, held
 from ..errors import NoMemory, Unsupported, counted
+from ..memory import PROCESS, Budget
 from ..threads import alone
 from .order import Numbers
 from .prefetch import Stop
@@ -30,9 +31,12 @@ _UNEVEN = 16  # times the mean size
 
 class SlotBuffers:
     """Arrays of one epoch that the next may have: to be given fresh pages by the system costs more
-    than to decode into them. One set at most is kept; none travels in pickles."""
+    than to decode into them. One set at most is kept, none where there is a limit on memory; none
+    travels in pickles."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget = PROCESS) -> None:
+        self._budget = budget
+        self.account = budget.account("pools")
         self._kept: list[tuple[Any, dict[str, NDArray[Any]]]] = []
 
     def take(self, fields: Fields, count: int, rows: int) -> dict[str, NDArray[Any]]:
@@ -59,14 +63,21 @@ class SlotBuffers:
 
     def give(self, fields: Fields, count: int, rows: int, arrays: dict[str, NDArray[Any]]) -> None:
         """Nobody reads or writes ``arrays`` any more."""
-        self._kept[:] = [(_key(fields, count, rows), arrays)]
+        limited = self._budget.limited
+        self._kept[:] = [] if limited else [(_key(fields, count, rows), arrays)]
+        if limited:
+            self.account.set(0)
 
-    def __reduce__(self) -> tuple[type[SlotBuffers], tuple[()]]:
-        return SlotBuffers, ()
+    def __reduce__(self) -> tuple[type[SlotBuffers], tuple[Budget]]:
+        return SlotBuffers, (self._budget,)
 
 
 def _key(fields: Fields, count: int, rows: int) -> Any:
     return dict(fields), count, rows
+
+
+class NoRoom(Exception):
+    """The blocks of a batch take more than there may be in memory."""
 
 
 class _Bunch(NamedTuple):
@@ -116,6 +127,7 @@ class Pool:
         self._free: list[int] = []
         self._slots: dict[str, NDArray[Any]] = {}
         self._used = 0
+        self._slot_bytes = self._most * max(1, source.row_bytes)
         # A slot is as large as the largest block: where that is many times a usual one, memory
         # for slots would be most of it empty, and blocks are kept as they are read.
         mean = int(blocks.bounds[-1]) / max(1, len(blocks))
@@ -177,7 +189,7 @@ class Pool:
         queue = self._queue
         if not self._tuner.together:
             return
-        while self._coming and len(self._bunches) < self._limit:
+        while self._coming and len(self._bunches) < self._limit and self._fits(self._size):
             if blocks := self._next():
                 queue.add(self._bunch(blocks).task)
         queue.go()
@@ -204,7 +216,9 @@ class Pool:
             blocks, slots, task = self._bunches[block]
             self._queue.finish(task)
         else:
-            next_ = self._coming and self._coming[0] == block
+            next_ = self._coming and self._coming[0] == block and self._fits(self._size)
+            if not next_ and not self._fits(1):
+                raise NoRoom
             blocks, slots, task = self._bunch(self._next() if next_ else [block])
             alone(task.do)
             task.result()
@@ -248,6 +262,14 @@ class Pool:
 
     # -- slots --------------------------------------------------------------------------------
 
+    def _fits(self, blocks: int) -> bool:
+        """Whether there is memory for so many blocks more."""
+        account, new = self._buffers.account, blocks - len(self._free)
+        if new <= 0 or not account.limited:
+            return True
+        room = account.room()
+        return room is None or (self._used + new) * self._slot_bytes <= room
+
     def _place(self) -> int:
         if self._free:
             return self._free.pop()
@@ -257,6 +279,7 @@ class Pool:
             self._room(2 * self._count)
             self._queue.add(*waiting)
         self._used += 1
+        self._buffers.account.set(self._used * self._slot_bytes)
         return self._used - 1
 
     def _room(self, count: int) -> None:

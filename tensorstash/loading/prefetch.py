@@ -12,6 +12,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from ..memory import Budget
+
 Item = TypeVar("Item")
 
 _LINGER = 10.0  # seconds that an interpreter which ends waits for a read that is under way
@@ -34,6 +36,28 @@ class Stop:
             raise Stopped
 
 
+class Held:
+    """Notes batches that are ready and not taken, of about ``nbytes()`` each."""
+
+    def __init__(self, budget: Budget, nbytes: Callable[[], int]) -> None:
+        self._account = budget.account("prefetched")
+        self._size = nbytes
+        self._nbytes = 0
+
+    def note(self, count: int) -> None:
+        """So many are ready."""
+        if count:
+            self._nbytes = self._nbytes or max(1, self._size())
+        self._account.set(count * self._nbytes)
+
+    def crowded(self, count: int) -> bool:
+        """Whether there is no memory for one more than ``count``; there always is for one."""
+        if not count or not self._account.limited:
+            return False
+        room = self._account.room()
+        return room is not None and (count + 1) * self._nbytes > room
+
+
 class Stopped(Exception):
     """Ends a generator that was asked to stop."""
 
@@ -46,9 +70,16 @@ class Prefetcher(Iterator[Item], Generic[Item]):
     iterator is collected as garbage; and when the interpreter ends. It does not pass a fork.
     """
 
-    def __init__(self, make: Callable[[Stop], Generator[Item, None, None]], depth: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[Stop], Generator[Item, None, None]],
+        depth: int,
+        held: Held | None = None,
+    ) -> None:
         """``make``: the generator, which is to call ``check`` of what it is given, now and
-        then; it must not hold this iterator."""
+        then; it must not hold this iterator. ``held``: notes what is made, and says when there is
+        memory for no more."""
+        self._held = held
         self._ready: SimpleQueue[Any] = SimpleQueue()
         self._wanted: SimpleQueue[Any] = SimpleQueue()
         for _ in range(depth):
@@ -60,7 +91,7 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         gone = [weakref.ref(self, each) for each in ends]
         self._thread = threading.Thread(
             target=run,
-            args=(_make, make(stop), stop, self._wanted, self._ready, gone),
+            args=(_make, make(stop), stop, self._wanted, self._ready, held, gone),
             name="tensorstash-feed",
             # One that is not is waited for before anything could tell it that the program ends.
             daemon=True,
@@ -72,8 +103,12 @@ class Prefetcher(Iterator[Item], Generic[Item]):
     def __next__(self) -> Item:
         made, item = self._ready.get()
         if made:
+            if self._held is not None:
+                self._held.note(self._ready.qsize())
             self._wanted.put(None)
             return item  # type: ignore[no-any-return]
+        if self._held is not None:
+            self._held.note(0)
         self._ready.put((False, None))  # whoever asks once more
         if item is None:
             raise StopIteration
@@ -87,6 +122,8 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         self._end()
         self._thread.join()
         ready, self._ready = self._ready, SimpleQueue()
+        if self._held is not None:
+            self._held.note(0)
         for queue in (ready, self._ready):  # another thread may wait at the old one
             queue.put((False, None))
 
@@ -96,6 +133,7 @@ def _make(
     stop: Stop,
     wanted: SimpleQueue[None],
     ready: SimpleQueue[Any],
+    held: Held | None,
     gone: object,
 ) -> None:
     try:
@@ -103,7 +141,11 @@ def _make(
             wanted.get()
             if stop.asked:
                 return
+            if held is not None and held.crowded(ready.qsize()):
+                continue  # whoever takes one of those that are ready asks for one again
             ready.put((True, next(items)))
+            if held is not None:
+                held.note(ready.qsize())
     except (StopIteration, Stopped):
         ready.put((False, None))
     except BaseException as error:

@@ -94,6 +94,7 @@ def create_records(
         allow_pickle: read and write fields of pickled objects, which runs code found in the data.
         options, cache, threads, lock_timeout, limits: how the driver and the handle behave, as
             ``tensorstash.open`` explains, for each field.
+        memory_limit: as for ``tensorstash.open``, for all fields together.
 
     Returns:
         A handle opened for reading and writing.
@@ -130,8 +131,8 @@ def open_records(
         mode: ``"r"`` reads, ``"r+"`` also writes.
         cache: as for ``tensorstash.open``, for each field.
         allow_pickle: read and write fields of pickled objects, which runs code found in the data.
-        options, limits, threads, lock_timeout, immutable, missing, cache_dir, cache_dir_bytes: how
-            the driver and the handle behave, as ``tensorstash.open`` explains.
+        options, limits, memory_limit, threads, lock_timeout, immutable, missing, cache_dir,
+            cache_dir_bytes: how the driver and the handle behave, as ``tensorstash.open`` explains.
 
     Returns:
         A handle on all rows and fields.
@@ -175,7 +176,7 @@ def save_records(
             of Python's values" in docs/records.md says how others are found.
         overwrite: ``False`` refuses to replace an array or group.
         rows_per_chunk, rows_per_shard, codecs, fill_value, attributes, allow_pickle, options,
-            cache, threads, lock_timeout, limits: as for :func:`create_records`.
+            cache, threads, lock_timeout, limits, memory_limit: as for :func:`create_records`.
 
     Returns:
         A handle that reads and writes the new records.

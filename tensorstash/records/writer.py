@@ -10,6 +10,7 @@ import numpy as np
 from ..coerce import parse_bytes
 from ..columns import Ragged
 from ..errors import Closed, Invalid
+from ..memory.steps import WRITERS
 from .ingest import check_row, check_rows
 from .table import Table
 
@@ -33,9 +34,10 @@ class RecordWriter:
     def __init__(self, table: Table, budget: int | str) -> None:
         """Made by ``records.writer()``."""
         self._table = table
-        self._budget = parse_bytes(budget)
-        if self._budget < 1:
+        self._asked = parse_bytes(budget)
+        if self._asked < 1:
             raise Invalid("a writer needs a budget of at least one byte")
+        self._account = table.settings.memory.account("writers")
         self._held: list[tuple[int, dict[str, Any]]] = []
         self._count = 0
         self._nbytes = 0
@@ -76,7 +78,7 @@ class RecordWriter:
         """
         self._check()
         count, values = check_rows(rows, self._table.columns, self._table.fields)
-        at_once = max(1, count * self._budget // max(1, _nbytes(values)))
+        at_once = max(1, count * self._most() // max(1, _nbytes(values)))
         for start in range(0, count, at_once):
             piece = {name: value[start : start + at_once] for name, value in values.items()}
             self._hold(min(at_once, count - start), piece)
@@ -93,8 +95,9 @@ class RecordWriter:
         if row not in self._assigned:
             self._nbytes += _nbytes(values)
         self._assigned[row] = values
-        if self._nbytes > self._budget:
+        if self._nbytes > self._most():
             self._store_assigned()
+        self._note()
 
     def flush(self) -> None:
         """Store everything that is held, so that readers see it.
@@ -113,6 +116,7 @@ class RecordWriter:
         self._check()
         self._add(self._count)
         self._store_assigned()
+        self._note()
 
     def close(self) -> None:
         """Store everything that is held, and refuse further rows. Closing twice does no harm.
@@ -139,16 +143,25 @@ class RecordWriter:
         self._held.append((count, held))
         self._count += count
         self._nbytes += _nbytes(held)
-        if self._nbytes > self._budget:
+        most = self._most()
+        if self._nbytes > most:
             self._store_assigned()
         there = self._table.catalog.rows
         # Whole chunks of all fields while they fit, else of the widest fields.
-        edge = self._edge if self._nbytes <= self._budget else self._least
+        edge = self._edge if self._nbytes <= most else self._least
         whole = (there + self._count) // edge * edge - there
-        if self._nbytes > self._budget and whole <= 0:
+        if self._nbytes > most and whole <= 0:
             whole = self._count
-        if whole > 0 and (self._nbytes > self._budget or self._count >= 2 * self._edge):
+        if whole > 0 and (self._nbytes > most or self._count >= 2 * self._edge):
             self._add(whole)
+        self._note()
+
+    def _most(self) -> int:
+        """Bytes that may be held."""
+        return self._account.most(self._asked, WRITERS)
+
+    def _note(self) -> None:
+        self._account.set(self._nbytes)
 
     def _owned(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Copies, as the caller may reuse its memory, of the fields' types: NumPy would join

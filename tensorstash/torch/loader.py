@@ -56,6 +56,7 @@ class Loader(BatchLoader[Any]):
         prefetch: int = 4,
         pin_memory: bool = False,
         transform: Callable[[Any], Any] | None = None,
+        memory_limit: int | str | None = None,
         **options: Unpack[EpochOptions],
     ) -> None:
         """A loader, at the beginning of epoch 0.
@@ -84,6 +85,9 @@ class Loader(BatchLoader[Any]):
             transform: gets each batch, one after another in the background thread, and returns
                 what is yielded. What it draws from torch's global generator it does not draw in
                 the order of the training loop's.
+            memory_limit: bytes, or ``"1GiB"``, that blocks and batches of this loader take together
+                in each process. Where half of it does not hold the blocks that a shuffle draws
+                from, each batch is read by itself, in the same order.
 
         Raises:
             Invalid: ``source`` has no rows to load, or an option is of the wrong kind or too small.
@@ -98,6 +102,7 @@ class Loader(BatchLoader[Any]):
             threads=threads,
             prefetch=prefetch,
             finish=_Finish(rows, transform, pin_memory),
+            memory_limit=memory_limit,
             **with_ranks(options),
         )
 

@@ -40,6 +40,8 @@ PUBLIC = [
     "json",
     "load",
     "log_requests",
+    "memory_limit",
+    "memory_use",
     "open",
     "open_group",
     "open_records",

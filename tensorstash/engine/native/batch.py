@@ -96,9 +96,11 @@ class Batches:
         """Tasks of one call."""
         return max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
 
-    def read(self, transform: Transform, out: NDArray[Any]) -> set[Chunk] | None:
-        """Fill ``out``: returns the chunks, by their index, whose part of it is not filled yet;
-        ``None`` where nothing was begun."""
+    def read(
+        self, transform: Transform, out: NDArray[Any], most: int | None = None
+    ) -> set[Chunk] | None:
+        """Fill ``out``, by ``most`` threads at most: returns the chunks, by their index, whose part
+        of it is not filled yet; ``None`` where nothing was begun."""
         chunks = self._chunks
         if not native.enabled or out.dtype != chunks.spec.dtype:
             return None
@@ -109,7 +111,7 @@ class Batches:
         if table is None:
             return None
         spans = self._spans and not any(len(group.axes) > 1 for group in table)
-        call = _Call(self, table, out.view(self._raw), spans)
+        call = _Call(self, table, out.view(self._raw), spans, most)
         if self._index is not None:
             self._read_shards(call, files, self._index)
         elif not self._read_chunks(call, files):
@@ -273,12 +275,20 @@ def _is_version(tag: Any) -> bool:
 class _Call:
     """One read under way: its tables, its output, and the chunks that are ``left``."""
 
-    def __init__(self, batches: Batches, table: Table, out: NDArray[Any], spans: bool) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        table: Table,
+        out: NDArray[Any],
+        spans: bool,
+        most: int | None,
+    ) -> None:
         self.table = table
         self.left: set[Chunk] = set()
         self._batches = batches
         self._out = out
         self._spans = spans
+        self._most = most
         # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
         self._work = batches._steps.nbytes
         hulls = [group.hull() for group in table]
@@ -296,6 +306,7 @@ class _Call:
         threads = 1
         if count > 1 and not nested():
             most = cores() if batches._threads is None else batches._threads
+            most = most if self._most is None else min(most, self._most)
             threads = max(1, min(most, count, count * self._work // _THREAD_BYTES))
         try:
             done, _, nbytes, nanoseconds = library.run(
