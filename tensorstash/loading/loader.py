@@ -172,11 +172,17 @@ class Iteration(Iterator[Batch], Generic[Batch]):
     """
 
     def __init__(
-        self, position: EpochPosition, make: Make, prefetch: int, held: Callable[[], Held]
+        self,
+        position: EpochPosition,
+        make: Make,
+        prefetch: int,
+        held: Callable[[], Held],
+        anywhere: bool,
     ) -> None:
         """``position`` is kept up to date; with ``prefetch`` 0 there is no thread. ``held``: makes
-        what notes the batches that are ready."""
+        what notes the batches that are ready. ``anywhere``: batches may be made by this thread."""
         self._make_held = held
+        self._anywhere = anywhere
         self._position = position
         self._make = make
         self._prefetch = prefetch
@@ -188,7 +194,7 @@ class Iteration(Iterator[Batch], Generic[Batch]):
         self._pid = os.getpid()
         self._items: Prefetcher[tuple[Any, int]] | Batches
         if self._prefetch:
-            self._items = Prefetcher(make, self._prefetch, self._make_held())
+            self._items = Prefetcher(make, self._prefetch, self._make_held(), self._anywhere)
         else:
             self._items = make(Stop())
 
@@ -248,7 +254,9 @@ class BatchLoader(Generic[Batch]):
             batch_size: rows of a batch, for each rank.
             threads: how many read blocks at once; if left out, 16 where reading mostly waits, else
                 one a processor, but one alone where trying shows that more are no faster.
-            prefetch: batches that are ready before they are asked for; 0: no thread of its own.
+            prefetch: batches that are ready before they are asked for, at most; 0: no thread of its
+                own. Where the loop does next to nothing with a batch, none is: to hand it over
+                would take longer.
             finish: makes a batch of columns, ahead of its use; if left out, the source's own
                 ``present``.
             memory_limit: bytes that blocks and batches of this loader take together; what reading
@@ -260,6 +268,7 @@ class BatchLoader(Generic[Batch]):
         self.prefetch = whole(prefetch, "prefetch", 0)
         self._asked = None if threads is None else whole(threads, "threads", 1)
         self._finish = finish or self.sampler.source.present
+        self._presents = finish is None
         self._budget = budget_of(memory_limit)
         self._buffers = SlotBuffers(self._budget)
 
@@ -274,7 +283,9 @@ class BatchLoader(Generic[Batch]):
     def __iter__(self) -> Iteration[Batch]:
         """The next epoch's batches, or the rest of one that was resumed."""
         held = partial(Held, self._budget, lambda: self.batch_size * self.source.row_bytes)
-        return Iteration(self.sampler.begin(2), self._batches, self.prefetch, held)
+        # What a user makes of batches, as by `transform`, is made in the background alone.
+        anywhere = self._presents or getattr(self._finish, "anywhere", False)
+        return Iteration(self.sampler.begin(2), self._batches, self.prefetch, held, anywhere)
 
     @property
     def source(self) -> Source:

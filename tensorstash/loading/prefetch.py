@@ -7,15 +7,21 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from ..memory import Budget
+from ..turn import take, turn
 
 Item = TypeVar("Item")
 
+_OF_LATE = 4  # items, about, of which times are a mean
+_HANDED = 100e-6  # seconds that an item from another thread costs
+_PART = 0.1  # of the time that an item takes to make: less is not worth a thread
 _LINGER = 10.0  # seconds that an interpreter which ends waits for a read that is under way
 
 
@@ -62,12 +68,72 @@ class Stopped(Exception):
     """Ends a generator that was asked to stop."""
 
 
+class _Making(Generic[Item]):
+    """The generator, which one thread at a time has make the next item."""
+
+    def __init__(
+        self, make: Callable[[Stop], Generator[Item, None, None]], held: Held | None
+    ) -> None:
+        self.stop = Stop()
+        self.lock = threading.Lock()
+        self.wanted: SimpleQueue[None] = SimpleQueue()
+        self.ready: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+        self.spare: SimpleQueue[None] = SimpleQueue()
+        """One for each item that may be asked for besides those that are wanted and ready."""
+        self.seconds = 0.0
+        """What an item takes to make, of late."""
+        self._items = make(self.stop)
+        self._run = copy_context().run
+        self._held = held
+
+    def next(self) -> tuple[bool, Any]:
+        """``(True, item)``; ``(False, error)`` where there are no more: ``None`` at their end. For
+        who has the turn."""
+        began = perf_counter()
+        try:
+            item = self._run(next, self._items)
+        except (StopIteration, Stopped):
+            return False, None
+        except BaseException as error:
+            return False, error
+        self.seconds += (perf_counter() - began - self.seconds) / _OF_LATE
+        return True, item
+
+    def ahead(self) -> bool:
+        """Make one that somebody may ask for; whether there may be more."""
+        if self._held is not None and self._held.crowded(self.ready.qsize()):
+            self.spare.put(None)  # whoever takes one of those that are ready asks again
+            return True
+        with turn(self.lock):
+            if self.stop.asked:
+                return False
+            made = self.next()
+            self.ready.put(made)
+            self.note()
+            return made[0]
+
+    def note(self) -> None:
+        """How many are ready."""
+        if self._held is not None:
+            self._held.note(self.ready.qsize())
+
+    def close(self) -> None:
+        """End the generator."""
+        with turn(self.lock):
+            self._items.close()
+
+
 class Prefetcher(Iterator[Item], Generic[Item]):
     """The items of a generator, at most ``depth`` of them made before they are asked for.
 
-    The generator runs in a thread of its own, one item after another. The thread ends with the
-    generator's last item or error, which is raised here in its place; by :meth:`close`; when this
-    iterator is collected as garbage; and when the interpreter ends. It does not pass a fork.
+    A thread of its own makes them, one after another. It ends with the generator's last item or
+    error, which is raised here in its place; by :meth:`close`; when this iterator is collected as
+    garbage; and when the interpreter ends. It does not pass a fork.
+
+    To be handed an item by another thread costs a fraction of a millisecond, in which both want the
+    interpreter's lock. So where items may be made ``anywhere``, whoever asks when none is ready and
+    none is being made makes it itself; and where next to nothing is done between one item and the
+    next, so that there is nothing to be gained, none is made ahead.
     """
 
     def __init__(
@@ -75,41 +141,49 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         make: Callable[[Stop], Generator[Item, None, None]],
         depth: int,
         held: Held | None = None,
+        anywhere: bool = True,
     ) -> None:
         """``make``: the generator, which is to call ``check`` of what it is given, now and
         then; it must not hold this iterator. ``held``: notes what is made, and says when there is
-        memory for no more."""
-        self._held = held
-        self._ready: SimpleQueue[Any] = SimpleQueue()
-        self._wanted: SimpleQueue[Any] = SimpleQueue()
+        memory for no more. ``anywhere``: in whichever thread; else in the thread alone."""
+        self._making = making = _Making(make, held)
         for _ in range(depth):
-            self._wanted.put(None)
-        stop = Stop()
-        run = copy_context().run
+            making.spare.put(None)
+        self._anywhere = anywhere
+        self._left: float | None = None  # when the last item was
+        self._between: float | None = None  # seconds from one item to the next call, of late
+        self._ask()
         # Called by C when this iterator goes: an interrupt in a finalizer would be lost.
-        ends: list[Callable[[Any], Any]] = [stop.requests.append, self._wanted.put]
+        ends: list[Callable[[Any], Any]] = [making.stop.requests.append, making.wanted.put]
         gone = [weakref.ref(self, each) for each in ends]
         self._thread = threading.Thread(
-            target=run,
-            args=(_make, make(stop), stop, self._wanted, self._ready, held, gone),
+            target=_make,
+            args=(making, gone),
             name="tensorstash-feed",
             # One that is not is waited for before anything could tell it that the program ends.
             daemon=True,
         )
-        self._end = partial(_end, os.getpid(), stop, self._wanted)
+        self._end = partial(_end, os.getpid(), making.stop, making.wanted)
         _remember(self._thread, self._end)
         self._thread.start()
 
     def __next__(self) -> Item:
-        made, item = self._ready.get()
+        making = self._making
+        worth = self._noted() > max(_HANDED, _PART * making.seconds) or not self._anywhere
+        own = self._own(making) if self._anywhere else None
+        if own is None:
+            made, item = making.ready.get()
+            making.spare.put(None)
+        else:
+            made, item = own
         if made:
-            if self._held is not None:
-                self._held.note(self._ready.qsize())
-            self._wanted.put(None)
+            making.note()
+            if worth:
+                self._ask()
+            self._left = perf_counter()
             return item  # type: ignore[no-any-return]
-        if self._held is not None:
-            self._held.note(0)
-        self._ready.put((False, None))  # whoever asks once more
+        making.ready.put((False, None))  # whoever asks once more
+        making.note()
         if item is None:
             raise StopIteration
         try:
@@ -117,42 +191,58 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         finally:
             del item  # its traceback keeps this frame
 
+    def _own(self, making: _Making[Item]) -> tuple[bool, Any] | None:
+        """An item that this thread makes; ``None`` where one is ready, or is being made."""
+        if not making.ready.empty():
+            return None
+        taken = [take(making.lock, 0)]
+        try:
+            if taken[0] is None or not making.ready.empty() or making.stop.asked:
+                return None
+            found = making.next()
+        finally:
+            taken.clear()  # a traceback may keep this frame
+        if not found[0]:
+            self._end()  # the thread's work, too
+        return found
+
+    def _noted(self) -> float:
+        """Seconds that are between an item and the call for the next."""
+        if self._left is None:
+            return 1.0  # who knows
+        last = perf_counter() - self._left
+        before = last if self._between is None else self._between
+        self._between = before + (last - before) / _OF_LATE
+        return self._between
+
+    def _ask(self) -> None:
+        """Have the thread make as many as may be ready."""
+        making = self._making
+        with suppress(Empty):
+            while True:
+                making.spare.get_nowait()
+                making.wanted.put(None)
+
     def close(self) -> None:
         """End the thread, and wait until it has; there are no more items then."""
         self._end()
         self._thread.join()
-        ready, self._ready = self._ready, SimpleQueue()
-        if self._held is not None:
-            self._held.note(0)
-        for queue in (ready, self._ready):  # another thread may wait at the old one
+        making = self._making
+        ready, making.ready = making.ready, SimpleQueue()
+        making.note()
+        for queue in (ready, making.ready):  # another thread may wait at the old one
             queue.put((False, None))
 
 
-def _make(
-    items: Generator[Any, None, None],
-    stop: Stop,
-    wanted: SimpleQueue[None],
-    ready: SimpleQueue[Any],
-    held: Held | None,
-    gone: object,
-) -> None:
+def _make(making: _Making[Any], gone: object) -> None:
     try:
         while True:
-            wanted.get()
-            if stop.asked:
+            making.wanted.get()
+            if making.stop.asked or not making.ahead():
                 return
-            if held is not None and held.crowded(ready.qsize()):
-                continue  # whoever takes one of those that are ready asks for one again
-            ready.put((True, next(items)))
-            if held is not None:
-                held.note(ready.qsize())
-    except (StopIteration, Stopped):
-        ready.put((False, None))
-    except BaseException as error:
-        ready.put((False, error))
-        del error
     finally:
-        items.close()
+        making.close()
+        making.ready.put((False, None))
 
 
 def _end(pid: int, stop: Stop, wanted: SimpleQueue[None]) -> None:

@@ -247,7 +247,7 @@ def test_threads_read_at_once_and_no_more_than_said() -> None:
             rows_of(BatchLoader(source, 16, shuffle=True, lanes=8, pool=8, threads=threads))
         assert source.most <= threads
         if threads == 1:
-            assert source.threads == {"tensorstash-feed"}
+            assert source.threads <= {"tensorstash-feed", "MainThread"}
 
 
 def test_far_sources_are_read_by_more_threads() -> None:

@@ -1,0 +1,127 @@
+"""Who makes what a loader yields: a thread ahead of the loop, or the loop, which would wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from itertools import chain
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+from tensorstash.loading.prefetch import Prefetcher, Stop
+from tensorstash.torch import Loader
+from tests.support.counted import Counted
+from tests.support.feeders import no_feeder
+
+MAIN, FEED = "MainThread", "tensorstash-feed"
+
+
+def numbered(count: int, seconds: float, makers: list[str]) -> Any:
+    def make(stop: Stop) -> Generator[int, None, None]:
+        for k in range(count):
+            stop.check()
+            if seconds:
+                time.sleep(seconds)
+            makers.append(threading.current_thread().name)
+            yield k
+
+    return make
+
+
+def test_a_loop_that_does_nothing_makes_them_itself() -> None:
+    makers: list[str] = []
+    assert list(Prefetcher(numbered(400, 0, makers), 4)) == list(range(400))
+    assert makers[-100:] == [MAIN] * 100
+    no_feeder()
+
+
+def test_a_loop_that_works_finds_them_ready() -> None:
+    makers: list[str] = []
+    items = Prefetcher(numbered(60, 0.001, makers), 4)
+    for k, item in enumerate(items):
+        assert item == k
+        time.sleep(0.004)
+    assert makers.count(FEED) > 40
+    no_feeder()
+
+
+def test_a_loop_that_begins_to_work_is_helped_again() -> None:
+    makers: list[str] = []
+    items = Prefetcher(numbered(600, 0, makers), 4)
+    for _ in range(300):
+        next(items)
+    assert makers[-1] == MAIN
+    for _ in range(100):
+        next(items)
+        time.sleep(0.002)
+    assert makers[-1] == FEED
+    assert [next(items) for _ in range(200)] == list(range(400, 600))
+    assert list(items) == []
+    no_feeder()
+
+
+def test_what_must_stay_in_the_background_does() -> None:
+    makers: list[str] = []
+    assert list(Prefetcher(numbered(200, 0, makers), 4, anywhere=False)) == list(range(200))
+    assert {*makers} == {FEED}
+
+
+@given(
+    st.integers(0, 30),
+    st.integers(1, 4),
+    st.lists(st.sampled_from([0, 0, 0.0005]), max_size=30),
+    st.sampled_from([0, 0.0003]),
+    st.integers(0, 40),
+)
+def test_every_item_comes_once_in_order(
+    count: int, depth: int, pauses: list[float], seconds: float, taken: int
+) -> None:
+    items = Prefetcher(numbered(count, seconds, []), depth)
+    found = []
+    for k in range(taken):
+        item = next(items, None)
+        if item is None:
+            break
+        found.append(item)
+        time.sleep(pauses[k] if k < len(pauses) else 0)
+    assert found == list(range(min(taken, count)))
+    items.close()
+    assert list(items) == []
+    no_feeder()
+
+
+def test_consumers_in_several_threads_share_them() -> None:
+    items = Prefetcher(numbered(4000, 0, []), 2)
+    found: list[list[int]] = [[] for _ in range(4)]
+    threads = [threading.Thread(target=lambda k=k: found[k].extend(items)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(chain(*found)) == list(range(4000))
+    no_feeder()
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+def test_an_error_comes_where_its_item_would(anywhere: bool) -> None:
+    def make(stop: Stop) -> Generator[int, None, None]:
+        yield from range(50)
+        raise OSError("no disk")
+
+    items = Prefetcher(make, 3, anywhere=anywhere)
+    assert [next(items) for _ in range(50)] == list(range(50))
+    with pytest.raises(OSError, match="no disk"):
+        next(items)
+    assert list(items) == []
+    no_feeder()
+
+
+def test_batches_are_no_results_of_the_loop() -> None:
+    with torch.inference_mode():
+        batches = [batch["row"] for batch in Loader(Counted(500), 5)]
+        assert not any(batch.is_inference() for batch in batches)
