@@ -18,6 +18,7 @@ from ..coerce import parse_bytes
 from ..errors import Invalid, NoMemory, counted, short
 from ..turn import turn
 from .ledger import KEPT, KINDS, Entry, Ledger, Shrinks, room, total, units
+from .returned import return_freed
 
 _POLL = 0.05  # seconds after which one that waits looks again, whether it was woken or not
 _NO_LIMIT = 1 << 62
@@ -35,6 +36,8 @@ class Budget:
         """At most ``limit`` bytes (``None``: any number) and one chunk."""
         self.limit = limit
         self._ledgers = PerProcess(Ledger)
+        if limit is not None:
+            return_freed()
 
     @property
     def limited(self) -> bool:
@@ -341,7 +344,9 @@ def set_limit(limit: int | str | None) -> None:
     found = None if limit is None else _parsed(limit)
     _said[:] = [found]
     PROCESS.limit = found
-    PROCESS.give_way()
+    if found is not None:
+        return_freed()
+        PROCESS.give_way()
 
 
 def outgoing() -> int | None:
@@ -354,5 +359,4 @@ def outgoing() -> int | None:
 def incoming(limit: int | None) -> None:
     """The limit that came with a handle, which holds where nobody has said another here."""
     if limit is not None and not _said:
-        _said.append(limit)
-        PROCESS.limit = limit
+        set_limit(limit)

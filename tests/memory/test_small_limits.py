@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from tensorstash.memory import PROCESS
 from tests.support.far import FarDriver
 from tests.support.oracle import same
 from tests.support.remote import remote
-
-pytestmark = pytest.mark.usefixtures("both_paths")
 
 MODEL = np.random.default_rng(0).integers(1, 1 << 30, (96, 80)).astype("i4")
 CHUNK = 8 * 10 * 4
@@ -60,9 +59,22 @@ def object_bytes(how: dict[str, Any]) -> int:
     return CHUNK * 16 if "shards" in how else CHUNK
 
 
-@pytest.mark.parametrize("cache", [0, "1MiB"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", ["memory", "file", "far"])
+SHORT = {
+    ("memory", "compressed", 0),
+    ("file", "shards", 0),
+    ("far", "compressed", "1MiB"),
+    ("far", "shards", 0),
+}
+
+
+@pytest.mark.usefixtures("both_paths")
+@pytest.mark.parametrize(
+    ("kind", "layout", "cache"),
+    [
+        pytest.param(*case, marks=() if case in SHORT else pytest.mark.long)
+        for case in product(("memory", "file", "far"), LAYOUTS, (0, "1MiB"))
+    ],
+)
 def test_arrays(kind: str, layout: str, cache: Any, tmp_path: Path) -> None:
     how = LAYOUTS[layout]
     where = place(kind, tmp_path)
@@ -223,7 +235,7 @@ def test_loaders_give_the_same_batches(shuffle: Any, far: bool) -> None:
         return BatchLoader(r, 24, shuffle=shuffle, seed=3, lanes=4, pool=8, **how)
 
     usual = batches(made())
-    for limit in (chunk, 4 * chunk, 40 * chunk, 4000 * chunk):
+    for limit in (chunk, 4 * chunk, 400 * chunk):
         stash.memory_limit(limit)
         for options in ({}, {"threads": 8}, {"prefetch": 0}, {"threads": 3, "prefetch": 9}):
             for one, other in zip(batches(made(**options)), usual, strict=True):
@@ -265,7 +277,7 @@ def test_a_pool_that_outgrows_the_limit_ends_in_the_midst_of_an_epoch() -> None:
 # -- places, members, processes ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["redis", "obstore"])
+@pytest.mark.parametrize("kind", ["redis", pytest.param("obstore", marks=pytest.mark.long)])
 def test_servers(kind: str, request: pytest.FixtureRequest) -> None:
     there = remote(kind, request.getfixturevalue)
     url, limit = there.fresh(), 6 * CHUNK * 16
@@ -296,7 +308,7 @@ def _limit_there(array: Any, queue: Any) -> None:
     queue.put((stash.memory_limit(), array.settings.memory.limit, int(array[2])))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_the_limit_goes_to_workers(method: str, tmp_path: Path) -> None:
     array = stash.save(tmp_path / "a", np.arange(4), memory_limit="2MiB")
     stash.memory_limit("3MiB")
