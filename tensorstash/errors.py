@@ -175,8 +175,8 @@ class Corrupt(StashError):
 
 
 class NoMemory(StashError, MemoryError):
-    """The call needs more memory than this machine has. An append or a resize has changed nothing;
-    a write may have stored some of its chunks."""
+    """The call needs more memory than this machine has, or one chunk is larger than the limit. An
+    append or a resize has changed nothing; a write may have stored some of its chunks."""
 
 
 class DriverError(StashError, OSError):

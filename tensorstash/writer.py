@@ -16,7 +16,7 @@ from .handle import Handle
 from .indexing.copying import core, gather, joint_first, scatter
 from .indexing.plan import plan
 from .indexing.selection import select
-from .memory.steps import WRITERS, steps
+from .memory.steps import WRITERS, check_chunk, steps
 
 _FLUSH_ROWS = 16
 """Chunks along the axis that an append gathers, budget permitting, before it is published."""
@@ -77,6 +77,7 @@ class BufferedWriter:
         source = core(todo, source, -1)
         array.check_stored()
         writer = array.make_writer(array.spec)
+        check_chunk(writer.budget, writer.chunks)
         for index, inside, outside, _ in todo.parts():
             held = self._held.get(index)
             if held is None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..driver import Check, Driver, Put, Tag, get_at_most
 from ..errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from ..indexing.selection import Stride, Transform
+from ..memory.steps import steps
 from ..metadata.document import MAX_LENGTH
 from ..metadata.node import Node, lock_key, reread
 from ..metadata.spec import ArraySpec
@@ -168,13 +169,14 @@ def _clear(
                 across.append(index)
     check()
     driver.delete_many(outside)
-    for index in across:
-        try:
-            found = get_at_most(driver, chunks.key(index), chunks.most(index))
-        except Corrupt as error:
-            raise chunks.oversized(error) from error.__cause__
-        if writer.is_dirty(index, found and found[0]):
-            writer.merge_chunk(index, lambda chunk: None)
+    with steps(writer.budget, chunks, 1, 1, 1):
+        for index in across:
+            try:
+                found = get_at_most(driver, chunks.key(index), chunks.most(index))
+            except Corrupt as error:
+                raise chunks.oversized(error) from error.__cause__
+            if writer.is_dirty(index, found and found[0]):
+                writer.merge_chunk(index, lambda chunk: None)
 
 
 # -- under a lease --------------------------------------------------------------------------------

@@ -283,11 +283,9 @@ class Writer:
             return made._replace(merged=merged)
 
         concurrency = self.chunks.driver.capabilities.concurrency
-        nbytes = self.chunks.spec.chunk_spec(
-            self.chunks.spec.grid.chunk_shape((0,) * self.chunks.spec.ndim)
-        ).nbytes
-        batch = max(1, min(_BATCH, _SHARD_BYTES // max(1, nbytes)))
-        self._merge_all(map(merge, indices), batch, concurrency)
+        batch = max(1, min(_BATCH, _SHARD_BYTES // max(1, self.chunks.object_bytes)))
+        with steps(self.budget, self.chunks, batch, 1, batch) as how:
+            self._merge_all(map(merge, indices), how.batch, concurrency)
 
     def fill_of(self, index: tuple[int, ...]) -> Buffer:
         """The stored form of a chunk of the array's own grid that is all fill."""

@@ -177,6 +177,15 @@ class Account:
             entries.pop(self._number, None)
 
 
+def check_fits(limit: int | None, nbytes: int, place: Callable[[], str]) -> None:
+    """:class:`~tensorstash.errors.NoMemory` where a chunk alone is more than the limit."""
+    if limit is not None and nbytes > limit:
+        raise NoMemory(
+            f"one chunk of {place()} has {counted(nbytes, 'byte')}, and the memory limit is "
+            f"{limit}; raise memory_limit, or store smaller chunks"
+        )
+
+
 class Share:
     """Bytes of a call under way: see :meth:`Budget.share`."""
 
@@ -213,12 +222,7 @@ class Share:
         if not limits:
             return self._most
         least = min(limit for limit, _ in limits)
-        nbytes, place = self._chunk
-        if nbytes > least:
-            raise NoMemory(
-                f"one chunk of {place()} has {counted(nbytes, 'byte')}, and the memory limit is "
-                f"{least}; raise memory_limit, or store smaller chunks"
-            )
+        check_fits(least, *self._chunk)
         self._pid = os.getpid()
         found = getattr(_local, "share", None)
         above: Share | None = None if found is None else found()

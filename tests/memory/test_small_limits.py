@@ -144,6 +144,8 @@ def test_one_chunk_alone_is_refused_by_name_where_it_does_not_fit(tmp_path: Path
         lambda: small.__setitem__(slice(5), 2),
         lambda: small.append([1]),
         lambda: stash.copy(small, {}),
+        lambda: small.resize(4000),
+        lambda: small.writer().__setitem__(3, 1),
     ):
         with pytest.raises(NoMemory, match=r"^one chunk of \S+ has 2048 bytes, .* is 2047; raise"):
             work()
