@@ -148,8 +148,9 @@ class Reader:
         """The kernel's part in the reads of this handle, looked for on first use."""
         native, fetcher = self._native, self._fetcher
         if native is True and available():
-            index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
-            native = self._native = batches(self.chunks, self._meter, self.threads, index)
+            shards = fetcher if isinstance(fetcher, ShardFetcher) else None
+            known = (None, None) if shards is None else (shards.index, shards.indices)
+            native = self._native = batches(self.chunks, self._meter, self.threads, *known)
         return native if isinstance(native, Batches) else None
 
     def warm(self, transform: Transform) -> None:

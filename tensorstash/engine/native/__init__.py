@@ -42,5 +42,5 @@ def status() -> str:
 def counts() -> dict[str, int]:
     """Tasks that the kernel carried out in this process, in all (``"tasks"``) and by what their
     chunks went through: ``"raw"``, ``"blosc"``, ``"zstd"``, ``"gzip"``, ``"zlib"``, ``"lz4"``,
-    ``"crc32c"``, ``"swap"``."""
+    ``"crc32c"``, ``"swap"``; and the ``"indices"`` of shards that it read."""
     return dict(_library.library.done)

@@ -81,6 +81,12 @@ static int key_path(const Call *call, const Job *job, const int64_t *chunk, char
 #define MODIFIED(status) ((status).st_mtim)
 #endif
 
+static void version_of(const struct stat *status, int64_t *version) {
+    version[0] = (int64_t)status->st_ino;
+    version[1] = (int64_t)MODIFIED(*status).tv_sec * 1000000000 + MODIFIED(*status).tv_nsec;
+    version[2] = (int64_t)status->st_size;
+}
+
 /* Open the shard of `job`, unless it is open, and see that it is the version that is known. */
 static int open_shard(File *file, const Job *job) {
     if (file->job != job) {
@@ -92,11 +98,10 @@ static int open_shard(File *file, const Job *job) {
         if (file->fd < 0) {
             file->code = CHANGED;
         } else {
-            int64_t modified =
-                (int64_t)MODIFIED(status).tv_sec * 1000000000 + MODIFIED(status).tv_nsec;
-            file->size = (int64_t)status.st_size;
-            if ((int64_t)status.st_ino != job->inode || modified != job->modified ||
-                file->size != job->bytes)
+            int64_t version[3];
+            version_of(&status, version);
+            file->size = version[2];
+            if (version[0] != job->inode || version[1] != job->modified || version[2] != job->bytes)
                 file->code = CHANGED;
         }
     }
@@ -117,6 +122,51 @@ static int read_parts(const Chain *chain, int fd, uint8_t *to, int64_t size, int
             code = read_file(fd, to + first, extents[k][1] - first, from + first);
     }
     return code;
+}
+
+static uint64_t load64(const uint8_t *at) {
+    uint64_t value = 0;
+    for (int k = 7; k >= 0; k--) value = value << 8 | at[k];
+    return value;
+}
+
+/* One shard's index of `count` entries, which `out` has room for: offsets and sizes, of what is
+   absent 0 and -1. `stored` has room for it as it is stored. */
+static int read_index(const char *path, int64_t count, int64_t limit, int checksum, int end,
+                      uint8_t *stored, int64_t *out, int64_t *version) {
+    struct stat status;
+    int64_t plain = count * 16, size = plain + (checksum ? 4 : 0);
+    int code = DONE, fd = open_file(path, &status, &code);
+    if (fd < 0) return code;
+    version_of(&status, version);
+    code = version[2] < size ? SHORT : read_file(fd, stored, size, end ? version[2] - size : 0);
+    close(fd);
+    if (code != DONE) return code;
+    /* The sum is the upper half of the last eight bytes. */
+    if (checksum && crc32c(stored, (size_t)plain) != load64(stored + plain - 4) >> 32)
+        return CHECKSUM;
+    for (int64_t k = 0; k < count; k++) {
+        uint64_t offset = load64(stored + 16 * k), length = load64(stored + 16 * k + 8);
+        if (offset == UINT64_MAX && length == UINT64_MAX) {
+            offset = 0;
+            length = UINT64_MAX;
+        } else if (offset >= (1ull << 62) || length > (uint64_t)limit) {
+            return DAMAGED;
+        }
+        out[2 * k] = (int64_t)offset;
+        out[2 * k + 1] = (int64_t)length;
+    }
+    return DONE;
+}
+
+void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
+                  int end, int64_t *out, int64_t *versions, uint8_t *status) {
+    uint8_t *stored = malloc((size_t)count * 16 + 4);
+    for (int64_t k = 0; k < all; k++)
+        status[k] = stored ? (uint8_t)read_index(paths[k], count, limit, checksum, end, stored,
+                                                 out + 2 * k * count, versions + 3 * k)
+                           : NO_MEMORY;
+    free(stored);
 }
 
 static int raw(const Chain *chain) {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from .tables import Table, groups
 _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
+_INDICES = 256  # shards whose indices are read together, and the bytes that these may have
+_INDEX_BYTES = 4 << 20
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
 _MOST_DIMS = 64  # as in kernel.h
 
@@ -36,11 +38,15 @@ Index = Callable[[str, tuple[int, ...]], tuple[Tag, NDArray[np.int64]] | None]
 
 Chunk = tuple[int, ...]
 
+Rows = tuple[Chunk, tuple[int, ...], tuple[int, ...]]
+"""A shard, and the rows of each group that lie in it, from and to."""
+
 
 class Batches:
     """Reads of the array at ``chunks``. Where it is stored in files or in memory, :meth:`read`
     places what the kernel can read, and returns the chunks that are left to Python; of a remote
-    store :meth:`arrivals` does. ``index``: of shards."""
+    store :meth:`arrivals` does. ``index``: of shards, kept
+    in ``indices``."""
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class Batches:
         meter: Meter,
         threads: int | None,
         index: Index | None,
+        indices: Cache | None,
     ) -> None:
         self._chunks = chunks
         self._library = library
@@ -57,13 +64,14 @@ class Batches:
         self._meter = meter
         self._threads = threads
         self._index = index
+        self._indices = indices
         edges = chunks.grid.chunks
         assert edges is not None
         self._edges = edges
         sharding = chunks.sharding
         self._ratios = (1,) * len(edges) if sharding is None else sharding.grid
         self._strides = (0,) * len(edges) if sharding is None else sharding.strides
-        self._spans = steps.plain and sharding is None and steps.nbytes > SPAN_FROM
+        self._spans = steps.plain and steps.nbytes > SPAN_FROM
         fills = chunks.missing == "fill"
         self._fill = chunks.spec.fill.tobytes() if fills else None
         self._raw = np.dtype(("V", steps.itemsize))
@@ -151,7 +159,7 @@ class Batches:
         most = self._most()
         jobs: list[Any] = []
         tasks = held = 0
-        for shard, low, high in self._shards(call.table):
+        for shard, low, high in self._known(self._shards(call.table), files):
             count = _tasks(low, high)
             job = self._job(shard, files, index)
             if job is None:
@@ -165,6 +173,27 @@ class Batches:
             held += job[1].nbytes
         if tasks:
             self._run_shards(call, jobs, tasks, most)
+
+    def _known(self, shards: Iterator[Rows], files: str | None) -> Iterator[Rows]:
+        """``shards``, whose indices the kernel has read ahead, some at a time."""
+        sharding, indices = self._chunks.sharding, self._indices
+        steps = None if sharding is None else sharding.index_steps
+        if files is None or indices is None or sharding is None or steps is None:
+            yield from shards
+            return
+        key_of, prefix = self._chunks.key, self._chunks.path
+        size = max(1, min(_INDICES, _INDEX_BYTES // sharding.index_nbytes))
+        while some := [*islice(shards, size)]:
+            keys = [key for shard, *_ in some if indices.peek(key := key_of(shard)) is None]
+            named = [_path(files + key.removeprefix(prefix)) for key in keys]
+            paths = [path for path in named if path is not None]
+            if len(keys) > 1 and len(paths) == len(keys):
+                end = sharding.index_location == "end"
+                how = sharding.count, sharding.inner.most, bool(steps), end
+                for key, found in zip(keys, self._library.indices(paths, *how), strict=True):
+                    if found is not None:
+                        indices.put(key, *found, found[1].nbytes)
+            yield from some
 
     def _job(self, shard: Chunk, files: str | None, index: Index) -> tuple[Any, ...] | None:
         """Where a shard's bytes are and its index; ``None`` where Python is to look."""
@@ -211,7 +240,11 @@ class Batches:
 
 
 def batches(
-    chunks: Chunks, meter: Meter, threads: int | None, index: Index | None
+    chunks: Chunks,
+    meter: Meter,
+    threads: int | None,
+    index: Index | None,
+    indices: Cache | None,
 ) -> Batches | None:
     """What reads the array at ``chunks``; ``None`` where the kernel is not there, or cannot."""
     library, pipeline = native.library, chunks.pipeline
@@ -224,7 +257,9 @@ def batches(
     if driver.capabilities.local and not near:
         return None
     found = steps(pipeline, library.kinds)
-    return None if found is None else Batches(chunks, library, found, meter, threads, index)
+    if found is None:
+        return None
+    return Batches(chunks, library, found, meter, threads, index, indices)
 
 
 def _tasks(low: Chunk, high: Chunk) -> int:

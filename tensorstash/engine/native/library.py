@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...cached import Cached
 
@@ -22,7 +23,7 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
-_VERSION = 3  # of what the kernel's functions take, as in module.c
+_VERSION = 4  # of what the kernel's functions take, as in module.c
 
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
@@ -39,11 +40,13 @@ class Library:
         if np.dtype(np.intp).itemsize != 8:  # its tables are of 64-bit numbers
             return None
         try:
-            from ._kernel import VERSION, find, run  # type: ignore[import-not-found, unused-ignore]
+            from ._kernel import VERSION, find, indices, run  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             return None
         # An editable install may have an older one.
-        return SimpleNamespace(find=find, run=run) if VERSION == _VERSION else None
+        if VERSION != _VERSION:
+            return None
+        return SimpleNamespace(find=find, indices=indices, run=run)
 
     @Cached
     def kinds(self) -> frozenset[int]:
@@ -139,6 +142,33 @@ class Library:
             *(chain, groups, jobs, out, fill, status, ratios, strides),
             *(len(ratios), ord(separator), spans, threads, first, grain, picked, keeps),
         )
+        return found
+
+    def indices(
+        self, paths: list[bytes], count: int, limit: int, checksum: bool, end: bool
+    ) -> list[tuple[tuple[int, int, int], NDArray[np.int64]] | None]:
+        """The version and the index of each shard at ``paths``: ``count`` offsets and sizes, of
+        what is absent 0 and -1; ``None`` where Python is to look.
+
+        Args:
+            paths: One file a shard.
+            count: Inner chunks in a shard.
+            limit: The most bytes that one can have.
+            checksum: CRC-32C stands behind the index.
+            end: It stands at the end of the file, not at its beginning.
+        """
+        assert self.kernel is not None
+        out = np.empty((len(paths), count, 2), np.int64)
+        versions = np.empty((len(paths), 3), np.int64)
+        status = np.zeros(len(paths), np.uint8)
+        self.kernel.indices(paths, count, limit, checksum, end, out, versions, status)
+        self.done["indices"] += int((status == DONE).sum())
+        found: list[tuple[tuple[int, int, int], NDArray[np.int64]] | None] = []
+        for code, (inode, modified, size), index in zip(
+            status, versions.tolist(), out, strict=True
+        ):
+            # In memory of its own: what is kept must not keep the others.
+            found.append(((inode, modified, size), index.copy()) if code == DONE else None)
         return found
 
     def count(self, kinds: tuple[int, ...], done: int) -> None:

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 3 /* of what `run` takes: library.py has the same */
+#define VERSION 4 /* of what `run` takes: library.py has the same */
 
 static int view(Call *call, PyObject *object, int flags, Py_buffer **found) {
     if (call->viewed == call->viewable) {
@@ -391,6 +391,46 @@ end:
     return result;
 }
 
+/* Shards' indices from their files. What is odd in any way is left to Python. */
+static PyObject *indices(PyObject *module, PyObject *arguments) {
+    PyObject *paths, *out, *versions, *status, *result = NULL;
+    long long count, limit;
+    int checksum, end;
+    Py_buffer numbers = {0}, tags = {0}, found = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!LLiiOOO", &PyList_Type, &paths, &count, &limit, &checksum,
+                          &end, &out, &versions, &status))
+        return NULL;
+    Py_ssize_t all = PyList_Size(paths);
+    const char **names = calloc((size_t)all + 1, sizeof *names);
+    if (!names) return PyErr_NoMemory();
+    for (Py_ssize_t k = 0; k < all; k++) {
+        names[k] = PyBytes_AsString(PyList_GetItem(paths, k));
+        if (!names[k]) goto end;
+    }
+    if (PyObject_GetBuffer(out, &numbers, PyBUF_WRITABLE) ||
+        PyObject_GetBuffer(versions, &tags, PyBUF_WRITABLE) ||
+        PyObject_GetBuffer(status, &found, PyBUF_WRITABLE))
+        goto end;
+    if (count < 1 || count > INT64_MAX / 32 / (all + 1) || numbers.len != all * count * 16 ||
+        tags.len != all * 24 || found.len != all || (uintptr_t)numbers.buf % 8 ||
+        (uintptr_t)tags.buf % 8) {
+        wrong("buffers of another size");
+        goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    read_indices(names, all, count, limit, checksum, end, numbers.buf, tags.buf, found.buf);
+    Py_END_ALLOW_THREADS
+    Py_INCREF(Py_None);
+    result = Py_None;
+end:
+    if (found.obj) PyBuffer_Release(&found);
+    if (tags.obj) PyBuffer_Release(&tags);
+    if (numbers.obj) PyBuffer_Release(&numbers);
+    free(names);
+    return result;
+}
+
 static PyObject *find(PyObject *module, PyObject *paths) {
     (void)module;
     for (Py_ssize_t k = 0; k < PyTuple_Size(paths); k++) {
@@ -410,6 +450,9 @@ static PyMethodDef methods[] = {
      "    threads, first, grain, picked, keeps) -> (done, absent, bytes, nanoseconds)\n\n"
      "Carry out tasks `first` on, or those `picked`, one an item of `status`, of the product of\n"
      "the groups; `keeps`: memory for the whole chunk of each."},
+    {"indices", indices, METH_VARARGS,
+     "indices(paths, count, limit, checksum, end, out, versions, status)\n\n"
+     "Read the index of each shard, with the file's version; `status` says what became of each."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
 };

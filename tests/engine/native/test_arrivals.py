@@ -13,8 +13,8 @@ from hypothesis import given, settings
 import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.engine import native
-from tensorstash.errors import NotFound
-from tests.engine.test_native import CHAINS, DAMAGES, arrays, stored
+from tensorstash.errors import Corrupt, NotFound
+from tests.engine.native.test_kernel import CHAINS, DAMAGES, arrays, stored
 from tests.support.far import FarDriver
 from tests.support.native import needs_kernel, outcome, turned
 from tests.support.oracle import advanced_index, numpy_index, same
@@ -147,3 +147,32 @@ def test_a_shard_that_changes_meanwhile_is_read_anew() -> None:
     same(reader[index], (data + 3)[index])
     assert changes
     assert native.counts()["tasks"] - before >= 48
+
+
+def test_of_raw_inner_chunks_only_what_is_wanted_travels() -> None:
+    data = np.arange(4 * 65536, dtype="i4").reshape(4, 65536)
+    driver = FarDriver()
+    stash.save(driver, data, chunks=(1, 65536), shards=(4, 65536), codecs=None)
+    for on in (True, False):
+        with turned(on):
+            array = stash.open(driver)
+            array[0, 0]  # the index
+            for index, most in (
+                (np.s_[1, 7], 4),
+                (np.s_[:, 100:200], 1600),
+                (np.s_[2, [5, 900, 30]], 3600),
+                (np.s_[::-2, 65535:60000:-7], 2 * 22200),
+                (np.s_[1], 65536 * 4),
+            ):
+                before = array.stats.encoded_bytes
+                same(array[index], data[index])
+                assert array.stats.encoded_bytes - before <= most
+    key = next(key for key in driver.list() if key.startswith("c"))
+    whole = bytes(driver.get(key) or b"")
+    driver.put(key, whole[:1000] + whole[-68:])  # an index that points beyond
+    told = []
+    for on in (True, False):
+        with turned(on):
+            told.append([outcome(partial(stash.open(driver).__getitem__, k)) for k in (1, (1, 7))])
+    assert told[0] == told[1]
+    assert {kind for kind, *_ in told[0]} == {Corrupt}
