@@ -242,8 +242,9 @@ class Reader:
 
             return fill
 
+        where, limited = (todo.transform, out, self.cache), self._budget.limited
         batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
-        native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
+        native = None if batches is None else batches.arrivals(*where, limited)
         threads, sharding = self._threads(todo), self.chunks.sharding
         with self._room.window(len(todo), threads, sharding is not None) as (threads, most):
             ratios = None if sharding is None else sharding.grid

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..driver import Check, Driver, Put, Tag, get_at_most
 from ..errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from ..indexing.selection import Stride, Transform
-from ..memory.steps import steps
+from ..memory.steps import check_chunk, steps
 from ..metadata.document import MAX_LENGTH
 from ..metadata.node import Node, lock_key, reread
 from ..metadata.spec import ArraySpec
@@ -129,6 +129,8 @@ def _resize(
     after = _with_shape(before, shape)
     if after.shape == before.shape:
         return node
+    held = make_writer(before, before.shape, check)
+    check_chunk(held.budget, held.chunks)  # before anything is changed
     grows = any(map(gt, after.shape, before.shape))
     shrinks = any(map(lt, after.shape, before.shape))
     fence = Fence(driver, path, node, check)
