@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from .stats import Meter
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
+_UNLIMITED: AbstractContextManager[int | None] = nullcontext()
 _NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
@@ -134,11 +135,9 @@ class Reader:
         native = None if fields is not None or fetcher is None else self._batches()
         if native is None or fetcher is None:
             return False
-        if not self._budget.limited:  # the shortest way to an element
-            left = native.read(transform, out)
-        else:
-            with self._room.threads(self.threads) as most:
-                left = native.read(transform, out, most)
+        room = self._room.threads(self.threads) if self._budget.limited else _UNLIMITED
+        with room as most:
+            left = native.read(transform, out, most)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
@@ -242,12 +241,12 @@ class Reader:
 
             return fill
 
-        where, limited = (todo.transform, out, self.cache), self._budget.limited
+        where = todo.transform, out, self.cache, self._budget.limited
         batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
-        native = None if batches is None else batches.arrivals(*where, limited)
+        native = None if batches is None else batches.arrivals(*where)
         threads, sharding = self._threads(todo), self.chunks.sharding
+        ratios = None if sharding is None else sharding.grid
         with self._room.window(len(todo), threads, sharding is not None) as (threads, most):
-            ratios = None if sharding is None else sharding.grid
             for portion, last in portions(todo, most, ratios):
                 with closing(stream.arrivals(portion, look if last else None)) as arrivals:
                     each = ([arrival] for arrival in arrivals)

@@ -118,6 +118,7 @@ def write_shards(job: Job) -> Work:
 def merge(job: Job) -> Work:
     job.filled()
     array = stash.open(f"{job.place}/a", "r+", options=job.options)
+    array[:3] = 1
     return lambda: array.__setitem__(slice(1, None, 3 * job.cells // 2), 0)
 
 
@@ -171,6 +172,10 @@ def loader_exact(job: Job) -> Work:
 
 def copy(job: Job) -> Work:
     array = job.filled()
+    if not job.filling:  # what is imported and begun for a first copy
+        few = job.create("few", 8, chunks=8)
+        few[...] = 1
+        stash.copy(few, f"{job.place}/more", options=job.options, overwrite=True)
     return lambda: stash.copy(array, f"{job.place}/b", options=job.options, overwrite=True)
 
 
