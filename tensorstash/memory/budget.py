@@ -22,6 +22,7 @@ from .returned import return_freed
 
 _POLL = 0.05  # seconds after which one that waits looks again, whether it was woken or not
 _NO_LIMIT = 1 << 62
+_NOWHERE: tuple[int, list[dict[int, Entry]]] = (0, [])
 _ASIDE = 4  # the part of a limit that caches give way to, for more than one chunk
 
 _numbers = itertools.count()
@@ -173,7 +174,7 @@ class Account:
 
     def __del__(self) -> None:
         # Each step is one call of C, which takes no lock: the collector runs anywhere.
-        for entries in self._places[1]:
+        for entries in getattr(self, "_places", _NOWHERE)[1]:
             entries.pop(self._number, None)
 
 
@@ -307,14 +308,14 @@ class Share:
         self._leave()
 
     def _leave(self) -> None:
-        ledgers, self._ledgers = self._ledgers, []
-        for ledger in ledgers:
+        for ledger in self._ledgers:
             ledger.entries.pop(self._number, None)
             ledger.wake()
+        self._ledgers.clear()  # last: what an interrupt leaves goes with this
 
     def __del__(self) -> None:
-        # One that an interrupt ended between its steps.
-        for ledger in self._ledgers:
+        # One that an interrupt ended between its steps, the first perhaps.
+        for ledger in getattr(self, "_ledgers", ()):
             ledger.entries.pop(self._number, None)
 
 
