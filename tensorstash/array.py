@@ -39,7 +39,7 @@ from .indexing.selection import Transform, has_ellipsis, identity, outer, point,
 from .metadata.node import Node, lock_key, require_array, reread, reread_copied
 from .metadata.spec import ArraySpec
 from .view import Indexer, Lazy, Rule, Tensors
-from .writer import BufferedWriter
+from .writer import BufferedWriter, SingleRows
 
 
 class Array(Handle):
@@ -82,6 +82,9 @@ class Array(Handle):
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
         self._meter = Meter()
         self._guess = Guess(absent=created)
+        self._singles = SingleRows()
+        self._grown: sizes.Grown | None = None  # by the last append
+        self._chunks: Chunks | None = None  # as they were last bound
         self._identity = identity
         self._tag = tag  # of the document, where it is known to be this array's
         self._watched = not settings.immutable
@@ -374,19 +377,15 @@ class Array(Handle):
         self._refuse_field("append rows to")
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
+        self._singles.note(value.shape[axis], self.driver, self.path)
         try:
-            node, start = sizes.append(
-                self.driver,
-                self.path,
-                self.spec,
-                value,
-                axis,
-                self.make_writer,
-                self.settings.lock_timeout,
+            wait, make = self.settings.lock_timeout, self.make_writer
+            self._grown, start = sizes.append(
+                self.driver, self.path, self.spec, value, axis, make, wait, self._grown
             )
         except MemoryError as error:
             raise self._read.chunks.no_memory("append", value.shape, error) from error
-        self._adopt(node)
+        self._adopt(self._grown.node)
         return start
 
     def resize(self, shape: Sequence[int] | int) -> None:
@@ -519,8 +518,9 @@ class Array(Handle):
     def _read(self) -> Reader:
         reader = self._reader
         if reader is None:
-            how = self.settings
-            chunks = Chunks(self.driver, self.path, self.spec, how.missing, how.limits.chunk)
+            how, spec = self.settings, self.spec
+            known = self._chunks or Chunks(self.driver, self.path, spec, most=how.limits.chunk)
+            chunks = self._chunks = known.of(spec, how.missing)
             reader = self._reader = Reader(
                 chunks, self._cache, self.settings.threads, self.settings.immutable, self._meter
             )
@@ -543,7 +543,7 @@ class Array(Handle):
         """The writer for this array as ``spec`` has it."""
         how, chunks = self.settings, self._read.chunks
         if chunks.spec is not spec:
-            chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
+            chunks = self._chunks = chunks.of(spec)
         return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
 
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
@@ -594,6 +594,7 @@ def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
     made = type(array)(array.driver, array.path, array.settings, spec)
     made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
+    made._chunks = array._chunks
     made._tag, made._watched, made.guard = array._tag, array._watched, array.guard
     made.copied = array.copied
     return made

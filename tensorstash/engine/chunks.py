@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..codec import ChunkSpec, Pipeline
-from ..driver import REPAIR, Driver, located
+from ..driver import REPAIR, Buffer, Driver, located
 from ..errors import Corrupt, NoMemory, NotFound, counted
 from ..indexing.grid import Grid
 from ..metadata.spec import ArraySpec
@@ -21,6 +21,7 @@ SPAN_FROM = 16 << 10
 """Bytes of a plain local chunk up to which reading a part of it is not worth while."""
 
 _SCRATCH_KEPT = 32 << 20
+_ROOM = 1 << 20  # of which smaller chunks are lent a part: those of several fields take turns
 _local = threading.local()
 
 
@@ -47,6 +48,18 @@ class Chunks:
         self._most = most
         self.prefix = path + spec.keys.prefix
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
+
+    def of(self, spec: ArraySpec, missing: str = "fill") -> Chunks:
+        """The chunks of an array as ``spec`` has it now, with the pipelines that were bound for it
+        before, where it differs in nothing that they depend on, as one that grew by rows."""
+        made = Chunks(self.driver, self.path, spec, missing, self._most)
+        old = self.spec
+        same = old.grid is spec.grid and old.codecs is spec.codecs and old.keys == spec.keys
+        if same and old.fill is spec.fill and old.dtype == spec.dtype:
+            made._pipelines = self._pipelines
+            known = self.__dict__
+            made.__dict__ |= {name: known[name] for name in _BOUND if name in known}
+        return made
 
     @Cached
     def sharding(self) -> BoundSharding | None:
@@ -152,10 +165,39 @@ class Chunks:
         return self.spec.dtype.kind not in "OT"
 
 
+_BOUND = ("sharding", "grid", "pipeline", "key")
+"""What of an array's chunks does not depend on how many there are."""
+
+
 def blank(spec: ChunkSpec) -> NDArray[Any]:
     """A new chunk of nothing but fill."""
     chunk = _empty(spec)
     chunk[...] = spec.fill
+    return chunk
+
+
+def to_change(pipeline: Pipeline, stored: Buffer | None, covers: bool, lent: bool) -> NDArray[Any]:
+    """A stored chunk decoded, to be changed, in memory of its own; all fill where there is none,
+    or it is damaged and the change ``covers`` all of it. ``lent``: in :func:`scratch`, where it
+    can be."""
+    try:
+        return _to_change(pipeline, stored, lent)
+    except Corrupt:
+        if not covers:
+            raise
+        return blank(pipeline.spec)
+
+
+def _to_change(pipeline: Pipeline, stored: Buffer | None, lent: bool) -> NDArray[Any]:
+    spec = pipeline.spec
+    if not lent or not pipeline.ordered or spec.dtype.kind in "OT":
+        return blank(spec) if stored is None else np.array(pipeline.decode(stored), order="C")
+    chunk, view = scratch(spec)
+    found = spec.fill if stored is None else None
+    if stored is not None:
+        found = pipeline.decode(stored, chunk if pipeline.direct else None, view)
+    if found is not chunk:
+        chunk[...] = found
     return chunk
 
 
@@ -165,10 +207,14 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
     kept = getattr(_local, "kept", None)
     if kept is not None and kept[0] == (spec.shape, spec.dtype):
         return kept[1], kept[2]
-    array = _empty(spec)
-    view = array.reshape(-1).view(np.uint8).data  # memoryview cannot cast every dtype
-    if array.nbytes <= _SCRATCH_KEPT:
-        _local.kept = ((spec.shape, spec.dtype), array, view)
+    nbytes, room = spec.nbytes, getattr(_local, "room", None)
+    if room is None or not nbytes <= len(room) <= max(8 * nbytes, _ROOM):
+        array = _empty(spec)
+        room = array.reshape(-1).view(np.uint8)  # memoryview cannot cast every dtype
+        if nbytes > _SCRATCH_KEPT:
+            return array, room.data
+    array, view = room[:nbytes].view(spec.dtype).reshape(spec.shape), room[:nbytes].data
+    _local.room, _local.kept = room, ((spec.shape, spec.dtype), array, view)
     return array, view
 
 

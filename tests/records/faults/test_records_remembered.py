@@ -1,0 +1,204 @@
+"""A handle that appends goes by what it stored the last time only while that is what is stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import tensorstash as stash
+from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.errors import Conflict, NotFound, StashError
+from tensorstash.metadata.document import _ANY
+from tensorstash.testing.counting import CountingDriver
+
+SCHEMA: dict[str, Any] = {"x": ((3,), "f4"), "in": {"y": "int64"}, "s": str}
+
+
+def row(i: int) -> dict[str, Any]:
+    return {"x": [i, i, i], "in": {"y": i}, "s": f"row {i}"}
+
+
+def appended(place: Any, rows: int = 4, **how: Any) -> stash.Records:
+    """A handle that has stored rows, and remembers."""
+    records = stash.create_records(place, SCHEMA, rows_per_chunk=3, **how)
+    for i in range(rows):
+        records.append(row(i))
+    return records
+
+
+def holds_numbers(place: Any, rows: int) -> None:
+    """Whoever opens the records, or one field alone, sees so many rows, each its number."""
+    found = stash.open_records(place)[:]
+    assert found["in"]["y"].tolist() == found["x"][:, 1].tolist() == [*range(rows)]
+    assert found["s"].tolist() == [f"row {i}" for i in range(rows)]
+    driver = stash.open_records(place).driver
+    for field in ("x", "in/y", "s"):
+        own = json.loads(bytes(driver.get(f"{field}/zarr.json") or b""))
+        assert own["shape"][0] == rows
+
+
+@pytest.fixture(params=["file", "shm", "zip", "memory"])
+def place(request: Any, tmp_path: Path) -> Any:
+    names = {"file": f"{tmp_path}/r", "zip": f"zip://{tmp_path}/r.zip", "memory": {}}
+    return names.get(request.param, f"shm://remembered-{os.getpid()}")
+
+
+def test_handles_that_take_turns_see_each_others_rows(place: Any) -> None:
+    mine = appended(place)
+    theirs = stash.open_records(mine.driver, "r+")
+    for i in range(4, 24):
+        handle = (mine, mine, theirs)[i % 3] if i < 14 else (mine, theirs)[i % 2]
+        assert handle.append(row(i)) == i
+    holds_numbers(mine.driver, 24)
+
+
+def test_what_others_change_in_the_documents_stays(place: Any) -> None:
+    mine = appended(place)
+    driver = mine.driver
+    stash.open_records(driver, "r+").attrs["note"] = "theirs"
+    document = json.loads(bytes(driver.get("x/zarr.json") or b""))
+    driver.put("x/zarr.json", json.dumps({**document, "attributes": {"unit": "m"}}).encode())
+    group = json.loads(bytes(driver.get("in/zarr.json") or b""))
+    copy = {"kind": "inline", "must_understand": False, "metadata": {}}
+    driver.put("in/zarr.json", json.dumps({**group, "consolidated_metadata": copy}).encode())
+    for i in range(4, 8):
+        assert mine.append(row(i)) == i
+        assert stash.open_records(driver).attrs["note"] == "theirs"
+        assert b'"unit": "m"' in bytes(driver.get("x/zarr.json") or b"")
+        assert b"consolidated" not in bytes(driver.get("in/zarr.json") or b"")
+    holds_numbers(driver, 8)
+    mine.attrs["more"] = 1
+    mine.append(row(8))
+    assert dict(stash.open_records(driver).attrs) == {"note": "theirs", "more": 1}
+
+
+def replaced(place: str) -> None:
+    stash.create_records(place, SCHEMA, rows_per_chunk=3, overwrite=True)
+
+
+def put_back(place: str) -> None:
+    other = stash.open_records(place, "r+")
+    other.drop_field("s")
+    other.add_field("s", str, ["like, but another"] * 4)
+
+
+def moved(place: str) -> None:
+    appended(f"{place}-new", 4)
+    shutil.rmtree(place)
+    os.rename(f"{place}-new", place)
+
+
+def deleted(place: str) -> None:
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("change", [replaced, put_back, moved, deleted])
+def test_it_is_noticed_that_others_are_there(tmp_path: Path, change: Callable[[str], None]) -> None:
+    place = str(tmp_path / "r")
+    mine = appended(place)
+    change(place)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for _ in range(2):
+        with pytest.raises((Conflict, NotFound)):
+            mine.append(row(4))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_document_that_is_put_back_is_read_again(tmp_path: Path) -> None:
+    # As by a backup: the rows of before, and what the handle stored since is beyond the edge.
+    place = tmp_path / "r"
+    mine = appended(str(place), 2)
+    shutil.copytree(place, tmp_path / "backup")
+    mine.append(row(2))
+    mine.append(row(3))
+    for file in (tmp_path / "backup").rglob("*"):
+        if file.is_file():
+            shutil.copy2(file, place / file.relative_to(tmp_path / "backup"))
+    assert mine.append(row(2)) == 2
+    holds_numbers(str(place), 3)
+
+
+def test_the_digits_that_stand_for_any_length_may_be_a_users() -> None:
+    mine = stash.create_records({}, SCHEMA, attributes={"n": _ANY, str(_ANY): [f"{_ANY} rows"]})
+    for i in range(5):
+        mine.append(row(i))
+    assert dict(stash.open_records(mine.driver).attrs) == {"n": _ANY, str(_ANY): [f"{_ANY} rows"]}
+    holds_numbers(mine.driver, 5)
+
+
+def test_it_is_stored_as_by_a_fresh_handle() -> None:
+    """Byte for byte, but for identities and trailers."""
+    texts = []
+    for fresh in (False, True):
+        records = appended({}, 1)
+        for i in range(1, 12):
+            records = stash.open_records(records.driver, "r+") if fresh else records
+            records.append(row(i))
+        mapping = records.driver._mapping  # type: ignore[attr-defined]
+        found = {k: bytes(v).rstrip() for k, v in mapping.items()}
+        group = json.loads(found.pop("zarr.json"))
+        del group["attributes"]["tensorstash"]["identities"]
+        texts.append((found, json.dumps(group)))
+    assert texts[0] == texts[1]
+
+
+def test_ragged_fields_grow_beside(tmp_path: Path) -> None:
+    mine = stash.create_records(str(tmp_path / "r"), {"t": stash.ragged("i4"), "n": "i8"})
+    for i in range(9):
+        mine.append({"t": [i] * i, "n": i})
+        if i == 4:
+            mine[2] = {"t": [7] * 50, "n": 2}
+    found = stash.open_records(str(tmp_path / "r"))
+    assert [len(t) for t in found[:]["t"]] == [0, 1, 50, 3, 4, 5, 6, 7, 8]
+    group = zarr.open_group(str(tmp_path / "r"), mode="r")
+    assert group["n"][:].tolist() == [*range(9)]
+    assert zarr.open_array(str(tmp_path / "r" / "n")).shape == (9,)
+
+
+def test_a_field_whose_document_could_not_be_stored_catches_up(tmp_path: Path) -> None:
+    place = str(tmp_path / "r")
+    mine = appended(place)
+    os.remove(f"{place}/x/zarr.json")
+    os.mkdir(f"{place}/x/zarr.json")  # nothing can be put there
+    mine.append(row(4))
+    os.rmdir(f"{place}/x/zarr.json")
+    mine.append(row(5))
+    holds_numbers(place, 6)
+
+
+def test_nothing_is_remembered_where_looking_is_a_round_trip() -> None:
+    driver = CountingDriver(MemoryDriver())
+    driver.capabilities = replace(driver.capabilities, local=False)
+    mine = appended(driver, 3)
+    driver.reset()
+    mine.append(row(3))
+    assert driver.reads.keys >= 1 + 4  # the records' document, the members'
+    holds_numbers(driver, 4)
+
+
+def test_an_error_of_every_kind_is_one_of_ours(tmp_path: Path) -> None:
+    place = str(tmp_path / "r")
+    mine = appended(place)
+    Path(place, "zarr.json").write_bytes(b"{")
+    with pytest.raises(StashError):
+        mine.append(row(4))
+
+
+def test_threads_through_one_handle(tmp_path: Path) -> None:
+    mine = appended(str(tmp_path / "r"), 0)
+    with ThreadPoolExecutor(4) as pool:
+        starts = [*pool.map(lambda i: mine.append(row(i)), range(40))]
+    assert sorted(starts) == [*range(40)]
+    found = stash.open_records(str(tmp_path / "r"))[:]
+    assert found["in"]["y"][starts].tolist() == [*range(40)]
+    assert np.array_equal(found["x"][:, 0], found["in"]["y"])
