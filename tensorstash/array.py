@@ -505,7 +505,7 @@ class Array(Handle):
         ...     a[0] = 1
         """
         self._closed = True
-        self._cache = self._reader = self._writer = None
+        self._cache = self._reader = self._writer = self._chunks = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
@@ -528,9 +528,9 @@ class Array(Handle):
 
     @property
     def _write(self) -> Writer:
-        writer, chunks = self._writer, self._read.chunks
-        if writer is None or writer.chunks is not chunks:
-            writer = self._writer = self.make_writer(chunks.spec)
+        writer = self._writer
+        if writer is None or writer.chunks.spec is not self.spec:
+            writer = self._writer = self.make_writer(self.spec)
         return writer
 
     def make_writer(
@@ -541,7 +541,7 @@ class Array(Handle):
         fields: Fields | None = None,
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
-        how, chunks = self.settings, self._read.chunks
+        how, chunks = self.settings, self._chunks or self._read.chunks
         if chunks.spec is not spec:
             chunks = self._chunks = chunks.of(spec)
         return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)

@@ -304,6 +304,12 @@ class Driver(ABC):
         found = self.get_tagged(key)
         return None if found is None else found[1]
 
+    def is_lasting(self, tag: Tag) -> bool:
+        """Whether no later version of any value can have a ``tag`` that a put returned, so that
+        what was put may be gone by for as long as it is the stored one's. ``False`` is always
+        right: then it is read again."""
+        return False
+
     def modified(self, key: str) -> float | None:
         """When ``key`` was last stored, in seconds since 1970 by the store's clock; ``None`` where
         nothing is, or the store does not say."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..codec import ChunkSpec, Pipeline
-from ..driver import REPAIR, Buffer, Driver, located
+from ..driver import REPAIR, Buffer, Driver, Tag, located
 from ..errors import Corrupt, NoMemory, NotFound, counted
 from ..indexing.grid import Grid
 from ..metadata.spec import ArraySpec
@@ -21,6 +21,7 @@ SPAN_FROM = 16 << 10
 """Bytes of a plain local chunk up to which reading a part of it is not worth while."""
 
 _SCRATCH_KEPT = 32 << 20
+_KEPT = 1 << 20  # bytes of a chunk that is kept decoded once it was changed in part, for the next
 _ROOM = 1 << 20  # of which smaller chunks are lent a part: those of several fields take turns
 _local = threading.local()
 
@@ -48,15 +49,17 @@ class Chunks:
         self._most = most
         self.prefix = path + spec.keys.prefix
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
+        self.changed: list[Changed] = []
+        """The one that was changed last; taken out while in use."""
 
     def of(self, spec: ArraySpec, missing: str = "fill") -> Chunks:
         """The chunks of an array as ``spec`` has it now, with the pipelines that were bound for it
         before, where it differs in nothing that they depend on, as one that grew by rows."""
         made = Chunks(self.driver, self.path, spec, missing, self._most)
         old = self.spec
-        same = old.grid is spec.grid and old.codecs is spec.codecs and old.keys == spec.keys
-        if same and old.fill is spec.fill and old.dtype == spec.dtype:
-            made._pipelines = self._pipelines
+        same = old.grid == spec.grid and old.codecs == spec.codecs and old.keys == spec.keys
+        if same and old.dtype == spec.dtype and _is_same_fill(old.fill, spec.fill):
+            made._pipelines, made.changed = self._pipelines, self.changed
             known = self.__dict__
             made.__dict__ |= {name: known[name] for name in _BOUND if name in known}
         return made
@@ -165,6 +168,10 @@ class Chunks:
         return self.spec.dtype.kind not in "OT"
 
 
+def _is_same_fill(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return one is other or (one.dtype.kind not in "OT" and one.tobytes() == other.tobytes())
+
+
 _BOUND = ("sharding", "grid", "pipeline", "key")
 """What of an array's chunks does not depend on how many there are."""
 
@@ -193,12 +200,42 @@ def _to_change(pipeline: Pipeline, stored: Buffer | None, lent: bool) -> NDArray
     if not lent or not pipeline.ordered or spec.dtype.kind in "OT":
         return blank(spec) if stored is None else np.array(pipeline.decode(stored), order="C")
     chunk, view = scratch(spec)
-    found = spec.fill if stored is None else None
-    if stored is not None:
-        found = pipeline.decode(stored, chunk if pipeline.direct else None, view)
+    if stored is None:
+        chunk[...] = spec.fill
+    else:
+        _decode_into(pipeline, stored, chunk, view)
+    return chunk
+
+
+def _decode_into(pipeline: Pipeline, stored: Buffer, chunk: NDArray[Any], view: memoryview) -> None:
+    found = pipeline.decode(stored, chunk if pipeline.direct else None, view)
     if found is not chunk:
         chunk[...] = found
-    return chunk
+
+
+class Changed:
+    """A chunk as this process stored it last, decoded: for who changes it again, and need not read
+    it while its tag says that it is there still."""
+
+    __slots__ = ("key", "spec", "tag", "values", "view")
+
+    def __init__(self, spec: ChunkSpec) -> None:
+        self.spec = spec
+        self.key = ""
+        self.tag: Tag = None
+        self.values = _empty(spec)
+        self.view = self.values.reshape(-1).view(np.uint8).data
+
+    def read(self, key: str, pipeline: Pipeline, stored: tuple[Buffer, Tag]) -> None:
+        """Decode what is stored at ``key``."""
+        _decode_into(pipeline, stored[0], self.values, self.view)
+        self.key, self.tag = key, stored[1]
+
+    @staticmethod
+    def keeps(pipeline: Pipeline) -> bool:
+        """Whether such chunks are kept: of plain memory, and not large."""
+        spec = pipeline.spec
+        return pipeline.ordered and spec.dtype.kind not in "OT" and 0 < spec.nbytes <= _KEPT
 
 
 def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:

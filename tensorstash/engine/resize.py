@@ -77,8 +77,7 @@ class Grown:
         return made
 
     def _longer(self, spec: ArraySpec, length: int) -> ArraySpec:
-        shape = (*spec.shape[: self.axis], length, *spec.shape[self.axis + 1 :])
-        return replace(spec, shape=shape)
+        return spec.of_shape((*spec.shape[: self.axis], length, *spec.shape[self.axis + 1 :]))
 
 
 def _append(
@@ -125,22 +124,29 @@ def write_beyond(
     if isinstance(check, Fence) and check.eager:
         check.reach = after.shape
     writer = make_writer(after, before.shape, check)
-    if not _write_into_one(writer, start, rows, axis):
+    if not write_into_one(writer, start, rows, axis):
         where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
         writer.write(Transform(rows.shape, where), rows)
     return after
 
 
-def _write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) -> bool:
-    """Add rows to the one chunk that they and rows before them share, as most appends of single
-    rows do; ``False``, where they lie otherwise. What a plan would come to, without one."""
-    chunks = writer.chunks
-    edges, stop = chunks.spec.grid.chunks, start + rows.shape[axis]
-    if edges is None or writer.fence is not None or not chunks.driver.capabilities.local:
+def write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) -> bool:
+    """Store rows from ``start`` on, where they lie in one chunk that they fill, or share with rows
+    before or behind, as single rows do; ``False``, where they lie otherwise. What a plan would come
+    to, without one."""
+    chunks, spec = writer.chunks, writer.chunks.spec
+    edges, stop = spec.grid.chunks, start + rows.shape[axis]
+    near = chunks.driver.capabilities.local and writer.fence is None
+    if edges is None or not near or chunks.sharding is not None:
         return False
     at = start // edges[axis]
     begin = at * edges[axis]
-    alone = begin < start < stop <= begin + edges[axis] and chunks.sharding is None
+    end = begin + edges[axis]
+    index = tuple(at if k == axis else 0 for k in range(rows.ndim))
+    if rows.shape == edges and start == begin and rows.dtype == spec.dtype:
+        writer.put_chunk(index, rows)
+        return True
+    alone = start < stop <= end and (begin < start or stop < min(end, spec.shape[axis]))
     if not alone or any(k != axis and not 0 < n <= edges[k] for k, n in enumerate(rows.shape)):
         return False
     inside = [slice(0, n) for n in rows.shape]
@@ -150,7 +156,7 @@ def _write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) -
     def bring(chunk: NDArray[Any]) -> None:
         chunk[place] = rows
 
-    writer.merge_chunk(tuple(at if k == axis else 0 for k in range(rows.ndim)), bring)
+    writer.merge_chunk(index, bring)
     return True
 
 
@@ -445,7 +451,7 @@ def _with_shape(spec: ArraySpec, shape: Sequence[int]) -> ArraySpec:
     """``spec`` of another shape, each of its chunks listed where the grid lists them."""
     grid = spec.grid.covering(shape)
     if grid is spec.grid:
-        return replace(spec, shape=tuple(shape))
+        return spec.of_shape(tuple(shape))
     check_listed(grid)
     document = {**spec.document, "chunk_grid": grid.document()} if spec.document else {}
     return replace(spec, shape=tuple(shape), grid=grid, document=document)

@@ -25,7 +25,7 @@ from ..threads import THREAD_BYTES, Shared, cores, count_for, spread
 from .chunks import Chunks, blank, scratch, to_change
 from .fence import Fence
 from .look import Look
-from .update import Guess, Item, Job, Merge, Stored, merge_many, merge_one
+from .update import Guess, Item, Job, Merge, Stored, merge_again, merge_many, merge_one
 
 _SHARD_BYTES = 256 << 20  # decoded, of all shards that are merged at once
 _BATCH = 128  # objects that are merged at once
@@ -112,6 +112,8 @@ class Writer:
     def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
         """Apply ``change`` to what is stored of a chunk of the array's own grid, whoever else
         is writing to it."""
+        if self.fence is None and merge_again(self.chunks, index, self._beyond, change):
+            return
         self._merge_one(self._merge(index, change, False))
 
     def _merge(self, index: tuple[int, ...], change: Change, covers: bool) -> Merge:

@@ -449,16 +449,17 @@ def is_current(driver: Driver, path: str, node: Node) -> bool:
     """Whether ``node``, which this process stored, is what is stored still: one request that moves
     no bytes, where that is no round trip. Only of what was stored here: the tag of what others
     store in place, twice within one tick of the clock, may stay the same."""
-    if node.content.zarr_format != 3 or not remembers(driver):
+    if node.content.zarr_format != 3 or not remembers(driver, node.tag):
         return False
     return bool(driver.tag(path + zarr3.KEY) == node.tag)
 
 
-def remembers(driver: Driver) -> bool:
-    """Whether who holds a lock of ``driver`` may go by what it stored the last time, once the tag
-    says that it is there still: where that is told without a round trip."""
+def remembers(driver: Driver, tag: Tag) -> bool:
+    """Whether who stored something under ``tag`` may go by it, once the tag says that it is there
+    still: where that is told without a round trip, and nobody else's can be taken for it."""
     able = driver.capabilities
-    return able.local and able.conditional_put and not able.leases and not able.content_tags
+    near = able.local and able.conditional_put and not able.leases and not able.content_tags
+    return near and driver.is_lasting(tag)
 
 
 def lock_key(path: str, content: Content) -> str:

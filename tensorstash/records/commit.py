@@ -107,7 +107,7 @@ def extend(
     for_each_field(driver, list(columns), reserve)
 
     def add(before: Catalog, check: Check) -> Catalog:
-        same = before is known and remembers(driver)
+        same = before is known
         if not same:
             _check_same_fields(before, *as_known(), located(driver, path))
 
@@ -229,7 +229,7 @@ def _change(
 
     stored = fence.publish(publish, text)
     published = replace(published, tag=stored.tag)
-    if grows is not None and remembers(driver):
+    if grows is not None and remembers(driver, stored.tag):
         grows.last = last = Last(stored, published, last)
     try:
         write_members(driver, path, published, check=check, last=last)
@@ -359,7 +359,7 @@ def write_members(
 
     for i, tag in driver.put_each(puts()):
         name, document, tail = sent[i]
-        if tag is not None and "shape" in document:
+        if tag is not None and "shape" in document and remembers(driver, tag):
             kept[name] = Member(tag, document, tail)
 
 

@@ -19,7 +19,7 @@ import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, NotFound, StashError
 from tensorstash.metadata.document import _ANY
-from tensorstash.testing.counting import CountingDriver
+from tensorstash.testing.counting import CountingDriver, FailingDriver
 
 SCHEMA: dict[str, Any] = {"x": ((3,), "f4"), "in": {"y": "int64"}, "s": str}
 
@@ -202,3 +202,81 @@ def test_threads_through_one_handle(tmp_path: Path) -> None:
     found = stash.open_records(str(tmp_path / "r"))[:]
     assert found["in"]["y"][starts].tolist() == [*range(40)]
     assert np.array_equal(found["x"][:, 0], found["in"]["y"])
+
+
+@pytest.mark.parametrize("codecs", [None, "auto"])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_many_handles_are_those_of_numpy(tmp_path: Path, seed: int, codecs: Any) -> None:
+    """Each keeps the chunk that it changed last; others, and zarr, change it too."""
+    place, rng = str(tmp_path / "r"), np.random.default_rng(seed)
+    schema = {"x": ((2,), "i4"), "y": "f8", "z": "u1"}
+    how: dict[str, Any] = {} if codecs else {"codecs": None}
+    stash.create_records(place, schema, 5, rows_per_chunk={"x": 4, "y": 3, "z": 1}, **how)
+    handles = [stash.open_records(place, "r+") for _ in range(3)]
+    x, y, z = np.zeros((5, 2), "i4"), np.zeros(5), np.zeros(5, "u1")
+    for step in range(60):
+        handle = handles[rng.integers(3)] if step % 3 else handles[0]
+        value, at = int(rng.integers(1, 200)), int(rng.integers(len(handle)))
+        kind = rng.integers(6)
+        if kind < 2:
+            handle.append({"x": [value, -value], "y": value / 2, "z": value})
+            x = np.concatenate([x, [[value, -value]]])
+            y, z = np.append(y, value / 2), np.append(z, value)
+        elif kind < 4:
+            handle[at] = {"x": [value, value], "y": value, "z": value}
+            x[at], y[at], z[at] = value, value, value
+        elif kind == 4:
+            handle["x"][at : at + 3, 1] = value
+            x[: len(handle)][at : at + 3, 1] = value
+            handle["y"][at] = value
+            y[at] = value
+        else:
+            other = zarr.open_group(place, mode="r+", use_consolidated=False)
+            other["y"][at], other["x"][at] = -value, value
+            y[at], x[at] = -value, value
+        found = (handle if rng.integers(2) else stash.open_records(place))[:]
+        n = len(found["y"])
+        assert np.array_equal(found["x"], x[:n])
+        assert np.array_equal(found["y"], y[:n]) and np.array_equal(found["z"], z[:n])
+    assert len(stash.open_records(place)) == len(y)
+
+
+def test_a_change_that_failed_is_not_kept(tmp_path: Path) -> None:
+    fails = [False]
+    inner = stash.create_records(str(tmp_path / "r"), {"x": "i4"}, 6).driver
+    driver = FailingDriver(inner, lambda call: "error" if fails[0] and call.verb == "put" else None)
+    records = stash.open_records(driver, "r+")
+    records[0] = records[1] = {"x": 1}
+    fails[0] = True
+    with pytest.raises(StashError):
+        records[2] = {"x": 7}
+    fails[0] = False
+    records[3] = {"x": 4}
+    assert records["x"][:].tolist() == [1, 1, 0, 4, 0, 0]
+
+
+def test_what_a_failed_append_left_is_not_seen_by_the_next(tmp_path: Path) -> None:
+    fails: list[str] = []
+    place = str(tmp_path / "r")
+    stash.create_records(place, {"x": "i4", "y": "i4"}, rows_per_chunk=8, fill_value=-1)
+    inner = stash.open_records(place).driver
+    driver = FailingDriver(
+        inner, lambda call: "error" if call.verb == "put" and call.key in fails else None
+    )
+    records = stash.open_records(driver, "r+")
+    for i in range(3):
+        records.append({"x": i, "y": i})
+    for broken in ("y/c/0", "zarr.json"):
+        fails[:] = [broken]
+        for _ in range(2):
+            with pytest.raises(StashError):
+                records.extend({"x": [70, 71, 72], "y": [80, 81, 82]})
+        fails.clear()
+        n = len(records)
+        records.append({"x": n, "y": n})
+        again = stash.open_records(place, "r+")
+        assert again["x"][:].tolist() == again["y"][:].tolist() == [*range(n + 1)]
+        beyond = zarr.open_array(f"{place}/x", mode="r+")
+        beyond.resize((8,))
+        assert beyond[n + 1 :].tolist() == [-1] * (8 - n - 1)
+        beyond.resize((n + 1,))
