@@ -211,13 +211,20 @@ def main() -> None:
             process.wait()
         shutil.rmtree(folder)
         os.mkdir(folder)
-    print("microseconds a call (processor time of it), medians of", asked.rounds, "rounds")
+    print(f"microseconds a call (processor time): the quarter of {asked.rounds} rounds, for others")
+    print("may use the machine, of medians of", _CALLS)
     for name, kinds in found.items():
-        medians = {k: [statistics.median(x) * 1e6 for x in zip(*v)] for k, v in kinds.items()}  # noqa: B905
-        text = "   ".join(f"{k} {wall:6.0f} ({cpu:5.0f})" for k, (wall, cpu) in medians.items())
-        ratio = medians["this"][0] / medians["floor"][0]
-        gain = medians["other"][0] / medians["this"][0] if "other" in medians else 1
-        print(f"{name:30} {text}   {ratio:.2f} floors" + (f", {gain:.2f}x" if gain != 1 else ""))
+        low = {
+            kind: [sorted(each)[len(each) // 4] * 1e6 for each in zip(*rounds, strict=True)]
+            for kind, rounds in kinds.items()
+        }
+        text = "   ".join(f"{kind} {wall:6.0f} ({cpu:5.0f})" for kind, (wall, cpu) in low.items())
+        floors = " ({:.2f})".format(low["this"][1] / low["floor"][1])
+        print(f"{name:28} {text}   {low['this'][0] / low['floor'][0]:.2f}{floors} floors", end="")
+        if "other" in low:
+            gains = [was / now for was, now in zip(low["other"], low["this"], strict=True)]
+            print(", {:.2f} ({:.2f}) times the rate".format(*gains), end="")
+        print()
 
 
 if __name__ == "__main__":

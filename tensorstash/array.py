@@ -592,9 +592,8 @@ class Array(Handle):
 
 def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
-    made = type(array)(array.driver, array.path, array.settings, spec)
-    made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
-    made._chunks = array._chunks
-    made._tag, made._watched, made.guard = array._tag, array._watched, array.guard
-    made.copied = array.copied
+    made = object.__new__(type(array))
+    made.__dict__.update(array.__dict__)
+    made._spec, made._identity, made._closed = spec, None, False
+    made._reader = made._writer = made._grown = None
     return made

@@ -70,10 +70,10 @@ class Grown:
             self._text = template(lambda n: array_document(self._longer(spec, n)), length)
         return self._text(length)
 
-    def after(self, node: Node, axis: int) -> Grown:
-        """The next one."""
+    def after(self, node: Node, axis: int, alone: bool) -> Grown:
+        """The next one; ``alone``: nobody changed the rest of the document meanwhile."""
         made = Grown(node, axis, own=True)
-        made._text = self._text if axis == self.axis else None
+        made._text = self._text if alone and axis == self.axis else None
         return made
 
     def _longer(self, spec: ArraySpec, length: int) -> ArraySpec:
@@ -110,7 +110,8 @@ def _append(
     def text() -> bytes | None:
         return last.text(after.shape[axis]) if axis == last.axis else None
 
-    return last.after(_publish(fence, before, after, text), axis), start
+    published = _publish(fence, before, after, text)
+    return last.after(published, axis, published.content is after), start
 
 
 def write_beyond(

@@ -192,24 +192,26 @@ def _change(
     check: Check,
     grows: LatestCatalog | None,
 ) -> Catalog:
-    where = located(driver, path)
     last = None if grows is None else grows.last
     if last is not None and is_current(driver, path, last.node):
         node, before = last.node, last.catalog
     else:
         node, last = reread(driver, path, _GROUP), None
-        before = _catalog(node.content, where)
+        before = _catalog(node.content, located(driver, path))
     fence = Fence(driver, path, node, check, eager=False)
     published = before
     after = make(before, fence)
     fence()
 
     def publish(content: Any) -> GroupDocument:
-        nonlocal published
-        if content is node.content and last is not None and last.even:
+        nonlocal published, last
+        if content is not node.content:
+            last = None  # others have changed the rest of the document since
+        if last is not None and last.even:
             published = after
             assert isinstance(node.content, GroupDocument)
             return node.content  # in place of what ``text`` tells, which nobody reads here
+        where = located(driver, path)
         now = before if content is node.content else _catalog(content, where)
         if now.rows != before.rows or now.fields != before.fields:
             raise Conflict(

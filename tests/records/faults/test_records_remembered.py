@@ -19,7 +19,7 @@ import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, NotFound, StashError
 from tensorstash.metadata.document import _ANY
-from tensorstash.testing.counting import CountingDriver, FailingDriver
+from tensorstash.testing.counting import Call, CountingDriver, FailingDriver
 
 SCHEMA: dict[str, Any] = {"x": ((3,), "f4"), "in": {"y": "int64"}, "s": str}
 
@@ -280,3 +280,32 @@ def test_what_a_failed_append_left_is_not_seen_by_the_next(tmp_path: Path) -> No
         beyond.resize((8,))
         assert beyond[n + 1 :].tolist() == [-1] * (8 - n - 1)
         beyond.resize((n + 1,))
+
+
+def test_attributes_that_are_changed_just_before_the_put_stay(tmp_path: Path) -> None:
+    """The put is refused then, and done again on what is there; so is the next one."""
+    change: list[Callable[[], None]] = []
+
+    def when(call: Call) -> None:
+        if call.verb == "put" and call.key.endswith("zarr.json") and change:
+            change.pop()()
+
+    for kind in ("records", "array"):
+        place = str(tmp_path / kind)
+        if kind == "records":
+            stash.create_records(place, {"x": "i4"})
+        else:
+            stash.create(place, (0,), "i4")
+        opened = stash.open_records if kind == "records" else stash.open
+        driver = FailingDriver(opened(place).driver, when)
+        mine: Any = opened(driver, "r+")
+        for step in range(9):
+            if step in (3, 4, 7):
+                value = step
+                change.append(lambda: opened(place, "r+").attrs.update(n=value))  # noqa: B023
+            mine.append({"x": step} if kind == "records" else [step])
+            assert not change
+            assert dict(opened(place).attrs).get("n") == {3: 3, 4: 4, 5: 4, 6: 4}.get(
+                step, 7 if step > 6 else None
+            )
+        assert len(opened(place)) == 9
