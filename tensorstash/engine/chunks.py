@@ -226,10 +226,13 @@ class Changed:
         self.values = _empty(spec)
         self.view = self.values.reshape(-1).view(np.uint8).data
 
-    def read(self, key: str, pipeline: Pipeline, stored: tuple[Buffer, Tag]) -> None:
-        """Decode what is stored at ``key``."""
-        _decode_into(pipeline, stored[0], self.values, self.view)
-        self.key, self.tag = key, stored[1]
+    def read(self, key: str, pipeline: Pipeline, stored: tuple[Buffer, Tag] | None) -> None:
+        """Decode what is stored at ``key``; where that is nothing, it is all fill."""
+        if stored is None:
+            self.values[...] = self.spec.fill
+        else:
+            _decode_into(pipeline, stored[0], self.values, self.view)
+        self.key, self.tag = key, None if stored is None else stored[1]
 
     @staticmethod
     def keeps(pipeline: Pipeline) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
 from ..errors import Conflict, Corrupt
+from ..fill import is_fill
 from ..metadata.node import remembers
 from ..threads import key_lock
 from ..turn import turn
@@ -98,10 +99,12 @@ def merge_again(
     index: tuple[int, ...],
     beyond: Callable[[NDArray[Any], tuple[int, ...]], Iterable[NDArray[Any]]],
     change: Callable[[NDArray[Any]], None],
+    write_fill: bool,
 ) -> bool:
     """:func:`merge_one` for a chunk of a local store, which is kept decoded: whoever changes it
     again, row by row, has it read and decoded once. ``beyond``: what of it becomes fill.
-    ``False``: it is to be done in the other way, as where another writer was faster."""
+    ``write_fill``: also where it is nothing else, and none is stored. ``False``: it is to be done
+    in the other way, as where another writer was faster."""
     driver, pipeline = chunks.driver, chunks.pipeline_of(index)
     pipeline.check()
     able = driver.capabilities
@@ -118,17 +121,16 @@ def merge_again(
             held = Changed(pipeline.spec)
         if held.key != key or driver.tag(key) != held.tag:
             try:
-                stored = get_at_most(driver, key, chunks.most(index))
-                if stored is None:
-                    return False
-                held.read(key, pipeline, stored)
+                held.read(key, pipeline, get_at_most(driver, key, chunks.most(index)))
             except Corrupt:  # the other way tells where
                 return False
         for cells in beyond(held.values, chunks.spec.grid.origin(index)):
             cells[...] = fill
         change(held.values)
+        if held.tag is None and not write_fill and is_fill(held.values, fill):
+            return True
         try:
-            held.tag = driver.put(key, pipeline.encode(held.values), if_tag=held.tag)
+            held.tag = driver.replace(key, pipeline.encode(held.values), held.tag)
         except Conflict:
             return False
         if remembers(driver, held.tag):

@@ -112,7 +112,8 @@ class Writer:
     def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
         """Apply ``change`` to what is stored of a chunk of the array's own grid, whoever else
         is writing to it."""
-        if self.fence is None and merge_again(self.chunks, index, self._beyond, change):
+        fill = self.write_fill
+        if self.fence is None and merge_again(self.chunks, index, self._beyond, change, fill):
             return
         self._merge_one(self._merge(index, change, False))
 
