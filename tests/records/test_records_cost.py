@@ -84,7 +84,7 @@ def test_the_cost_of_a_ragged_row_does_not_depend_on_their_number() -> None:
         records[length // 2]
         costs.append((len(driver.read), len(driver.stored)))
     assert costs[:5] == costs[5:]
-    # One of the same shape: values, and a look at the places; the handle has the other field's chunk.
+    # One of the same shape: values, and a look at the places; the other field's chunk is kept.
     assert costs[1] == (2, 2)
     assert costs[4] == (3, 0)
     assert max(max(cost) for cost in costs) <= 12
