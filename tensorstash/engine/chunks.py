@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +24,10 @@ SPAN_FROM = 16 << 10
 
 _SCRATCH_KEPT = 32 << 20
 _KEPT = 1 << 20  # bytes of a chunk that is kept decoded once it was changed in part, for the next
+_KEPT_IN_ALL = 32 << 20  # of all arrays
 _ROOM = 1 << 20  # of which smaller chunks are lent a part: those of several fields take turns
 _local = threading.local()
+_kept: dict[int, tuple[ref[Changed], ref[Place], int]] = {}
 
 
 class Chunks:
@@ -49,7 +53,7 @@ class Chunks:
         self._most = most
         self.prefix = path + spec.keys.prefix
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
-        self.changed: list[Changed] = []
+        self.changed = Place()
         """The one that was changed last; taken out while in use."""
 
     def of(self, spec: ArraySpec, missing: str = "fill") -> Chunks:
@@ -213,11 +217,17 @@ def _decode_into(pipeline: Pipeline, stored: Buffer, chunk: NDArray[Any], view: 
         chunk[...] = found
 
 
+class Place(list["Changed"]):
+    """Where an array's chunk is kept: empty while that is in use, and weakly referred to."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Changed:
     """A chunk as this process stored it last, decoded: for who changes it again, and need not read
     it while its tag says that it is there still."""
 
-    __slots__ = ("key", "spec", "tag", "values", "view")
+    __slots__ = ("__weakref__", "key", "spec", "tag", "values", "view")
 
     def __init__(self, spec: ChunkSpec) -> None:
         self.spec = spec
@@ -233,6 +243,22 @@ class Changed:
         else:
             _decode_into(pipeline, stored[0], self.values, self.view)
         self.key, self.tag = key, None if stored is None else stored[1]
+
+    @classmethod
+    def made(cls, spec: ChunkSpec, place: Place) -> Changed:
+        """A new one, to be kept in ``place``; where this process keeps too much, the oldest go."""
+        made = cls(spec)
+        number, pop = id(made), _kept.pop  # not by name: it may go before the last of them
+        _kept[number] = ref(made, lambda _: pop(number, None) and None), ref(place), spec.nbytes
+        over = sum(nbytes for *_, nbytes in [*_kept.values()]) - _KEPT_IN_ALL
+        for oldest, (held, where, nbytes) in [*_kept.items()]:
+            if over <= 0 or oldest == number:
+                break
+            over -= nbytes
+            pop(oldest, None)
+            with suppress(ValueError):  # it is in use, or gone
+                (where() or Place()).remove(held())  # type: ignore[arg-type]
+        return made
 
     @staticmethod
     def keeps(pipeline: Pipeline) -> bool:

@@ -116,9 +116,9 @@ def merge_again(
         try:
             held = chunks.changed.pop()
         except IndexError:
-            held = Changed(pipeline.spec)
-        if held.spec.shape != pipeline.spec.shape:
-            held = Changed(pipeline.spec)
+            held = None
+        if held is None or held.spec.shape != pipeline.spec.shape:
+            held = Changed.made(pipeline.spec, chunks.changed)
         if held.key != key or driver.tag(key) != held.tag:
             try:
                 held.read(key, pipeline, get_at_most(driver, key, chunks.most(index)))

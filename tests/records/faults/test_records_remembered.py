@@ -17,6 +17,7 @@ import zarr
 
 import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
+from tensorstash.engine import chunks as chunks_module
 from tensorstash.errors import Conflict, NotFound, StashError
 from tensorstash.metadata.document import _ANY
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver
@@ -335,3 +336,22 @@ def test_nothing_is_remembered_where_times_are_coarse(
     assert not driver.is_lasting(driver.tag("zarr.json"))
     holds_numbers(str(tmp_path / "r"), 50)
     assert stash.load(str(tmp_path / "a")).tolist() == [*range(10, 50)]
+
+
+def test_few_chunks_are_kept_of_many_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks_module, "_KEPT_IN_ALL", 5 * 4096)
+    arrays = [stash.create({}, (64, 64), "u1", chunks=64) for _ in range(12)]
+    records = [
+        stash.create_records({}, {"x": ((64,), "u1")}, 64, rows_per_chunk={"x": 64})
+        for _ in range(12)
+    ]
+    for turn in range(3):
+        for i, (array, rows) in enumerate(zip(arrays, records, strict=True)):
+            array.append(np.full((1, 64), i + 1, "u1"))
+            rows[turn] = {"x": np.full(64, i + 1)}
+            kept = sum(nbytes for *_, nbytes in chunks_module._kept.values())
+            assert 0 < kept <= 5 * 4096
+    for i, (array, rows) in enumerate(zip(arrays, records, strict=True)):
+        assert array[64:].tolist() == rows["x"][:3].tolist() == [[i + 1] * 64] * 3
+    del arrays, records, array, rows
+    assert not chunks_module._kept
