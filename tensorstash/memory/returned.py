@@ -11,6 +11,11 @@ _FROM = 128 << 10  # as in a process that begins
 _done: list[bool] = []
 
 
+def keeps_little() -> bool:
+    """Whether threads are to keep little from call to call: there is a limit, or was."""
+    return bool(_done)
+
+
 def return_freed() -> None:
     """Have the C library keep nothing of what is freed, from 128 KiB a block on.
 
