@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,6 @@ from .stats import Meter
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
-_UNLIMITED: AbstractContextManager[int | None] = nullcontext()
 _NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
@@ -135,9 +134,11 @@ class Reader:
         native = None if fields is not None or fetcher is None else self._batches()
         if native is None or fetcher is None:
             return False
-        room = self._room.threads(self.threads) if self._budget.limited else _UNLIMITED
-        with room as most:
-            left = native.read(transform, out, most)
+        if self._budget.limited:
+            with self._room.threads(self.threads) as most:
+                left = native.read(transform, out, most)
+        else:
+            left = native.read(transform, out)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
@@ -158,19 +159,15 @@ class Reader:
             return
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
         with self._room.spare(len(todo)) as free:
-            if free:
-                self._warm(todo, self.cache)
-
-    def _warm(self, todo: Plan, cache: Cache) -> None:
-        if self._stream is not None:
-            for arrival in self._stream.arrivals(todo):
-                self._stream.settle(arrival, _no_memory)
-        elif self._fetcher is not None:
-            for block in self._fetcher.blocks(todo, 1):
-                _, rest = self._fetcher.kept(block, cache)
-                if rest is not None:
-                    for _ in self._fetcher.fetch(rest, _no_memory):
-                        pass
+            if free and self._stream is not None:
+                for arrival in self._stream.arrivals(todo):
+                    self._stream.settle(arrival, _no_memory)
+            elif free and self._fetcher is not None:
+                for block in self._fetcher.blocks(todo, 1):
+                    _, rest = self._fetcher.kept(block, self.cache)
+                    if rest is not None:
+                        for _ in self._fetcher.fetch(rest, _no_memory):
+                            pass
 
     def _sink(self, todo: Plan, out: NDArray[Any], fields: Fields | None) -> Sink:
         if fields is None:

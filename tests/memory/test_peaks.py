@@ -33,12 +33,18 @@ def run(**asked: Any) -> dict[str, Any]:
     return json.loads(done.stdout) if done.stdout else {}
 
 
-def check(work: str, place: str, options: Any, limit: float, mib: int, chunk: float) -> None:
+OBSTORE = 24 * MIB
+"""What obstore's own threads take with the first of its conditional puts, whatever is sent."""
+
+
+def check(
+    work: str, place: str, options: Any, limit: float, mib: int, chunk: float, slack: int = SLACK
+) -> None:
     asked = {"work": work, "place": place, "options": options, "mib": mib, "chunk": chunk}
     run(**asked, limit=None, filling=True)
     found = run(**asked, limit=int(limit * MIB), filling=False)
     whole = chunk * (8 if work.endswith("shards") else 1)
-    assert found["peak"] <= 1.1 * (limit + whole) * MIB + SLACK, found
+    assert found["peak"] <= 1.1 * (limit + whole) * MIB + slack, found
     assert found["use"]["total"] <= limit * MIB
 
 
@@ -55,7 +61,7 @@ def test_a_gather_beside_a_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("work", LOCAL)
 def test_every_work_on_files(work: str, chunk: int, tmp_path: Path) -> None:
-    check(work, str(tmp_path), None, limit=64, mib=256, chunk=chunk)
+    check(work, str(tmp_path), None, limit=64, mib=160, chunk=chunk)
 
 
 @pytest.mark.long
@@ -73,4 +79,5 @@ def test_a_gather_over_ten_thousand_chunks(work: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["s3fs", "obstore", "redis"])
 @pytest.mark.parametrize("work", REMOTE)
 def test_every_work_on_servers(work: str, kind: str, request: pytest.FixtureRequest) -> None:
-    check(work, *there(kind, request), limit=24, mib=96, chunk=1)
+    slack = SLACK + OBSTORE * (kind == "obstore")
+    check(work, *there(kind, request), limit=24, mib=96, chunk=1, slack=slack)
