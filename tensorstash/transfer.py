@@ -108,7 +108,10 @@ def copy(
                 if values.dtype != spec.dtype or not is_fill(values, spec.fill):
                     made[where] = values
 
-        spread(blocks, lambda: move, _at_once(origin, made), waits=True)
+        at_once = _at_once(origin, made)
+        if memory.least is not None:  # threads that would only wait are none
+            at_once = max(1, min(at_once, memory.least // max(1, each)))
+        spread(blocks, lambda: move, at_once, waits=True)
         origin.check_same()  # what was not listed was none of another's either
     made.watch(True)
     return made

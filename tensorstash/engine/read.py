@@ -134,11 +134,11 @@ class Reader:
         native = None if fields is not None or fetcher is None else self._batches()
         if native is None or fetcher is None:
             return False
-        if not self._budget.limited:  # the shortest way to an element
-            left = native.read(transform, out)
-        else:
+        if self._budget.limited:
             with self._room.threads(self.threads) as most:
                 left = native.read(transform, out, most)
+        else:
+            left = native.read(transform, out)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
@@ -159,19 +159,15 @@ class Reader:
             return
         todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
         with self._room.spare(len(todo)) as free:
-            if free:
-                self._warm(todo, self.cache)
-
-    def _warm(self, todo: Plan, cache: Cache) -> None:
-        if self._stream is not None:
-            for arrival in self._stream.arrivals(todo):
-                self._stream.settle(arrival, _no_memory)
-        elif self._fetcher is not None:
-            for block in self._fetcher.blocks(todo, 1):
-                _, rest = self._fetcher.kept(block, cache)
-                if rest is not None:
-                    for _ in self._fetcher.fetch(rest, _no_memory):
-                        pass
+            if free and self._stream is not None:
+                for arrival in self._stream.arrivals(todo):
+                    self._stream.settle(arrival, _no_memory)
+            elif free and self._fetcher is not None:
+                for block in self._fetcher.blocks(todo, 1):
+                    _, rest = self._fetcher.kept(block, self.cache)
+                    if rest is not None:
+                        for _ in self._fetcher.fetch(rest, _no_memory):
+                            pass
 
     def _sink(self, todo: Plan, out: NDArray[Any], fields: Fields | None) -> Sink:
         if fields is None:
@@ -242,11 +238,12 @@ class Reader:
 
             return fill
 
+        where = todo.transform, out, self.cache, self._budget.limited
         batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
-        native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
+        native = None if batches is None else batches.arrivals(*where)
         threads, sharding = self._threads(todo), self.chunks.sharding
+        ratios = None if sharding is None else sharding.grid
         with self._room.window(len(todo), threads, sharding is not None) as (threads, most):
-            ratios = None if sharding is None else sharding.grid
             for portion, last in portions(todo, most, ratios):
                 with closing(stream.arrivals(portion, look if last else None)) as arrivals:
                     each = ([arrival] for arrival in arrivals)

@@ -18,9 +18,11 @@ from ..coerce import parse_bytes
 from ..errors import Invalid, NoMemory, counted, short
 from ..turn import turn
 from .ledger import KEPT, KINDS, Entry, Ledger, Shrinks, room, total, units
+from .returned import return_freed
 
 _POLL = 0.05  # seconds after which one that waits looks again, whether it was woken or not
 _NO_LIMIT = 1 << 62
+_NOWHERE: tuple[int, list[dict[int, Entry]]] = (0, [])
 _ASIDE = 4  # the part of a limit that caches give way to, for more than one chunk
 
 _numbers = itertools.count()
@@ -35,6 +37,8 @@ class Budget:
         """At most ``limit`` bytes (``None``: any number) and one chunk."""
         self.limit = limit
         self._ledgers = PerProcess(Ledger)
+        if limit is not None:
+            return_freed()
 
     @property
     def limited(self) -> bool:
@@ -170,8 +174,17 @@ class Account:
 
     def __del__(self) -> None:
         # Each step is one call of C, which takes no lock: the collector runs anywhere.
-        for entries in self._places[1]:
+        for entries in getattr(self, "_places", _NOWHERE)[1]:
             entries.pop(self._number, None)
+
+
+def check_fits(limit: int | None, nbytes: int, place: Callable[[], str]) -> None:
+    """:class:`~tensorstash.errors.NoMemory` where a chunk alone is more than the limit."""
+    if limit is not None and nbytes > limit:
+        raise NoMemory(
+            f"one chunk of {place()} has {counted(nbytes, 'byte')}, and the memory limit is "
+            f"{limit}; raise memory_limit, or store smaller chunks"
+        )
 
 
 class Share:
@@ -210,12 +223,7 @@ class Share:
         if not limits:
             return self._most
         least = min(limit for limit, _ in limits)
-        nbytes, place = self._chunk
-        if nbytes > least:
-            raise NoMemory(
-                f"one chunk of {place()} has {counted(nbytes, 'byte')}, and the memory limit is "
-                f"{least}; raise memory_limit, or store smaller chunks"
-            )
+        check_fits(least, *self._chunk)
         self._pid = os.getpid()
         found = getattr(_local, "share", None)
         above: Share | None = None if found is None else found()
@@ -300,14 +308,14 @@ class Share:
         self._leave()
 
     def _leave(self) -> None:
-        ledgers, self._ledgers = self._ledgers, []
-        for ledger in ledgers:
+        for ledger in self._ledgers:
             ledger.entries.pop(self._number, None)
             ledger.wake()
+        self._ledgers.clear()  # last: what an interrupt leaves goes with this
 
     def __del__(self) -> None:
-        # One that an interrupt ended between its steps.
-        for ledger in self._ledgers:
+        # One that an interrupt ended between its steps, the first perhaps.
+        for ledger in getattr(self, "_ledgers", ()):
             ledger.entries.pop(self._number, None)
 
 
@@ -341,7 +349,9 @@ def set_limit(limit: int | str | None) -> None:
     found = None if limit is None else _parsed(limit)
     _said[:] = [found]
     PROCESS.limit = found
-    PROCESS.give_way()
+    if found is not None:
+        return_freed()
+        PROCESS.give_way()
 
 
 def outgoing() -> int | None:
@@ -354,5 +364,4 @@ def outgoing() -> int | None:
 def incoming(limit: int | None) -> None:
     """The limit that came with a handle, which holds where nobody has said another here."""
     if limit is not None and not _said:
-        _said.append(limit)
-        PROCESS.limit = limit
+        set_limit(limit)

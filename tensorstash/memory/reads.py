@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -10,13 +9,11 @@ from typing import Any
 
 from ..driver import Driver, located
 from ..threads import cores
-from .budget import PROCESS, Account, Budget
+from .budget import Budget
 
 _AHEAD = 4  # the part of a limit, one in so many, that is read ahead at most
 _ROUND_BYTES = 32 << 20  # that a driver may have asked for, whatever it has under way
-_KERNEL_KEPT = 32 << 20  # scratch of the kernel that a thread keeps, as in batch.c
 _nothing: AbstractContextManager[Any] = nullcontext()
-_local = threading.local()
 
 
 class ReadRoom:
@@ -39,7 +36,6 @@ class ReadRoom:
 
     def threads(self, most: int | None) -> AbstractContextManager[int]:
         """For a chunk a thread of the kernel, of ``most`` threads (``None``: one a processor)."""
-        self._note_kept()
         wanted = cores() if most is None else most
         return self._budget.share("native", self._each, wanted, self._chunk, self._place)
 
@@ -76,19 +72,8 @@ class ReadRoom:
         if not self._budget.limited:
             yield threads, count
             return
-        self._note_kept()
         most = max(self._concurrency + threads, _ROUND_BYTES // max(1, self._each))
         most = count if joined else min(most, count)
         with self._budget.share("in_flight", self._each, most, self._chunk, self._place) as units:
             # Of chunks that come one by one, no more are under way in any case.
             yield min(threads, units), count if units == most else units
-
-    def _note_kept(self) -> None:
-        """The kernel keeps scratch of the thread that called it until the thread ends."""
-        account: Account | None = getattr(_local, "kept", None)
-        if account is None:
-            account = _local.kept = PROCESS.account("native")
-            _local.most = 0
-        if self._each <= _KERNEL_KEPT:
-            _local.most = max(self._each, _local.most)
-        account.set(_local.most)

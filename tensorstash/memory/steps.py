@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
 from ..driver import Buffer, Driver, Put, Tag, located
-from .budget import Budget
+from .budget import Budget, check_fits
 
 WRITERS = 4
 """The part of a limit, one in so many, that writers hold: they join it before it is stored."""
@@ -66,6 +66,11 @@ def steps(budget: Budget, target: Target, count: int, threads: int, batch: int) 
     place = partial(located, target.driver, target.path)
     with budget.share("in_flight", COPIES * nbytes, most, nbytes, place) as units:
         yield divided(units, threads, batch, concurrency)
+
+
+def check_chunk(budget: Budget, target: Target) -> None:
+    """:class:`~tensorstash.errors.NoMemory` where there is no memory for one object."""
+    check_fits(budget.least, target.object_bytes, partial(located, target.driver, target.path))
 
 
 def put_many(driver: Driver, items: Iterable[tuple[str, Buffer]], window: int | None) -> None:

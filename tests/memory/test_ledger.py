@@ -8,6 +8,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tensorstash.errors import Invalid, NoMemory
 from tensorstash.memory import PROCESS, Budget
 from tensorstash.memory.ledger import KINDS, Entry, room, units
 from tensorstash.memory.steps import divided
+from tests.support.interrupts import in_thread, interrupted, places, uncollected
 
 
 @pytest.fixture(autouse=True)
@@ -422,3 +424,68 @@ def test_use_tells_who_has_what() -> None:
     stash.memory_limit(4096)
     assert stash.memory_use()["caches"] <= 4096, "the limit wins over cache="
     array.close()
+
+
+# -- interrupts ----------------------------------------------------------------------------
+
+
+def test_an_interrupt_anywhere_leaves_nothing_held() -> None:
+    budget = Budget(100)
+
+    def operation() -> None:
+        cache = Cache(1000, budget)
+        cache.put(0, None, 0, 60)
+        with budget.share("native", 30, 2, 40) as count:
+            assert count >= 1
+            cache.put(1, None, 1, 30)
+            with budget.share("in_flight", 50):
+                pass
+        cache.drop(0)
+        cache.drop(1)
+
+    found = places(operation)
+    assert len(found) > 100
+    came = 0
+    for at in found[:: max(1, len(found) // 150)]:
+        with uncollected(now=False):
+            came += interrupted(operation, at)
+            use = budget.use()
+            assert use["native"] == use["in_flight"] == 0, at
+        with budget.share("native", 100, wait=False) as count:
+            assert count == 1, at
+        gc.collect()
+        assert budget.use()["total"] == 0, at
+    assert came > 50
+
+
+def test_an_interrupt_while_one_waits_leaves_no_place_in_the_line() -> None:
+    budget = Budget(100)
+
+    def operation() -> None:
+        begun, done = threading.Event(), threading.Event()
+
+        def other() -> None:
+            with budget.share("native", 100):
+                begun.set()
+                done.wait(0.03)
+
+        thread = threading.Thread(target=other, daemon=True)
+        thread.start()
+        begun.wait(30)
+        try:
+            with budget.share("native", 100):
+                pass
+        finally:
+            done.set()
+            thread.join(30)
+
+    found = [at for at in places(operation) if "memory/" in at.file]
+    for at in found[:: max(1, len(found) // 15)]:
+        with suppress(RuntimeError):
+            interrupted(operation, at)
+        gc.collect()
+        started = time.monotonic()
+        assert in_thread(lambda: budget.share("native", 100).__enter__()) == 1, at
+        assert time.monotonic() - started < 20
+        gc.collect()
+        assert budget.use()["total"] == 0, at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from tensorstash.memory import PROCESS
 from tests.support.far import FarDriver
 from tests.support.oracle import same
 from tests.support.remote import remote
-
-pytestmark = pytest.mark.usefixtures("both_paths")
 
 MODEL = np.random.default_rng(0).integers(1, 1 << 30, (96, 80)).astype("i4")
 CHUNK = 8 * 10 * 4
@@ -60,9 +59,22 @@ def object_bytes(how: dict[str, Any]) -> int:
     return CHUNK * 16 if "shards" in how else CHUNK
 
 
-@pytest.mark.parametrize("cache", [0, "1MiB"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", ["memory", "file", "far"])
+SHORT = {
+    ("memory", "compressed", 0),
+    ("file", "shards", 0),
+    ("far", "compressed", "1MiB"),
+    ("far", "shards", 0),
+}
+
+
+@pytest.mark.usefixtures("both_paths")
+@pytest.mark.parametrize(
+    ("kind", "layout", "cache"),
+    [
+        pytest.param(*case, marks=() if case in SHORT else pytest.mark.long)
+        for case in product(("memory", "file", "far"), LAYOUTS, (0, "1MiB"))
+    ],
+)
 def test_arrays(kind: str, layout: str, cache: Any, tmp_path: Path) -> None:
     how = LAYOUTS[layout]
     where = place(kind, tmp_path)
@@ -132,6 +144,8 @@ def test_one_chunk_alone_is_refused_by_name_where_it_does_not_fit(tmp_path: Path
         lambda: small.__setitem__(slice(5), 2),
         lambda: small.append([1]),
         lambda: stash.copy(small, {}),
+        lambda: small.resize(4000),
+        lambda: small.writer().__setitem__(3, 1),
     ):
         with pytest.raises(NoMemory, match=r"^one chunk of \S+ has 2048 bytes, .* is 2047; raise"):
             work()
@@ -223,7 +237,7 @@ def test_loaders_give_the_same_batches(shuffle: Any, far: bool) -> None:
         return BatchLoader(r, 24, shuffle=shuffle, seed=3, lanes=4, pool=8, **how)
 
     usual = batches(made())
-    for limit in (chunk, 4 * chunk, 40 * chunk, 4000 * chunk):
+    for limit in (chunk, 4 * chunk, 400 * chunk):
         stash.memory_limit(limit)
         for options in ({}, {"threads": 8}, {"prefetch": 0}, {"threads": 3, "prefetch": 9}):
             for one, other in zip(batches(made(**options)), usual, strict=True):
@@ -265,7 +279,7 @@ def test_a_pool_that_outgrows_the_limit_ends_in_the_midst_of_an_epoch() -> None:
 # -- places, members, processes ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["redis", "obstore"])
+@pytest.mark.parametrize("kind", ["redis", pytest.param("obstore", marks=pytest.mark.long)])
 def test_servers(kind: str, request: pytest.FixtureRequest) -> None:
     there = remote(kind, request.getfixturevalue)
     url, limit = there.fresh(), 6 * CHUNK * 16
@@ -296,7 +310,7 @@ def _limit_there(array: Any, queue: Any) -> None:
     queue.put((stash.memory_limit(), array.settings.memory.limit, int(array[2])))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_the_limit_goes_to_workers(method: str, tmp_path: Path) -> None:
     array = stash.save(tmp_path / "a", np.arange(4), memory_limit="2MiB")
     stash.memory_limit("3MiB")

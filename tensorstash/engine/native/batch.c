@@ -384,6 +384,10 @@ static void *helper(void *call) {
     return NULL;
 }
 
+static _Atomic size_t most_kept = KEPT;
+
+void keep_at_most(int64_t size) { atomic_store(&most_kept, size > 0 ? (size_t)size : 0); }
+
 void run_all(Call *call, int threads) {
     pthread_t helpers[MOST_THREADS];
     int begun = 0;
@@ -411,7 +415,8 @@ void run_all(Call *call, int threads) {
     }
     if (scratch) {
         work(call, scratch);
-        if (scratch->stored.size + scratch->decoded.size + scratch->blocks.size > KEPT)
+        if (scratch->stored.size + scratch->decoded.size + scratch->blocks.size >
+            atomic_load(&most_kept))
             release(scratch);
     } else {
         memset(&own, 0, sizeof own);

@@ -61,6 +61,7 @@ typedef struct {
 } Call;
 
 void run_all(Call *call, int threads);
+void keep_at_most(int64_t size);
 void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
                   int end, int64_t *out, int64_t *versions, uint8_t *status);
 

@@ -28,6 +28,7 @@ from .tables import Table, groups
 _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
+_FEW_INDICES = 1 << 20
 _INDICES = 256  # shards whose indices are read together, and the bytes that these may have
 _INDEX_BYTES = 4 << 20
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
@@ -77,10 +78,10 @@ class Batches:
         self._raw = np.dtype(("V", steps.itemsize))
 
     def arrivals(
-        self, transform: Transform, out: NDArray[Any], cache: Cache | None
+        self, transform: Transform, out: NDArray[Any], cache: Cache | None, limited: bool = False
     ) -> Arrivals | None:
         """What places the chunks of a remote store in ``out`` as they arrive; ``None`` where
-        Python is to."""
+        Python is to. ``limited``: there is a limit on memory."""
         chunks, pipeline = self._chunks, self._chunks.pipeline
         if not native.enabled or out.dtype != chunks.spec.dtype:
             return None
@@ -89,6 +90,8 @@ class Batches:
         table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
         if table is None:
             return None
+        if limited and not self._library.thrifty:
+            self._library.be_thrifty(True)
         rest = table, out.view(self._raw), self._fill, cache, self._meter
         return Arrivals(chunks, self._library, self._steps, *rest)
 
@@ -111,6 +114,8 @@ class Batches:
         if table is None:
             return None
         spans = self._spans and not any(len(group.axes) > 1 for group in table)
+        if self._library.thrifty != (most is not None):
+            self._library.be_thrifty(most is not None)
         call = _Call(self, table, out.view(self._raw), spans, most)
         if self._index is not None:
             self._read_shards(call, files, self._index)
@@ -165,7 +170,7 @@ class Batches:
             if job is None:
                 call.leave(range(count), low, high)
                 continue
-            if tasks and (tasks + count > most or held > _CALL_INDICES):
+            if tasks and (tasks + count > most or held > call.indices):
                 self._run_shards(call, jobs, tasks, most)
                 jobs, tasks, held = [], 0, 0
             jobs.append((*job, low, high))
@@ -289,6 +294,8 @@ class _Call:
         self._out = out
         self._spans = spans
         self._most = most
+        # Where there is a limit on memory, few indices are held at a time.
+        self.indices = _CALL_INDICES if most is None else _FEW_INDICES
         # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
         self._work = batches._steps.nbytes
         hulls = [group.hull() for group in table]

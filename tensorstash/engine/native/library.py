@@ -28,11 +28,16 @@ _VERSION = 4  # of what the kernel's functions take, as in module.c
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
 
+_MUCH, _LITTLE = 32 << 20, 512 << 10  # bytes of scratch
+
+
 class Library:
     """The kernel and its decoders, looked for on first use; ``done`` counts tasks by kind."""
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
+        self.thrifty = False
+        """Whether threads keep little scratch from call to call."""
 
     @Cached
     def kernel(self) -> Any | None:
@@ -40,13 +45,19 @@ class Library:
         if np.dtype(np.intp).itemsize != 8:  # its tables are of 64-bit numbers
             return None
         try:
-            from ._kernel import VERSION, find, indices, run  # type: ignore[import-not-found, unused-ignore]
+            from ._kernel import VERSION, find, indices, keep, run  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             return None
         # An editable install may have an older one.
         if VERSION != _VERSION:
             return None
-        return SimpleNamespace(find=find, indices=indices, run=run)
+        return SimpleNamespace(find=find, indices=indices, keep=keep, run=run)
+
+    def be_thrifty(self, thrifty: bool) -> None:
+        """Have threads keep little scratch from call to call, or as much as is quickest."""
+        if self.kernel is not None:
+            self.kernel.keep(_LITTLE if thrifty else _MUCH)
+        self.thrifty = thrifty
 
     @Cached
     def kinds(self) -> frozenset[int]:

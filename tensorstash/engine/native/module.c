@@ -444,6 +444,14 @@ static PyObject *find(PyObject *module, PyObject *paths) {
     return PyLong_FromLongLong(found);
 }
 
+static PyObject *keep(PyObject *module, PyObject *size) {
+    (void)module;
+    long long most = PyLong_AsLongLong(size);
+    if (most == -1 && PyErr_Occurred()) return NULL;
+    keep_at_most(most);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS,
      "run(chain, groups, jobs, out, fill, status, ratios, strides, axes, separator, spans,\n"
@@ -453,6 +461,7 @@ static PyMethodDef methods[] = {
     {"indices", indices, METH_VARARGS,
      "indices(paths, count, limit, checksum, end, out, versions, status)\n\n"
      "Read the index of each shard, with the file's version; `status` says what became of each."},
+    {"keep", keep, METH_O, "keep(size): bytes of scratch that a thread keeps, at most."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
 };
