@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..codec import ChunkSpec, Pipeline
-from ..driver import REPAIR, Driver, located
+from ..driver import REPAIR, Buffer, Driver, located
 from ..errors import Corrupt, NoMemory, NotFound, counted
 from ..indexing.grid import Grid
 from ..metadata.spec import ArraySpec
 from ..sharding import BoundSharding, Sharding
+from ..threads import THREAD_BYTES, cores, spread
 
 SPAN_FROM = 16 << 10
 """Bytes of a plain local chunk up to which reading a part of it is not worth while."""
@@ -150,6 +151,26 @@ class Chunks:
     def plain(self) -> bool:
         """Whether elements are plain memory, which threads may copy without the GIL."""
         return self.spec.dtype.kind not in "OT"
+
+
+def encode_all(
+    sharding: BoundSharding, pieces: Sequence[NDArray[Any]], keep: bool, threads: int | None
+) -> list[Buffer | None]:
+    """Inner chunks encoded, in threads where there is much to do; ``None`` for those of nothing but
+    fill, unless they are kept."""
+    encoded: list[Buffer | None] = [None] * len(pieces)
+    encode_one = sharding.inner.encode if keep else sharding.encode_inner
+
+    def encode(block: range) -> None:
+        for k in block:
+            encoded[k] = encode_one(pieces[k])
+
+    much = sharding.inner.spec.nbytes * len(pieces) >= 4 * THREAD_BYTES
+    most = (cores() if threads is None else threads) if much else 1
+    size = max(1, -(-len(pieces) // (most * 4)))
+    blocks = (range(k, min(k + size, len(pieces))) for k in range(0, len(pieces), size))
+    spread(blocks, lambda: encode, most)
+    return encoded
 
 
 def blank(spec: ChunkSpec) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cached import Cached
 from ..codec import ChunkSpec, Pipeline
 from ..driver import Buffer, Check, Put, held
 from ..errors import Corrupt
@@ -21,10 +22,11 @@ from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan
 from ..indexing.selection import Transform
 from ..sharding import BoundSharding
-from ..threads import THREAD_BYTES, Shared, cores, count_for, spread
-from .chunks import Chunks, blank, scratch
+from ..threads import Shared, count_for, spread
+from .chunks import Chunks, blank, encode_all, scratch
 from .fence import Fence
 from .look import Look
+from .native.encode import Encoder, encoder
 from .update import Guess, Item, Job, Merge, Stored, merge_many, merge_one
 
 _SHARD_BYTES = 256 << 20  # decoded, of all shards that are merged at once
@@ -86,6 +88,8 @@ class Writer:
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
+            keeps = self.write_fill or self.fence is not None
+            part_job = self._ahead(part_job, todo, value, keeps)
             self._store(part_job, todo.parts(), self._threads(todo), _BATCH, look)
             return
         shard_job = Job(
@@ -94,9 +98,23 @@ class Writer:
             partial(self._covers_whole_shard, sharding, todo),
             lambda item: item[0],
         )
+        shard_job = self._ahead(shard_job, todo, value, self.write_fill)
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
         self._store(shard_job, shards, 1, batch, look)  # threads encode within a shard
+
+    @Cached
+    def _encoder(self) -> Encoder | None:
+        return encoder(self.chunks, self.threads)
+
+    def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any], keep: bool) -> Job[Item]:
+        """``job``, its whole chunks encoded by the kernel, many in a call, where it can. ``keep``:
+        those of nothing but fill too."""
+        if self._encoder is None or self.fields is not None:
+            return job
+        how = job.place, job.covers, job.whole, self._stays, keep, self.grown_from is not None
+        ahead = self._encoder.ahead(todo, value, *how)
+        return job if ahead is None else job._replace(whole=ahead.whole, ahead=ahead.items)
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
@@ -176,7 +194,7 @@ class Writer:
             else:
                 self._put(*found)
 
-        spread(items, lambda: store, threads)
+        spread(job.ahead(items), lambda: store, threads)
 
     def _store_far(
         self, job: Job[Item], items: Iterator[Item], threads: int, batch: int, concurrency: int
@@ -186,7 +204,7 @@ class Writer:
         driver = self.chunks.driver
         touched: list[Item] = []
         absent: list[str] = []
-        shared = Shared(items)
+        shared = Shared(job.ahead(items))
 
         def encoded() -> Iterator[tuple[str, Buffer]]:
             for item in shared:
@@ -229,7 +247,7 @@ class Writer:
             return
         fence()
         refused: list[Item] = []
-        shared = Shared(parts[True])
+        shared = Shared(job.ahead(iter(parts[True])))
 
         def put(_: int) -> None:
             sent: list[Item] = []
@@ -554,25 +572,8 @@ class Writer:
                 chunk = np.ascontiguousarray(chunk)
         return pipeline.encode(chunk)
 
-    def _encode_all(
-        self, sharding: BoundSharding, pieces: list[NDArray[Any]]
-    ) -> list[Buffer | None]:
-        """Inner chunks encoded, in threads where there is much to do."""
-        encoded: list[Buffer | None] = [None] * len(pieces)
-
-        encode_one = sharding.inner.encode if self.write_fill else sharding.encode_inner
-
-        def encode(block: range) -> None:
-            for k in block:
-                encoded[k] = encode_one(pieces[k])
-
-        threads = 1
-        if self.chunks.plain and sharding.inner.spec.nbytes * len(pieces) >= 4 * THREAD_BYTES:
-            threads = cores() if self.threads is None else self.threads
-        size = max(1, -(-len(pieces) // (threads * 4)))
-        blocks = (range(k, min(k + size, len(pieces))) for k in range(0, len(pieces), size))
-        spread(blocks, lambda: encode, threads)
-        return encoded
+    def _encode_all(self, inner: BoundSharding, some: list[NDArray[Any]]) -> list[Buffer | None]:
+        return encode_all(inner, some, self.write_fill, self.threads if self.chunks.plain else 1)
 
     def _threads(self, todo: Plan) -> int:
         pipeline = self.chunks.pipeline
