@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,6 +171,15 @@ def encode_all(
     blocks = (range(k, min(k + size, len(pieces))) for k in range(0, len(pieces), size))
     spread(blocks, lambda: encode, most)
     return encoded
+
+
+def beyond(
+    chunk: NDArray[Any], origin: tuple[int, ...], edges: tuple[int, ...]
+) -> Iterator[NDArray[Any]]:
+    """The cells of a chunk at ``origin`` beyond ``edges``; some come twice."""
+    for axis, (edge, start) in enumerate(zip(edges, origin, strict=False)):
+        if edge - start < chunk.shape[axis]:
+            yield chunk[(slice(None),) * axis + (slice(max(edge - start, 0), None),)]
 
 
 def blank(spec: ChunkSpec) -> NDArray[Any]:

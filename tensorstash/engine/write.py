@@ -23,10 +23,10 @@ from ..indexing.plan import Part, Plan, plan
 from ..indexing.selection import Transform
 from ..sharding import BoundSharding
 from ..threads import Shared, count_for, spread
-from .chunks import Chunks, blank, encode_all, scratch
+from .chunks import Chunks, beyond, blank, encode_all, scratch
 from .fence import Fence
 from .look import Look
-from .native.encode import Encoder, encoder
+from .native.encode import Ahead, Encoder, Keeping, encoder
 from .update import Guess, Item, Job, Merge, Stored, merge_many, merge_one
 
 _SHARD_BYTES = 256 << 20  # decoded, of all shards that are merged at once
@@ -88,8 +88,7 @@ class Writer:
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
-            keeps = self.write_fill or self.fence is not None
-            part_job = self._ahead(part_job, todo, value, keeps)
+            part_job = self._ahead(part_job, todo, value)
             self._store(part_job, todo.parts(), self._threads(todo), _BATCH, look)
             return
         shard_job = Job(
@@ -98,7 +97,7 @@ class Writer:
             partial(self._covers_whole_shard, sharding, todo),
             lambda item: item[0],
         )
-        shard_job = self._ahead(shard_job, todo, value, self.write_fill)
+        shard_job = self._ahead(shard_job, todo, value)
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
         self._store(shard_job, shards, 1, batch, look)  # threads encode within a shard
@@ -107,25 +106,37 @@ class Writer:
     def _encoder(self) -> Encoder | None:
         return encoder(self.chunks, self.threads)
 
-    def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any], keep: bool) -> Job[Item]:
-        """``job``, its whole chunks encoded by the kernel, many in a call, where it can. ``keep``:
-        those of nothing but fill too."""
-        if self._encoder is None or self.fields is not None:
+    @property
+    def _keeping(self) -> Keeping:
+        fenced = self.fence is not None and self.chunks.sharding is None
+        return Keeping(self._stays, self.write_fill or fenced, self.grown_from is not None)
+
+    def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any]) -> Job[Item]:
+        """``job``, its whole chunks encoded by the kernel, many in a call, where it can."""
+        able = self._encoder if self.fields is None else None
+        whole = None if able is None else able.of_plan(todo, value, self._keeping)
+        if whole is None:
             return job
-        how = job.place, job.covers, job.whole, self._stays, keep, self.grown_from is not None
-        ahead = self._encoder.ahead(todo, value, *how)
-        return job if ahead is None else job._replace(whole=ahead.whole, ahead=ahead.items)
+        ahead = Ahead(whole, job.place, job.covers, job.whole)
+        return job._replace(whole=ahead.whole, ahead=ahead.items)
 
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
         sharding = self.chunks.sharding
-        if sharding is not None:
-            data = sharding.join(self._encode_all(sharding, list(sharding.pieces(chunk))))
-            if data is None and self._stays(index):
-                data = sharding.empty()
-        else:
-            data = self._encode(index, chunk)
-        self._put(self.chunks.key(index), data)
+        if sharding is None:
+            self._put(self.chunks.key(index), self._encode(index, chunk))
+            return
+        found = None if self._encoder is None else self._encoder.shard(index, chunk, self._keeping)
+        self._put(*(found or self._shard(sharding, index, [*sharding.pieces(chunk)])))
+
+    def _shard(
+        self, sharding: BoundSharding, shard: tuple[int, ...], pieces: list[NDArray[Any]]
+    ) -> Stored:
+        """A shard's key and stored form, of all its inner chunks in index order."""
+        data = sharding.join(self._encode_all(sharding, pieces))
+        if data is None and self._stays(shard):
+            data = sharding.empty()
+        return self.chunks.key(shard), data
 
     def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
         """Apply ``change`` to what is stored of a chunk of the array's own grid, whoever else
@@ -362,12 +373,8 @@ class Writer:
                 return None
             chunks.append(chunk)
         ids = sharding.positions(part.chunk for part in parts)
-        encoded = self._encode_all(sharding, chunks)
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        data = sharding.join([encoded[k] for k in order])
-        if data is None and self._stays(shard):
-            data = sharding.empty()
-        return self.chunks.key(shard), data
+        return self._shard(sharding, shard, [chunks[k] for k in order])
 
     def _shard_merge(
         self,
@@ -476,8 +483,8 @@ class Writer:
             return blank(pipeline.spec)
         if self.fence is not None and self._holds_more(chunk, origin):
             self._close_late()  # it is another holder's, who may be about to publish it
-        for beyond in self._beyond(chunk, origin):
-            beyond[...] = self.chunks.spec.fill
+        for cells in beyond(chunk, origin, self.grown_from or ()):
+            cells[...] = self.chunks.spec.fill
         return chunk
 
     # -- beyond the edge --------------------------------------------------------------------
@@ -504,16 +511,10 @@ class Writer:
         edges = self.grown_from or self.chunks.spec.shape
         return any(map(ge, self.chunks.spec.grid.origin(index), edges))
 
-    def _beyond(self, chunk: NDArray[Any], origin: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-        """The cells of a chunk beyond the edge that the array grows from; some come twice."""
-        for axis, (edge, start) in enumerate(zip(self.grown_from or (), origin, strict=False)):
-            if edge - start < chunk.shape[axis]:
-                yield chunk[(slice(None),) * axis + (slice(max(edge - start, 0), None),)]
-
     def _holds_more(self, chunk: NDArray[Any], origin: tuple[int, ...]) -> bool:
         fill = self.chunks.spec.fill
-        beyond = self._beyond(chunk, origin)
-        return any(not is_fill(np.ascontiguousarray(cells), fill) for cells in beyond)
+        more = beyond(chunk, origin, self.grown_from or ())
+        return any(not is_fill(np.ascontiguousarray(cells), fill) for cells in more)
 
     def _stands_out(
         self, sharding: BoundSharding, shard: tuple[int, ...], held: list[Buffer | None]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from time import monotonic
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...driver import Buffer
 from ...indexing.plan import Plan
-from ...indexing.selection import Transform
+from ...indexing.selection import Stride, Transform
 from ...threads import cores, nested
 from ..chunks import Chunks
 from . import library as native
@@ -19,10 +20,12 @@ from .library import Library
 from .steps import Encoding, encoding
 from .tables import Ints, groups
 
-_BATCH_BYTES = 8 << 20  # of chunks that are encoded before the first of them is put
-_FIRST = 4  # chunks of the first batch: nothing is put before it is encoded
-_CALL_BYTES = 64 << 20  # of chunks, in one call, for an interrupt waits for its end
-_CALL_TASKS = 1 << 16
+_BATCH_BYTES = 8 << 20  # of chunks, encoded in one call before the first of them is put
+_FIRST = 4  # chunks of the first call: nothing is put before it ends
+_FIRST_BYTES = 1 << 20  # of the inner chunks of the first call of a shard
+_CALL_TASKS = 1 << 14
+_SECONDS = 0.05  # of one call, for an interrupt waits for its end
+_PLAIN = 128 << 10  # bytes of a chunk, of which nothing is to be made, that Python copies as fast
 _THREAD_BYTES = 256 << 10  # of chunks, for which one more thread pays
 _MOST_DIMS = 64  # as in kernel.h
 _ALIGNED = 64
@@ -45,26 +48,31 @@ class Encoder:
         self._threads = threads
         self._fill = chunks.spec.fill.tobytes()
 
-    def ahead(
-        self,
-        todo: Plan,
-        value: NDArray[Any],
-        place: Callable[[Item], Chunk],
-        covers: Callable[[Item], bool],
-        whole: Callable[[Item], Stored | None],
-        stays: Callable[[Chunk], bool],
-        keep: bool,
-        grown: bool,
-    ) -> Ahead[Item] | None:
-        """What encodes the items of one write of ``value``; ``None`` where the kernel cannot, or
-        they are too few."""
+    @property
+    def threads(self) -> int:
+        """The most that a call from this thread may have."""
+        if nested():
+            return 1
+        return cores() if self._threads is None else self._threads
+
+    def of_plan(self, todo: Plan, value: NDArray[Any], how: Keeping) -> Whole | None:
+        """What encodes the whole chunks that ``value`` brings where ``todo`` says; ``None`` where
+        the kernel cannot, or they are too few."""
         sharding = self.chunks.sharding
         if todo.joint or todo.count < (2 if sharding is None else sharding.count):
             return None
         tables = self.tables(todo.transform, value)
-        if tables is None:
+        return None if tables is None else Whole(self, tables, how)
+
+    def shard(self, place: Chunk, values: NDArray[Any], how: Keeping) -> Stored | None:
+        """The shard of all ``values``; ``None`` where the kernel cannot."""
+        origin = self.chunks.spec.grid.origin(place)
+        maps = tuple(Stride(axis, start, 1) for axis, start in enumerate(origin))
+        tables = self.tables(Transform(values.shape, maps), values)
+        try:
+            return None if tables is None else Whole(self, tables, how).shard(place)
+        except MemoryError:
             return None
-        return Ahead(self, tables, place, covers, whole, stays, keep, grown)
 
     def tables(self, transform: Transform, value: NDArray[Any]) -> Tables | None:
         """Where the chunks that ``transform`` selects lie in ``value``; ``None`` where the kernel
@@ -79,12 +87,14 @@ class Encoder:
             return None
         return Tables(found, edges, value.view(np.dtype(("V", steps.itemsize))))
 
-    def encode(self, tables: Tables, tasks: Ints, out: NDArray[np.uint8], keep: bool) -> Ints:
+    def encode(
+        self, tables: Tables, tasks: Ints, out: NDArray[np.uint8], keep: bool, most: int
+    ) -> Ints:
         """Sizes of what each of ``tasks`` made, in ``out``; below 0: as of
-        :meth:`.library.Library.encode`."""
+        :meth:`.library.Library.encode`. ``most``: threads."""
         how, library, count = self.how, self._library, len(tasks)
         sizes = np.full(count, -2, np.int64)
-        threads = self.threads_for(count)
+        threads = max(1, min(most, count, count * how.decoding.nbytes // _THREAD_BYTES))
         try:
             done = library.encode(
                 *(how.chain, tables.groups, tasks, tables.source, self._fill, out, sizes),
@@ -98,13 +108,6 @@ class Encoder:
         if done:
             library.count(how.decoding.kinds, done, "encoded ")
         return sizes
-
-    def threads_for(self, count: int) -> int:
-        """For so many chunks."""
-        if nested():
-            return 1
-        most = cores() if self._threads is None else self._threads
-        return max(1, min(most, count, count * self.how.decoding.nbytes // _THREAD_BYTES))
 
     def pack(self, out: NDArray[np.uint8], sizes: Ints, start: int, slot: int) -> int:
         """Move chunks of ``sizes``, each ``slot`` behind the one before, together from ``start``
@@ -138,93 +141,62 @@ class Tables:
         return rows, whole
 
 
-class Ahead(Generic[Item]):
-    """Encodes items of one write before they are asked for, a batch in one call.
+class Keeping(NamedTuple):
+    """What a write stores of chunks: ``stays``: whether an object is stored though it is nothing
+    but fill; ``keeps``: whether chunks, and inner chunks, of nothing but fill are encoded;
+    ``grown``: whether what a chunk has beyond the array becomes fill."""
 
-    Args:
-        encoder: What encodes.
-        tables: Of this write.
-        place: An item's index in the array's own grid.
-        covers: Whether nothing is wanted of what is stored of it.
-        whole: What is stored of an item, encoded in Python: where the kernel has not done it.
-        stays: Whether an object is stored though it is nothing but fill.
-        keep: Whether chunks, and inner chunks, of nothing but fill are stored.
-        grown: Whether what a chunk has beyond the array is to be fill.
-    """
+    stays: Callable[[Chunk], bool]
+    keeps: bool
+    grown: bool
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        tables: Tables,
-        place: Callable[[Item], Chunk],
-        covers: Callable[[Item], bool],
-        whole: Callable[[Item], Stored | None],
-        stays: Callable[[Chunk], bool],
-        keep: bool,
-        grown: bool,
-    ) -> None:
+
+class Whole:
+    """Encodes the whole chunks of one write, whose tables are ``tables``, for one thread."""
+
+    def __init__(self, encoder: Encoder, tables: Tables, how: Keeping) -> None:
         self._encoder = encoder
         self._tables = tables
-        self._place = place
-        self._covers = covers
-        self._whole = whole
-        self._stays = stays
-        self._keep = keep
-        self._grown = grown
-        self._made: dict[Chunk, Stored] = {}
+        self._how = how
+        nbytes, sharding = encoder.how.decoding.nbytes, encoder.chunks.sharding
+        self.sharded = sharding is not None
+        # Asked here: a worker that puts what is encoded may be the one who has the next encoded.
+        self._threads = encoder.threads
+        self._most = max(self._threads, min(_CALL_TASKS, _BATCH_BYTES // nbytes))
+        first = _FIRST if sharding is None else max(self._threads, _FIRST_BYTES // nbytes)
+        self.size = min(first, self._most)
+        """Chunks for the next call."""
 
-    def whole(self, item: Item) -> Stored | None:
-        """What is stored of an item, once."""
-        return self._made.pop(self._place(item), None) or self._whole(item)
+    def _encode(self, tasks: Ints, out: NDArray[np.uint8]) -> Ints:
+        began = monotonic()
+        sizes = self._encoder.encode(self._tables, tasks, out, self._how.keeps, self._threads)
+        slow = monotonic() - began > _SECONDS
+        self.size = max(self._threads, self.size // 2) if slow else min(2 * self.size, self._most)
+        return sizes
 
-    def items(self, items: Iterator[Item]) -> Iterator[Item]:
-        """``items``, the next of which are encoded already."""
-        encoder = self._encoder
-        sharding, nbytes = encoder.chunks.sharding, encoder.how.decoding.nbytes
-        each = nbytes if sharding is None else nbytes * sharding.count
-        most = max(encoder.threads_for(_CALL_TASKS), _BATCH_BYTES // each, 1)
-        size = min(_FIRST, most)
-        items = iter(items)
-        while some := [*islice(items, size)]:
-            wanted = [self._place(item) for item in some if self._covers(item)]
-            try:
-                if sharding is not None:
-                    self._encode_shards(wanted)
-                elif len(wanted) > 1:
-                    self._encode_chunks(wanted)
-            except MemoryError:
-                self._made.clear()  # one after another, in Python
-            yield from some
-            size = min(2 * size, most)
-
-    def _encode_chunks(self, places: list[Chunk]) -> None:
+    def chunks(self, places: list[Chunk]) -> Iterator[tuple[Chunk, Stored]]:
+        """Those of ``places`` that need no Python, with what is stored there."""
         tables, encoder = self._tables, self._encoder
         along = np.array(places, np.int64).T
         found = [tables.rows(axis, along[axis]) for axis in range(len(along))]
         whole = np.logical_and.reduce([some for _, some in found])
-        picked = range(len(places)) if self._grown else np.flatnonzero(whole).tolist()
+        picked = range(len(places)) if self._how.grown else np.flatnonzero(whole).tolist()
         slot = -(-encoder.how.capacity // _ALIGNED) * _ALIGNED
         tasks = np.empty((len(picked), 1 + len(found)), np.int64)
         tasks[:, 0] = np.arange(len(picked)) * slot
         for axis, (rows, _) in enumerate(found):
             tasks[:, 1 + axis] = rows[picked]
         out = np.empty(len(picked) * slot, np.uint8)
-        sizes = encoder.encode(tables, tasks, out, self._keep).tolist()
+        sizes = self._encode(tasks, out).tolist()
         view = out.data.toreadonly()
         for k, at, size in zip(picked, tasks[:, 0].tolist(), sizes, strict=True):
             place = places[k]
             if size >= 0:
-                self._made[place] = encoder.chunks.key(place), view[at : at + size]
-            elif size == -1 and not self._stays(place):
-                self._made[place] = encoder.chunks.key(place), None
+                yield place, (encoder.chunks.key(place), view[at : at + size])
+            elif size == -1 and not self._how.stays(place):
+                yield place, (encoder.chunks.key(place), None)
 
-    def _encode_shards(self, places: list[Chunk]) -> None:
-        for place in places:
-            found = self._shard(place)
-            if found is not None:
-                self._made[place] = found
-
-    def _shard(self, place: Chunk) -> Stored | None:
+    def shard(self, place: Chunk) -> Stored | None:
         """A shard whose inner chunks are all covered; ``None`` where Python is to make it."""
         tables, encoder = self._tables, self._encoder
         sharding = encoder.chunks.sharding
@@ -232,26 +204,27 @@ class Ahead(Generic[Item]):
         along: list[Ints] = []
         for axis, (k, ratio) in enumerate(zip(place, sharding.grid, strict=True)):
             rows, whole = tables.rows(axis, np.arange(k * ratio, (k + 1) * ratio))
-            if not self._grown and not whole.all():
+            if not self._how.grown and not whole.all():
                 return None
             along.append(rows)
-        slot, nbytes = encoder.how.capacity, encoder.how.decoding.nbytes
-        start, count = sharding.body_at, sharding.count
+        slot, start, count = encoder.how.capacity, sharding.body_at, sharding.count
         out = np.empty(sharding.index_nbytes + count * slot, np.uint8)
         sizes = np.empty(count, np.int64)
-        most = max(1, min(_CALL_TASKS, _CALL_BYTES // nbytes))
-        for first in range(0, count, most):
-            at = np.arange(first, min(first + most, count))
+        first = 0
+        while first < count:
+            at = np.arange(first, min(first + self.size, count))
             tasks = np.empty((len(at), 1 + len(along)), np.int64)
             tasks[:, 0] = start + at * slot
             for axis, inside in enumerate(np.unravel_index(at, sharding.grid)):
                 tasks[:, 1 + axis] = along[axis][inside]
-            sizes[first : first + len(at)] = encoder.encode(tables, tasks, out, self._keep)
-            if bool((sizes[first : first + len(at)] < -1).any()):
+            some = self._encode(tasks, out)
+            if bool((some < -1).any()):
                 return None
+            sizes[first : first + len(at)] = some
+            first += len(at)
         key = encoder.chunks.key(place)
         if bool((sizes == -1).all()):
-            return key, sharding.empty() if self._stays(place) else None
+            return key, sharding.empty() if self._how.stays(place) else None
         end = encoder.pack(out, sizes, start, slot)
         index = sharding.encode_index(sizes)
         if end - start > sharding.most:
@@ -265,6 +238,51 @@ class Ahead(Generic[Item]):
         return key, view[:end].toreadonly()
 
 
+class Ahead(Generic[Item]):
+    """Encodes items of one write before they are asked for, the next few in one call.
+
+    Args:
+        whole: What encodes.
+        place: An item's index in the array's own grid.
+        covers: Whether nothing is wanted of what is stored of it.
+        python: What is stored of an item, where the kernel has not encoded it.
+    """
+
+    def __init__(
+        self,
+        whole: Whole,
+        place: Callable[[Item], Chunk],
+        covers: Callable[[Item], bool],
+        python: Callable[[Item], Stored | None],
+    ) -> None:
+        self._encodes = whole
+        self._place = place
+        self._covers = covers
+        self._python = python
+        self._made: dict[Chunk, Stored] = {}
+
+    def whole(self, item: Item) -> Stored | None:
+        """What is stored of an item, once."""
+        return self._made.pop(self._place(item), None) or self._python(item)
+
+    def items(self, items: Iterator[Item]) -> Iterator[Item]:
+        """``items``, the next of which are encoded already."""
+        whole = self._encodes
+        while some := [*islice(items, 1 if whole.sharded else whole.size)]:
+            wanted = [self._place(item) for item in some if self._covers(item)]
+            try:
+                if whole.sharded:
+                    for place in wanted:
+                        found = whole.shard(place)
+                        if found is not None:
+                            self._made[place] = found
+                elif len(wanted) > 1:
+                    self._made.update(whole.chunks(wanted))
+            except MemoryError:
+                pass  # one after another, in Python
+            yield from some
+
+
 def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:
     """What encodes chunks of the array at ``chunks``; ``None`` where the kernel cannot."""
     library, pipeline = native.library, chunks.pipeline
@@ -273,4 +291,6 @@ def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:
     if not 0 < chunks.spec.ndim < _MOST_DIMS:
         return None
     how = encoding(pipeline, library)
-    return None if how is None else Encoder(chunks, library, how, threads)
+    if how is None or (not how.steps and chunks.sharding is None and pipeline.spec.nbytes > _PLAIN):
+        return None
+    return Encoder(chunks, library, how, threads)

@@ -263,13 +263,13 @@ def _encoder(kind: int, options: tuple[int, ...]) -> tuple[int, list[bytes], str
         return _ZLIB, [os.fsencode(place)], zlib.ZLIB_RUNTIME_VERSION
     if not options[2]:
         return _ZSTD, [os.fsencode(zstd.__file__)], None
-    # The library within zstandard's module cannot be seen from outside; the same wheel has it a
+    # What zstandard's wheels have in their module cannot be seen from outside, but they bring it a
     # second time, for another binding.
     import zstandard
 
     version = ".".join(map(str, zstandard.ZSTD_VERSION))
-    other = find_spec("zstandard._cffi")
-    places = [zstd.__file__, other.origin if other is not None else None]
+    specs = [find_spec(f"zstandard.{name}") for name in ("backend_c", "_cffi")]
+    places = [zstd.__file__, *(spec.origin for spec in specs if spec is not None)]
     return _SMALL_ZSTD, [os.fsencode(place) for place in places if place], version
 
 
