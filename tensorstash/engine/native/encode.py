@@ -286,7 +286,7 @@ class Ahead(Generic[Item]):
 def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:
     """What encodes chunks of the array at ``chunks``; ``None`` where the kernel cannot."""
     library, pipeline = native.library, chunks.pipeline
-    if library.kernel is None or pipeline is None or not chunks.plain:
+    if not native.enabled or library.kernel is None or pipeline is None or not chunks.plain:
         return None
     if not 0 < chunks.spec.ndim < _MOST_DIMS:
         return None
