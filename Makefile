@@ -2,11 +2,12 @@
 # Everything is installed into .venv; a second run installs nothing.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-matrix lint check fix bench bench-quick bench-page bench-train bench-train-quick train-peers clean
+.PHONY: help demo test test-long test-matrix lint check fix bench bench-quick bench-page bench-train bench-train-quick train-peers peers clean
 
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTHON ?=
+CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11
 # More workers than cores: a third of the time they wait, for leases, servers and processes.
 PYTEST ?= -n 4 --dist worksteal
 
@@ -16,6 +17,9 @@ export PYTHONHASHSEED := 0
 unexport PYTHONDONTWRITEBYTECODE
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+# What reads and writes: without the kernel too.
+ON_BOTH_PATHS := tests/indexing tests/engine tests/codecs tests/faults tests/records
 
 # The kernel is built where a compiler is found; an install without it works the same.
 KERNEL := setup.py $(wildcard tensorstash/engine/native/*.[ch])
@@ -34,6 +38,8 @@ test: $(VENV)/.test ## run the tests
 
 test-long: $(VENV)/.test ## campaigns that take minutes: over every driver, every interrupt, more examples
 	@HYPOTHESIS_PROFILE=campaign $(BIN)/python -m pytest -m 'long or examples' $(PYTEST)
+	@echo "==> reading and writing once more, in Python alone"
+	@TENSORSTASH_NATIVE=0 $(BIN)/python -m pytest $(ON_BOTH_PATHS) $(PYTEST)
 
 test-matrix: $(VENV)/.uv ## a part of the tests: each Python, oldest and newest dependencies
 	@$(BIN)/python .ci/matrix
@@ -51,11 +57,18 @@ fix: $(VENV)/.dev ## format and repair what ruff can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## measure arrays against the peers (long); keeps the results in docs/
-	@$(BIN)/python -m benchmarks
+# The newest zarr-python wants Python 3.12: an environment of its own.
+NEWER := VENV=.venv-bench CANDIDATES="python3.13 python3.12 python3.14 python3"
 
-bench-quick: $(VENV)/.bench ## the same, small: about two minutes; writes to bench-out/
-	@$(BIN)/python -m benchmarks --quick
+bench: ## measure arrays against the peers (long); keeps the results in docs/
+	@$(MAKE) --no-print-directory $(NEWER) peers
+	@.venv-bench/bin/python -m benchmarks
+
+bench-quick: ## the same, small: about two minutes; writes to bench-out/
+	@$(MAKE) --no-print-directory $(NEWER) peers
+	@.venv-bench/bin/python -m benchmarks --quick
+
+peers: $(VENV)/.bench
 
 bench-page: $(VENV)/.bench ## measure nothing: write docs/performance.md anew from what is kept
 	@$(BIN)/python -m benchmarks page
@@ -72,7 +85,7 @@ bench-train-quick: ## the same, small: about two minutes; writes to bench-out/
 train-peers: $(VENV)/.train-bench
 
 clean: ## remove .venv, caches and what the demo wrote
-	rm -rf $(VENV) .venv-train .matrix build dist demo-data bench-out *.egg-info
+	rm -rf $(VENV) .venv-train .venv-bench .matrix build dist demo-data bench-out *.egg-info
 	rm -f tensorstash/engine/native/*.so
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -81,7 +94,7 @@ clean: ## remove .venv, caches and what the demo wrote
 
 $(VENV)/pyvenv.cfg:
 	@found=""; \
-	for candidate in $(or $(PYTHON),python3 python python3.14 python3.13 python3.12 python3.11); do \
+	for candidate in $(or $(PYTHON),$(CANDIDATES)); do \
 	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    found="$$candidate"; break; \
 	  fi; \

@@ -41,9 +41,10 @@ SIZES = {  # chunk of the uint16 volume -> its shape
 
 
 WORDS = """\
-The default for new arrays is `bytes`, `blosc` (lz4, level 5; shuffle, but bitshuffle for one-byte
-types, where shuffle does nothing) and `crc32c`, in chunks of about 512 KiB: zarr-python and
-TensorStore open it. It keeps most of what zstd saves and decodes about three times as fast;
+The default for new arrays is `bytes`, `blosc` (lz4, level 5; shuffle, but none for one-byte types,
+where shuffling bytes does nothing and shuffling bits costs more time than it saves) and `crc32c`,
+in chunks of about 512 KiB: zarr-python and TensorStore open it. It keeps most of what zstd saves
+and decodes about three times as fast;
 bitshuffle for wider types would save a tenth more bytes at two thirds of the decode speed, and
 relies on instructions that not every processor's c-blosc uses. Where bytes cost more than time (a
 slow network), `blosc` with zstd, level 3 and bitshuffle, is the better choice, and beats plain

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cached import Cached
 from .codec import ChunkSpec, Codec, Pipeline, Serializer, split
 from .driver import Buffer, Span
 from .errors import Corrupt, Invalid, StashError, Unsupported, counted, short
@@ -120,6 +121,15 @@ class BoundSharding(Sharding):
         chunks = 2 * self.count if self.inner.sized else SHARD_CHUNKS
         self.most = min(self.index_nbytes + chunks * self.inner.most + SLACK, HUGE)
         self.strides = tuple(math.prod(self.grid[k + 1 :]) for k in range(len(self.grid)))
+
+    @Cached
+    def index_steps(self) -> tuple[str, ...] | None:
+        """What is done to an index that is stored as little-endian numbers in their order: its
+        checksum, or nothing; ``None`` where it is stored otherwise."""
+        first, *rest = self._index.codecs
+        little = {"name": "bytes", "configuration": {"endian": "little"}}
+        names = tuple(codec.name for codec in rest)
+        return names if first.document() == little and names in ((), ("crc32c",)) else None
 
     def overfull(self, spec: ChunkSpec) -> str | None:
         """What the inner chunks' codecs say."""

@@ -20,7 +20,7 @@ class OurImages(Mapped):
 
     library = OURS
     modules = ("tensorstash", "torch")
-    packed = "blosc-lz4, bitshuffle"
+    packed = "blosc-lz4"
 
     def __init__(self, variant: str, how: str, order: str, store: str) -> None:
         super().__init__(variant, how, order, store)

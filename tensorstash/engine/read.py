@@ -18,6 +18,7 @@ from ..indexing.selection import Point, Stride, Take, Transform
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
+from .kept import Kept
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
@@ -29,6 +30,7 @@ from .stats import Meter
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
+_NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
 class Reader:
@@ -63,7 +65,11 @@ class Reader:
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
-        self._native: Batches | bool | None = True if local and cache is None else None
+        # Of a local store's chunks that are kept Python compares the versions.
+        self._native: Batches | bool | None = True if cache is None or not local else None
+        self._kept: Kept | None = None
+        if cache is not None and sharding is None and chunks.plain and (local or immutable):
+            self._kept = Kept(chunks, cache, immutable, meter)
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -72,6 +78,8 @@ class Reader:
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
+        # Of one chunk that is not to be decoded Python reads a part sooner than the kernel.
+        self._plain = pipeline is None or pipeline.raw
         # Elements of a chunk that may be decoded straight into where it is wanted.
         straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
@@ -90,10 +98,11 @@ class Reader:
             return
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
-        one = self._single(transform)
-        if one is None and self._read_native(transform, out, fields):
+        kept = self._kept is not None and fields is None and self._kept.read(transform, out)
+        one = None if kept or not self._plain else self._single(transform)
+        if kept or (one is None and self._read_native(transform, out, fields)):
             pass
-        elif one is None:
+        elif one is None and (one := self._single(transform)) is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             if self._stream is not None:
                 self._read_far(self._stream, todo, out, fields, look)
@@ -112,17 +121,24 @@ class Reader:
 
     def _read_native(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
         """Have the kernel read what it can, and Python the rest; ``False``: nothing was done."""
-        native, fetcher = self._native, self._fetcher
-        if native is True and fetcher is not None and available():
-            index = fetcher.index if isinstance(fetcher, ShardFetcher) else None
-            native = self._native = batches(self.chunks, self._meter, self.threads, index)
-        if not isinstance(native, Batches) or fields is not None or fetcher is None:
+        fetcher = self._fetcher
+        native = None if fields is not None or fetcher is None else self._batches()
+        if native is None or fetcher is None:
             return False
         left = native.read(transform, out)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
         return left is not None
+
+    def _batches(self) -> Batches | None:
+        """The kernel's part in the reads of this handle, looked for on first use."""
+        native, fetcher = self._native, self._fetcher
+        if native is True and available():
+            shards = fetcher if isinstance(fetcher, ShardFetcher) else None
+            known = (None, None) if shards is None else (shards.index, shards.indices)
+            native = self._native = batches(self.chunks, self._meter, self.threads, *known)
+        return native if isinstance(native, Batches) else None
 
     def warm(self, transform: Transform) -> None:
         """Bring the chunks of a transform into the cache."""
@@ -189,13 +205,23 @@ class Reader:
     ) -> None:
         """Where they do: one window of requests, whose answers threads decode as they come."""
 
-        def work() -> Callable[[Arrival], None]:
+        def work() -> Callable[[list[Arrival]], None]:
             sink = self._sink(todo, out, fields)
             sink.prepare()
-            return lambda arrival: sink.put(*stream.settle(arrival, sink.target))
 
+            def fill(some: list[Arrival]) -> None:
+                for arrival in some if native is None else native.place(some):
+                    sink.put(*stream.settle(arrival, sink.target))
+
+            return fill
+
+        batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
+        native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
         with closing(stream.arrivals(todo, look)) as arrivals:
-            spread(arrivals, work, self._threads(todo))
+            some = (
+                ([arrival] for arrival in arrivals) if native is None else native.batches(arrivals)
+            )
+            spread(some, work, self._threads(todo))
 
     def _single(self, transform: Transform) -> Part | None:
         """The part of a basic, forward selection that lies in one chunk: an element, a row, a

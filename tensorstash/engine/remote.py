@@ -29,7 +29,8 @@ from .stats import Meter
 
 Item = TypeVar("Item")
 
-_SPAN_FROM = 64 << 10  # what a round trip costs in bytes, and more: not worth splitting
+SPLIT_FROM = 64 << 10
+"""Bytes of a chunk up to which a part of it is not asked for alone: a round trip costs more."""
 
 
 class Arrival(NamedTuple):
@@ -128,7 +129,7 @@ class ChunkStream(Stream):
     ) -> Generator[Arrival, None, None]:
         chunks, cache = self.chunks, self.cache
         key_of, one = chunks.key, chunks.pipeline
-        in_part = in_part and one is not None and one.raw and one.spec.nbytes > _SPAN_FROM
+        in_part = in_part and one is not None and one.raw and one.spec.nbytes > SPLIT_FROM
         ready: deque[Arrival] = deque()
         asked: dict[int, _Asked] = {}
         short: list[Part] = []

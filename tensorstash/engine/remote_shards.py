@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..driver import Buffer, Request, Span, Tag
 from ..errors import Conflict, Corrupt
+from ..indexing.copying import byte_range
 from ..indexing.plan import Part, Plan
 from ..sharding import BoundSharding
 from ..threads import begin
@@ -22,7 +23,7 @@ from .cache import Cache
 from .chunks import Chunks
 from .local import RETRIES, runs
 from .look import Look, answers
-from .remote import Arrival, Stream, with_place
+from .remote import SPLIT_FROM, Arrival, Stream, with_place
 from .stats import Meter
 
 _LEAST = 16  # shards whose indices are asked for together, at least
@@ -38,6 +39,8 @@ class _Shard:
     place: tuple[int, ...]
     key: str
     parts: list[Part]
+    in_part: bool = False
+    """Of an inner chunk that is not compressed only what is wanted is asked for."""
 
     def start(self) -> None:
         """Nothing is known."""
@@ -45,6 +48,8 @@ class _Shard:
         self.whole = False
         """It is asked for in one piece, and no index before."""
         self.entries: list[list[int]] = []
+        self.spans: dict[int, tuple[int, int]] = {}
+        """Of which bytes of its chunk an entry is, where that is not all of them."""
         self.ready: list[tuple[int, NDArray[Any] | None]] = []
         """Parts that need no bytes, with the chunk that is kept of each, if there is one."""
         self.wanted: list[int] = []
@@ -76,12 +81,17 @@ class ShardStream(Stream):
         self.sharding = sharding
         self.indices = indices
         self._counts = chunks.grid.counts(chunks.spec.shape)
+        inner = sharding.inner
+        self._in_part = cache is None and inner.raw and inner.spec.nbytes > SPLIT_FROM
 
     def arrivals(self, todo: Plan, look: Look | None = None) -> Generator[Arrival, None, None]:
         """See :meth:`Stream.arrivals`. While the chunks of some shards come in, the indices of the
         next are asked for."""
         grid, key = self.sharding.grid, self.chunks.key
-        shards = (_Shard(place, key(place), list(parts)) for place, parts in todo.shards(grid))
+        in_part = self._in_part and not todo.joint
+        shards = (
+            _Shard(place, key(place), list(parts), in_part) for place, parts in todo.shards(grid)
+        )
         size = max(_LEAST, self.chunks.driver.capabilities.concurrency)
         batches = iter(lambda: list(islice(shards, size)), [])
         batch, following = next(batches, []), next(batches, [])
@@ -100,7 +110,7 @@ class ShardStream(Stream):
         pairs = list(map(divmod, part.chunk, self.sharding.grid))
         place = tuple(shard for shard, _ in pairs)
         local = Part(tuple(inner for _, inner in pairs), *part[1:])
-        shard = _Shard(place, self.chunks.key(place), [local])
+        shard = _Shard(place, self.chunks.key(place), [local], self._in_part)
         with self.indices.flight(shard.key):  # of threads in one shard, the first asks
             self._locate([shard], look)
         yield from self._fetch([shard], look)
@@ -163,7 +173,7 @@ class ShardStream(Stream):
         cache = self.cache
         ids = self.sharding.positions(part.chunk for part in shard.parts)
         shard.tag, shard.entries = tag, index[ids].tolist()
-        shard.ready, shard.wanted = [], []
+        shard.ready, shard.wanted, shard.spans = [], [], {}
         for k, part in enumerate(shard.parts):
             chunk = None
             if shard.entries[k][1] >= 0:
@@ -171,8 +181,18 @@ class ShardStream(Stream):
                     chunk = cache.get((shard.key, part.chunk), tag)
                 if chunk is None:
                     shard.wanted.append(k)
+                    if shard.in_part:
+                        self._narrow(shard, k)
                     continue
             shard.ready.append((k, chunk))
+
+    def _narrow(self, shard: _Shard, k: int) -> None:
+        """Want no more of an inner chunk than from its first wanted byte to its last."""
+        spec, (offset, size) = self.sharding.inner.spec, shard.entries[k]
+        span = byte_range(shard.parts[k].inside, spec) if size == spec.nbytes else None
+        if span is not None:  # another size: its decoder says what is wrong
+            shard.entries[k] = [offset + span[0], span[1] - span[0]]
+            shard.spans[k] = span
 
     # -- their bytes --------------------------------------------------------------------------
 
@@ -250,4 +270,7 @@ class ShardStream(Stream):
         part = shard.parts[k]
         place, name = self.sharding.inner_index(shard.place, part.chunk), (shard.key, part.chunk)
         inner = self.sharding.inner
-        return Arrival(part, shard.key, place, None, data, inner, name, shard.tag)
+        span = shard.spans.get(k)
+        if span is not None and len(data) != span[1] - span[0]:
+            span = None  # it ends early, as its decoder says
+        return Arrival(part, shard.key, place, None, data, inner, name, shard.tag, span)

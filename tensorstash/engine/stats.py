@@ -62,9 +62,9 @@ class Meter:
         count.nbytes += nbytes
         count.seconds += seconds
 
-    def hit(self) -> None:
-        """A chunk was kept from earlier."""
-        self._mine().hits += 1
+    def hit(self, chunks: int = 1) -> None:
+        """Chunks were kept from earlier."""
+        self._mine().hits += chunks
 
     def stats(self, driver: Driver) -> Stats:
         """All counts, with those of ``driver``."""

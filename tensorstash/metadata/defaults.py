@@ -174,9 +174,9 @@ def _named(name: str, dtype: np.dtype[Any]) -> Codec:
 
 
 def _blosc(cname: str, dtype: np.dtype[Any]) -> Codec:
-    # Shuffling bytes does nothing for one-byte elements; shuffling bits does (numcodecs'
-    # AUTOSHUFFLE is the same rule).
-    shuffle = "bitshuffle" if dtype.itemsize == 1 else "shuffle"
+    # Shuffling bytes does nothing for one-byte elements; to shuffle their bits costs more time than
+    # it saves bytes (decision 28).
+    shuffle = "noshuffle" if dtype.itemsize == 1 else "shuffle"
     return make(
         "blosc",
         {

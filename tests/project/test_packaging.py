@@ -196,6 +196,22 @@ def test_a_wheel_without_the_kernel_is_for_every_machine(
         assert "-cp311-abi3-" in built[1].name
 
 
+def test_the_kernel_needs_no_library_but_the_system_s(built: tuple[Path, Path]) -> None:
+    """So a wheel of it is one for every Linux of that libc, as auditwheel sees it."""
+    pytest.importorskip("auditwheel")
+    _, wheel = built
+    if not (sys.platform == "linux" and "-cp311-abi3-" in wheel.name):
+        pytest.skip("auditwheel looks at wheels of Linux with the kernel")
+    found = run(sys.executable, "-m", "auditwheel", "show", wheel, cwd=wheel.parent)
+    assert "manylinux_2_" in found.replace("\n", " ")
+    assert "libc.so.6" in found
+    assert "libcrypto" not in found
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert config["cibuildwheel"]["build"] == "cp311-*"
+    assert {*config["cibuildwheel"]["linux"]["archs"]} == {"x86_64", "aarch64"}
+    assert {*config["cibuildwheel"]["macos"]["archs"]} == {"x86_64", "arm64"}
+
+
 def test_without_a_compiler_the_build_succeeds(built: tuple[Path, Path], tmp_path: Path) -> None:
     with tarfile.open(built[0]) as archive:
         archive.extractall(tmp_path, filter="data")

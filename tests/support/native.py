@@ -12,9 +12,7 @@ from tensorstash.engine import native
 from tensorstash.engine.native import library
 from tensorstash.errors import StashError
 
-needs_kernel = pytest.mark.skipif(
-    not native.available(), reason="the kernel is not built: no C compiler was there"
-)
+needs_kernel = pytest.mark.skipif(not native.available(), reason=native.status())
 
 
 @contextmanager

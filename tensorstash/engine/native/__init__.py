@@ -43,5 +43,6 @@ def counts() -> dict[str, int]:
     """Tasks that the kernel carried out in this process: chunks that it read, in all (``"tasks"``)
     and by what they went through (``"raw"``, ``"blosc"``, ``"zstd"``, ``"gzip"``, ``"zlib"``,
     ``"lz4"``, ``"crc32c"``, ``"swap"``), and those that it encoded, under the same names behind
-    ``"encoded "``; chunks of nothing but fill, of which nothing is made, are not among these."""
+    ``"encoded "``; chunks of nothing but fill, of which nothing is made, are not among these. Also
+    the ``"indices"`` of shards that it read."""
     return dict(_library.library.done)

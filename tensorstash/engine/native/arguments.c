@@ -99,14 +99,64 @@ int check_rows(const Tables *tables, const Chain *chain, int64_t low_out, int64_
     return 1;
 }
 
+/* The rows of an axis whose elements are `n` from `start` on, `by` apart, in chunks of `edge`:
+   (axis, start, n, by, edge, step, out), the last two between neighbours in the chunk and in the
+   output, in bytes. As `Span.rows` of tables.py. */
+static int take_span(Group *group, PyObject *given, int axes) {
+    int64_t one[7], last, far;
+    if (!integers(given, one, 7)) return 0;
+    int64_t start = one[1], n = one[2], by = one[3], edge = one[4], step = one[5], out = one[6];
+    if (one[0] < 0 || one[0] >= axes) return wrong("no such axis");
+    if (start < 0 || n < 1 || !by || by == INT64_MIN || edge < 1 || __builtin_mul_overflow(n - 1, by, &last) ||
+        __builtin_add_overflow(start, last, &last) || last < 0 || last > INT64_MAX - edge ||
+        start > INT64_MAX - edge)
+        return wrong("no elements of an axis");
+    if (__builtin_mul_overflow(edge, step, &far) || __builtin_mul_overflow(n, out, &far) ||
+        __builtin_mul_overflow(by, step, &far))
+        return wrong("a row reaches too far");
+    int64_t chunks = start / edge - last / edge;
+    if (chunks < 0) chunks = -chunks;
+    int64_t most = n <= chunks ? n : chunks + 1;
+    if (most > MOST_ROWS) return wrong("too many rows");
+    group->made = malloc(sizeof(int64_t) * (size_t)(most * (1 + ROW)));
+    if (!group->made) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    int64_t *at = group->made, *row = at + most;
+    group->coords = 1;
+    group->axes[0] = one[0];
+    group->at = at;
+    group->what = row;
+    for (int64_t k = 0; k < n; group->rows++, row += ROW) {
+        int64_t place = start + k * by, chunk = place / edge, inside = place % edge;
+        int64_t some = by > 0 ? (edge - 1 - inside) / by : inside / -by;
+        if (some++ >= n - k) some = n - k;
+        at[group->rows] = chunk;
+        row[0] = some;
+        row[1] = inside * step;
+        row[2] = by * step;
+        row[3] = k * out;
+        row[4] = out;
+        row[5] = row[6] = -1;
+        k += some;
+    }
+    return 1;
+}
+
 int take_groups(Tables *tables, Views *views, PyObject *groups, int axes) {
     Py_ssize_t count = PyTuple_Check(groups) ? PyTuple_Size(groups) : -1;
     if (count < 0 || count >= MOST_DIMS) return wrong("a tuple of fewer than 64 groups");
     tables->count = (int)count;
     for (int k = 0; k < tables->count; k++) {
         PyObject *own, *at, *what, *lists;
+        PyObject *given = PyTuple_GetItem(groups, k);
         Group *group = &tables->groups[k];
-        if (!PyArg_ParseTuple(PyTuple_GetItem(groups, k), "OOOO", &own, &at, &what, &lists)) return 0;
+        if (PyTuple_Check(given) && PyTuple_Size(given) == 7) {
+            if (!take_span(group, given, axes)) return 0;
+            continue;
+        }
+        if (!PyArg_ParseTuple(given, "OOOO", &own, &at, &what, &lists)) return 0;
         Py_ssize_t coords = PyTuple_Check(own) ? PyTuple_Size(own) : -1;
         if (coords < 0 || coords > MOST_DIMS) return wrong("a tuple of axes");
         group->coords = coords;
@@ -152,4 +202,9 @@ int make_views(Views *views, int64_t most) {
 void release_views(Views *views) {
     for (int64_t k = 0; k < views->count; k++) PyBuffer_Release(&views->at[k]);
     free(views->at);
+}
+
+/* The rows that were worked out here. */
+void release_tables(Tables *tables) {
+    for (int k = 0; k < tables->count; k++) free(tables->groups[k].made);
 }

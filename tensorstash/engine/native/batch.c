@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #define KEPT (32 << 20) /* bytes of scratch that a thread keeps from call to call */
+#define PARTLY 49152     /* bytes of a stored chunk from which reading a part of it pays */
+#define HEAD 4096        /* of them, that are read first */
 #define OPEN (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW)
 
 /* -- one task -------------------------------------------------------------------------- */
@@ -79,6 +81,12 @@ static int key_path(const Call *call, const Job *job, const int64_t *chunk, char
 #define MODIFIED(status) ((status).st_mtim)
 #endif
 
+static void version_of(const struct stat *status, int64_t *version) {
+    version[0] = (int64_t)status->st_ino;
+    version[1] = (int64_t)MODIFIED(*status).tv_sec * 1000000000 + MODIFIED(*status).tv_nsec;
+    version[2] = (int64_t)status->st_size;
+}
+
 /* Open the shard of `job`, unless it is open, and see that it is the version that is known. */
 static int open_shard(File *file, const Job *job) {
     if (file->job != job) {
@@ -90,31 +98,92 @@ static int open_shard(File *file, const Job *job) {
         if (file->fd < 0) {
             file->code = CHANGED;
         } else {
-            int64_t modified =
-                (int64_t)MODIFIED(status).tv_sec * 1000000000 + MODIFIED(status).tv_nsec;
-            file->size = (int64_t)status.st_size;
-            if ((int64_t)status.st_ino != job->inode || modified != job->modified ||
-                file->size != job->bytes)
+            int64_t version[3];
+            version_of(&status, version);
+            file->size = version[2];
+            if (version[0] != job->inode || version[1] != job->modified || version[2] != job->bytes)
                 file->code = CHANGED;
         }
     }
     return file->code;
 }
 
+/* Of a large stored chunk only what holds the blocks that are wanted, where its beginning tells. */
+static int read_parts(const Chain *chain, int fd, uint8_t *to, int64_t size, int64_t from,
+                      const Wanted *wanted, int *some) {
+    int64_t extents[MOST_PARTS][2];
+    int code = read_file(fd, to, HEAD, from);
+    int count = code == DONE ? parts(chain, to, HEAD, size, wanted, extents) : -1;
+    if (code == DONE && count < 0) return read_file(fd, to + HEAD, size - HEAD, from + HEAD);
+    *some = 1;
+    for (int k = 0; k < count && code == DONE; k++) {
+        int64_t first = extents[k][0] < HEAD ? HEAD : extents[k][0];
+        if (extents[k][1] > first)
+            code = read_file(fd, to + first, extents[k][1] - first, from + first);
+    }
+    return code;
+}
+
+static uint64_t load64(const uint8_t *at) {
+    uint64_t value = 0;
+    for (int k = 7; k >= 0; k--) value = value << 8 | at[k];
+    return value;
+}
+
+/* One shard's index of `count` entries, which `out` has room for: offsets and sizes, of what is
+   absent 0 and -1. `stored` has room for it as it is stored. */
+static int read_index(const char *path, int64_t count, int64_t limit, int checksum, int end,
+                      uint8_t *stored, int64_t *out, int64_t *version) {
+    struct stat status;
+    int64_t plain = count * 16, size = plain + (checksum ? 4 : 0);
+    int code = DONE, fd = open_file(path, &status, &code);
+    if (fd < 0) return code;
+    version_of(&status, version);
+    code = version[2] < size ? SHORT : read_file(fd, stored, size, end ? version[2] - size : 0);
+    close(fd);
+    if (code != DONE) return code;
+    /* The sum is the upper half of the last eight bytes. */
+    if (checksum && crc32c(stored, (size_t)plain) != load64(stored + plain - 4) >> 32)
+        return CHECKSUM;
+    for (int64_t k = 0; k < count; k++) {
+        uint64_t offset = load64(stored + 16 * k), length = load64(stored + 16 * k + 8);
+        if (offset == UINT64_MAX && length == UINT64_MAX) {
+            offset = 0;
+            length = UINT64_MAX;
+        } else if (offset >= (1ull << 62) || length > (uint64_t)limit) {
+            return DAMAGED;
+        }
+        out[2 * k] = (int64_t)offset;
+        out[2 * k + 1] = (int64_t)length;
+    }
+    return DONE;
+}
+
+void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
+                  int end, int64_t *out, int64_t *versions, uint8_t *status) {
+    uint8_t *stored = malloc((size_t)count * 16 + 4);
+    for (int64_t k = 0; k < all; k++)
+        status[k] = stored ? (uint8_t)read_index(paths[k], count, limit, checksum, end, stored,
+                                                 out + 2 * k * count, versions + 3 * k)
+                           : NO_MEMORY;
+    free(stored);
+}
+
 static int raw(const Chain *chain) {
     return !chain->count || (chain->count == 1 && chain->steps[0].kind == SWAP);
 }
 
-/* The stored bytes of a task; of a plain chunk only `span` of them, where that is given. */
-static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t task, File *file,
-                 Scratch *scratch, const Wanted *span, uint8_t *straight, const uint8_t **data,
-                 int64_t *size) {
+/* The stored bytes of the call's `nth` task; of a plain chunk only `span` of them, where that is given,
+   of others what `some` needs. */
+static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t nth, File *file,
+                 Scratch *scratch, const Wanted *some, const Wanted *span, uint8_t *straight,
+                 const uint8_t **data, int64_t *size) {
     const Chain *chain = &call->chain;
     int plain = raw(chain);
+    scratch->some = 0;
     if (job->values && !job->index) {
-        int64_t which = task + job->before - call->first; /* they are those of this call */
-        if (which >= job->held) return AGAIN;
-        Py_buffer *value = &job->values[which];
+        if (nth >= job->held) return AGAIN; /* they are those of this call */
+        Py_buffer *value = &job->values[nth];
         *data = value->buf;
         *size = (int64_t)value->len;
         return value->buf ? DONE : ABSENT;
@@ -161,6 +230,8 @@ static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t
                        : read_file(fd, to + span->first, span->stop - span->first,
                                    from + span->first);
             *size = chain->nbytes;
+        } else if (some && *size >= PARTLY && partial(chain)) {
+            code = read_parts(chain, fd, to, *size, from, some, &scratch->some);
         } else {
             code = read_file(fd, to, *size, from);
         }
@@ -176,7 +247,7 @@ typedef struct {
     int64_t done, absent, bytes, nanoseconds;
 } Worker;
 
-static int carry_out(Call *call, const Job *job, int64_t task, Worker *worker) {
+static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Worker *worker) {
     const Chain *chain = &call->chain;
     Dim dims[MOST_DIMS];
     int64_t chunk[MOST_DIMS];
@@ -231,14 +302,16 @@ static int carry_out(Call *call, const Job *job, int64_t task, Worker *worker) {
     int count = arrange(dims, call->tables.count, &in, &out, &item);
     uint8_t *straight =
         count == 0 && (int64_t)item == chain->nbytes && in == 0 ? call->out + out : NULL;
-    const Wanted *some = wanted.stop - wanted.first < chain->nbytes ? &wanted : NULL;
+    uint8_t *keep = call->keeps ? call->keeps[nth].buf : NULL;
+    if (keep) straight = keep;
+    const Wanted *some = !keep && wanted.stop - wanted.first < chain->nbytes ? &wanted : NULL;
     const Wanted *span = call->spans && some && (wanted.stop - wanted.first) * 4 <= chain->nbytes
                              ? some
                              : NULL;
     const uint8_t *data = NULL, *made = NULL;
     int64_t size = 0, began;
-    int code = fetch(call, job, chunk, task, &worker->file, worker->scratch, span, straight, &data,
-                     &size);
+    int code = fetch(call, job, chunk, nth, &worker->file, worker->scratch, some, span, straight,
+                     &data, &size);
     if (code == ABSENT && call->fill) {
         for (int k = 0; k < count; k++) {
             dims[k].in_step = 0;
@@ -258,7 +331,8 @@ static int carry_out(Call *call, const Job *job, int64_t task, Worker *worker) {
     code = decode(chain, worker->scratch, data, size, !job->values, straight, some, &made);
     if (code != DONE) return code;
     if (!plain) worker->nanoseconds += now() - began;
-    if (!straight || made != straight) copy(made + in, call->out + out, dims, count, item);
+    if (keep && made != keep) memcpy(keep, made, (size_t)chain->nbytes);
+    if (keep || made != straight) copy(made + in, call->out + out, dims, count, item);
     worker->done++;
     worker->bytes += stored;
     return DONE;
@@ -290,10 +364,10 @@ static void work(void *given, Scratch *scratch) {
             else high = middle;
         }
         for (; at < stop; at++) {
-            int64_t task = call->first + at;
+            int64_t task = call->picked ? call->picked[at] : call->first + at;
             while (low + 1 < call->all && call->jobs[low + 1].before <= task) low++;
             const Job *job = &call->jobs[low];
-            call->status[at] = (uint8_t)carry_out(call, job, task - job->before, &worker);
+            call->status[at] = (uint8_t)carry_out(call, job, task - job->before, at, &worker);
         }
     }
     if (worker.file.fd >= 0) close(worker.file.fd);

@@ -14,6 +14,7 @@
 #define ROW 7        /* count, in, in_step, out, out_step, in_list, out_list */
 #define LONGEST 4096 /* of a path */
 #define MOST_THREADS 256
+#define MOST_ROWS (1 << 20)
 
 typedef struct {
     int64_t rows, coords;
@@ -22,6 +23,7 @@ typedef struct {
     const int64_t *what;  /* rows * ROW */
     const int64_t *lists; /* offsets that rows point into: of the input, then of the output */
     int64_t listed;
+    int64_t *made;        /* `at` and `what`, where they were worked out here */
 } Group;
 
 typedef struct {
@@ -61,6 +63,9 @@ typedef struct {
     int spans;
     uint8_t *status;
     int64_t first, tasks, grain;
+    const int64_t *picked; /* the tasks, where they are not those from `first` on; of one job */
+    Py_buffer *keeps;      /* of each task, memory for all of its chunk; `buf` NULL: none is wanted */
+    int64_t kept;
     atomic_llong next, done, absent, bytes, nanoseconds;
     Views views;
 } Call;
@@ -85,6 +90,7 @@ enum { ALL_FILL = -1, FAILED = -2 };
 int view(Views *views, PyObject *object, int flags, Py_buffer **found);
 int make_views(Views *views, int64_t most);
 void release_views(Views *views);
+void release_tables(Tables *tables);
 int wrong(const char *what);
 const int64_t *numbers(Views *views, PyObject *object, int64_t count, int64_t *found);
 int integers(PyObject *tuple, int64_t *to, int64_t count);
@@ -95,5 +101,7 @@ int extent(const Py_buffer *array, int64_t *low, int64_t *high);
 void run_all(Call *call, int threads);
 void encode_all(Encoding *encoding, int threads);
 void in_threads(void (*work)(void *, Scratch *), void *call, int threads);
+void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
+                  int end, int64_t *out, int64_t *versions, uint8_t *status);
 
 #endif

@@ -1,11 +1,12 @@
-"""A read carried out by the kernel: chunks, or inner chunks of shards, in files or in memory."""
+"""A read carried out by the kernel: chunks, or inner chunks of shards, in files, in memory, or as
+they arrive."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,20 @@ from ...driver import Tag
 from ...errors import StashError
 from ...indexing.selection import Transform
 from ...threads import cores, nested
+from ..cache import Cache
 from ..chunks import SPAN_FROM, Chunks
 from ..stats import Meter
 from . import library as native
+from .arrivals import Arrivals
 from .library import ABSENT, DONE, Library
 from .steps import Steps, steps
-from .tables import Group, groups, runs
+from .tables import Table, groups
 
 _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
+_INDICES = 256  # shards whose indices are read together, and the bytes that these may have
+_INDEX_BYTES = 4 << 20
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
 _MOST_DIMS = 64  # as in kernel.h
 
@@ -33,10 +38,15 @@ Index = Callable[[str, tuple[int, ...]], tuple[Tag, NDArray[np.int64]] | None]
 
 Chunk = tuple[int, ...]
 
+Rows = tuple[Chunk, tuple[int, ...], tuple[int, ...]]
+"""A shard, and the rows of each group that lie in it, from and to."""
+
 
 class Batches:
-    """Reads of the array at ``chunks``, stored in files or in memory: :meth:`read` places what
-    the kernel can read, and returns the chunks that are left to Python. ``index``: of shards."""
+    """Reads of the array at ``chunks``. Where it is stored in files or in memory, :meth:`read`
+    places what the kernel can read, and returns the chunks that are left to Python; of a remote
+    store :meth:`arrivals` does. ``index``: of shards, kept
+    in ``indices``."""
 
     def __init__(
         self,
@@ -46,6 +56,7 @@ class Batches:
         meter: Meter,
         threads: int | None,
         index: Index | None,
+        indices: Cache | None,
     ) -> None:
         self._chunks = chunks
         self._library = library
@@ -53,16 +64,33 @@ class Batches:
         self._meter = meter
         self._threads = threads
         self._index = index
+        self._indices = indices
         edges = chunks.grid.chunks
         assert edges is not None
         self._edges = edges
         sharding = chunks.sharding
         self._ratios = (1,) * len(edges) if sharding is None else sharding.grid
         self._strides = (0,) * len(edges) if sharding is None else sharding.strides
-        self._spans = steps.plain and sharding is None and steps.nbytes > SPAN_FROM
+        self._spans = steps.plain and steps.nbytes > SPAN_FROM
         fills = chunks.missing == "fill"
         self._fill = chunks.spec.fill.tobytes() if fills else None
         self._raw = np.dtype(("V", steps.itemsize))
+
+    def arrivals(
+        self, transform: Transform, out: NDArray[Any], cache: Cache | None
+    ) -> Arrivals | None:
+        """What places the chunks of a remote store in ``out`` as they arrive; ``None`` where
+        Python is to."""
+        chunks, pipeline = self._chunks, self._chunks.pipeline
+        if not native.enabled or out.dtype != chunks.spec.dtype:
+            return None
+        if cache is not None and (pipeline is None or not pipeline.ordered):
+            return None
+        table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
+        if table is None:
+            return None
+        rest = table, out.view(self._raw), self._fill, cache, self._meter
+        return Arrivals(chunks, self._library, self._steps, *rest)
 
     def _most(self) -> int:
         """Tasks of one call."""
@@ -90,7 +118,7 @@ class Batches:
 
     def _read_chunks(self, call: _Call, files: str | None) -> bool:
         chunks, fill = self._chunks, self._fill
-        high = tuple(len(group.rows) for group in call.table)
+        high = tuple(group.many for group in call.table)
         low, count = (0,) * len(high), math.prod(high)
         path = b"" if files is None else _path(files + chunks.spec.keys.prefix)
         if path is None:
@@ -129,7 +157,7 @@ class Batches:
         most = self._most()
         jobs: list[Any] = []
         tasks = held = 0
-        for shard, low, high in self._shards(call.table):
+        for shard, low, high in self._known(self._shards(call.table), files):
             count = _tasks(low, high)
             job = self._job(shard, files, index)
             if job is None:
@@ -143,6 +171,27 @@ class Batches:
             held += job[1].nbytes
         if tasks:
             self._run_shards(call, jobs, tasks, most)
+
+    def _known(self, shards: Iterator[Rows], files: str | None) -> Iterator[Rows]:
+        """``shards``, whose indices the kernel has read ahead, some at a time."""
+        sharding, indices = self._chunks.sharding, self._indices
+        steps = None if sharding is None else sharding.index_steps
+        if files is None or indices is None or sharding is None or steps is None:
+            yield from shards
+            return
+        key_of, prefix = self._chunks.key, self._chunks.path
+        size = max(1, min(_INDICES, _INDEX_BYTES // sharding.index_nbytes))
+        while some := [*islice(shards, size)]:
+            keys = [key for shard, *_ in some if indices.peek(key := key_of(shard)) is None]
+            named = [_path(files + key.removeprefix(prefix)) for key in keys]
+            paths = [path for path in named if path is not None]
+            if len(keys) > 1 and len(paths) == len(keys):
+                end = sharding.index_location == "end"
+                how = sharding.count, sharding.inner.most, bool(steps), end
+                for key, found in zip(keys, self._library.indices(paths, *how), strict=True):
+                    if found is not None:
+                        indices.put(key, *found, found[1].nbytes)
+            yield from some
 
     def _job(self, shard: Chunk, files: str | None, index: Index) -> tuple[Any, ...] | None:
         """Where a shard's bytes are and its index; ``None`` where Python is to look."""
@@ -178,19 +227,22 @@ class Batches:
             call.leave(here - first, low, high)
             first += count
 
-    def _shards(
-        self, table: tuple[Group, ...]
-    ) -> Iterator[tuple[Chunk, tuple[int, ...], tuple[int, ...]]]:
+    def _shards(self, table: Table) -> Iterator[tuple[Chunk, tuple[int, ...], tuple[int, ...]]]:
         """Every shard, and the rows of each group that lie in it."""
-        order = np.argsort([axis for group in table for axis in group.axes]).tolist()
-        for some in product(*(runs(group, self._ratios) for group in table)):
+        axes = [axis for group in table for axis in group.axes]
+        order = sorted(range(len(axes)), key=axes.__getitem__)
+        for some in product(*(group.runs(self._ratios) for group in table)):
             flat = [part for shard, _, _ in some for part in shard]
             low = tuple(low for _, low, _ in some)
             yield tuple(flat[k] for k in order), low, tuple(high for _, _, high in some)
 
 
 def batches(
-    chunks: Chunks, meter: Meter, threads: int | None, index: Index | None
+    chunks: Chunks,
+    meter: Meter,
+    threads: int | None,
+    index: Index | None,
+    indices: Cache | None,
 ) -> Batches | None:
     """What reads the array at ``chunks``; ``None`` where the kernel is not there, or cannot."""
     library, pipeline = native.library, chunks.pipeline
@@ -198,10 +250,14 @@ def batches(
         return None
     if not 0 < chunks.spec.ndim < _MOST_DIMS:  # of one element there are no tables
         return None
-    if chunks.driver.local_path(chunks.path) is None and chunks.driver.in_memory(()) is None:
+    driver = chunks.driver
+    near = driver.local_path(chunks.path) is not None or driver.in_memory(()) is not None
+    if driver.capabilities.local and not near:
         return None
     found = steps(pipeline, library.kinds)
-    return None if found is None else Batches(chunks, library, found, meter, threads, index)
+    if found is None:
+        return None
+    return Batches(chunks, library, found, meter, threads, index, indices)
 
 
 def _tasks(low: Chunk, high: Chunk) -> int:
@@ -217,9 +273,7 @@ def _is_version(tag: Any) -> bool:
 class _Call:
     """One read under way: its tables, its output, and the chunks that are ``left``."""
 
-    def __init__(
-        self, batches: Batches, table: tuple[Group, ...], out: NDArray[Any], spans: bool
-    ) -> None:
+    def __init__(self, batches: Batches, table: Table, out: NDArray[Any], spans: bool) -> None:
         self.table = table
         self.left: set[Chunk] = set()
         self._batches = batches
@@ -227,9 +281,9 @@ class _Call:
         self._spans = spans
         # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
         self._work = batches._steps.nbytes
-        if all(group.lists is None for group in table):
-            first = [group.rows[0, :3].tolist() for group in table]
-            hull = sum(abs(step) * (n - 1) for n, _, step in first)
+        hulls = [group.hull() for group in table]
+        if None not in hulls:
+            hull = sum(filter(None, hulls))
             if hull * 4 <= self._work:
                 self._work = hull + batches._steps.itemsize
         self._axes = [axis for group in table for axis in group.axes]
@@ -271,11 +325,13 @@ class _Call:
     ) -> list[list[int]]:
         """The indices of the chunks of such tasks."""
         low = low or (0,) * len(self.table)
-        high = high or tuple(len(group.rows) for group in self.table)
+        high = high or tuple(group.many for group in self.table)
         rows = np.unravel_index(
             np.asarray(tasks, np.intp), [b - a for a, b in zip(low, high, strict=True)]
         )
-        parts = [group.chunks[at + a] for group, at, a in zip(self.table, rows, low, strict=True)]
+        parts = [
+            group.chunks_of(at + a) for group, at, a in zip(self.table, rows, low, strict=True)
+        ]
         found: list[list[int]] = np.concatenate(parts, axis=1)[:, np.argsort(self._axes)].tolist()
         return found
 

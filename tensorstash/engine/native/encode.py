@@ -18,8 +18,10 @@ from ..chunks import Chunks
 from . import library as native
 from .library import Library
 from .steps import Encoding, encoding
-from .tables import Ints, groups
+from .tables import Group, Ints, groups
 
+_FEWEST = 32  # chunks of a write, for which a call pays
+_FEWEST_INNER = 12  # and inner chunks of one shard
 _BATCH_BYTES = 8 << 20  # of chunks, encoded in one call before the first of them is put
 _FIRST = 4  # chunks of the first call: nothing is put before it ends
 _FIRST_BYTES = 1 << 20  # of the inner chunks of the first call of a shard
@@ -59,7 +61,7 @@ class Encoder:
         """What encodes the whole chunks that ``value`` brings where ``todo`` says; ``None`` where
         the kernel cannot, or they are too few."""
         sharding = self.chunks.sharding
-        if todo.joint or todo.count < (2 if sharding is None else sharding.count):
+        if todo.joint or todo.count < (_FEWEST if sharding is None else sharding.count):
             return None
         tables = self.tables(todo.transform, value)
         return None if tables is None else Whole(self, tables, how)
@@ -83,7 +85,9 @@ class Encoder:
             return None
         found = groups(transform, edges, steps.strides, value.strides, (1,) * len(edges))
         # Of positions that are listed some may come twice.
-        if found is None or any(group.lists is not None for group in found):
+        if found is None or any(
+            isinstance(group, Group) and group.lists is not None for group in found
+        ):
             return None
         return Tables(found, edges, value.view(np.dtype(("V", steps.itemsize))))
 
@@ -127,7 +131,7 @@ class Tables:
         self._chunks: list[Ints] = []
         self._order: list[NDArray[np.intp]] = []
         for group in table:
-            along = group.chunks[:, 0]
+            along = group.chunks_of(np.arange(group.many))[:, 0]
             order = np.argsort(along, kind="stable")
             self._order.append(order)
             self._chunks.append(along[order])
@@ -137,8 +141,16 @@ class Tables:
         at = np.minimum(np.searchsorted(self._chunks[axis], chunks), len(self._chunks[axis]) - 1)
         rows = self._order[axis][at]
         there = self._chunks[axis][at] == chunks
-        whole = there & (self.groups[axis].rows[rows, 0] == self.edges[axis])
-        return rows, whole
+        return rows, there & self._whole(axis, chunks)
+
+    def _whole(self, axis: int, chunks: Ints) -> Any:
+        group, edge = self.groups[axis], self.edges[axis]
+        if isinstance(group, Group):  # a single point
+            return edge == 1
+        if abs(group.by) > 1:
+            return edge == 1
+        low = group.start if group.by > 0 else group.start - group.n + 1
+        return (chunks * edge >= low) & ((chunks + 1) * edge <= low + group.n)
 
 
 class Keeping(NamedTuple):
@@ -291,6 +303,9 @@ def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:
     if not 0 < chunks.spec.ndim < _MOST_DIMS:
         return None
     how = encoding(pipeline, library)
-    if how is None or (not how.steps and chunks.sharding is None and pipeline.spec.nbytes > _PLAIN):
+    sharding = chunks.sharding
+    if how is None or (sharding is not None and sharding.count < _FEWEST_INNER):
+        return None
+    if sharding is None and not how.steps and pipeline.spec.nbytes > _PLAIN:
         return None
     return Encoder(chunks, library, how, threads)

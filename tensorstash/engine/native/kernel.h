@@ -10,6 +10,7 @@
 #define MOST_STEPS 16
 #define MOST_NUMBERS 5 /* that say how a step encodes */
 #define MOST_FAMILY 16
+#define MOST_PARTS 64
 
 /* What became of a task. All but DONE and ABSENT are carried out again in Python, which says what
    is wrong in its own words. */
@@ -45,6 +46,7 @@ typedef struct {
     Memory stored, decoded, blocks;
     void *zstd;
     void *encoders[ENCODERS];
+    int some;  /* of the stored chunk not all was read */
 } Scratch;
 
 /* zlib's own structure: its layout has been the same since version 1.0. */
@@ -81,6 +83,9 @@ size_t held(const Scratch *scratch);
 
 int decode(const Chain *chain, Scratch *scratch, const uint8_t *data, int64_t size, int writable,
            uint8_t *straight, const Wanted *wanted, const uint8_t **chunk);
+int partial(const Chain *chain);
+int parts(const Chain *chain, const uint8_t *data, int64_t head, int64_t size,
+          const Wanted *wanted, int64_t (*extents)[2]);
 int resolve(const char *path);
 int resolved(int kind);
 int take_family(void *handle, void *to, size_t size, const char *const *names);

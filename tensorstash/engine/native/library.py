@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...cached import Cached
 from ...codec import BytesCodec
@@ -24,7 +25,7 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
-_VERSION = 2  # of what the kernel's functions take, as in module.c
+_VERSION = 5  # of what the kernel's functions take, as in module.c
 
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
@@ -48,6 +49,7 @@ class Library:
                 encode,
                 encoder,
                 find,
+                indices,
                 pack,
                 run,
             )
@@ -56,7 +58,13 @@ class Library:
         if VERSION != _VERSION:  # an editable install may have an older one
             return None
         return SimpleNamespace(
-            capacity=capacity, encode=encode, encoder=encoder, find=find, pack=pack, run=run
+            capacity=capacity,
+            encode=encode,
+            encoder=encoder,
+            find=find,
+            indices=indices,
+            pack=pack,
+            run=run,
         )
 
     @Cached
@@ -117,18 +125,17 @@ class Library:
     def _encodes_trials(self, codec: BytesCodec, kind: int, options: tuple[int, ...]) -> bool:
         if not self._find_encoder(kind, options):
             return False
-        for size in (6000, 60000, 150000):
-            if codec.step_options(size) != options:
-                continue
+        sizes = [n for n in (6000, 60000, 150000) if codec.step_options(n) == options]
+        for size in sizes[:2]:  # it is done once in a process, and must not be felt
             plain = _trial_of(size)
             chain = (((kind, size, *options),), size, 4 * size + 4096, 1)
             out = bytearray(self.kernel.capacity(chain))  # type: ignore[union-attr]
             row = np.array([size, 0, 1, 0, 1, -1, -1], np.int64)
-            sizes = np.zeros(1, np.int64)
+            made = np.zeros(1, np.int64)
             group = (0,), np.zeros(1, np.int64), row, None
             task, source = np.zeros((1, 2), np.int64), np.frombuffer(plain, "V1")
-            self.encode(chain, (group,), task, source, b"\0", out, sizes, axes=1, keep=True)
-            if sizes[0] < 0 or bytes(out[: sizes[0]]) != bytes(codec.encode(plain)):
+            self.encode(chain, (group,), task, source, b"\0", out, made, axes=1, keep=True)
+            if made[0] < 0 or bytes(out[: made[0]]) != bytes(codec.encode(plain)):
                 return False
         return True
 
@@ -195,6 +202,8 @@ class Library:
         threads: int = 1,
         first: int = 0,
         grain: int = 1,
+        picked: Any = None,
+        keeps: list[Any] | None = None,
     ) -> tuple[int, int, int, int]:
         """Carry out the tasks from ``first`` on, one for each item of ``status``.
 
@@ -216,6 +225,9 @@ class Library:
             threads: The most threads.
             first: The first task.
             grain: Tasks that a thread takes at a time.
+            picked: Numbers of the tasks, where they are not those from ``first`` on; of one job,
+                each of whose ``values`` is of the task at its place.
+            keeps: Memory for all of the chunk, for each task, or ``None`` where none is wanted.
 
         Returns:
             Tasks that were done, that were absent, the bytes that were stored of the former, and
@@ -224,8 +236,35 @@ class Library:
         assert self.kernel is not None
         found: tuple[int, int, int, int] = self.kernel.run(
             *(chain, groups, jobs, out, fill, status, ratios, strides),
-            *(len(ratios), ord(separator), spans, threads, first, grain),
+            *(len(ratios), ord(separator), spans, threads, first, grain, picked, keeps),
         )
+        return found
+
+    def indices(
+        self, paths: list[bytes], count: int, limit: int, checksum: bool, end: bool
+    ) -> list[tuple[tuple[int, int, int], NDArray[np.int64]] | None]:
+        """The version and the index of each shard at ``paths``: ``count`` offsets and sizes, of
+        what is absent 0 and -1; ``None`` where Python is to look.
+
+        Args:
+            paths: One file a shard.
+            count: Inner chunks in a shard.
+            limit: The most bytes that one can have.
+            checksum: CRC-32C stands behind the index.
+            end: It stands at the end of the file, not at its beginning.
+        """
+        assert self.kernel is not None
+        out = np.empty((len(paths), count, 2), np.int64)
+        versions = np.empty((len(paths), 3), np.int64)
+        status = np.zeros(len(paths), np.uint8)
+        self.kernel.indices(paths, count, limit, checksum, end, out, versions, status)
+        self.done["indices"] += int((status == DONE).sum())
+        found: list[tuple[tuple[int, int, int], NDArray[np.int64]] | None] = []
+        for code, (inode, modified, size), index in zip(
+            status, versions.tolist(), out, strict=True
+        ):
+            # In memory of its own: what is kept must not keep the others.
+            found.append(((inode, modified, size), index.copy()) if code == DONE else None)
         return found
 
     def count(self, kinds: tuple[int, ...], done: int, verb: str = "") -> None:
@@ -277,7 +316,8 @@ def _trial_of(size: int) -> bytes:
     """Bytes some of which shrink well, some little, some not at all."""
     rng = np.random.default_rng(size)
     walk = np.cumsum(rng.integers(0, 4, size // 8)).astype("<u2").tobytes()
-    return (walk + bytes(size // 4) + rng.bytes(size // 8) + bytes(range(256)) * size)[:size]
+    rest = bytes(range(256)) * (size // 256 + 1)
+    return (walk + bytes(size // 4) + rng.bytes(size // 8) + rest)[:size]
 
 
 def _crc32c(plain: bytes) -> bytes:

@@ -4,24 +4,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 2 /* of what the functions take: library.py has the same */
+#define VERSION 5 /* of what the functions take: library.py has the same */
 
-static int take_values(Job *job, PyObject *values) {
-    job->held = PyList_Size(values);
-    if (job->held < 0) return 0;
-    job->values = calloc((size_t)job->held + 1, sizeof *job->values);
-    if (!job->values) {
+static void free_buffers(Py_buffer *buffers, int64_t count) {
+    for (int64_t k = 0; buffers && k < count; k++)
+        if (buffers[k].obj) PyBuffer_Release(&buffers[k]);
+    free(buffers);
+}
+
+/* A buffer of each item of a list; of `None` none. */
+static Py_buffer *buffers(PyObject *list, int flags, int64_t *count) {
+    *count = PyList_Size(list);
+    if (*count < 0) return NULL;
+    Py_buffer *found = calloc((size_t)*count + 1, sizeof *found);
+    if (!found) {
         PyErr_NoMemory();
-        return 0;
+        return NULL;
     }
-    for (int64_t k = 0; k < job->held; k++) {
-        PyObject *value = PyList_GetItem(values, (Py_ssize_t)k);
-        if (value != Py_None && PyObject_GetBuffer(value, &job->values[k], PyBUF_SIMPLE)) {
-            memset(&job->values[k], 0, sizeof job->values[k]);
-            return 0;
+    for (int64_t k = 0; k < *count; k++) {
+        PyObject *item = PyList_GetItem(list, (Py_ssize_t)k);
+        if (item != Py_None && PyObject_GetBuffer(item, &found[k], flags)) {
+            memset(&found[k], 0, sizeof found[k]);
+            free_buffers(found, k);
+            return NULL;
         }
     }
-    return 1;
+    return found;
 }
 
 /* A job is (path, index, tag, values, low, high): see `run` below. */
@@ -44,7 +52,10 @@ static int take_job(Call *call, Job *job, PyObject *given, int64_t *total) {
             return wrong("too many tasks");
     }
     if (__builtin_add_overflow(*total, tasks, total)) return wrong("too many tasks");
-    if (values != Py_None && !take_values(job, values)) return 0;
+    if (values != Py_None) {
+        job->values = buffers(values, PyBUF_SIMPLE, &job->held);
+        if (!job->values) return 0;
+    }
     if (index == Py_None) return 1;
     if (job->values) {
         if (job->held != 1 || !job->values->buf) return wrong("a shard is one value");
@@ -102,26 +113,45 @@ static int take_chain(Chain *chain, PyObject *given, int encoding) {
 }
 
 static void drop(Call *call) {
-    for (int64_t k = 0; call->jobs && k < call->all; k++) {
-        Job *job = &call->jobs[k];
-        for (int64_t i = 0; job->values && i < job->held; i++)
-            if (job->values[i].obj) PyBuffer_Release(&job->values[i]);
-        free(job->values);
-    }
+    for (int64_t k = 0; call->jobs && k < call->all; k++)
+        free_buffers(call->jobs[k].values, call->jobs[k].held);
+    free_buffers(call->keeps, call->kept);
+    release_tables(&call->tables);
     release_views(&call->views);
     free(call->jobs);
     free(call);
 }
 
+/* Tasks that are picked, and memory for their chunks: an item a task. */
+static int take_picked(Call *call, PyObject *picked, PyObject *keeps, int64_t total) {
+    if (picked != Py_None) {
+        if (call->all != 1) return wrong("tasks are picked of one job");
+        call->picked = numbers(&call->views, picked, call->tasks, NULL);
+        if (!call->picked) return 0;
+        for (int64_t k = 0; k < call->tasks; k++)
+            if (call->picked[k] < 0 || call->picked[k] >= total) return wrong("a task that is not there");
+    }
+    if (keeps == Py_None) return 1;
+    if (!PyList_Check(keeps)) return wrong("a list of buffers");
+    call->keeps = buffers(keeps, PyBUF_WRITABLE, &call->kept);
+    if (!call->keeps) return 0;
+    if (call->kept != call->tasks) return wrong("a buffer a task");
+    for (int64_t k = 0; k < call->kept; k++)
+        if (call->keeps[k].obj && (int64_t)call->keeps[k].len != call->chain.nbytes)
+            return wrong("memory of another size than a chunk");
+    return 1;
+}
+
 static PyObject *run(PyObject *module, PyObject *arguments) {
-    PyObject *chain, *groups, *jobs, *out, *fill, *status, *ratios, *strides, *result = NULL;
+    PyObject *chain, *groups, *jobs, *out, *fill, *status, *ratios, *strides, *picked, *keeps;
+    PyObject *result = NULL;
     int separator, axes, spans, threads;
     long long first, grain;
     Py_buffer *buffer;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOO!OOOOOiiiiLL", &chain, &groups, &PyList_Type, &jobs, &out,
+    if (!PyArg_ParseTuple(arguments, "OOO!OOOOOiiiiLLOO", &chain, &groups, &PyList_Type, &jobs, &out,
                           &fill, &status, &ratios, &strides, &axes, &separator, &spans, &threads,
-                           &first, &grain))
+                          &first, &grain, &picked, &keeps))
         return NULL;
     if (axes < 0 || axes > MOST_DIMS || separator < 1 || separator > 127 || grain < 1 || first < 0) {
         wrong("no such call");
@@ -140,7 +170,7 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
         PyErr_NoMemory();
         goto end;
     }
-    if (!make_views(&call->views, call->all + 3 * MOST_DIMS + 3)) goto end;
+    if (!make_views(&call->views, call->all + 3 * MOST_DIMS + 4)) goto end;
     if (!take_chain(&call->chain, chain, 0) || !take_groups(&call->tables, &call->views, groups, axes)) goto end;
     if (!integers(ratios, call->ratios, axes) || !integers(strides, call->strides, axes)) goto end;
     for (int k = 0; k < axes; k++)
@@ -162,7 +192,8 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     if (!view(&call->views, status, PyBUF_WRITABLE, &buffer)) goto end;
     call->status = buffer->buf;
     call->tasks = (int64_t)buffer->len;
-    if (call->first > total || call->tasks > total - call->first) {
+    if (!take_picked(call, picked, keeps, total)) goto end;
+    if (!call->picked && (call->first > total || call->tasks > total - call->first)) {
         wrong("more tasks than there are");
         goto end;
     }
@@ -258,6 +289,7 @@ static PyObject *encode(PyObject *module, PyObject *arguments) {
     }
     result = PyLong_FromLongLong((long long)call->done);
 end:
+    release_tables(&call->tables);
     release_views(&call->views);
     free(call);
     return result;
@@ -318,6 +350,46 @@ static PyObject *find_encoder(PyObject *module, PyObject *arguments) {
     return PyUnicode_FromString(found);
 }
 
+/* Shards' indices from their files. What is odd in any way is left to Python. */
+static PyObject *indices(PyObject *module, PyObject *arguments) {
+    PyObject *paths, *out, *versions, *status, *result = NULL;
+    long long count, limit;
+    int checksum, end;
+    Py_buffer numbers = {0}, tags = {0}, found = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!LLiiOOO", &PyList_Type, &paths, &count, &limit, &checksum,
+                          &end, &out, &versions, &status))
+        return NULL;
+    Py_ssize_t all = PyList_Size(paths);
+    const char **names = calloc((size_t)all + 1, sizeof *names);
+    if (!names) return PyErr_NoMemory();
+    for (Py_ssize_t k = 0; k < all; k++) {
+        names[k] = PyBytes_AsString(PyList_GetItem(paths, k));
+        if (!names[k]) goto end;
+    }
+    if (PyObject_GetBuffer(out, &numbers, PyBUF_WRITABLE) ||
+        PyObject_GetBuffer(versions, &tags, PyBUF_WRITABLE) ||
+        PyObject_GetBuffer(status, &found, PyBUF_WRITABLE))
+        goto end;
+    if (count < 1 || count > INT64_MAX / 32 / (all + 1) || numbers.len != all * count * 16 ||
+        tags.len != all * 24 || found.len != all || (uintptr_t)numbers.buf % 8 ||
+        (uintptr_t)tags.buf % 8) {
+        wrong("buffers of another size");
+        goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    read_indices(names, all, count, limit, checksum, end, numbers.buf, tags.buf, found.buf);
+    Py_END_ALLOW_THREADS
+    Py_INCREF(Py_None);
+    result = Py_None;
+end:
+    if (found.obj) PyBuffer_Release(&found);
+    if (tags.obj) PyBuffer_Release(&tags);
+    if (numbers.obj) PyBuffer_Release(&numbers);
+    free(names);
+    return result;
+}
+
 static PyObject *find(PyObject *module, PyObject *paths) {
     (void)module;
     for (Py_ssize_t k = 0; k < PyTuple_Size(paths); k++) {
@@ -334,8 +406,9 @@ static PyObject *find(PyObject *module, PyObject *paths) {
 static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS,
      "run(chain, groups, jobs, out, fill, status, ratios, strides, axes, separator, spans,\n"
-     "    threads, first, grain) -> (done, absent, bytes, nanoseconds)\n\n"
-     "Carry out tasks `first` on, one an item of `status`, of the product of the groups."},
+     "    threads, first, grain, picked, keeps) -> (done, absent, bytes, nanoseconds)\n\n"
+     "Carry out tasks `first` on, or those `picked`, one an item of `status`, of the product of\n"
+     "the groups; `keeps`: memory for the whole chunk of each."},
     {"encode", encode, METH_VARARGS,
      "encode(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain) -> done\n\n"
      "Encode a chunk a task, which is where in `out` it goes and a row of each group. `sizes`\n"
@@ -345,6 +418,9 @@ static PyMethodDef methods[] = {
      "pack(out, sizes, start, slot): move what lies `slot` apart together; where it ends."},
     {"encoder", find_encoder, METH_VARARGS,
      "encoder(which, path, version): look for an encoder there; its version, or None."},
+    {"indices", indices, METH_VARARGS,
+     "indices(paths, count, limit, checksum, end, out, versions, status)\n\n"
+     "Read the index of each shard, with the file's version; `status` says what became of each."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
 };

@@ -135,20 +135,68 @@ static int check_crc32c(const uint8_t *data, int64_t *size) {
 }
 
 /* Blosc cuts a chunk into blocks that are compressed one by one; a run of them behind a header of
-   its own is a Blosc buffer. Decodes blocks `from` to `to`, not all of them, to their places. */
-static int blosc_blocks(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out,
-                        int64_t total, int64_t block, int64_t from, int64_t to) {
-    int64_t count = (total + block - 1) / block, shorter = total % block;
-    if (shorter && from == count - 1) from--;  /* a last, shorter one cannot stand alone */
-    if (from < 0) return AGAIN;
-    int64_t first = load32(data + HEADER + 4 * from), before = first;
-    int64_t stop = to < count ? (int64_t)load32(data + HEADER + 4 * to) : size;
-    if (first < HEADER + 4 * count || stop > size) return AGAIN;
-    for (int64_t k = from + 1; k <= to; k++) {  /* in order, or they are not each other's ends */
-        int64_t next = k < to ? (int64_t)load32(data + HEADER + 4 * k) : stop;
-        if (next <= before) return AGAIN;
+   its own is a Blosc buffer. Here is which of them are wanted, where that is at most half. */
+typedef struct {
+    int64_t block, count, from, to; /* `to` 0: those of each run of what is wanted */
+} Blocks;
+
+static int blosc_cut(const uint8_t *data, int64_t total, const Wanted *wanted, Blocks *blocks) {
+    int64_t block = load32(data + 8);
+    if (!wanted || data[2] & 2 || block <= 0 || block >= total) return 0;
+    int64_t count = (total + block - 1) / block;
+    *blocks = (Blocks){block, count, wanted->first / block, (wanted->stop + block - 1) / block};
+    if (2 * (blocks->to - blocks->from) <= count) return 1;
+    blocks->to = 0;
+    if (wanted->runs < 2 || 2 * wanted->runs > count) return 0;
+    for (int64_t k = 0; k < wanted->runs; k++) {
+        int64_t at = wanted->base + (wanted->starts ? wanted->starts[k] : k * wanted->step);
+        int64_t low = at / block, high = (at + wanted->length + block - 1) / block;
+        if (high - low > 1 + count / (4 * wanted->runs)) return 0;
+    }
+    return 1;
+}
+
+/* The next run of blocks, from `low` to `high`; `k` counts, from 0. */
+static int blosc_next(const Blocks *blocks, const Wanted *wanted, int64_t *k, int64_t *low,
+                      int64_t *high) {
+    if (blocks->to) {
+        *low = blocks->from;
+        *high = blocks->to;
+        return !(*k)++;
+    }
+    int64_t from = *k ? *low : -1, to = *k ? *high : -1;
+    while (*k < wanted->runs) {
+        int64_t i = (*k)++;
+        int64_t at = wanted->base + (wanted->starts ? wanted->starts[i] : i * wanted->step);
+        *low = at / blocks->block;
+        *high = (at + wanted->length + blocks->block - 1) / blocks->block;
+        if (*low < from || *high > to) return 1; /* not the blocks of the run before */
+    }
+    return 0;
+}
+
+/* Where blocks `from` to `to` are stored; `from` may become less. */
+static int blosc_extent(const uint8_t *data, int64_t size, int64_t total, const Blocks *blocks,
+                        int64_t *from, int64_t to, int64_t *first, int64_t *stop) {
+    int64_t count = blocks->count;
+    if (total % blocks->block && *from == count - 1) --*from; /* a last, shorter one cannot stand alone */
+    if (*from < 0) return 0;
+    int64_t before = *first = load32(data + HEADER + 4 * *from);
+    *stop = to < count ? (int64_t)load32(data + HEADER + 4 * to) : size;
+    if (*first < HEADER + 4 * count || *stop > size) return 0;
+    for (int64_t k = *from + 1; k <= to; k++) {  /* in order, or they are not each other's ends */
+        int64_t next = k < to ? (int64_t)load32(data + HEADER + 4 * k) : *stop;
+        if (next <= before) return 0;
         before = next;
     }
+    return 1;
+}
+
+/* Blocks `from` to `to`, not all of them, to their places. */
+static int blosc_blocks(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out,
+                        int64_t total, const Blocks *blocks, int64_t from, int64_t to) {
+    int64_t first, stop, block = blocks->block;
+    if (!blosc_extent(data, size, total, blocks, &from, to, &first, &stop)) return AGAIN;
     int64_t head = HEADER + 4 * (to - from), body = stop - first;
     uint8_t *some = room(&scratch->blocks, head + body);
     if (!some) return NO_MEMORY;
@@ -165,33 +213,44 @@ static int blosc_blocks(Scratch *scratch, const uint8_t *data, int64_t size, uin
     return made == high - low ? DONE : AGAIN;
 }
 
-/* The blocks that hold what is wanted, where that is at most half of them. */
 static int blosc_some(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out,
                       int64_t total, const Wanted *wanted) {
-    int64_t block = load32(data + 8);
-    if (!wanted || data[2] & 2 || block <= 0 || block >= total) return AGAIN;
-    int64_t count = (total + block - 1) / block;
-    if (size < HEADER + 4 * count) return AGAIN;
-    int64_t from = wanted->first / block, to = (wanted->stop + block - 1) / block;
-    if (2 * (to - from) <= count)
-        return blosc_blocks(scratch, data, size, out, total, block, from, to);
-    if (wanted->runs < 2 || 2 * wanted->runs > count) return AGAIN;
-    for (int64_t k = 0; k < wanted->runs; k++) {  /* a run of each, whose blocks may be one */
-        int64_t at = wanted->base + (wanted->starts ? wanted->starts[k] : k * wanted->step);
-        int64_t low = at / block, high = (at + wanted->length + block - 1) / block;
-        if (high - low > 1 + count / (4 * wanted->runs)) return AGAIN;
-    }
-    int64_t done_from = -1, done_to = -1;
-    for (int64_t k = 0; k < wanted->runs; k++) {
-        int64_t at = wanted->base + (wanted->starts ? wanted->starts[k] : k * wanted->step);
-        int64_t low = at / block, high = (at + wanted->length + block - 1) / block;
-        if (low >= done_from && high <= done_to) continue;
-        int code = blosc_blocks(scratch, data, size, out, total, block, low, high);
+    Blocks blocks;
+    int64_t k = 0, low, high;
+    if (!blosc_cut(data, total, wanted, &blocks) || size < HEADER + 4 * blocks.count) return AGAIN;
+    while (blosc_next(&blocks, wanted, &k, &low, &high)) {
+        int code = blosc_blocks(scratch, data, size, out, total, &blocks, low, high);
         if (code != DONE) return code;
-        done_from = low;
-        done_to = high;
     }
     return DONE;
+}
+
+/* Which extents of a stored chunk of `size` bytes hold the blocks that are wanted, told from its
+   first `head` bytes; -1 where all of it is to be read. */
+int parts(const Chain *chain, const uint8_t *data, int64_t head, int64_t size,
+          const Wanted *wanted, int64_t (*extents)[2]) {
+    Blocks blocks;
+    int64_t total = chain->nbytes, k = 0, low, high, together = 0;
+    if (!partial(chain) || head < HEADER || load32(data + 12) != (uint64_t)size ||
+        load32(data + 4) != (uint64_t)total || !blosc_cut(data, total, wanted, &blocks) ||
+        head < HEADER + 4 * blocks.count)
+        return -1;
+    int count = 0;
+    while (blosc_next(&blocks, wanted, &k, &low, &high)) {
+        int64_t from = low;
+        if (count == MOST_PARTS || !blosc_extent(data, size, total, &blocks, &from, high,
+                                                 &extents[count][0], &extents[count][1]))
+            return -1;
+        together += extents[count][1] - extents[count][0];
+        count++;
+    }
+    return 2 * together <= size ? count : -1;
+}
+
+/* Whether part of a stored chunk may do: one that no checksum is of. */
+int partial(const Chain *chain) {
+    return chain->count == 1 && chain->steps[0].kind == BLOSC &&
+           chain->steps[0].size == chain->nbytes;
 }
 
 static int unblosc(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out,
@@ -202,7 +261,7 @@ static int unblosc(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t 
         return SIZE;
     if (!total || !data[3]) return DAMAGED;
     int code = blosc_some(scratch, data, size, out, total, wanted);
-    if (code != AGAIN) return code;
+    if (code != AGAIN || scratch->some) return code; /* the rest was not read */
     return library.blosc.decode(data, out, (size_t)total, 1) == total ? DONE : DAMAGED;
 }
 

@@ -22,9 +22,11 @@ from ...indexing.selection import Point, Stride, Take, Transform, dims_of
 _MOST_ROWS = 1 << 17  # of one group: more are planned in pieces, by Python
 
 _MOST_POINTS = 1 << 20
-_FEW = 16  # rows that are made one by one
 
 Ints = NDArray[np.int64]
+
+Run = tuple[tuple[int, ...], int, int]
+"""A shard along some axes, and its rows from and to."""
 
 
 class Group(NamedTuple):
@@ -36,6 +38,92 @@ class Group(NamedTuple):
     rows: Ints
     lists: Ints | None
 
+    @property
+    def many(self) -> int:
+        """How many rows there are."""
+        return len(self.rows)
+
+    def chunks_of(self, rows: Any) -> Ints:
+        """The chunks of some rows, along the group's axes."""
+        found: Ints = self.chunks[rows]
+        return found
+
+    def runs(self, ratios: Sequence[int]) -> list[Run]:
+        """The shards along its axes, each with its rows from and to."""
+        return _runs(self.chunks // np.array([ratios[k] for k in self.axes]))
+
+    def hull(self) -> int | None:
+        """Bytes from the first to the last element of a row in its chunk, where that is known."""
+        return None
+
+    def numbers(self) -> dict[Any, int]:
+        """The row of each chunk, which is a number where there is one axis."""
+        flat = self.chunks.tolist()
+        names = [chunk[0] for chunk in flat] if len(self.axes) == 1 else map(tuple, flat)
+        return dict(zip(names, range(len(flat)), strict=True))
+
+
+class Span(NamedTuple):
+    """The rows of an axis of which ``n`` elements are taken from ``start`` on, ``by`` apart: the
+    kernel itself makes them. ``step``, ``out``: between neighbours in a chunk of ``edge``, and in
+    the output, in bytes."""
+
+    axis: int
+    start: int
+    n: int
+    by: int
+    edge: int
+    step: int
+    out: int
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The one axis."""
+        return (self.axis,)
+
+    @property
+    def many(self) -> int:
+        """How many rows there are: each chunk that is reached has one."""
+        last = self.start + (self.n - 1) * self.by
+        return min(self.n, abs(last // self.edge - self.start // self.edge) + 1)
+
+    def chunks_of(self, rows: Any) -> Ints:
+        """See :meth:`Group.chunks_of`."""
+        at = np.asarray(rows, np.int64)
+        if abs(self.by) > self.edge:
+            return ((self.start + at * self.by) // self.edge)[:, None]
+        return (self.start // self.edge + (at if self.by > 0 else -at))[:, None]
+
+    def runs(self, ratios: Sequence[int]) -> list[Run]:
+        """See :meth:`Group.runs`."""
+        ratio = ratios[self.axis]
+        if abs(self.by) > self.edge:
+            return _runs(self.chunks_of(np.arange(self.many)) // ratio)
+        low, way = self.start // self.edge, 1 if self.by > 0 else -1
+        last = low + way * (self.many - 1)
+        found: list[Run] = []
+        row = 0
+        for shard in range(low // ratio, last // ratio + way, way):
+            end = min(last, (shard + 1) * ratio - 1) if way > 0 else max(last, shard * ratio)
+            end = (end - low) * way + 1
+            found.append(((shard,), row, end))
+            row = end
+        return found
+
+    def hull(self) -> int | None:
+        """See :meth:`Group.hull`: of the first."""
+        inside, by = self.start % self.edge, self.by
+        few = (self.edge - 1 - inside) // by if by > 0 else inside // -by
+        return min(self.n - 1, few) * abs(by) * self.step
+
+    def numbers(self) -> dict[Any, int]:
+        """See :meth:`Group.numbers`."""
+        rows = range(self.many)
+        return dict(zip(self.chunks_of(rows)[:, 0].tolist(), rows, strict=True))
+
+
+Table = tuple[Group | Span, ...]
+
 
 def groups(
     transform: Transform,
@@ -43,7 +131,7 @@ def groups(
     inside: Sequence[int],
     outside: Sequence[int],
     ratios: Sequence[int],
-) -> tuple[Group, ...] | None:
+) -> Table | None:
     """The groups of ``transform``, whose product are its parts, each chunk once, in the order of
     :func:`~tensorstash.indexing.plan.plan`.
 
@@ -62,7 +150,7 @@ def groups(
     if any(n > 1 for dim, n in enumerate(transform.shape) if dim not in used):
         return None
     joint = joint_axes(maps) if Take in map(type, maps) else ()
-    found: list[Group] = []
+    found: list[Group | Span] = []
     if joint:
         size = math.prod(transform.shape[d] for d in {d for k in joint for d in dims_of(maps[k])})
         if size > _MOST_POINTS:
@@ -73,62 +161,16 @@ def groups(
             continue
         edge, step = edges[k], inside[k]
         if isinstance(axis_map, Point):
-            chunk, at = divmod(axis_map.at, edge)
-            row = _ints([1, at * step, 0, 0, 0, -1, -1], 7)
-            found.append(Group((k,), _ints([chunk], 1), row, None))
-            continue
-        if isinstance(axis_map, Stride):
-            length = transform.shape[axis_map.dim]
-            span = abs((length - 1) * axis_map.step) // edge + 2
-            if min(length, span) > _MOST_ROWS:
+            found.append(Span(k, axis_map.at, 1, 1, edge, step, 0))
+        elif isinstance(axis_map, Stride):
+            dim, start, by = axis_map
+            span = Span(k, start, transform.shape[dim], by, edge, step, outside[dim])
+            if span.many > _MOST_ROWS:
                 return None
-            found.append(_strided(k, axis_map, length, edge, step, outside[axis_map.dim]))
+            found.append(span)
         else:
             found.append(_taken(k, axis_map.array, edge, step, outside[axis_map.dims[0]]))
     return tuple(found)
-
-
-def _strided(axis: int, axis_map: Stride, n: int, edge: int, step: int, out: int) -> Group:
-    start, by = axis_map.start, axis_map.step
-    if by == 1 and (start + n - 1) // edge - start // edge < _FEW:
-        return _run(axis, start, n, edge, step, out)
-    if abs(by) > edge:
-        first = np.arange(n, dtype=np.int64)  # position of each row's first element
-        chunks = (start + first * by) // edge
-        last = first + 1
-    else:
-        low, high = start // edge, (start + (n - 1) * by) // edge
-        way = 1 if by > 0 else -1
-        chunks = np.arange(low, high + way, way, dtype=np.int64)
-        # The first element of a chunk that is reached, and of the one after it.
-        bound = chunks * edge if by > 0 else start - ((chunks + 1) * edge - 1)
-        first = -((start - bound) // by) if by > 0 else -(-bound // -by)
-        first = np.maximum(first, 0)
-        last = np.append(first[1:], n)
-    rows = np.empty((len(chunks), 7), np.int64)
-    rows[:, 0] = last - first
-    rows[:, 1] = (start + first * by - chunks * edge) * step
-    rows[:, 2] = by * step
-    rows[:, 3] = first * out
-    rows[:, 4] = out
-    rows[:, 5:] = -1
-    return Group((axis,), chunks[:, None], rows, None)
-
-
-def _run(axis: int, start: int, n: int, edge: int, step: int, out: int) -> Group:
-    """:func:`_strided` of neighbours in few chunks, which takes less time without arrays."""
-    chunks = range(start // edge, (start + n - 1) // edge + 1)
-    rows: list[int] = []
-    at = start
-    for chunk in chunks:
-        end = min((chunk + 1) * edge, start + n)
-        rows += (end - at, (at - chunk * edge) * step, step, (at - start) * out, out, -1, -1)
-        at = end
-    return Group((axis,), _ints([*chunks], 1), _ints(rows, 7), None)
-
-
-def _ints(numbers: list[int], columns: int) -> Ints:
-    return np.array(numbers, np.int64).reshape(-1, columns)
 
 
 def _taken(axis: int, array: NDArray[np.intp], edge: int, step: int, out: int) -> Group:
@@ -180,9 +222,8 @@ def _joint(
     return Group(joint, np.ascontiguousarray(chunks[starts]), _listed(starts, len(order)), lists)
 
 
-def runs(group: Group, ratios: Sequence[int]) -> list[tuple[tuple[int, ...], int, int]]:
-    """The shards along a group's axes, each with its rows from and to."""
-    shards = group.chunks // np.array([ratios[k] for k in group.axes])
+def _runs(shards: Ints) -> list[Run]:
+    """Of rows with the shards of each, one shard's rows lying together."""
     starts = np.flatnonzero(np.concatenate(([True], (shards[1:] != shards[:-1]).any(axis=1))))
     stops = [*starts[1:].tolist(), len(shards)]
     return [

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tensorstash.engine import native
 from tensorstash.engine.native import encode, library
 from tensorstash.registry import make_codec
 from tensorstash.threads import alone, cores
-from tests.engine.test_native import BIG, CHAINS, DTYPES, group, random_of
+from tests.engine.native.test_kernel import BIG, CHAINS, DTYPES, group, random_of
 from tests.support import every_place
 from tests.support.far import FarDriver
 from tests.support.native import needs_kernel, outcome, turned
@@ -51,6 +52,15 @@ KINDS = {
     "big endian": {"swap"},
     "big endian, zstd": {"swap", "zstd", "crc32c"},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def however_few() -> Iterator[None]:
+    """Few chunks are enough, here."""
+    few = encode._FEWEST, encode._FEWEST_INNER
+    encode._FEWEST, encode._FEWEST_INNER = 2, 1
+    yield
+    encode._FEWEST, encode._FEWEST_INNER = few
 
 
 def held(driver: Any) -> dict[str, bytes]:
@@ -287,6 +297,22 @@ def test_what_python_refuses_it_refuses_in_the_same_words() -> None:
 
 
 @needs_kernel
+def test_few_chunks_are_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "_FEWEST", 32)
+    monkeypatch.setattr(encode, "_FEWEST_INNER", 12)
+    data = np.arange(1024, dtype="i4")
+    for how, count, tasks in (
+        ({"chunks": 32}, 32, 32),
+        ({"chunks": 32}, 31, 0),
+        ({"chunks": 32, "shards": 352}, 11, 0),
+        ({"chunks": 32, "shards": 384}, 12, 12),
+    ):
+        array = stash.create({}, (1024,), "i4", **how)  # type: ignore[call-overload]
+        done = encoded(lambda: array.__setitem__(slice(0, 32 * count), data[: 32 * count]))  # noqa: B023
+        assert done.get("encoded tasks", 0) == tasks
+
+
+@needs_kernel
 def test_no_call_encodes_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "_BATCH_BYTES", 64)
     monkeypatch.setattr(encode, "_SECONDS", 60)
@@ -330,6 +356,38 @@ def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     seen.clear()
     alone(lambda: stash.open(store, "r+", threads=3).__setitem__(..., data))
     assert set(seen) == {1}
+
+
+@needs_kernel
+def test_writes_side_by_side_and_in_a_forked_child(tmp_path: Path) -> None:
+    data = np.arange(1 << 16, dtype="i4").reshape(256, 256)
+    arrays = [
+        stash.create(tmp_path / name, data.shape, "i4", chunks=(16, 16), codecs=codecs, threads=2)
+        for name, codecs in (("a", ["zstd"]), ("b", "auto"), ("c", ["gzip"]))
+    ]
+    ended = threading.Event()
+
+    def go_on(array: stash.Array) -> None:
+        while not ended.is_set():
+            array[...] = data
+
+    threads = [threading.Thread(target=go_on, args=(array,)) for array in arrays[:2]]
+    for thread in threads:
+        thread.start()
+    try:
+        for k in range(4):
+            pid = os.fork()
+            if not pid:
+                arrays[2][...] = data + k
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            same(arrays[2][...], data + k)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    for array in arrays[:2]:
+        same(array[...], data)
 
 
 @needs_kernel
@@ -477,8 +535,9 @@ def test_chunks_are_moved_together() -> None:
 
 
 def hostile(seed: int) -> None:
-    """In a process of its own, with the kernel that :func:`tests.engine.test_native.hostile` loads:
-    arrays of every chain, in chunks small and large, on one thread and more."""
+    """In a process of its own, with the kernel that :func:`.test_kernel.hostile` loads: arrays of
+    every chain, in chunks small and large, on one thread and more."""
+    encode._FEWEST, encode._FEWEST_INNER = 2, 1
     rng = np.random.default_rng(seed)
     small = np.cumsum(rng.integers(0, 3, (37, 41)), axis=1).astype("u2")
     large = np.cumsum(rng.integers(0, 3, (700, 900)), axis=1).astype("u4")

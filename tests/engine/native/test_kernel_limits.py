@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorstash as stash
 from tensorstash.engine.native import batch, library
 from tensorstash.errors import Corrupt
 from tests.support.native import needs_kernel, outcome, turned
+from tests.support.oracle import same
 
 
 @needs_kernel
@@ -108,3 +110,29 @@ def test_a_trial_that_cannot_be_made_leaves_its_codec_out(monkeypatch: pytest.Mo
     monkeypatch.setattr(library, "library", library.Library())
     assert library.BLOSC not in library.library.kinds
     assert library.CRC32C in library.library.kinds
+
+
+@needs_kernel
+def test_of_a_large_file_only_the_blocks_wanted_are_read(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 1 << 12, (2, 1 << 20), "u2")
+    stash.save(tmp_path / "a", noise, chunks=(1, 1 << 20), codecs=["blosc"])
+    array = stash.open(tmp_path / "a", threads=1)
+    file = tmp_path / "a" / "c" / "1" / "0"
+    whole = file.read_bytes()
+    count = len(whole) // 40
+    for place in (0, 7, 1 << 19, (1 << 20) - 1):
+        assert array[0, place] == noise[0, place]
+        assert array[1, place] == noise[1, place]
+        same(array[:, place : place + 3000], noise[:, place : place + 3000])
+        same(array[1, place::-700001], noise[1, place::-700001])
+        for cut in range(8, len(whole), count):  # what was read before must not be taken for it
+            file.write_bytes(whole[:cut] + bytes(200) + whole[cut + 200 :])
+            array[0, place : place + 9]
+            native = outcome(lambda: array[1, place : place + 9])  # noqa: B023
+            with turned(False):
+                python = outcome(lambda: array[1, place : place + 9])  # noqa: B023
+            if isinstance(native, tuple) or isinstance(python, tuple):
+                assert native == python
+            else:
+                same(native, python)
+        file.write_bytes(whole)
