@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -330,6 +331,38 @@ def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     seen.clear()
     alone(lambda: stash.open(store, "r+", threads=3).__setitem__(..., data))
     assert set(seen) == {1}
+
+
+@needs_kernel
+def test_writes_side_by_side_and_in_a_forked_child(tmp_path: Path) -> None:
+    data = np.arange(1 << 16, dtype="i4").reshape(256, 256)
+    arrays = [
+        stash.create(tmp_path / name, data.shape, "i4", chunks=(16, 16), codecs=codecs, threads=2)
+        for name, codecs in (("a", ["zstd"]), ("b", "auto"), ("c", ["gzip"]))
+    ]
+    ended = threading.Event()
+
+    def go_on(array: stash.Array) -> None:
+        while not ended.is_set():
+            array[...] = data
+
+    threads = [threading.Thread(target=go_on, args=(array,)) for array in arrays[:2]]
+    for thread in threads:
+        thread.start()
+    try:
+        for k in range(4):
+            pid = os.fork()
+            if not pid:
+                arrays[2][...] = data + k
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            same(arrays[2][...], data + k)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    for array in arrays[:2]:
+        same(array[...], data)
 
 
 @needs_kernel
