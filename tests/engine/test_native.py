@@ -550,7 +550,7 @@ def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
     module, env = found
     code = (
         "from tests.engine import test_native\n"
-        f"test_native.hostile({module!r}, 6, 0)\n"
+        f"test_native.hostile({module!r}, 3, 0)\n"
         "from tests.engine.native import test_native_writes\n"
         "test_native_writes.hostile(0)\n"
     )
