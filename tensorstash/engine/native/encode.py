@@ -20,6 +20,8 @@ from .library import Library
 from .steps import Encoding, encoding
 from .tables import Ints, groups
 
+_FEWEST = 32  # chunks of a write, for which a call pays
+_FEWEST_INNER = 12  # and inner chunks of one shard
 _BATCH_BYTES = 8 << 20  # of chunks, encoded in one call before the first of them is put
 _FIRST = 4  # chunks of the first call: nothing is put before it ends
 _FIRST_BYTES = 1 << 20  # of the inner chunks of the first call of a shard
@@ -59,7 +61,7 @@ class Encoder:
         """What encodes the whole chunks that ``value`` brings where ``todo`` says; ``None`` where
         the kernel cannot, or they are too few."""
         sharding = self.chunks.sharding
-        if todo.joint or todo.count < (2 if sharding is None else sharding.count):
+        if todo.joint or todo.count < (_FEWEST if sharding is None else sharding.count):
             return None
         tables = self.tables(todo.transform, value)
         return None if tables is None else Whole(self, tables, how)
@@ -291,6 +293,9 @@ def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:
     if not 0 < chunks.spec.ndim < _MOST_DIMS:
         return None
     how = encoding(pipeline, library)
-    if how is None or (not how.steps and chunks.sharding is None and pipeline.spec.nbytes > _PLAIN):
+    sharding = chunks.sharding
+    if how is None or (sharding is not None and sharding.count < _FEWEST_INNER):
+        return None
+    if sharding is None and not how.steps and pipeline.spec.nbytes > _PLAIN:
         return None
     return Encoder(chunks, library, how, threads)

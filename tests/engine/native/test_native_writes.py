@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,15 @@ KINDS = {
     "big endian": {"swap"},
     "big endian, zstd": {"swap", "zstd", "crc32c"},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def however_few() -> Iterator[None]:
+    """Few chunks are enough, here."""
+    few = encode._FEWEST, encode._FEWEST_INNER
+    encode._FEWEST, encode._FEWEST_INNER = 2, 1
+    yield
+    encode._FEWEST, encode._FEWEST_INNER = few
 
 
 def held(driver: Any) -> dict[str, bytes]:
@@ -288,6 +297,22 @@ def test_what_python_refuses_it_refuses_in_the_same_words() -> None:
 
 
 @needs_kernel
+def test_few_chunks_are_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "_FEWEST", 32)
+    monkeypatch.setattr(encode, "_FEWEST_INNER", 12)
+    data = np.arange(1024, dtype="i4")
+    for how, count, tasks in (
+        ({"chunks": 32}, 32, 32),
+        ({"chunks": 32}, 31, 0),
+        ({"chunks": 32, "shards": 352}, 11, 0),
+        ({"chunks": 32, "shards": 384}, 12, 12),
+    ):
+        array = stash.create({}, (1024,), "i4", **how)  # type: ignore[call-overload]
+        done = encoded(lambda: array.__setitem__(slice(0, 32 * count), data[: 32 * count]))  # noqa: B023
+        assert done.get("encoded tasks", 0) == tasks
+
+
+@needs_kernel
 def test_no_call_encodes_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "_BATCH_BYTES", 64)
     monkeypatch.setattr(encode, "_SECONDS", 60)
@@ -512,6 +537,7 @@ def test_chunks_are_moved_together() -> None:
 def hostile(seed: int) -> None:
     """In a process of its own, with the kernel that :func:`tests.engine.test_native.hostile` loads:
     arrays of every chain, in chunks small and large, on one thread and more."""
+    encode._FEWEST, encode._FEWEST_INNER = 2, 1
     rng = np.random.default_rng(seed)
     small = np.cumsum(rng.integers(0, 3, (37, 41)), axis=1).astype("u2")
     large = np.cumsum(rng.integers(0, 3, (700, 900)), axis=1).astype("u4")
