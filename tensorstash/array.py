@@ -39,7 +39,7 @@ from .indexing.selection import Transform, has_ellipsis, identity, outer, point,
 from .metadata.node import Node, lock_key, require_array, reread, reread_copied
 from .metadata.spec import ArraySpec
 from .view import Indexer, Lazy, Rule, Tensors
-from .writer import BufferedWriter
+from .writer import BufferedWriter, SingleRows
 
 
 class Array(Handle):
@@ -82,6 +82,9 @@ class Array(Handle):
         self._cache = Cache(settings.cache_bytes) if settings.cache_bytes else None
         self._meter = Meter()
         self._guess = Guess(absent=created)
+        self._singles = SingleRows()
+        self._grown: sizes.Grown | None = None  # by the last append
+        self._chunks: Chunks | None = None  # as they were last bound
         self._identity = identity
         self._tag = tag  # of the document, where it is known to be this array's
         self._watched = not settings.immutable
@@ -374,19 +377,15 @@ class Array(Handle):
         self._refuse_field("append rows to")
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
+        self._singles.note(value.shape[axis], self.driver, self.path)
         try:
-            node, start = sizes.append(
-                self.driver,
-                self.path,
-                self.spec,
-                value,
-                axis,
-                self.make_writer,
-                self.settings.lock_timeout,
+            wait, make = self.settings.lock_timeout, self.make_writer
+            self._grown, start = sizes.append(
+                self.driver, self.path, self.spec, value, axis, make, wait, self._grown
             )
         except MemoryError as error:
             raise self._read.chunks.no_memory("append", value.shape, error) from error
-        self._adopt(node)
+        self._adopt(self._grown.node)
         return start
 
     def resize(self, shape: Sequence[int] | int) -> None:
@@ -506,7 +505,7 @@ class Array(Handle):
         ...     a[0] = 1
         """
         self._closed = True
-        self._cache = self._reader = self._writer = None
+        self._cache = self._reader = self._writer = self._chunks = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Metadata is read again on the other side: it may be large, and may have changed.
@@ -519,8 +518,9 @@ class Array(Handle):
     def _read(self) -> Reader:
         reader = self._reader
         if reader is None:
-            how = self.settings
-            chunks = Chunks(self.driver, self.path, self.spec, how.missing, how.limits.chunk)
+            how, spec = self.settings, self.spec
+            known = self._chunks or Chunks(self.driver, self.path, spec, most=how.limits.chunk)
+            chunks = self._chunks = known.of(spec, how.missing)
             reader = self._reader = Reader(
                 chunks, self._cache, self.settings.threads, self.settings.immutable, self._meter
             )
@@ -528,9 +528,9 @@ class Array(Handle):
 
     @property
     def _write(self) -> Writer:
-        writer, chunks = self._writer, self._read.chunks
-        if writer is None or writer.chunks is not chunks:
-            writer = self._writer = self.make_writer(chunks.spec)
+        writer = self._writer
+        if writer is None or writer.chunks.spec is not self.spec:
+            writer = self._writer = self.make_writer(self.spec)
         return writer
 
     def make_writer(
@@ -541,9 +541,9 @@ class Array(Handle):
         fields: Fields | None = None,
     ) -> Writer:
         """The writer for this array as ``spec`` has it."""
-        how, chunks = self.settings, self._read.chunks
+        how, chunks = self.settings, self._chunks or self._read.chunks
         if chunks.spec is not spec:
-            chunks = Chunks(self.driver, self.path, spec, most=how.limits.chunk)
+            chunks = self._chunks = chunks.of(spec)
         return Writer(chunks, how.threads, how.write_fill, grown_from, check, self._guess, fields)
 
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
@@ -592,8 +592,8 @@ class Array(Handle):
 
 def renewed(array: Array, spec: ArraySpec) -> Array:
     """A handle on the same array as ``spec`` has it now, with what ``array`` has cached."""
-    made = type(array)(array.driver, array.path, array.settings, spec)
-    made._cache, made._meter, made._guess = array._cache, array._meter, array._guess
-    made._tag, made._watched, made.guard = array._tag, array._watched, array.guard
-    made.copied = array.copied
+    made = object.__new__(type(array))
+    made.__dict__.update(array.__dict__)
+    made._spec, made._identity, made._closed = spec, None, False
+    made._reader = made._writer = made._grown = None
     return made

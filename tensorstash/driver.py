@@ -220,8 +220,7 @@ class Driver(ABC):
 
     def get(self, key: str, span: Span | None = None) -> Buffer | None:
         """The value, or bytes ``span`` of it, or ``None`` when nothing is stored."""
-        found = self.get_tagged(key, span)
-        return None if found is None else found[0]
+        return None if (found := self.get_tagged(key, span)) is None else found[0]
 
     def get_many(self, requests: Iterable[Request]) -> Iterator[tuple[int, Buffer | None]]:
         """``(i, value)`` for the i-th request, in the order of arrival. A yielded buffer is
@@ -252,8 +251,7 @@ class Driver(ABC):
         """Read a whole value straight into ``out`` (writable bytes). Returns the value's size,
         or ``None`` when absent; a value larger than ``out`` returns any size above
         ``len(out)`` and leaves ``out`` undefined."""
-        value = self.get(key)
-        if value is None:
+        if (value := self.get(key)) is None:
             return None
         if len(value) <= len(out):
             out[: len(value)] = value
@@ -301,8 +299,11 @@ class Driver(ABC):
 
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version without its bytes; ``None`` when absent."""
-        found = self.get_tagged(key)
-        return None if found is None else found[1]
+        return None if (found := self.get_tagged(key)) is None else found[1]
+
+    def is_lasting(self, tag: Tag) -> bool:
+        """Whether no later version can have a ``tag`` that a put returned; ``False``: it may."""
+        return False
 
     def modified(self, key: str) -> float | None:
         """When ``key`` was last stored, in seconds since 1970 by the store's clock; ``None`` where
@@ -312,8 +313,7 @@ class Driver(ABC):
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """``(key, bytes stored)`` for every key that starts with ``prefix``."""
         for key in self.list(prefix):
-            value = self.get(key)
-            if value is not None:
+            if (value := self.get(key)) is not None:
                 yield key, len(value)
 
     def put_many(self, items: Iterable[tuple[str, Buffer]]) -> None:

@@ -19,6 +19,8 @@
         ├── TimedOut      (TimeoutError)                 too slow, or locked: wait, raise the limit
         └── Unavailable   (ConnectionError)              it cannot be reached: check it, try again
 
+:class:`StashPerformanceWarning` is no error: what a program does could cost much less.
+
 Every message is one line, names the thing and says what to do next. Each class is
 also a builtin where one fits, so ordinary ``except KeyError`` works.
 """
@@ -43,6 +45,7 @@ __all__ = [
     "NotFound",
     "ReadOnly",
     "StashError",
+    "StashPerformanceWarning",
     "TimedOut",
     "Unavailable",
     "Unsupported",
@@ -210,6 +213,15 @@ class TimedOut(DriverError, TimeoutError):
 
 class Unavailable(DriverError, ConnectionError):
     """The server could not be reached, or failed at every retry."""
+
+
+class StashPerformanceWarning(UserWarning):
+    """A program works as it is meant to, but in a way that costs many times what another would,
+    which the message names. Issued once a process, and filtered like any other warning.
+
+    >>> import warnings
+    >>> warnings.simplefilter("ignore", stash.errors.StashPerformanceWarning)
+    """
 
 
 def _rebuild(

@@ -45,6 +45,9 @@ class WrapperDriver(Driver):
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
 
+    def is_lasting(self, tag: Tag) -> bool:
+        return self.driver.is_lasting(tag)
+
     def modified(self, key: str) -> float | None:
         return self.driver.modified(key)
 

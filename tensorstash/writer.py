@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import time
+import warnings
 from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cached import PerProcess
+from .driver import Driver, located
 from .engine.chunks import blank
 from .engine.write import Writer
-from .errors import Closed, Invalid
+from .errors import Closed, Invalid, StashPerformanceWarning
 from .handle import Handle
 from .indexing.copying import core, gather, joint_first, scatter
 from .indexing.plan import plan
@@ -18,6 +23,50 @@ from .indexing.selection import select
 
 _FLUSH_ROWS = 16
 """Chunks along the axis that an append gathers, budget permitting, before it is published."""
+
+
+_MANY = 100
+_SECONDS = 60.0
+
+_told: PerProcess[list[None]] = PerProcess(list)
+"""Whether this process was warned of rows that are appended one by one; a fork is told anew."""
+
+_OURS = __name__.partition(".")[0]
+_WRITERS = frozenset((__name__, f"{_OURS}.records.writer"))
+
+
+class SingleRows:
+    """Counts the appends of one row through a handle: of a hundred within a minute, which is a loop
+    and no log that grows now and then, the process is warned once that a writer is for that."""
+
+    __slots__ = ("_count", "_since")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._since = 0.0
+
+    def note(self, rows: int, driver: Driver, path: str) -> None:
+        """So many rows are about to be appended; nothing is stored yet, for a filter may make an
+        error of the warning. Called by what a user calls, or a writer, whose rows do not count."""
+        if rows != 1 or sys._getframe(2).f_globals["__name__"] in _WRITERS:
+            return
+        now = time.monotonic()
+        if now - self._since > _SECONDS:
+            self._count, self._since = 0, now
+        self._count += 1
+        if self._count < _MANY or _told.here():
+            return
+        _told.here().append(None)
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == _OURS:
+            level, frame = level + 1, frame.f_back
+        warnings.warn(
+            f"{_MANY} rows were appended to {located(driver, path)} one by one, each of which "
+            "stores a chunk and metadata anew; gather them by writer(), as in "
+            "'with x.writer() as w: w.append(row)'",
+            StashPerformanceWarning,
+            stacklevel=level,
+        )
 
 
 class _Held:

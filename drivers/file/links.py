@@ -13,9 +13,9 @@ import os
 import time
 from collections.abc import Callable
 from stat import S_ISLNK
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
-from tensorstash.driver import Driver, check_prefix
+from tensorstash.driver import Driver, Tag, check_prefix
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Invalid
 
@@ -58,6 +58,11 @@ class FilesBelow(Driver):
             return self._base + check_prefix(prefix)
         except Invalid:  # whoever reads is told
             return None
+
+    def is_lasting(self, tag: Tag) -> bool:
+        """Where the file system keeps the time that a put gave the file, which is never given
+        again, and not only its seconds or milliseconds."""
+        return bool(cast(Any, tag)[1] % 1_000_000)
 
     def plain_folder(self, folder: str) -> bool:
         """From what is known of links for a moment."""

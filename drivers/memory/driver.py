@@ -171,6 +171,10 @@ class MemoryDriver(Driver):
         value = self._value(key)
         return None if value is None else self._tag(value, key)
 
+    def is_lasting(self, tag: Tag) -> bool:
+        """Of a ``dict``: the tag keeps the object, which is put but once."""
+        return self._plain
+
     # -- writing ------------------------------------------------------------------
 
     def put(

@@ -98,7 +98,8 @@ def drop_file(file: Descriptor, path: str) -> None:
         with suppress(OSError):
             # Unless someone removed it by hand and another lock file stands there now, or it was
             # there before, as somebody's own: ours are empty.
-            if _is_at(file, path) and not os.fstat(file.fileno()).st_size:
+            status = os.fstat(file.fileno())
+            if not status.st_size and os.path.samestat(status, os.lstat(path)):
                 os.unlink(path)
     finally:
         drop(file)

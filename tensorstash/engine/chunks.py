@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..codec import ChunkSpec, Pipeline
-from ..driver import REPAIR, Buffer, Driver, located
+from ..driver import REPAIR, Buffer, Driver, Tag, located
 from ..errors import Corrupt, NoMemory, NotFound, counted
 from ..indexing.grid import Grid
 from ..metadata.spec import ArraySpec
@@ -22,7 +24,11 @@ SPAN_FROM = 16 << 10
 """Bytes of a plain local chunk up to which reading a part of it is not worth while."""
 
 _SCRATCH_KEPT = 32 << 20
+_KEPT = 1 << 20  # bytes of a chunk that is kept decoded once it was changed in part, for the next
+_KEPT_IN_ALL = 32 << 20  # of all arrays
+_ROOM = 1 << 20  # of which smaller chunks are lent a part: those of several fields take turns
 _local = threading.local()
+_kept: dict[int, tuple[ref[Changed], ref[Place], int]] = {}
 
 
 class Chunks:
@@ -48,6 +54,20 @@ class Chunks:
         self._most = most
         self.prefix = path + spec.keys.prefix
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
+        self.changed = Place()
+        """The one that was changed last; taken out while in use."""
+
+    def of(self, spec: ArraySpec, missing: str = "fill") -> Chunks:
+        """The chunks of an array as ``spec`` has it now, with the pipelines that were bound for it
+        before, where it differs in nothing that they depend on, as one that grew by rows."""
+        made = Chunks(self.driver, self.path, spec, missing, self._most)
+        old = self.spec
+        same = old.grid == spec.grid and old.codecs == spec.codecs and old.keys == spec.keys
+        if same and old.dtype == spec.dtype and _is_same_fill(old.fill, spec.fill):
+            made._pipelines, made.changed = self._pipelines, self.changed
+            known = self.__dict__
+            made.__dict__ |= {name: known[name] for name in _BOUND if name in known}
+        return made
 
     @Cached
     def sharding(self) -> BoundSharding | None:
@@ -182,11 +202,99 @@ def beyond(
             yield chunk[(slice(None),) * axis + (slice(max(edge - start, 0), None),)]
 
 
+def _is_same_fill(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return one is other or (one.dtype.kind not in "OT" and one.tobytes() == other.tobytes())
+
+
+_BOUND = ("sharding", "grid", "pipeline", "key")
+"""What of an array's chunks does not depend on how many there are."""
+
+
 def blank(spec: ChunkSpec) -> NDArray[Any]:
     """A new chunk of nothing but fill."""
     chunk = _empty(spec)
     chunk[...] = spec.fill
     return chunk
+
+
+def to_change(pipeline: Pipeline, stored: Buffer | None, covers: bool, lent: bool) -> NDArray[Any]:
+    """A stored chunk decoded, to be changed, in memory of its own; all fill where there is none,
+    or it is damaged and the change ``covers`` all of it. ``lent``: in :func:`scratch`, where it
+    can be."""
+    try:
+        return _to_change(pipeline, stored, lent)
+    except Corrupt:
+        if not covers:
+            raise
+        return blank(pipeline.spec)
+
+
+def _to_change(pipeline: Pipeline, stored: Buffer | None, lent: bool) -> NDArray[Any]:
+    spec = pipeline.spec
+    if not lent or not pipeline.ordered or spec.dtype.kind in "OT":
+        return blank(spec) if stored is None else np.array(pipeline.decode(stored), order="C")
+    chunk, view = scratch(spec)
+    if stored is None:
+        chunk[...] = spec.fill
+    else:
+        _decode_into(pipeline, stored, chunk, view)
+    return chunk
+
+
+def _decode_into(pipeline: Pipeline, stored: Buffer, chunk: NDArray[Any], view: memoryview) -> None:
+    found = pipeline.decode(stored, chunk if pipeline.direct else None, view)
+    if found is not chunk:
+        chunk[...] = found
+
+
+class Place(list["Changed"]):
+    """Where an array's chunk is kept: empty while that is in use, and weakly referred to."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Changed:
+    """A chunk as this process stored it last, decoded: for who changes it again, and need not read
+    it while its tag says that it is there still."""
+
+    __slots__ = ("__weakref__", "key", "spec", "tag", "values", "view")
+
+    def __init__(self, spec: ChunkSpec) -> None:
+        self.spec = spec
+        self.key = ""
+        self.tag: Tag = None
+        self.values = _empty(spec)
+        self.view = self.values.reshape(-1).view(np.uint8).data
+
+    def read(self, key: str, pipeline: Pipeline, stored: tuple[Buffer, Tag] | None) -> None:
+        """Decode what is stored at ``key``; where that is nothing, it is all fill."""
+        if stored is None:
+            self.values[...] = self.spec.fill
+        else:
+            _decode_into(pipeline, stored[0], self.values, self.view)
+        self.key, self.tag = key, None if stored is None else stored[1]
+
+    @classmethod
+    def made(cls, spec: ChunkSpec, place: Place) -> Changed:
+        """A new one, to be kept in ``place``; where this process keeps too much, the oldest go."""
+        made = cls(spec)
+        number, pop = id(made), _kept.pop  # not by name: it may go before the last of them
+        _kept[number] = ref(made, lambda _: pop(number, None) and None), ref(place), spec.nbytes
+        over = sum(nbytes for *_, nbytes in [*_kept.values()]) - _KEPT_IN_ALL
+        for oldest, (held, where, nbytes) in [*_kept.items()]:
+            if over <= 0 or oldest == number:
+                break
+            over -= nbytes
+            pop(oldest, None)
+            with suppress(ValueError):  # it is in use, or gone
+                (where() or Place()).remove(held())  # type: ignore[arg-type]
+        return made
+
+    @staticmethod
+    def keeps(pipeline: Pipeline) -> bool:
+        """Whether such chunks are kept: of plain memory, and not large."""
+        spec = pipeline.spec
+        return pipeline.ordered and spec.dtype.kind not in "OT" and 0 < spec.nbytes <= _KEPT
 
 
 def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
@@ -195,10 +303,14 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
     kept = getattr(_local, "kept", None)
     if kept is not None and kept[0] == (spec.shape, spec.dtype):
         return kept[1], kept[2]
-    array = _empty(spec)
-    view = array.reshape(-1).view(np.uint8).data  # memoryview cannot cast every dtype
-    if array.nbytes <= _SCRATCH_KEPT:
-        _local.kept = ((spec.shape, spec.dtype), array, view)
+    nbytes, room = spec.nbytes, getattr(_local, "room", None)
+    if room is None or not nbytes <= len(room) <= max(8 * nbytes, _ROOM):
+        array = _empty(spec)
+        room = array.reshape(-1).view(np.uint8)  # memoryview cannot cast every dtype
+        if nbytes > _SCRATCH_KEPT:
+            return array, room.data
+    array, view = room[:nbytes].view(spec.dtype).reshape(spec.shape), room[:nbytes].data
+    _local.room, _local.kept = room, ((spec.shape, spec.dtype), array, view)
     return array, view
 
 

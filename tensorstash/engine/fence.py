@@ -121,11 +121,17 @@ class Fence:
         with self._guard:
             self._adopt(self._read(), self.lost())
 
-    def publish(self, change: Callable[[Any], Content]) -> Node:
+    def publish(
+        self,
+        change: Callable[[Any], Content],
+        text: Callable[[Content], bytes | None] | None = None,
+    ) -> Node:
         """Store ``change`` of the document, unless another holder changed it since. What others
-        did to the rest of it meanwhile is kept."""
+        did to the rest of it meanwhile is kept. ``text``: see
+        :func:`~tensorstash.metadata.node.put`."""
         if not self.leased:
-            return update(self.driver, self.path, change, like=self._like, known=self.node)
+            like, known = self._like, self.node
+            return update(self.driver, self.path, change, like=like, known=known, text=text)
         with self._guard:
             for attempt in range(_TRIES):
                 content = change(self.node.content)

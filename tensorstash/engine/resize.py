@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ..driver import Check, Driver, Put, Tag, get_at_most
 from ..errors import Conflict, Corrupt, Invalid, Unsupported, counted
 from ..indexing.selection import Stride, Transform
-from ..metadata.document import MAX_LENGTH
-from ..metadata.node import Node, lock_key, reread
+from ..metadata.document import MAX_LENGTH, template
+from ..metadata.node import Node, is_current, lock_key, reread
 from ..metadata.spec import ArraySpec
-from ..metadata.zarr3 import check_listed
+from ..metadata.zarr3 import array_document, check_listed
 from .fence import Fence, until_alone
 from .write import Writer
 
@@ -37,17 +37,47 @@ def append(
     axis: int,
     make_writer: MakeWriter,
     lock_timeout: float | None,
-) -> tuple[Node, int]:
+    last: Grown | None = None,
+) -> tuple[Grown, int]:
     """Grow the array along ``axis`` by ``rows``; returns the new metadata and where they begin.
 
     Appenders take turns by the driver's lock. Rows are stored beyond the edge, where no reader
     looks, and then the new shape is put in one step: an append that fails or is killed leaves
-    the array as it was.
+    the array as it was. ``last``: what the caller's last append returned; while that is what is
+    stored, it is not read again.
     """
     with driver.lock(lock_key(path, spec), lock_timeout) as check:
         return until_alone(
-            check, lambda: _append(driver, path, spec, rows, axis, make_writer, check)
+            check, lambda: _append(driver, path, spec, rows, axis, make_writer, check, last)
         )
+
+
+class Grown:
+    """An array's document after an append; ``own``: as this process stored it."""
+
+    def __init__(self, node: Node, axis: int, own: bool) -> None:
+        self.node = node
+        self.axis = axis
+        self.own = own
+        self._text: Callable[[int], bytes] | None = None
+
+    def text(self, length: int) -> bytes | None:
+        """The document with another length along the axis; of Zarr v3, in a regular grid."""
+        spec = _array(self.node.content)
+        if not self.own or spec.zarr_format != 3 or spec.grid.chunks is None:
+            return None
+        if self._text is None:
+            self._text = template(lambda n: array_document(self._longer(spec, n)), length)
+        return self._text(length)
+
+    def after(self, node: Node, axis: int, alone: bool) -> Grown:
+        """The next one; ``alone``: nobody changed the rest of the document meanwhile."""
+        made = Grown(node, axis, own=True)
+        made._text = self._text if alone and axis == self.axis else None
+        return made
+
+    def _longer(self, spec: ArraySpec, length: int) -> ArraySpec:
+        return spec.of_shape((*spec.shape[: self.axis], length, *spec.shape[self.axis + 1 :]))
 
 
 def _append(
@@ -58,8 +88,11 @@ def _append(
     axis: int,
     make_writer: MakeWriter,
     check: Check,
-) -> tuple[Node, int]:
-    node = reread(driver, path, spec)
+    last: Grown | None,
+) -> tuple[Grown, int]:
+    if last is None or not last.own or not is_current(driver, path, last.node):
+        last = Grown(reread(driver, path, spec), axis, own=False)
+    node = last.node
     before = _array(node.content)
     start = before.shape[axis]
     wanted = tuple(rows.shape[k] if k == axis else n for k, n in enumerate(before.shape))
@@ -69,11 +102,16 @@ def _append(
             f"axis {axis}; the other axes must be equal"
         )
     if rows.shape[axis] == 0:
-        return node, start
+        return last, start
     fence = Fence(driver, path, node, check)
     after = write_beyond(before, rows, axis, make_writer, fence)
     check()
-    return _publish(fence, before, after), start
+
+    def text() -> bytes | None:
+        return last.text(after.shape[axis]) if axis == last.axis else None
+
+    published = _publish(fence, before, after, text)
+    return last.after(published, axis, published.content is after), start
 
 
 def write_beyond(
@@ -86,9 +124,41 @@ def write_beyond(
     after = _with_shape(before, (*shape[:axis], start + rows.shape[axis], *shape[axis + 1 :]))
     if isinstance(check, Fence) and check.eager:
         check.reach = after.shape
-    where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
-    make_writer(after, before.shape, check).write(Transform(rows.shape, where), rows)
+    writer = make_writer(after, before.shape, check)
+    if not write_into_one(writer, start, rows, axis):
+        where = tuple(Stride(k, start if k == axis else 0, 1) for k in range(len(before.shape)))
+        writer.write(Transform(rows.shape, where), rows)
     return after
+
+
+def write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) -> bool:
+    """Store rows from ``start`` on, where they lie in one chunk that they fill, or share with rows
+    before or behind, as single rows do; ``False``, where they lie otherwise. What a plan would come
+    to, without one."""
+    chunks, spec = writer.chunks, writer.chunks.spec
+    edges, stop = spec.grid.chunks, start + rows.shape[axis]
+    near = chunks.driver.capabilities.local and writer.fence is None
+    if edges is None or not near or chunks.sharding is not None:
+        return False
+    at = start // edges[axis]
+    begin = at * edges[axis]
+    end = begin + edges[axis]
+    index = tuple(at if k == axis else 0 for k in range(rows.ndim))
+    if rows.shape == edges and start == begin and rows.dtype == spec.dtype:
+        writer.put_chunk(index, rows)
+        return True
+    alone = start < stop <= end and (begin < start or stop < min(end, spec.shape[axis]))
+    if not alone or any(k != axis and not 0 < n <= edges[k] for k, n in enumerate(rows.shape)):
+        return False
+    inside = [slice(0, n) for n in rows.shape]
+    inside[axis] = slice(start - begin, stop - begin)
+    place = tuple(inside)
+
+    def bring(chunk: NDArray[Any]) -> None:
+        chunk[place] = rows
+
+    writer.merge_chunk(index, bring)
+    return True
 
 
 def resize(
@@ -340,11 +410,19 @@ class _Beyond:
         return any(map(ge, index, self._counts))
 
 
-def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> Node:
-    """Put the new shape, keeping what others did to the rest of the document meanwhile."""
+def _publish(
+    fence: Fence,
+    before: ArraySpec,
+    after: ArraySpec,
+    text: Callable[[], bytes | None] | None = None,
+) -> Node:
+    """Put the new shape, keeping what others did to the rest of the document meanwhile. ``text``:
+    what returns the document of ``after``, where it may be known."""
 
     def change(content: Any) -> ArraySpec:
         now = _array(content)
+        if now is before:
+            return after
         if now.shape != before.shape:
             raise Conflict(
                 f"the shape changed from {before.shape} to {now.shape} while the array's lock was "
@@ -359,7 +437,10 @@ def _publish(fence: Fence, before: ArraySpec, after: ArraySpec) -> Node:
             )
         return _with_shape(now, after.shape)
 
-    return fence.publish(change)
+    def known(content: Any) -> bytes | None:
+        return text() if content is after and text is not None else None
+
+    return fence.publish(change, known)
 
 
 def _array(content: Any) -> ArraySpec:
@@ -371,7 +452,7 @@ def _with_shape(spec: ArraySpec, shape: Sequence[int]) -> ArraySpec:
     """``spec`` of another shape, each of its chunks listed where the grid lists them."""
     grid = spec.grid.covering(shape)
     if grid is spec.grid:
-        return replace(spec, shape=tuple(shape))
+        return spec.of_shape(tuple(shape))
     check_listed(grid)
     document = {**spec.document, "chunk_grid": grid.document()} if spec.document else {}
     return replace(spec, shape=tuple(shape), grid=grid, document=document)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from numpy.typing import NDArray
 
 from ..driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
 from ..errors import Conflict, Corrupt
+from ..fill import is_fill
+from ..metadata.node import remembers
 from ..threads import key_lock
 from ..turn import turn
+from .chunks import Changed, Chunks
 from .fence import Fence
 from .look import Look, answers
 
@@ -87,6 +92,50 @@ def merge_one(driver: Driver, merge: Merge, check: Check, guess: Guess) -> None:
                     ) from None
                 time.sleep(random.uniform(0, wait))
                 wait = min(wait * 2, 0.05)
+
+
+def merge_again(
+    chunks: Chunks,
+    index: tuple[int, ...],
+    beyond: Callable[[NDArray[Any], tuple[int, ...]], Iterable[NDArray[Any]]],
+    change: Callable[[NDArray[Any]], None],
+    write_fill: bool,
+) -> bool:
+    """:func:`merge_one` for a chunk of a local store, which is kept decoded: whoever changes it
+    again, row by row, has it read and decoded once. ``beyond``: what of it becomes fill.
+    ``write_fill``: also where it is nothing else, and none is stored. ``False``: it is to be done
+    in the other way, as where another writer was faster."""
+    driver, pipeline = chunks.driver, chunks.pipeline_of(index)
+    pipeline.check()
+    able = driver.capabilities
+    apart = not able.local or not able.conditional_put or chunks.sharding is not None
+    if apart or not Changed.keeps(pipeline):
+        return False
+    key, fill = chunks.key(index), chunks.spec.fill
+    with turn(key_lock(driver.url, key)):
+        try:
+            held = chunks.changed.pop()
+        except IndexError:
+            held = None
+        if held is None or held.spec.shape != pipeline.spec.shape:
+            held = Changed.made(pipeline.spec, chunks.changed)
+        if held.key != key or driver.tag(key) != held.tag:
+            try:
+                held.read(key, pipeline, get_at_most(driver, key, chunks.most(index)))
+            except Corrupt:  # the other way tells where
+                return False
+        for cells in beyond(held.values, chunks.spec.grid.origin(index)):
+            cells[...] = fill
+        change(held.values)
+        if held.tag is None and not write_fill and is_fill(held.values, fill):
+            return True
+        try:
+            held.tag = driver.replace(key, pipeline.encode(held.values), held.tag)
+        except Conflict:
+            return False
+        if remembers(driver, held.tag):
+            chunks.changed[:] = [held]  # only now: of a change that failed nothing is kept
+    return True
 
 
 def _request(merge: Merge) -> Request:

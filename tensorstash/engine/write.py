@@ -23,11 +23,11 @@ from ..indexing.plan import Part, Plan, plan
 from ..indexing.selection import Transform
 from ..sharding import BoundSharding
 from ..threads import Shared, count_for, spread
-from .chunks import Chunks, beyond, blank, encode_all, scratch
+from .chunks import Chunks, beyond, blank, encode_all, scratch, to_change
 from .fence import Fence
 from .look import Look
 from .native.encode import Ahead, Encoder, Keeping, encoder
-from .update import Guess, Item, Job, Merge, Stored, merge_many, merge_one
+from .update import Guess, Item, Job, Merge, Stored, merge_again, merge_many, merge_one
 
 _SHARD_BYTES = 256 << 20  # decoded, of all shards that are merged at once
 _BATCH = 128  # objects that are merged at once
@@ -141,6 +141,9 @@ class Writer:
     def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
         """Apply ``change`` to what is stored of a chunk of the array's own grid, whoever else
         is writing to it."""
+        cells = partial(beyond, edges=self.grown_from or ())
+        if self.fence is None and merge_again(self.chunks, index, cells, change, self.write_fill):
+            return
         self._merge_one(self._merge(index, change, False))
 
     def _merge(self, index: tuple[int, ...], change: Change, covers: bool) -> Merge:
@@ -155,10 +158,12 @@ class Writer:
             pipeline = Pipeline(spec.codecs, chunks.chunk_spec(spec.grid.chunk_shape(index)))
             most = chunks.sharding.most
         key = chunks.key(index)
+        # What becomes of it is stored before another is decoded.
+        lent = self.fence is None and chunks.driver.capabilities.local
 
         def merged(stored: Buffer | None) -> Buffer | None:
             try:
-                chunk = self._decoded(stored, pipeline, spec.grid.origin(index), covers)
+                chunk = self._decoded(stored, pipeline, spec.grid.origin(index), covers, lent)
             except Corrupt as error:
                 raise self.chunks.damaged(error, key, index, self._what) from error.__cause__
             change(chunk)
@@ -469,18 +474,12 @@ class Writer:
             self.chunks.driver.put(key, data)
 
     def _decoded(
-        self, stored: Buffer | None, pipeline: Pipeline, origin: tuple[int, ...], covers: bool
-    ) -> NDArray[Any]:
-        """A chunk in memory of its own, to be changed; blank where it is damaged and the change
+        self, stored: Buffer | None, pipeline: Pipeline, origin: tuple[int, ...], covers: bool,
+        lent: bool = False,
+    ) -> NDArray[Any]:  # fmt: skip
+        """A chunk to be changed (see :func:`to_change`); blank where it is damaged and the change
         ``covers`` all of it."""
-        if stored is None:
-            return blank(pipeline.spec)
-        try:
-            chunk = np.array(pipeline.decode(stored), order="C", copy=True)
-        except Corrupt:
-            if not covers:
-                raise
-            return blank(pipeline.spec)
+        chunk = to_change(pipeline, stored, covers, lent)
         if self.fence is not None and self._holds_more(chunk, origin):
             self._close_late()  # it is another holder's, who may be about to publish it
         for cells in beyond(chunk, origin, self.grown_from or ()):

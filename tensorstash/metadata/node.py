@@ -366,30 +366,42 @@ def update(
     like: Content,
     known: Node | None = None,
     drops: bool = True,
+    text: Callable[[Content], bytes | None] | None = None,
 ) -> Node:
     """Replace a node's document by ``change`` of it, in one step against every other writer:
     ``change`` is called again on what another writer stored first, as long as that is still
     ``like`` what the caller's handle knows (see :func:`reread`). ``known``: the node as it was
     read a moment ago, which saves a read. ``drops``: copies of it go before, in consolidated
-    metadata of the groups above."""
+    metadata of the groups above. ``text``: see :func:`put`."""
     for attempt in range(_TRIES):
         node, known = known or reread(driver, path, like), None
         content = change(node.content)
         try:
             if not drops:
-                return put(driver, path, node, content, node.trailer)
+                return put(driver, path, node, content, node.trailer, text)
             with dropped(driver, path, content.zarr_format):
-                return put(driver, path, node, content, node.trailer)
+                return put(driver, path, node, content, node.trailer, text)
         except Conflict:
             pause(attempt)
     key = lock_key(path, content)
     raise Conflict(f"the metadata at key {key!r} is changed by others without a break", key=key)
 
 
-def put(driver: Driver, path: str, node: Node, content: Content, behind: Trailer) -> Node:
+def put(
+    driver: Driver,
+    path: str,
+    node: Node,
+    content: Content,
+    behind: Trailer,
+    text: Callable[[Content], bytes | None] | None = None,
+) -> Node:
     """Store ``content`` in place of ``node``, and ``behind`` it a trailer; once:
-    :class:`~tensorstash.errors.Conflict` where something else is stored by now."""
-    data = zarr3.encode(_documents(content)[0]) + trailer.encode(behind)
+    :class:`~tensorstash.errors.Conflict` where something else is stored by now. ``text``: what
+    returns its document as text, where the caller has that (``None``: it has not)."""
+    data = None if text is None else text(content)
+    if data is None:
+        data = zarr3.encode(_documents(content)[0])
+    data += trailer.encode(behind)
     return Node(content, driver.replace(path + _key(content), data, node.tag), behind)
 
 
@@ -431,6 +443,23 @@ def update_attributes(
 def load_any(driver: Driver, path: str) -> bool:
     """Whether a node's document is stored at ``path``, readable or not."""
     return bool(_present(driver, path))
+
+
+def is_current(driver: Driver, path: str, node: Node) -> bool:
+    """Whether ``node``, which this process stored, is what is stored still: one request that moves
+    no bytes, where that is no round trip. Only of what was stored here: the tag of what others
+    store in place, twice within one tick of the clock, may stay the same."""
+    if node.content.zarr_format != 3 or not remembers(driver, node.tag):
+        return False
+    return bool(driver.tag(path + zarr3.KEY) == node.tag)
+
+
+def remembers(driver: Driver, tag: Tag) -> bool:
+    """Whether who stored something under ``tag`` may go by it, once the tag says that it is there
+    still: where that is told without a round trip, and nobody else's can be taken for it."""
+    able = driver.capabilities
+    near = able.local and able.conditional_put and not able.leases and not able.content_tags
+    return near and driver.is_lasting(tag)
 
 
 def lock_key(path: str, content: Content) -> str:

@@ -92,6 +92,15 @@ class ArraySpec:
         """Number of elements."""
         return math.prod(self.shape)
 
+    def of_shape(self, shape: tuple[int, ...]) -> ArraySpec:
+        """The same array with another shape, in a grid that covers it: :func:`dataclasses.replace`
+        for what each append does several times."""
+        made = object.__new__(ArraySpec)
+        made.__dict__.update(self.__dict__)
+        made.__dict__["shape"] = shape
+        made.__dict__.pop("size", None)
+        return made
+
     def check_pair(self) -> None:
         """:class:`~tensorstash.errors.Invalid` where elements of any length meet a codec that
         holds none such, or the reverse: no chunk of it can be."""

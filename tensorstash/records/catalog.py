@@ -205,7 +205,7 @@ def with_rows(catalog: Catalog, rows: int) -> Catalog:
     specs = dict(catalog.specs)
     for path, field in catalog.fields.items():
         name = arrays_of(path, field)[-1]
-        specs[name] = replace(specs[name], shape=(rows, *specs[name].shape[1:]))
+        specs[name] = specs[name].of_shape((rows, *specs[name].shape[1:]))
     return replace(catalog, specs=specs, rows=rows)
 
 

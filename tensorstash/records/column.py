@@ -16,6 +16,7 @@ from ..coerce import broadcast
 from ..driver import located
 from ..dtype import STRING
 from ..engine.look import Look
+from ..engine.resize import write_into_one
 from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
 from ..handle import NoOperators
 from ..indexing.selection import leading
@@ -37,6 +38,21 @@ class FieldArray(Array):
         """Refused: rows have all fields."""
         raise self._alone()
 
+    def write_run(self, rows: Rows, values: Any) -> bool:
+        """``array[rows] = values`` of rows that follow each other in one chunk; ``False``: they do
+        not, or are no plain memory."""
+        if not isinstance(rows, slice) or rows.step != 1 or not isinstance(values, np.ndarray):
+            return False
+        shape, dtype = self.spec.shape, self.spec.dtype
+        wanted = (rows.stop - rows.start, *shape[1:])
+        if values.shape != wanted or dtype.kind in "OT" or rows.stop > shape[0]:
+            return False
+        self._open(write=True)
+        try:
+            return write_into_one(self._write, rows.start, self.as_value(values, wanted), 0)
+        except MemoryError as error:
+            raise self._read.chunks.no_memory("write", values.shape, error) from error
+
     def _alone(self) -> Unsupported:
         where = located(self.driver, self.path)
         return Unsupported(
@@ -55,7 +71,8 @@ def read_rows(
 
 def write_rows(array: Array, rows: Rows, values: Any, look: Look | None = None) -> None:
     """``array[rows] = values``, after ``look``."""
-    array.write_unwatched(leading(rows, array.shape), values, None, look)
+    if not (look is None and isinstance(array, FieldArray) and array.write_run(rows, values)):
+        array.write_unwatched(leading(rows, array.shape), values, None, look)
 
 
 class Column(NoOperators, ABC):

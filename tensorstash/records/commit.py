@@ -12,19 +12,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..array import Array
-from ..driver import Check, Driver, Put, Request, held, located
+from ..driver import Check, Driver, Put, Request, Tag, held, located
 from ..engine.fence import Fence, until_alone
 from ..engine.look import Found, Look
 from ..engine.resize import write_beyond
 from ..errors import Conflict, Invalid, NotFound, StashError, Unsupported
 from ..handle import Settings
 from ..metadata import trailer, zarr3
-from ..metadata.document import GroupDocument, decode
+from ..metadata.document import GroupDocument, decode, template
 from ..metadata.mark import is_marked
-from ..metadata.node import Node, require, reread, update
+from ..metadata.node import Node, is_current, remembers, require, reread, update
 from ..metadata.spec import ArraySpec, difference
 from ..threads import spread
 from .catalog import (
@@ -79,43 +79,54 @@ def _catalog(content: Any, where: str) -> Catalog:
 
 
 def extend(
-    driver: Driver, path: str, settings: Settings, columns: Mapping[str, Column],
+    latest: LatestCatalog, settings: Settings, known: Catalog, columns: Mapping[str, Column],
     values: Mapping[str, Any], count: int,
 ) -> tuple[Catalog, int]:  # fmt: skip
     """Add ``count`` rows of checked ``values``; returns the records as they then are, and where
-    the rows begin. Writers take turns by the driver's lock."""
-    fields = {name: column.field for name, column in columns.items()}
-    specs = {
-        a: array.spec
-        for name, c in columns.items()
-        for a, array in zip(arrays_of(name, c.field), c.arrays, strict=True)
-    }
+    the rows begin. Writers take turns by the driver's lock. ``known``: what the caller's handle
+    goes by; where nobody else has changed the document since that was stored, it is not read and
+    compared again."""
+    driver, path = latest.driver, latest.path
     rows: dict[str, Any] = {}
+
+    def as_known() -> tuple[dict[str, Any], dict[str, ArraySpec]]:
+        specs = {
+            a: array.spec
+            for name, c in columns.items()
+            for a, array in zip(arrays_of(name, c.field), c.arrays, strict=True)
+        }
+        return {name: column.field for name, column in columns.items()}, specs
 
     def reserve(name: str) -> None:
         try:
             rows[name] = columns[name].reserve(values[name])
         except NotFound:
-            restore_members(driver, path, fields, specs)
+            restore_members(driver, path, *as_known())
             rows[name] = columns[name].reserve(values[name])
 
     for_each_field(driver, list(columns), reserve)
 
     def add(before: Catalog, check: Check) -> Catalog:
-        _check_same_fields(before, fields, specs, located(driver, path))
+        same = before is known
+        if not same:
+            _check_same_fields(before, *as_known(), located(driver, path))
 
         def store(name: str) -> None:
             inner = arrays_of(name, before.fields[name])[-1]
             spec = before.specs[inner]
-            array = member_array(driver, path, inner, settings, spec)
+            array = columns[name].arrays[-1]
+            if not same:
+                array = member_array(driver, path, inner, settings, spec)
             write_beyond(spec, rows[name], 0, array.make_writer, check)
 
         for_each_field(driver, list(rows), store)
+        after = with_rows(before, before.rows + count)
+        if "ragged" not in before.kinds:
+            return after
         ends = {name: int(rows[name][:, 1].max(initial=0)) for name in value_counts(before)}
-        longer = with_value_counts(with_rows(before, before.rows + count), ends)
-        return with_row_sizes(longer, before.rows, ends)
+        return with_row_sizes(with_value_counts(after, ends), before.rows, ends)
 
-    after = change_fields(driver, path, add, settings.lock_timeout)
+    after = change_fields(driver, path, add, settings.lock_timeout, latest)
     return after, after.rows - count
 
 
@@ -165,25 +176,42 @@ def change_fields(
     path: str,
     make: Callable[[Catalog, Check], Catalog],
     lock_timeout: float | None,
+    grows: LatestCatalog | None = None,
 ) -> Catalog:
     """Replace the records' document by what ``make`` returns, while no other writer changes rows
-    or fields; then bring the fields' own documents after it."""
+    or fields; then bring the fields' own documents after it. ``grows``: ``make`` does nothing but
+    add rows, and what is stored is kept there, for the next time."""
     with driver.lock(path + zarr3.KEY, lock_timeout) as check:
-        return until_alone(check, lambda: _change(driver, path, make, check))
+        return until_alone(check, lambda: _change(driver, path, make, check, grows))
 
 
 def _change(
-    driver: Driver, path: str, make: Callable[[Catalog, Check], Catalog], check: Check
+    driver: Driver,
+    path: str,
+    make: Callable[[Catalog, Check], Catalog],
+    check: Check,
+    grows: LatestCatalog | None,
 ) -> Catalog:
-    where = located(driver, path)
-    node = reread(driver, path, _GROUP)
+    last = None if grows is None else grows.last
+    if last is not None and is_current(driver, path, last.node):
+        node, before = last.node, last.catalog
+    else:
+        node, last = reread(driver, path, _GROUP), None
+        before = _catalog(node.content, located(driver, path))
     fence = Fence(driver, path, node, check, eager=False)
-    before = published = _catalog(node.content, where)
+    published = before
     after = make(before, fence)
     fence()
 
     def publish(content: Any) -> GroupDocument:
-        nonlocal published
+        nonlocal published, last
+        if content is not node.content:
+            last = None  # others have changed the rest of the document since
+        if last is not None and last.even:
+            published = after
+            assert isinstance(node.content, GroupDocument)
+            return node.content  # in place of what ``text`` tells, which nobody reads here
+        where = located(driver, path)
         now = before if content is node.content else _catalog(content, where)
         if now.rows != before.rows or now.fields != before.fields:
             raise Conflict(
@@ -196,10 +224,17 @@ def _change(
         published = with_value_counts(merged, there)
         return to_document(published)
 
-    tag = fence.publish(publish).tag
-    published = replace(published, tag=tag)
+    def text(content: Any) -> bytes | None:
+        if last is None or not last.even or content is not node.content:
+            return None
+        return last.text(after.rows)
+
+    stored = fence.publish(publish, text)
+    published = replace(published, tag=stored.tag)
+    if grows is not None and remembers(driver, stored.tag):
+        grows.last = last = Last(stored, published, last)
     try:
-        write_members(driver, path, published, check=check)
+        write_members(driver, path, published, check=check, last=last)
     except StashError as error:
         # What was asked for has happened; the next change puts this right.
         _logger.warning("the documents of single fields lag behind: %s", error)
@@ -220,19 +255,89 @@ def publish_value_counts(driver: Driver, path: str, lengths: Mapping[str, int]) 
     return replace(widened[-1], tag=tag)
 
 
+class Member(NamedTuple):
+    """A field's own document as it was stored last, with which ``tag``, and as a text in which the
+    number of rows is to be filled in, ``behind`` which stands the trailer."""
+
+    tag: Tag
+    document: Mapping[str, Any]
+    behind: bytes
+    text: Callable[[int], bytes] | None = None
+
+    def grown(self, rows: int) -> Member:
+        """The same with a text."""
+        rest = self.document["shape"][1:]
+        text = template(lambda n: {**self.document, "shape": [n, *rest]}, rows)
+        return self._replace(text=text)
+
+
+class Last:
+    """What an append stored last: the records' document and those of the fields. For the next one
+    through the same handle, which need not read and spell them out again where they are still
+    there, by their tags. ``even``: nothing but the number of rows changes in them."""
+
+    def __init__(self, node: Node, catalog: Catalog, before: Last | None) -> None:
+        """``before``: that of the append before, where nobody changed the records in between."""
+        self.node = node
+        self.catalog = catalog
+        self.even = "ragged" not in catalog.kinds
+        self.members: dict[str, Member] = {} if before is None else before.members
+        self._text: Callable[[int], bytes] | None = None
+        if before is not None:
+            self._text = before._text
+
+    def text(self, rows: int) -> bytes:
+        """The records' document with so many rows."""
+        if self._text is None:
+            known = self.catalog
+            self._text = template(lambda n: _group_document(with_rows(known, n)), rows)
+        return self._text(rows)
+
+    def grow_members(self, driver: Driver, path: str, rows: int) -> None:
+        """Store the documents of fields with so many rows; those that others changed since, and
+        that are to be read first, are forgotten."""
+        for name, member in [*self.members.items()]:
+            known = member if member.text is not None else member.grown(rows)
+            assert known.text is not None
+            try:
+                tag = driver.put(
+                    f"{path}{name}/{zarr3.KEY}", known.text(rows) + known.behind, if_tag=known.tag
+                )
+                self.members[name] = known._replace(tag=tag)
+            except Conflict:
+                del self.members[name]
+
+
+def _group_document(catalog: Catalog) -> Mapping[str, Any]:
+    return zarr3.group_document(to_document(catalog))
+
+
 def write_members(
-    driver: Driver, path: str, catalog: Catalog, shapes: bool = True, check: Check = held
+    driver: Driver,
+    path: str,
+    catalog: Catalog,
+    shapes: bool = True,
+    check: Check = held,
+    last: Last | None = None,
 ) -> None:
     """Bring the fields' own documents, and those of the groups between, to what the records'
     document says, in ``shapes`` too for the holder of its lock. What others changed in them
-    stays, and values only become more: some may be there of rows yet to be added."""
-    wanted = member_documents(catalog)
+    stays, and values only become more: some may be there of rows yet to be added. ``last``: what
+    is known of them, and kept."""
+    kept = {} if last is None or not last.even else last.members
+    if last is not None and kept:
+        last.grow_members(driver, path, catalog.rows)
+        if kept.keys() >= catalog.specs.keys() and not any("/" in name for name in kept):
+            return
+    wanted = {n: each for n, each in member_documents(catalog).items() if n not in kept}
     growing = {f"{name}/{VALUES}" for name in value_counts(catalog)}
     names = list(wanted)
     keys = [f"{path}{name}/{zarr3.KEY}" for name in names]
     most = driver.metadata_limit
     found = dict(driver.get_many_tagged(Request(key, most=most) for key in keys))
     check()  # what was read is no newer holder's
+
+    sent: list[tuple[str, Mapping[str, Any], bytes]] = []
 
     def puts() -> Iterator[Put]:
         for i, name in enumerate(names):
@@ -250,11 +355,14 @@ def write_members(
             if document is wanted[name]:
                 behind = replace(behind, identity=identity, field=True)
             # What was behind it stays: the array may have a holder of its own.
-            data = zarr3.encode(document) + trailer.encode(behind)
+            sent.append((name, document, trailer.encode(behind)))
+            data = zarr3.encode(document) + sent[-1][2]
             yield driver.replacing(keys[i], data, None if stored is None else stored[1])
 
-    for _ in driver.put_each(puts()):
-        pass
+    for i, tag in driver.put_each(puts()):
+        name, document, tail = sent[i]
+        if tag is not None and "shape" in document and remembers(driver, tag):
+            kept[name] = Member(tag, document, tail)
 
 
 _LAYOUT = ("node_type", "data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value")
@@ -307,12 +415,14 @@ class LatestCatalog:
     """The records' document as it was last seen: what their table and the handles on single fields
     share. It knows neither, so that a handle that is let go of is gone at once.
 
-    ``now``: the document, as who looked last has seen it; which need not be what is gone by."""
+    ``now``: the document, as who looked last has seen it; which need not be what is gone by.
+    ``last``: what the last append through this handle stored."""
 
     def __init__(self, driver: Driver, path: str, now: Catalog) -> None:
         self.driver = driver
         self.path = path
         self.now = now
+        self.last: Last | None = None
         self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
 
     def current(self) -> Catalog:

@@ -20,6 +20,7 @@ from ..metadata.copies import publishes
 from ..metadata.document import GroupDocument
 from ..metadata.spec import ANOTHER, ArraySpec
 from ..threads import once
+from ..writer import SingleRows
 from . import commit, layout
 from .catalog import (
     Catalog,
@@ -84,6 +85,7 @@ class Table:
         self._catalog = catalog
         self._columns: dict[bool, _Columns] = {}  # by whether they are for a worker
         self._latest: LatestCatalog | None = None
+        self._singles = SingleRows()
 
     @property
     def place(self) -> Place:
@@ -304,8 +306,9 @@ class Table:
         self.check(write=True)
         if not count:
             return self.catalog.rows
-        before = self._catalog
-        catalog, start = commit.extend(*self.place, self.settings, self.columns, values, count)
+        self._singles.note(count, *self.place)
+        before, known, columns = self._catalog, self.catalog, self.columns
+        catalog, start = commit.extend(self.latest, self.settings, known, columns, values, count)
         self.adopt(catalog, before)
         return start
 

@@ -404,3 +404,73 @@ def test_gone_and_replaced() -> None:
     for call in (lambda: array.append(np.ones((1, 4))), lambda: array.resize((9, 9))):
         with pytest.raises(Conflict, match="group; open it again"):
             call()
+
+
+# -- what a handle remembers of its last append ------------------------------------------------
+
+
+def test_a_handle_goes_by_what_it_stored_only_while_that_is_there(how: dict[str, Any]) -> None:
+    mine, model = made(how)
+    theirs = stash.open(mine.driver, "r+")
+
+    def append(array: stash.Array, n: int, axis: int = 0) -> None:
+        nonlocal model
+        shape = tuple(n if k == axis else length for k, length in enumerate(model.shape))
+        rows = np.full(shape, 100 + model.shape[axis], "i4")
+        assert array.append(rows, axis) == model.shape[axis]
+        model = np.concatenate([model, rows], axis)
+        same(array[...], model)
+        same(stash.load(mine.driver), model)
+
+    for array in (mine, mine, theirs, mine, mine):
+        append(array, 1)
+    theirs.attrs["note"] = [1, 2]
+    append(mine, 2)
+    append(mine, 1)
+    assert dict(mine.attrs) == dict(stash.open(mine.driver).attrs) == {"note": [1, 2]}
+    theirs.resize((3, model.shape[1]))
+    model = model[:3]
+    append(mine, 1)
+    append(mine, 0)
+    append(mine, 1)
+    if not isinstance(how["chunks"], list):
+        append(mine, 1, axis=1)
+        append(mine, 1, axis=1)
+    append(mine, 1)
+    if how.get("zarr_format") != 2:
+        text = bytes(mine.driver.get("zarr.json") or b"").rstrip()
+        fresh = MemoryDriver(dict(mine.driver._mapping))  # type: ignore[attr-defined]
+        stash.open(fresh, "r+").attrs["note"] = [1, 2]
+        assert bytes(fresh.get("zarr.json") or b"").rstrip() == text
+
+
+def test_an_array_in_the_place_of_the_one_that_grew(tmp_path: Any) -> None:
+    place = str(tmp_path / "a")
+    mine = stash.create(place, (0, 2), "i4", chunks=(4, 2))
+    for i in range(3):
+        mine.append([[i, i]])
+    stash.create(place, (0, 2), "i4", chunks=(4, 2), overwrite=True)
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            mine.append([[3, 3]])
+    assert stash.open(place).shape == (0, 2)
+
+
+def test_of_a_full_set_of_dtypes_rows_come_one_by_one() -> None:
+    # Chunks of several arrays are decoded into the same memory in turn.
+    dtypes = ["u1", "i8", "f2", ">f4", "M8[s]", "c16", "S3", "V5", bool, str]
+    for codecs in (None, "auto"):
+        arrays = [
+            stash.create({}, (0, 3), d, chunks=(5, 3), **({} if codecs else {"codecs": None}))
+            for d in dtypes
+        ]
+        models = [
+            np.arange(33).reshape(11, 3).astype("i8").astype(str if a.dtype.kind == "T" else "i8")
+            for a in arrays
+        ]
+        models = [m.astype(a.dtype) for m, a in zip(models, arrays, strict=True)]
+        for i in range(11):
+            for array, model in zip(arrays, models, strict=True):
+                array.append(model[i : i + 1])
+        for array, model in zip(arrays, models, strict=True):
+            same(array[...], model)

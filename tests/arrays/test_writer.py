@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,16 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
+from tensorstash import writer as writer_module
+from tensorstash.cached import PerProcess
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.errors import Closed, DriverError, Invalid, InvalidSelection
+from tensorstash.errors import (
+    Closed,
+    DriverError,
+    Invalid,
+    InvalidSelection,
+    StashPerformanceWarning,
+)
 from tensorstash.testing.counting import Call, Count, CountingDriver, FailingDriver, Fault
 from tests.support.oracle import same
 from tests.support.project import ROOT
@@ -232,3 +242,99 @@ def test_a_writer_may_be_closed_as_the_interpreter_goes_down(tmp_path: Path) -> 
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert stash.load(tmp_path / "a").sum() == 63 * 4096
+
+
+# -- rows one by one, without a writer ---------------------------------------------------------
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that was not warned yet."""
+    monkeypatch.setattr(writer_module, "_told", PerProcess(list))
+
+
+def array_of(place: Any) -> Any:
+    array = stash.create(place, (0, 2), "i4")
+    return lambda i: array.append([[i, i]])
+
+
+def records_of(place: Any) -> Any:
+    records = stash.create_records(place, {"x": "i4"})
+    return lambda i: records.append({"x": i}) if i % 2 else records.extend({"x": [i]})
+
+
+def typed_of(place: Any) -> Any:
+    typed = stash.create_records(place, {"x": "i4"}).as_typed(make_dataclass("Row", [("x", int)]))
+    return lambda i: typed.append({"x": i})
+
+
+@pytest.mark.usefixtures("untold")
+@pytest.mark.parametrize("made", [array_of, records_of, typed_of])
+def test_a_loop_of_single_rows_is_told_once_of_the_writer(made: Any) -> None:
+    append, again = made({}), made({})
+    for i in range(99):
+        append(i)
+    with pytest.warns(StashPerformanceWarning, match=r"100 rows .* memory://.*writer\(\)") as told:
+        append(99)
+    assert told[0].filename == __file__  # the lambda above
+    for i in range(150):
+        append(i)
+        again(i)
+
+
+@pytest.mark.usefixtures("untold")
+def test_the_warning_is_of_the_users_line_and_can_be_an_error() -> None:
+    records = stash.create_records({}, {"x": "i4"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(StashPerformanceWarning):
+            for i in range(200):
+                records.append({"x": i})
+        assert len(stash.open_records(records.driver)) == len(records) == 99  # it stored nothing
+        records.append({"x": 0})
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_log_that_grows_now_and_then_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(writer_module.time, "monotonic", lambda: now[0])
+    array = stash.create({}, 0, "i4")
+    for i in range(250):
+        array.append([i])
+        now[0] += 1.0
+    for i in range(250):  # and many rows at a time, or few through each of many handles
+        array.append([i, i])
+        stash.create({}, 0, "i4").append([i])
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_writers_own_appends_do_not_count() -> None:
+    array = stash.create({}, 0, "i4", chunks=1)
+    records = stash.create_records({}, {"x": "i4"}, rows_per_chunk=1)
+    for target, row in ((array, [1]), (records, {"x": 1})):
+        for _ in range(120):
+            with target.writer(1) as writer:  # type: ignore[attr-defined]
+                writer.append(row)
+        target.append(row)  # type: ignore[attr-defined]
+
+
+def test_every_process_is_told_once() -> None:
+    code = """
+import os, sys, warnings
+import tensorstash as stash
+def told(place):
+    array = stash.create(place, 0, "i4")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i in range(250):
+            array.append([i])
+    return [w.filename for w in caught]
+assert told({}) == ["<string>"], "parent"
+assert told({}) == [], "again"
+child = os.fork()
+if not child:
+    os._exit(0 if told({}) == ["<string>"] and told({}) == [] else 1)
+assert os.waitpid(child, 0)[1] == 0, "child"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

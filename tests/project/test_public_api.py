@@ -28,6 +28,7 @@ PUBLIC = [
     "ReadOnly",
     "Records",
     "StashError",
+    "StashPerformanceWarning",
     "Stats",
     "TimedOut",
     "Unavailable",
@@ -60,7 +61,8 @@ def test_dir_shows_the_public_names() -> None:
 
 def test_errors_are_one_tree() -> None:
     for name in tensorstash.errors.__all__:
-        assert issubclass(getattr(tensorstash.errors, name), tensorstash.errors.StashError)
+        above = UserWarning if name.endswith("Warning") else tensorstash.errors.StashError
+        assert issubclass(getattr(tensorstash.errors, name), above)
 
 
 def test_public_functions_have_docstrings_and_annotations() -> None:
