@@ -124,6 +124,19 @@ class Blosc(BytesCodec):
             data, self.cname.encode(), self.clevel, shuffle, self.blocksize, self.typesize or 1
         )
 
+    def step_options(self, nbytes: int) -> tuple[int, ...] | None:
+        """Compressor, level, shuffle, and the bytes of a block and of an element."""
+        if self.shuffle is None:
+            return None
+        shuffle = _SHUFFLES.index(str(self.shuffle))
+        return (
+            _NAMES.index(self.cname),
+            self.clevel,
+            shuffle,
+            self.blocksize,
+            self.typesize or 1,
+        )
+
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """What the buffer holds; its header is checked first, whatever the configuration."""
         if len(data) < _HEADER.size:

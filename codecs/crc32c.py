@@ -51,6 +51,10 @@ class Crc32c(BytesCodec):
         out[:] = view[:size]
         return out
 
+    def step_options(self, nbytes: int) -> tuple[int, ...]:
+        """None are needed."""
+        return ()
+
     def encoded_nbytes(self, nbytes: int) -> int:
         """Four bytes more."""
         return nbytes + _SIZE

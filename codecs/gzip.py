@@ -41,6 +41,10 @@ class Gzip(BytesCodec):
         """One gzip member."""
         return zlib.compress(data, self.level, GZIP)
 
+    def step_options(self, nbytes: int) -> tuple[int, ...] | None:
+        """The level; what level 0 makes depends on zlib's buffers."""
+        return (self.level,) if self.level else None
+
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """The content of every member; its size in the trailer is checked, never trusted."""
         return pour(inflate(data, GZIP), limit, out)

@@ -302,6 +302,16 @@ class NumcodecBytes(Named, BytesCodec):
             return b"\0\0\0\0"  # numcodecs indexes the first byte; the sum of nothing is 0
         return flat(attempt(self.name, self.codec.encode, data))
 
+    def step_options(self, nbytes: int) -> tuple[int, ...] | None:
+        """Those of our own codec, where we have one."""
+        if self.inner is not None:
+            return self.inner.step_options(nbytes)
+        if self.identifier == "lz4":
+            return (int(self.codec.acceleration),)
+        if self.identifier == "zlib":
+            return (int(self.codec.level),) if self.codec.level else None
+        return None
+
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """The inverse; by streams of bounded size where the format has them."""
         if self.inner is not None:

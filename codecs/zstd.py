@@ -69,6 +69,10 @@ class Zstd(BytesCodec):
         assert _contexts.compressor is not None
         return _contexts.compressor.compress(data)
 
+    def step_options(self, nbytes: int) -> tuple[int, ...]:
+        """Level, checksum, and whether it is ``zstandard``'s library that encodes."""
+        return self.level, int(self.checksum), int(nbytes <= SMALL)
+
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """The content of every frame."""
         try:

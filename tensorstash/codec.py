@@ -210,6 +210,11 @@ class BytesCodec(Codec):
         of them, where that is cheaper than decoding everything. ``False``: nothing was done."""
         return False
 
+    def step_options(self, nbytes: int) -> tuple[int, ...] | None:
+        """The numbers by which the engine's kernel makes of ``nbytes`` just the bytes that
+        :meth:`encode` makes, with a :attr:`~Codec.step`; ``None`` where it cannot."""
+        return None
+
     def encoded_nbytes(self, nbytes: int) -> int | None:
         """What ``nbytes`` become when encoded, whatever they are; ``None`` when that varies."""
         return None

@@ -215,12 +215,20 @@ class BoundSharding(Sharding):
         return b"".join([index, *body] if self.index_location == "start" else [*body, index])
 
     def _encode_index(self, parts: Sequence[Buffer | None]) -> Buffer:
-        at = self.index_nbytes if self.index_location == "start" else 0
+        return self.encode_index(np.array([-1 if part is None else len(part) for part in parts]))
+
+    @property
+    def body_at(self) -> int:
+        """Where in a shard its first inner chunk stands."""
+        return self.index_nbytes if self.index_location == "start" else 0
+
+    def encode_index(self, sizes: NDArray[np.int64]) -> Buffer:
+        """The index of inner chunks of ``sizes`` (-1: absent) one behind the other."""
         entries = np.full((self.count, 2), _EMPTY, dtype="uint64")
-        for k, part in enumerate(parts):
-            if part is not None:
-                entries[k] = (at, len(part))
-                at += len(part)
+        there = sizes >= 0
+        stored = sizes[there]
+        entries[there, 0] = self.body_at + np.cumsum(stored) - stored
+        entries[there, 1] = stored
         return self._index.encode(entries.reshape(*self.grid, 2))
 
     def encode(self, chunk: NDArray[Any]) -> Buffer:

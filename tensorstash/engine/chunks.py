@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from weakref import ref
@@ -22,6 +22,7 @@ from ..memory import PROCESS, Account
 from ..memory.returned import keeps_little
 from ..metadata.spec import ArraySpec
 from ..sharding import BoundSharding, Sharding
+from ..threads import THREAD_BYTES, cores, spread
 
 SPAN_FROM = 16 << 10
 """Bytes of a plain local chunk up to which reading a part of it is not worth while."""
@@ -199,6 +200,35 @@ class Chunks:
     def plain(self) -> bool:
         """Whether elements are plain memory, which threads may copy without the GIL."""
         return self.spec.dtype.kind not in "OT"
+
+
+def encode_all(
+    sharding: BoundSharding, pieces: Sequence[NDArray[Any]], keep: bool, threads: int | None
+) -> list[Buffer | None]:
+    """Inner chunks encoded, in threads where there is much to do; ``None`` for those of nothing but
+    fill, unless they are kept."""
+    encoded: list[Buffer | None] = [None] * len(pieces)
+    encode_one = sharding.inner.encode if keep else sharding.encode_inner
+
+    def encode(block: range) -> None:
+        for k in block:
+            encoded[k] = encode_one(pieces[k])
+
+    much = sharding.inner.spec.nbytes * len(pieces) >= 4 * THREAD_BYTES
+    most = (cores() if threads is None else threads) if much else 1
+    size = max(1, -(-len(pieces) // (most * 4)))
+    blocks = (range(k, min(k + size, len(pieces))) for k in range(0, len(pieces), size))
+    spread(blocks, lambda: encode, most)
+    return encoded
+
+
+def beyond(
+    chunk: NDArray[Any], origin: tuple[int, ...], edges: tuple[int, ...]
+) -> Iterator[NDArray[Any]]:
+    """The cells of a chunk at ``origin`` beyond ``edges``; some come twice."""
+    for axis, (edge, start) in enumerate(zip(edges, origin, strict=False)):
+        if edge - start < chunk.shape[axis]:
+            yield chunk[(slice(None),) * axis + (slice(max(edge - start, 0), None),)]
 
 
 def _is_same_fill(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -259,9 +259,11 @@ Item = TypeVar("Item")
 
 class Job(NamedTuple, Generic[Item]):
     """How an item of a write becomes one object: ``whole``, where nothing is wanted of what is
-    stored, else by ``merge``. ``place``: the object's index, for messages."""
+    stored, else by ``merge``. ``place``: the object's index, for messages. ``ahead``: the items
+    again, of which the next few are encoded."""
 
     whole: Callable[[Item], Stored | None]
     merge: Callable[[Item], Merge]
     covers: Callable[[Item], bool]
     place: Callable[[Item], tuple[int, ...]]
+    ahead: Callable[[Iterator[Item]], Iterator[Item]] = iter

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cached import Cached
 from ..codec import ChunkSpec, Pipeline
 from ..driver import Buffer, Check, Put, held
 from ..errors import Corrupt
@@ -23,10 +24,11 @@ from ..indexing.selection import Transform
 from ..memory import PROCESS, Budget
 from ..memory.steps import Steps, put_each, put_many, steps
 from ..sharding import BoundSharding
-from ..threads import THREAD_BYTES, Shared, cores, count_for, spread
-from .chunks import Chunks, blank, scratch, to_change
+from ..threads import Shared, count_for, spread
+from .chunks import Chunks, beyond, blank, encode_all, scratch, to_change
 from .fence import Fence
 from .look import Look
+from .native.encode import Ahead, Encoder, Keeping, encoder
 from .update import Guess, Item, Job, Merge, Stored, merge_again, merge_many, merge_one
 
 _SHARD_BYTES = 256 << 20  # decoded, of all shards that are merged at once
@@ -90,6 +92,7 @@ class Writer:
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
+            part_job = self._ahead(part_job, todo, value)
             with steps(self.budget, chunks, len(todo), self._threads(todo), _BATCH) as how:
                 self._store(part_job, todo.parts(), how, look)
             return
@@ -99,27 +102,57 @@ class Writer:
             partial(self._covers_whole_shard, sharding, todo),
             lambda item: item[0],
         )
+        shard_job = self._ahead(shard_job, todo, value)
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
         with steps(self.budget, chunks, len(todo), 1, batch) as how:
             self._store(shard_job, shards, how, look)  # threads encode within a shard
 
+    @property
+    def _encoder(self) -> Encoder | None:  # what is encoded ahead is not counted
+        return None if self.budget.limited else self._native
+
+    @Cached
+    def _native(self) -> Encoder | None:
+        return encoder(self.chunks, self.threads)
+
+    @property
+    def _keeping(self) -> Keeping:
+        fenced = self.fence is not None and self.chunks.sharding is None
+        return Keeping(self._stays, self.write_fill or fenced, self.grown_from is not None)
+
+    def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any]) -> Job[Item]:
+        """``job``, its whole chunks encoded by the kernel, many in a call, where it can."""
+        able = self._encoder if self.fields is None else None
+        whole = None if able is None else able.of_plan(todo, value, self._keeping)
+        if whole is None:
+            return job
+        ahead = Ahead(whole, job.place, job.covers, job.whole)
+        return job._replace(whole=ahead.whole, ahead=ahead.items)
+
     def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
         """Replace a whole chunk of the array's own grid (a shard where there are shards)."""
         sharding = self.chunks.sharding
-        if sharding is not None:
-            data = sharding.join(self._encode_all(sharding, list(sharding.pieces(chunk))))
-            if data is None and self._stays(index):
-                data = sharding.empty()
-        else:
-            data = self._encode(index, chunk)
-        self._put(self.chunks.key(index), data)
+        if sharding is None:
+            self._put(self.chunks.key(index), self._encode(index, chunk))
+            return
+        found = None if self._encoder is None else self._encoder.shard(index, chunk, self._keeping)
+        self._put(*(found or self._shard(sharding, index, [*sharding.pieces(chunk)])))
+
+    def _shard(
+        self, sharding: BoundSharding, shard: tuple[int, ...], pieces: list[NDArray[Any]]
+    ) -> Stored:
+        """A shard's key and stored form, of all its inner chunks in index order."""
+        data = sharding.join(self._encode_all(sharding, pieces))
+        if data is None and self._stays(shard):
+            data = sharding.empty()
+        return self.chunks.key(shard), data
 
     def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
         """Apply ``change`` to what is stored of a chunk of the array's own grid, whoever else
         is writing to it."""
-        fill = self.write_fill
-        if self.fence is None and merge_again(self.chunks, index, self._beyond, change, fill):
+        cells = partial(beyond, edges=self.grown_from or ())
+        if self.fence is None and merge_again(self.chunks, index, cells, change, self.write_fill):
             return
         self._merge_one(self._merge(index, change, False))
 
@@ -180,7 +213,7 @@ class Writer:
             else:
                 self._put(*found)
 
-        spread(items, lambda: store, how.threads)
+        spread(job.ahead(items), lambda: store, how.threads)
 
     def _store_far(
         self, job: Job[Item], items: Iterator[Item], how: Steps, concurrency: int
@@ -190,7 +223,7 @@ class Writer:
         driver = self.chunks.driver
         touched: list[Item] = []
         absent: list[str] = []
-        shared = Shared(items)
+        shared = Shared(job.ahead(items))
 
         def encoded() -> Iterator[tuple[str, Buffer]]:
             for item in shared:
@@ -233,7 +266,7 @@ class Writer:
             return
         fence()
         refused: list[Item] = []
-        shared = Shared(parts[True])
+        shared = Shared(job.ahead(iter(parts[True])))
 
         def put(_: int) -> None:
             sent: list[Item] = []
@@ -346,12 +379,8 @@ class Writer:
                 return None
             chunks.append(chunk)
         ids = sharding.positions(part.chunk for part in parts)
-        encoded = self._encode_all(sharding, chunks)
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        data = sharding.join([encoded[k] for k in order])
-        if data is None and self._stays(shard):
-            data = sharding.empty()
-        return self.chunks.key(shard), data
+        return self._shard(sharding, shard, [chunks[k] for k in order])
 
     def _shard_merge(
         self,
@@ -454,8 +483,8 @@ class Writer:
         chunk = to_change(pipeline, stored, covers, lent)
         if self.fence is not None and self._holds_more(chunk, origin):
             self._close_late()  # it is another holder's, who may be about to publish it
-        for beyond in self._beyond(chunk, origin):
-            beyond[...] = self.chunks.spec.fill
+        for cells in beyond(chunk, origin, self.grown_from or ()):
+            cells[...] = self.chunks.spec.fill
         return chunk
 
     # -- beyond the edge --------------------------------------------------------------------
@@ -482,16 +511,10 @@ class Writer:
         edges = self.grown_from or self.chunks.spec.shape
         return any(map(ge, self.chunks.spec.grid.origin(index), edges))
 
-    def _beyond(self, chunk: NDArray[Any], origin: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-        """The cells of a chunk beyond the edge that the array grows from; some come twice."""
-        for axis, (edge, start) in enumerate(zip(self.grown_from or (), origin, strict=False)):
-            if edge - start < chunk.shape[axis]:
-                yield chunk[(slice(None),) * axis + (slice(max(edge - start, 0), None),)]
-
     def _holds_more(self, chunk: NDArray[Any], origin: tuple[int, ...]) -> bool:
         fill = self.chunks.spec.fill
-        beyond = self._beyond(chunk, origin)
-        return any(not is_fill(np.ascontiguousarray(cells), fill) for cells in beyond)
+        more = beyond(chunk, origin, self.grown_from or ())
+        return any(not is_fill(np.ascontiguousarray(cells), fill) for cells in more)
 
     def _stands_out(
         self, sharding: BoundSharding, shard: tuple[int, ...], held: list[Buffer | None]
@@ -550,25 +573,8 @@ class Writer:
                 chunk = np.ascontiguousarray(chunk)
         return pipeline.encode(chunk)
 
-    def _encode_all(
-        self, sharding: BoundSharding, pieces: list[NDArray[Any]]
-    ) -> list[Buffer | None]:
-        """Inner chunks encoded, in threads where there is much to do."""
-        encoded: list[Buffer | None] = [None] * len(pieces)
-
-        encode_one = sharding.inner.encode if self.write_fill else sharding.encode_inner
-
-        def encode(block: range) -> None:
-            for k in block:
-                encoded[k] = encode_one(pieces[k])
-
-        threads = 1
-        if self.chunks.plain and sharding.inner.spec.nbytes * len(pieces) >= 4 * THREAD_BYTES:
-            threads = cores() if self.threads is None else self.threads
-        size = max(1, -(-len(pieces) // (threads * 4)))
-        blocks = (range(k, min(k + size, len(pieces))) for k in range(0, len(pieces), size))
-        spread(blocks, lambda: encode, threads)
-        return encoded
+    def _encode_all(self, inner: BoundSharding, some: list[NDArray[Any]]) -> list[Buffer | None]:
+        return encode_all(inner, some, self.write_fill, self.threads if self.chunks.plain else 1)
 
     def _threads(self, todo: Plan) -> int:
         pipeline = self.chunks.pipeline

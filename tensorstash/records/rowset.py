@@ -303,6 +303,8 @@ def split_part(rows: RowSet, part: ShuffledRows, stored: int) -> RowSet:
 
 
 def _slice_rows(rows: RowSet, start: int, step: int, count: int) -> RowSet:
+    if count < 2:
+        step = 1  # no array holds every step that a slice may have
     if isinstance(rows, AllRows):
         return RowRange(start, step, count)
     if isinstance(rows, RowRange):

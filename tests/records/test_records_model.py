@@ -46,12 +46,16 @@ class Everything(RuleBasedStateMachine):
         self.records = stash.create_records(self.url, schema, length, **how)
         self.other = stash.open_records(self.url, "r+", cache=cache)
         self.model = Model(schema, length)
+        self.changes = 0
+        self.known = {False: 0, True: 0}
 
     def writer(self, other: bool) -> stash.Records:
-        """A handle that knows the fields; the rows perhaps not."""
+        """A handle that knows the fields; the rows perhaps not. Those of the same names and types
+        may be others: one renamed, or added again."""
         chosen = self.other if other else self.records
-        if chosen.fields != self.model.fields:
+        if self.known.get(other) != self.changes:
             chosen.refresh()
+            self.known[other] = self.changes
         return chosen
 
     # -- rows ---------------------------------------------------------------------------------
@@ -130,6 +134,7 @@ class Everything(RuleBasedStateMachine):
         self.writer(False).add_field(name, KINDS[kind], column(field, values) if given else None)
         self.model.fields[name] = field
         self.model.columns[name] = values
+        self.changes += 1
 
     @precondition(lambda self: len(self.model.fields) > 1)
     @rule(data=st.data())
@@ -137,6 +142,7 @@ class Everything(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([*self.model.fields]))
         self.writer(True).drop_field(name)
         del self.model.fields[name], self.model.columns[name]
+        self.changes += 1
 
     @rule(data=st.data(), new=st.sampled_from(NAMES))
     def rename_field(self, data: Any, new: str) -> None:
@@ -146,6 +152,7 @@ class Everything(RuleBasedStateMachine):
         self.writer(False).rename_field(old, new)
         self.model.fields = {new if n == old else n: f for n, f in self.model.fields.items()}
         self.model.columns[new] = self.model.columns.pop(old)
+        self.changes += 1
 
     @rule(other=st.booleans())
     def appending_with_other_fields_is_refused(self, other: bool) -> None:

@@ -314,3 +314,18 @@ def test_views_of_as_many_other_rows_are_told_apart() -> None:
     views = [records, *halves, *(records.where(chosen) for chosen in rows)]
     assert len({view.source.fingerprint for view in views}) == len(views)
     assert records.split({"a": 0.5}, seed=0)["a"].source.fingerprint == halves[0].source.fingerprint
+
+
+@pytest.mark.parametrize("step", [1 << 63, (1 << 64) + 1, -(1 << 70)])
+def test_steps_beyond_every_row(step: int) -> None:
+    records = stash.save_records({}, {"x": np.arange(10)})
+    views = (
+        records,
+        records.where([1, 3, 5]),
+        records.where(slice(2, 9)),
+        records.split({"a": 0.5})["a"],
+    )
+    for view in views:
+        wanted = view["x"][...][::step]
+        assert view.where(slice(None, None, step))["x"][...].tolist() == wanted.tolist()
+        assert view[::step]["x"].tolist() == wanted.tolist()

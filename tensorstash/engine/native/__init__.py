@@ -1,9 +1,9 @@
-"""Reads carried out by a small compiled kernel: one call for many chunks, without the
-interpreter's lock.
+"""Reads, and the encoding of whole chunks, carried out by a small compiled kernel: one call for
+many chunks, without the interpreter's lock.
 
 It is an accelerator, never a condition. Where it was not built, where ``TENSORSTASH_NATIVE=0`` is
-set, or where it knows no way to read a chunk, Python reads it, as it reads each chunk that is
-damaged: errors are the same, in the same words.
+set, or where it knows no way to read or encode a chunk, Python does, as it reads each chunk that is
+damaged: errors are the same, in the same words, and so are the bytes that are stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def available() -> bool:
 
 
 def status() -> str:
-    """Which way chunks are read, and why, in one line.
+    """Which way chunks are read and encoded, and why, in one line.
 
     Returns:
         ``"native: ..."`` with the decoders that were found, or ``"python: ..."`` with what is in
@@ -40,7 +40,9 @@ def status() -> str:
 
 
 def counts() -> dict[str, int]:
-    """Tasks that the kernel carried out in this process, in all (``"tasks"``) and by what their
-    chunks went through: ``"raw"``, ``"blosc"``, ``"zstd"``, ``"gzip"``, ``"zlib"``, ``"lz4"``,
-    ``"crc32c"``, ``"swap"``; and the ``"indices"`` of shards that it read."""
+    """Tasks that the kernel carried out in this process: chunks that it read, in all (``"tasks"``)
+    and by what they went through (``"raw"``, ``"blosc"``, ``"zstd"``, ``"gzip"``, ``"zlib"``,
+    ``"lz4"``, ``"crc32c"``, ``"swap"``), and those that it encoded, under the same names behind
+    ``"encoded "``; chunks of nothing but fill, of which nothing is made, are not among these. Also
+    the ``"indices"`` of shards that it read."""
     return dict(_library.library.done)

@@ -255,8 +255,8 @@ static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Work
     Wanted wanted = {0};
     int64_t widest = -1;
     memset(chunk, 0, sizeof(int64_t) * (size_t)(call->axes ? call->axes : 1));
-    for (int k = call->count - 1; k >= 0; k--) {
-        const Group *group = &call->groups[k];
+    for (int k = call->tables.count - 1; k >= 0; k--) {
+        const Group *group = &call->tables.groups[k];
         int64_t span = job->high[k] - job->low[k];
         int64_t at = job->low[k] + left % span;
         left /= span;
@@ -299,7 +299,7 @@ static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Work
     wanted.base += wanted.first;
     wanted.length = wanted.stop - wanted.first - (widest > 0 ? widest : 0);
     size_t item = (size_t)chain->itemsize;
-    int count = arrange(dims, call->count, &in, &out, &item);
+    int count = arrange(dims, call->tables.count, &in, &out, &item);
     uint8_t *straight =
         count == 0 && (int64_t)item == chain->nbytes && in == 0 ? call->out + out : NULL;
     uint8_t *keep = call->keeps ? call->keeps[nth].buf : NULL;
@@ -351,7 +351,8 @@ static void drop_kept(void *scratch) {
 
 static void make_kept(void) { keeps = pthread_key_create(&kept, drop_kept) == 0; }
 
-static void work(Call *call, Scratch *scratch) {
+static void work(void *given, Scratch *scratch) {
+    Call *call = given;
     Worker worker = {.scratch = scratch, .file = {.fd = -1}};
     int64_t at;
     while ((at = atomic_fetch_add(&call->next, call->grain)) < call->tasks) {
@@ -376,10 +377,16 @@ static void work(Call *call, Scratch *scratch) {
     atomic_fetch_add(&call->nanoseconds, worker.nanoseconds);
 }
 
-static void *helper(void *call) {
+typedef struct {
+    void (*work)(void *, Scratch *);
+    void *call;
+} Work;
+
+static void *helper(void *given) {
+    const Work *todo = given;
     Scratch scratch;
     memset(&scratch, 0, sizeof scratch);
-    work(call, &scratch);
+    todo->work(todo->call, &scratch);
     release(&scratch);
     return NULL;
 }
@@ -388,8 +395,10 @@ static _Atomic size_t most_kept = KEPT;
 
 void keep_at_most(int64_t size) { atomic_store(&most_kept, size > 0 ? (size_t)size : 0); }
 
-void run_all(Call *call, int threads) {
+/* Have `work` done by so many threads, the caller's among them; what they take in turns is theirs. */
+void in_threads(void (*work)(void *, Scratch *), void *call, int threads) {
     pthread_t helpers[MOST_THREADS];
+    Work todo = {work, call};
     int begun = 0;
     if (threads > 1) {
         sigset_t all, before;
@@ -400,7 +409,7 @@ void run_all(Call *call, int threads) {
         sigdelset(&all, SIGILL);
         sigdelset(&all, SIGABRT);
         pthread_sigmask(SIG_BLOCK, &all, &before);
-        while (begun < threads - 1 && !pthread_create(&helpers[begun], NULL, helper, call)) begun++;
+        while (begun < threads - 1 && !pthread_create(&helpers[begun], NULL, helper, &todo)) begun++;
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     pthread_once(&kept_once, make_kept);
@@ -415,9 +424,7 @@ void run_all(Call *call, int threads) {
     }
     if (scratch) {
         work(call, scratch);
-        if (scratch->stored.size + scratch->decoded.size + scratch->blocks.size >
-            atomic_load(&most_kept))
-            release(scratch);
+        if (held(scratch) > atomic_load(&most_kept)) release(scratch);
     } else {
         memset(&own, 0, sizeof own);
         work(call, &own);
@@ -425,3 +432,5 @@ void run_all(Call *call, int threads) {
     }
     while (begun) pthread_join(helpers[--begun], NULL);
 }
+
+void run_all(Call *call, int threads) { in_threads(work, call, threads); }

@@ -26,6 +26,17 @@ typedef struct {
     int64_t *made;        /* `at` and `what`, where they were worked out here */
 } Group;
 
+typedef struct {
+    Group groups[MOST_DIMS];
+    int count;
+} Tables;
+
+/* Buffers of Python's that a call holds. */
+typedef struct {
+    Py_buffer *at;
+    int64_t count, most;
+} Views;
+
 /* Where the tasks of one run of rows are stored: a file each, all in one file (a shard), or in
    memory. */
 typedef struct {
@@ -41,8 +52,8 @@ typedef struct {
 
 typedef struct {
     Chain chain;
-    Group groups[MOST_DIMS];
-    int count, axes;
+    Tables tables;
+    int axes;
     Job *jobs;
     int64_t all;
     int64_t ratios[MOST_DIMS], strides[MOST_DIMS];  /* of inner chunks in a shard */
@@ -56,11 +67,40 @@ typedef struct {
     Py_buffer *keeps;      /* of each task, memory for all of its chunk; `buf` NULL: none is wanted */
     int64_t kept;
     atomic_llong next, done, absent, bytes, nanoseconds;
-    Py_buffer *views;
-    int64_t viewed, viewable;
+    Views views;
 } Call;
 
+/* Whole chunks to be encoded, each to a place of its own. */
+typedef struct {
+    Chain chain;
+    Tables tables;
+    const int64_t *tasks;  /* where in `out` it goes, then a row of each group */
+    int64_t count;
+    const uint8_t *source, *fill;
+    int keep;              /* also what is nothing but fill */
+    uint8_t *out;
+    int64_t *sizes;        /* of each task: bytes, or one of those below */
+    int64_t grain;
+    atomic_llong next, done;
+    Views views;
+} Encoding;
+
+enum { ALL_FILL = -1, FAILED = -2 };
+
+int view(Views *views, PyObject *object, int flags, Py_buffer **found);
+int make_views(Views *views, int64_t most);
+void release_views(Views *views);
+void release_tables(Tables *tables);
+int wrong(const char *what);
+const int64_t *numbers(Views *views, PyObject *object, int64_t count, int64_t *found);
+int integers(PyObject *tuple, int64_t *to, int64_t count);
+int take_groups(Tables *tables, Views *views, PyObject *groups, int axes);
+int check_rows(const Tables *tables, const Chain *chain, int64_t low_out, int64_t high_out);
+int extent(const Py_buffer *array, int64_t *low, int64_t *high);
+
 void run_all(Call *call, int threads);
+void encode_all(Encoding *encoding, int threads);
+void in_threads(void (*work)(void *, Scratch *), void *call, int threads);
 void keep_at_most(int64_t size);
 void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
                   int end, int64_t *out, int64_t *versions, uint8_t *status);

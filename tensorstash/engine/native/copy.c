@@ -95,6 +95,8 @@ static void row(const uint8_t *in, uint8_t *out, const Dim *dim, size_t item) {
         case 4: DENSE(4);
         case 8: DENSE(8);
         case 16: DENSE(16);
+        case 32: DENSE(32);
+        case 64: DENSE(64);
         default: STRIDES(item);
         }
     } else {
@@ -104,6 +106,8 @@ static void row(const uint8_t *in, uint8_t *out, const Dim *dim, size_t item) {
         case 4: STRIDES(4);
         case 8: STRIDES(8);
         case 16: STRIDES(16);
+        case 32: STRIDES(32);
+        case 64: STRIDES(64);
         default: STRIDES(item);
         }
     }

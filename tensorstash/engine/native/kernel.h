@@ -8,6 +8,8 @@
 
 #define MOST_DIMS 64  /* NumPy's own limit */
 #define MOST_STEPS 16
+#define MOST_NUMBERS 5 /* that say how a step encodes */
+#define MOST_FAMILY 16
 #define MOST_PARTS 64
 
 /* What became of a task. All but DONE and ABSENT are carried out again in Python, which says what
@@ -17,13 +19,17 @@ enum { AGAIN, DONE, ABSENT, UNOPENED, CHANGED, SHORT, TOO_LARGE, CHECKSUM, SIZE,
 /* One step of a chain. A new filter is a row here, a row in steps.py, and a function in steps.c. */
 enum { CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP, KINDS };
 
+/* What the bytes of an encoder are of: small frames of zstd come from a library of their own. */
+enum { ENCODES_BLOSC, ENCODES_ZSTD, ENCODES_SMALL_ZSTD, ENCODES_ZLIB, ENCODES_LZ4, ENCODERS };
+
 typedef struct {
     int kind;
     int64_t size;  /* of a decoder: the bytes that come out; of SWAP: those of a number */
+    int64_t numbers[MOST_NUMBERS];
 } Step;
 
 typedef struct {
-    Step steps[MOST_STEPS];  /* outermost first */
+    Step steps[MOST_STEPS];  /* outermost first; to encode, innermost first */
     int count;
     int64_t nbytes;    /* of a chunk in memory */
     int64_t most;      /* that a stored chunk may have */
@@ -39,8 +45,23 @@ typedef struct {
 typedef struct {
     Memory stored, decoded, blocks;
     void *zstd;
+    void *encoders[ENCODERS];
     int some;  /* of the stored chunk not all was read */
 } Scratch;
+
+/* zlib's own structure: its layout has been the same since version 1.0. */
+typedef struct {
+    const uint8_t *next_in;
+    unsigned avail_in;
+    unsigned long total_in;
+    uint8_t *next_out;
+    unsigned avail_out;
+    unsigned long total_out;
+    const char *msg;
+    void *state, *zalloc, *zfree, *opaque;
+    int data_type;
+    unsigned long adler, reserved;
+} Stream;
 
 /* Bytes of a chunk that are wanted, and single runs of them where there are few. */
 typedef struct {
@@ -58,6 +79,7 @@ typedef struct {
 
 uint8_t *room(Memory *memory, int64_t size);
 void release(Scratch *scratch);
+size_t held(const Scratch *scratch);
 
 int decode(const Chain *chain, Scratch *scratch, const uint8_t *data, int64_t size, int writable,
            uint8_t *straight, const Wanted *wanted, const uint8_t **chunk);
@@ -66,6 +88,15 @@ int parts(const Chain *chain, const uint8_t *data, int64_t head, int64_t size,
           const Wanted *wanted, int64_t (*extents)[2]);
 int resolve(const char *path);
 int resolved(int kind);
+int take_family(void *handle, void *to, size_t size, const char *const *names);
+void store32(uint8_t *at, uint32_t value);
+void swap(uint8_t *at, int64_t size, int64_t width);
+
+int64_t capacity(const Chain *chain);
+const char *resolve_encoder(int which, const char *path, const char *version);
+int encodes(const Step *step);
+void release_encoders(Scratch *scratch);
+size_t encoders_held(const Scratch *scratch);
 
 int arrange(Dim *dims, int count, int64_t *in, int64_t *out, size_t *item);
 void copy(const uint8_t *in, uint8_t *out, const Dim *dims, int count, size_t item);

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...cached import Cached
+from ...codec import BytesCodec
 
 enabled = os.environ.get("TENSORSTASH_NATIVE", "1") != "0"
 """Whether the kernel may be used: not where ``TENSORSTASH_NATIVE=0`` was set at the start."""
@@ -23,7 +25,7 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
-_VERSION = 4  # of what the kernel's functions take, as in module.c
+_VERSION = 5  # of what the kernel's functions take, as in module.c
 
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
@@ -38,6 +40,7 @@ class Library:
         self.done: Counter[str] = Counter()
         self.thrifty = False
         """Whether threads keep little scratch from call to call."""
+        self._encodes: dict[tuple[int, tuple[int, ...]], bool] = {}
 
     @Cached
     def kernel(self) -> Any | None:
@@ -45,13 +48,31 @@ class Library:
         if np.dtype(np.intp).itemsize != 8:  # its tables are of 64-bit numbers
             return None
         try:
-            from ._kernel import VERSION, find, indices, keep, run  # type: ignore[import-not-found, unused-ignore]
+            from ._kernel import (  # type: ignore[import-not-found, unused-ignore]
+                VERSION,
+                capacity,
+                encode,
+                encoder,
+                find,
+                indices,
+                keep,
+                pack,
+                run,
+            )
         except ImportError:
             return None
-        # An editable install may have an older one.
-        if VERSION != _VERSION:
+        if VERSION != _VERSION:  # an editable install may have an older one
             return None
-        return SimpleNamespace(find=find, indices=indices, keep=keep, run=run)
+        return SimpleNamespace(
+            capacity=capacity,
+            encode=encode,
+            encoder=encoder,
+            find=find,
+            indices=indices,
+            keep=keep,
+            pack=pack,
+            run=run,
+        )
 
     def be_thrifty(self, thrifty: bool) -> None:
         """Have threads keep little scratch from call to call, or as much as is quickest."""
@@ -101,6 +122,83 @@ class Library:
             if expected == DONE and out != wanted:
                 return False
         return True
+
+    def encodes(self, codec: BytesCodec, kind: int, options: tuple[int, ...]) -> bool:
+        """Whether it makes just the bytes that ``codec`` makes, which is known by these
+        ``options``, of a trial."""
+        known = self._encodes.get((kind, options))
+        if known is None:
+            try:
+                known = kind in self.kinds and self._encodes_trials(codec, kind, options)
+            except Exception:  # a trial that cannot be made is not passed
+                known = False
+            self._encodes[kind, options] = known
+        return known
+
+    def _encodes_trials(self, codec: BytesCodec, kind: int, options: tuple[int, ...]) -> bool:
+        if not self._find_encoder(kind, options):
+            return False
+        sizes = [n for n in (6000, 60000, 150000) if codec.step_options(n) == options]
+        for size in sizes[:2]:  # it is done once in a process, and must not be felt
+            plain = _trial_of(size)
+            chain = (((kind, size, *options),), size, 4 * size + 4096, 1)
+            out = bytearray(self.kernel.capacity(chain))  # type: ignore[union-attr]
+            row = np.array([size, 0, 1, 0, 1, -1, -1], np.int64)
+            made = np.zeros(1, np.int64)
+            group = (0,), np.zeros(1, np.int64), row, None
+            task, source = np.zeros((1, 2), np.int64), np.frombuffer(plain, "V1")
+            self.encode(chain, (group,), task, source, b"\0", out, made, axes=1, keep=True)
+            if made[0] < 0 or bytes(out[: made[0]]) != bytes(codec.encode(plain)):
+                return False
+        return True
+
+    def _find_encoder(self, kind: int, options: tuple[int, ...]) -> bool:
+        """Whether the library is there whose functions Python's codec calls."""
+        if kind == CRC32C:
+            return True
+        assert self.kernel is not None
+        which, places, version = _encoder(kind, options)
+        return any(self.kernel.encoder(which, place, version) is not None for place in places)
+
+    def encode(
+        self,
+        chain: tuple[Any, ...],
+        groups: tuple[Any, ...],
+        tasks: Any,
+        source: Any,
+        fill: bytes,
+        out: Any,
+        sizes: Any,
+        axes: int,
+        keep: bool,
+        threads: int = 1,
+        grain: int = 1,
+    ) -> int:
+        """Encode chunks, one a task.
+
+        Args:
+            chain: Steps ``(kind, size, *options)`` innermost first, bytes of a chunk, the most that
+                one may have when stored, bytes of an element.
+            groups: What :mod:`.tables` makes of a selection.
+            tasks: Of each: where in ``out`` it goes, and a row of each group.
+            source: The array, as raw elements.
+            fill: An element, for what of a chunk no element of the array is for.
+            out: A place for each task, of as many bytes as ``capacity`` says.
+            sizes: Written to: the bytes of each; -1 for one of nothing but fill, which is not
+                encoded; -2 for one that Python is to encode.
+            axes: Of the array.
+            keep: Encode those of nothing but fill too.
+            threads: The most threads.
+            grain: Tasks that a thread takes at a time.
+
+        Returns:
+            How many were encoded.
+        """
+        assert self.kernel is not None
+        done: int = self.kernel.encode(
+            *(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain)
+        )
+        return done
 
     def run(
         self,
@@ -182,11 +280,11 @@ class Library:
             found.append(((inode, modified, size), index.copy()) if code == DONE else None)
         return found
 
-    def count(self, kinds: tuple[int, ...], done: int) -> None:
-        """``done`` tasks of a chain of ``kinds`` were carried out."""
-        self.done["tasks"] += done
-        for name in {NAMES[kind] for kind in kinds} or {"raw"}:
-            self.done[name] += done
+    def count(self, kinds: tuple[int, ...], done: int, verb: str = "") -> None:
+        """``done`` tasks of a chain of ``kinds`` were carried out; ``verb`` is in front of what is
+        counted."""
+        for name in ("tasks", *({NAMES[kind] for kind in kinds} or {"raw"})):
+            self.done[verb + name] += done
 
 
 library = Library()
@@ -197,6 +295,42 @@ def _libraries() -> list[bytes]:
     from numcodecs import blosc, lz4, zstd
 
     return [os.fsencode(module.__file__) for module in (blosc, zstd, lz4) if module.__file__]
+
+
+_BLOSC, _ZSTD, _SMALL_ZSTD, _ZLIB, _LZ4 = range(5)
+"""The encoders, as in kernel.h."""
+
+
+def _encoder(kind: int, options: tuple[int, ...]) -> tuple[int, list[bytes], str | None]:
+    """Which encoder makes such a step's bytes, the libraries that it may be in, and its version,
+    where more than one may have it: they must be those of the library that Python's codec calls."""
+    from numcodecs import blosc, lz4, zstd
+
+    if kind == BLOSC:
+        return _BLOSC, [os.fsencode(blosc.__file__)], None
+    if kind == LZ4:
+        return _LZ4, [os.fsencode(lz4.__file__)], None
+    if kind in (GZIP, ZLIB):
+        place = getattr(zlib, "__file__", "")  # where it is part of the interpreter: in there
+        return _ZLIB, [os.fsencode(place)], zlib.ZLIB_RUNTIME_VERSION
+    if not options[2]:
+        return _ZSTD, [os.fsencode(zstd.__file__)], None
+    # What zstandard's wheels have in their module cannot be seen from outside, but they bring it a
+    # second time, for another binding.
+    import zstandard
+
+    version = ".".join(map(str, zstandard.ZSTD_VERSION))
+    specs = [find_spec(f"zstandard.{name}") for name in ("backend_c", "_cffi")]
+    places = [zstd.__file__, *(spec.origin for spec in specs if spec is not None)]
+    return _SMALL_ZSTD, [os.fsencode(place) for place in places if place], version
+
+
+def _trial_of(size: int) -> bytes:
+    """Bytes some of which shrink well, some little, some not at all."""
+    rng = np.random.default_rng(size)
+    walk = np.cumsum(rng.integers(0, 4, size // 8)).astype("<u2").tobytes()
+    rest = bytes(range(256)) * (size // 256 + 1)
+    return (walk + bytes(size // 4) + rng.bytes(size // 8) + rest)[:size]
 
 
 def _crc32c(plain: bytes) -> bytes:

@@ -4,183 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 4 /* of what `run` takes: library.py has the same */
-
-static int view(Call *call, PyObject *object, int flags, Py_buffer **found) {
-    if (call->viewed == call->viewable) {
-        PyErr_SetString(PyExc_ValueError, "more buffers than there is room for");
-        return 0;
-    }
-    Py_buffer *one = &call->views[call->viewed];
-    if (PyObject_GetBuffer(object, one, flags)) return 0;
-    call->viewed++;
-    *found = one;
-    return 1;
-}
-
-static int wrong(const char *what) {
-    PyErr_SetString(PyExc_ValueError, what);
-    return 0;
-}
-
-static const int64_t *numbers(Call *call, PyObject *object, int64_t count, int64_t *found) {
-    Py_buffer *buffer;
-    if (!view(call, object, PyBUF_C_CONTIGUOUS, &buffer)) return NULL;
-    if (buffer->itemsize != 8 || (uintptr_t)buffer->buf % 8 ||
-        (count >= 0 && buffer->len != count * 8)) {
-        wrong("an array of 64-bit integers of another size was expected");
-        return NULL;
-    }
-    if (found) *found = (int64_t)(buffer->len / 8);
-    return buffer->len ? buffer->buf : (const int64_t *)"\0\0\0\0\0\0\0";
-}
-
-static int integers(PyObject *tuple, int64_t *to, int64_t count) {
-    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) return wrong("a tuple of another size");
-    for (int64_t k = 0; k < count; k++) {
-        to[k] = PyLong_AsLongLong(PyTuple_GetItem(tuple, (Py_ssize_t)k));
-        if (to[k] == -1 && PyErr_Occurred()) return 0;
-    }
-    return 1;
-}
-
-/* The least and the most of `n` offsets from `base`; whether they can be told. */
-static int reach(int64_t base, int64_t step, const int64_t *list, int64_t n, int64_t *low,
-                 int64_t *high) {
-    int64_t far = 0, from = 0;
-    if (list) {
-        from = far = list[0];
-        for (int64_t k = 1; k < n; k++) {
-            if (list[k] < from) from = list[k];
-            if (list[k] > far) far = list[k];
-        }
-    } else if (__builtin_mul_overflow(step, n - 1, &far)) {
-        return 0;
-    }
-    if (far < from) {
-        int64_t other = far;
-        far = from;
-        from = other;
-    }
-    return !__builtin_add_overflow(base, from, low) && !__builtin_add_overflow(base, far, high);
-}
-
-/* Every offset that a task can have lies in the chunk, and in the output. */
-static int check_rows(Call *call, int64_t low_out, int64_t high_out) {
-    int64_t in_low = 0, in_high = call->chain.itemsize, out_low = 0,
-            out_high = call->chain.itemsize;
-    for (int g = 0; g < call->count; g++) {
-        const Group *group = &call->groups[g];
-        int64_t a = 0, b = 0, c = 0, d = 0;
-        for (int64_t k = 0; k < group->rows; k++) {
-            const int64_t *row = group->what + k * ROW;
-            int64_t n = row[0], low, high, from, to;
-            if (n < 1 || row[5] < -1 || row[6] < -1) return wrong("a row of no elements");
-            if ((row[5] >= 0 && (row[5] > group->listed || n > group->listed - row[5])) ||
-                (row[6] >= 0 && (row[6] > group->listed || n > group->listed - row[6])))
-                return wrong("a row reaches beyond its list");
-            const int64_t *in = row[5] < 0 ? NULL : group->lists + row[5];
-            const int64_t *out = row[6] < 0 ? NULL : group->lists + group->listed + row[6];
-            if (!reach(row[1], row[2], in, n, &low, &high) ||
-                !reach(row[3], row[4], out, n, &from, &to))
-                return wrong("a row reaches too far");
-            if (!k || low < a) a = low;
-            if (!k || high > b) b = high;
-            if (!k || from < c) c = from;
-            if (!k || to > d) d = to;
-        }
-        for (int64_t k = 0; k < group->rows * group->coords; k++)
-            if (group->at[k] < 0) return wrong("a chunk before the first");
-        if (__builtin_add_overflow(in_low, a, &in_low) ||
-            __builtin_add_overflow(in_high, b, &in_high) ||
-            __builtin_add_overflow(out_low, c, &out_low) ||
-            __builtin_add_overflow(out_high, d, &out_high))
-            return wrong("rows reach too far");
-    }
-    if (in_low < 0 || in_high > call->chain.nbytes) return wrong("rows reach beyond a chunk");
-    if (out_low < low_out || out_high > high_out) return wrong("rows reach beyond the output");
-    return 1;
-}
-
-/* The rows of an axis whose elements are `n` from `start` on, `by` apart, in chunks of `edge`:
-   (axis, start, n, by, edge, step, out), the last two between neighbours in the chunk and in the
-   output, in bytes. As `Span.rows` of tables.py. */
-static int take_span(Call *call, Group *group, PyObject *given) {
-    int64_t one[7], last, far;
-    if (!integers(given, one, 7)) return 0;
-    int64_t start = one[1], n = one[2], by = one[3], edge = one[4], step = one[5], out = one[6];
-    if (one[0] < 0 || one[0] >= call->axes) return wrong("no such axis");
-    if (start < 0 || n < 1 || !by || by == INT64_MIN || edge < 1 || __builtin_mul_overflow(n - 1, by, &last) ||
-        __builtin_add_overflow(start, last, &last) || last < 0 || last > INT64_MAX - edge ||
-        start > INT64_MAX - edge)
-        return wrong("no elements of an axis");
-    if (__builtin_mul_overflow(edge, step, &far) || __builtin_mul_overflow(n, out, &far) ||
-        __builtin_mul_overflow(by, step, &far))
-        return wrong("a row reaches too far");
-    int64_t chunks = start / edge - last / edge;
-    if (chunks < 0) chunks = -chunks;
-    int64_t most = n <= chunks ? n : chunks + 1;
-    if (most > MOST_ROWS) return wrong("too many rows");
-    group->made = malloc(sizeof(int64_t) * (size_t)(most * (1 + ROW)));
-    if (!group->made) {
-        PyErr_NoMemory();
-        return 0;
-    }
-    int64_t *at = group->made, *row = at + most;
-    group->coords = 1;
-    group->axes[0] = one[0];
-    group->at = at;
-    group->what = row;
-    for (int64_t k = 0; k < n; group->rows++, row += ROW) {
-        int64_t place = start + k * by, chunk = place / edge, inside = place % edge;
-        int64_t some = by > 0 ? (edge - 1 - inside) / by : inside / -by;
-        if (some++ >= n - k) some = n - k;
-        at[group->rows] = chunk;
-        row[0] = some;
-        row[1] = inside * step;
-        row[2] = by * step;
-        row[3] = k * out;
-        row[4] = out;
-        row[5] = row[6] = -1;
-        k += some;
-    }
-    return 1;
-}
-
-static int take_groups(Call *call, PyObject *groups) {
-    Py_ssize_t count = PyTuple_Check(groups) ? PyTuple_Size(groups) : -1;
-    if (count < 0 || count >= MOST_DIMS) return wrong("a tuple of fewer than 64 groups");
-    call->count = (int)count;
-    for (int k = 0; k < call->count; k++) {
-        PyObject *axes, *at, *what, *lists;
-        PyObject *given = PyTuple_GetItem(groups, k);
-        Group *group = &call->groups[k];
-        if (PyTuple_Check(given) && PyTuple_Size(given) == 7) {
-            if (!take_span(call, group, given)) return 0;
-            continue;
-        }
-        if (!PyArg_ParseTuple(given, "OOOO", &axes, &at, &what, &lists)) return 0;
-        Py_ssize_t coords = PyTuple_Check(axes) ? PyTuple_Size(axes) : -1;
-        if (coords < 0 || coords > MOST_DIMS) return wrong("a tuple of axes");
-        group->coords = coords;
-        if (!integers(axes, group->axes, coords)) return 0;
-        for (Py_ssize_t i = 0; i < coords; i++)
-            if (group->axes[i] < 0 || group->axes[i] >= call->axes) return wrong("no such axis");
-        group->what = numbers(call, what, -1, &group->rows);
-        if (!group->what) return 0;
-        if (group->rows % ROW) return wrong("rows of seven numbers");
-        group->rows /= ROW;
-        group->at = numbers(call, at, group->rows * coords, NULL);
-        if (!group->at) return 0;
-        if (lists != Py_None) {
-            group->lists = numbers(call, lists, -1, &group->listed);
-            if (!group->lists) return 0;
-            if (group->listed % 2) return wrong("two lists of one size");
-            group->listed /= 2;
-        }
-    }
-    return 1;
-}
+#define VERSION 5 /* of what the functions take: library.py has the same */
 
 static void free_buffers(Py_buffer *buffers, int64_t count) {
     for (int64_t k = 0; buffers && k < count; k++)
@@ -219,10 +43,10 @@ static int take_job(Call *call, Job *job, PyObject *given, int64_t *total) {
     job->path = text;
     job->length = length;
     job->before = *total;
-    if (!integers(low, job->low, call->count) || !integers(high, job->high, call->count)) return 0;
+    if (!integers(low, job->low, call->tables.count) || !integers(high, job->high, call->tables.count)) return 0;
     int64_t tasks = 1;
-    for (int k = 0; k < call->count; k++) {
-        if (job->low[k] < 0 || job->high[k] < job->low[k] || job->high[k] > call->groups[k].rows)
+    for (int k = 0; k < call->tables.count; k++) {
+        if (job->low[k] < 0 || job->high[k] < job->low[k] || job->high[k] > call->tables.groups[k].rows)
             return wrong("a range of rows that are not there");
         if (__builtin_mul_overflow(tasks, job->high[k] - job->low[k], &tasks))
             return wrong("too many tasks");
@@ -236,21 +60,35 @@ static int take_job(Call *call, Job *job, PyObject *given, int64_t *total) {
     if (job->values) {
         if (job->held != 1 || !job->values->buf) return wrong("a shard is one value");
         job->bytes = (int64_t)job->values->len;
-        job->index = numbers(call, index, -1, &job->entries);
-        job->entries /= 2;
-        return job->index != NULL;
+    } else {
+        int64_t version[3];
+        if (!integers(tag, version, 3)) return 0;
+        job->inode = version[0];
+        job->modified = version[1];
+        job->bytes = version[2];
     }
-    int64_t version[3];
-    if (!integers(tag, version, 3)) return 0;
-    job->inode = version[0];
-    job->modified = version[1];
-    job->bytes = version[2];
-    job->index = numbers(call, index, -1, &job->entries);
+    job->index = numbers(&call->views, index, -1, &job->entries);
     job->entries /= 2;
     return job->index != NULL;
 }
 
-static int take_chain(Chain *chain, PyObject *given) {
+static int take_step(Step *step, const Chain *chain, PyObject *given, int encoding) {
+    int64_t numbers[2 + MOST_NUMBERS] = {0};
+    Py_ssize_t count = PyTuple_Check(given) ? PyTuple_Size(given) : -1;
+    if (count < 2 || count > (encoding ? 2 + MOST_NUMBERS : 2)) return wrong("no such step");
+    if (!integers(given, numbers, count)) return 0;
+    if (numbers[0] < 0 || numbers[0] >= KINDS || numbers[1] < 0) return wrong("no such step");
+    step->kind = (int)numbers[0];
+    step->size = numbers[1];
+    memcpy(step->numbers, numbers + 2, sizeof step->numbers);
+    if (!(encoding ? encodes(step) : resolved(step->kind))) return wrong("no such step");
+    if (step->kind == SWAP && (step->size < 1 || chain->itemsize % step->size))
+        return wrong("no such number");
+    return 1;
+}
+
+/* Steps outermost first; to encode, innermost first. */
+static int take_chain(Chain *chain, PyObject *given, int encoding) {
     PyObject *steps;
     long long nbytes, most, itemsize;
     if (!PyArg_ParseTuple(given, "OLLL", &steps, &nbytes, &most, &itemsize)) return 0;
@@ -263,15 +101,13 @@ static int take_chain(Chain *chain, PyObject *given) {
     chain->most = most;
     chain->itemsize = itemsize;
     chain->count = (int)count;
-    int decoders = 0; /* they share a buffer */
+    int compressors = 0; /* they share a buffer */
     for (Py_ssize_t k = 0; k < count; k++) {
-        int64_t step[2];
-        if (!integers(PyTuple_GetItem(steps, k), step, 2)) return 0;
-        if (step[0] < 0 || step[0] >= KINDS || step[1] < 0 || !resolved((int)step[0]))
-            return wrong("no such step");
-        if (step[0] == SWAP && (step[1] < 1 || itemsize % step[1])) return wrong("no such number");
-        if (step[0] != SWAP && step[0] != CRC32C && decoders++) return wrong("more than one decoder");
-        chain->steps[k] = (Step){(int)step[0], step[1]};
+        Step *step = &chain->steps[k];
+        if (!take_step(step, chain, PyTuple_GetItem(steps, k), encoding)) return 0;
+        if (step->kind != SWAP && step->kind != CRC32C && compressors++)
+            return wrong("more than one that compresses");
+        if (encoding && step->kind == SWAP && k) return wrong("numbers are swapped first");
     }
     return 1;
 }
@@ -280,9 +116,8 @@ static void drop(Call *call) {
     for (int64_t k = 0; call->jobs && k < call->all; k++)
         free_buffers(call->jobs[k].values, call->jobs[k].held);
     free_buffers(call->keeps, call->kept);
-    for (int k = 0; k < call->count; k++) free(call->groups[k].made);
-    for (int64_t k = 0; k < call->viewed; k++) PyBuffer_Release(&call->views[k]);
-    free(call->views);
+    release_tables(&call->tables);
+    release_views(&call->views);
     free(call->jobs);
     free(call);
 }
@@ -291,7 +126,7 @@ static void drop(Call *call) {
 static int take_picked(Call *call, PyObject *picked, PyObject *keeps, int64_t total) {
     if (picked != Py_None) {
         if (call->all != 1) return wrong("tasks are picked of one job");
-        call->picked = numbers(call, picked, call->tasks, NULL);
+        call->picked = numbers(&call->views, picked, call->tasks, NULL);
         if (!call->picked) return 0;
         for (int64_t k = 0; k < call->tasks; k++)
             if (call->picked[k] < 0 || call->picked[k] >= total) return wrong("a task that is not there");
@@ -326,18 +161,17 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     if (!call) return PyErr_NoMemory();
     call->all = PyList_Size(jobs);
     call->jobs = calloc((size_t)call->all + 1, sizeof *call->jobs);
-    call->viewable = call->all + 3 * MOST_DIMS + 4;
-    call->views = calloc((size_t)call->viewable, sizeof *call->views);
     call->axes = axes;
     call->separator = (char)separator;
     call->spans = spans;
     call->first = first;
     call->grain = grain;
-    if (!call->jobs || !call->views) {
+    if (!call->jobs) {
         PyErr_NoMemory();
         goto end;
     }
-    if (!take_chain(&call->chain, chain) || !take_groups(call, groups)) goto end;
+    if (!make_views(&call->views, call->all + 3 * MOST_DIMS + 4)) goto end;
+    if (!take_chain(&call->chain, chain, 0) || !take_groups(&call->tables, &call->views, groups, axes)) goto end;
     if (!integers(ratios, call->ratios, axes) || !integers(strides, call->strides, axes)) goto end;
     for (int k = 0; k < axes; k++)
         if (call->ratios[k] < 1 || call->strides[k] < 0 || call->strides[k] > INT64_MAX / 64 / call->ratios[k]) {
@@ -348,14 +182,14 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     for (int64_t k = 0; k < call->all; k++)
         if (!take_job(call, &call->jobs[k], PyList_GetItem(jobs, (Py_ssize_t)k), &total)) goto end;
     if (fill != Py_None) {
-        if (!view(call, fill, PyBUF_SIMPLE, &buffer)) goto end;
+        if (!view(&call->views, fill, PyBUF_SIMPLE, &buffer)) goto end;
         if (buffer->len != call->chain.itemsize) {
             wrong("a fill value of another size");
             goto end;
         }
         call->fill = buffer->buf;
     }
-    if (!view(call, status, PyBUF_WRITABLE, &buffer)) goto end;
+    if (!view(&call->views, status, PyBUF_WRITABLE, &buffer)) goto end;
     call->status = buffer->buf;
     call->tasks = (int64_t)buffer->len;
     if (!take_picked(call, picked, keeps, total)) goto end;
@@ -363,20 +197,15 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
         wrong("more tasks than there are");
         goto end;
     }
-    if (!view(call, out, PyBUF_STRIDES | PyBUF_WRITABLE, &buffer)) goto end;
-    int64_t low = 0, high = buffer->itemsize;
-    for (int k = 0; k < buffer->ndim; k++) {
-        int64_t far = (buffer->shape[k] - 1) * buffer->strides[k];
-        if (buffer->shape[k] < 1) goto counted;
-        if (far < 0) low += far;
-        else high += far;
-    }
+    if (!view(&call->views, out, PyBUF_STRIDES | PyBUF_WRITABLE, &buffer)) goto end;
+    int64_t low, high;
+    if (!extent(buffer, &low, &high)) goto counted;
     if (buffer->itemsize != call->chain.itemsize) {
         wrong("an output of another item size");
         goto end;
     }
     call->out = buffer->buf;
-    if (!check_rows(call, low, high)) goto end;
+    if (!check_rows(&call->tables, &call->chain, low, high)) goto end;
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     if (call->tasks) {
         Py_BEGIN_ALLOW_THREADS
@@ -389,6 +218,136 @@ counted:
 end:
     drop(call);
     return result;
+}
+
+/* Every task lies in its tables, and what it makes in the buffer. */
+static int check_tasks(const Encoding *call, int64_t size) {
+    int64_t most = capacity(&call->chain);
+    if (most < 0) return wrong("a chunk of more bytes than can be encoded");
+    for (int64_t k = 0; k < call->count; k++) {
+        const int64_t *task = call->tasks + k * (1 + call->tables.count);
+        if (task[0] < 0 || task[0] > size - most) return wrong("a chunk goes beyond the buffer");
+        for (int g = 0; g < call->tables.count; g++)
+            if (task[1 + g] < 0 || task[1 + g] >= call->tables.groups[g].rows)
+                return wrong("a row that is not there");
+    }
+    return 1;
+}
+
+static PyObject *encode(PyObject *module, PyObject *arguments) {
+    PyObject *chain, *groups, *tasks, *source, *fill, *out, *sizes, *result = NULL;
+    int axes, keep, threads;
+    long long grain;
+    Py_buffer *buffer;
+    int64_t low, high, numbers_given;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOiiiL", &chain, &groups, &tasks, &source, &fill, &out,
+                          &sizes, &axes, &keep, &threads, &grain))
+        return NULL;
+    if (axes < 0 || axes > MOST_DIMS || grain < 1) {
+        wrong("no such call");
+        return NULL;
+    }
+    Encoding *call = calloc(1, sizeof *call);
+    if (!call) return PyErr_NoMemory();
+    call->keep = keep;
+    call->grain = grain;
+    if (!make_views(&call->views, 3 * MOST_DIMS + 5)) goto end;
+    if (!take_chain(&call->chain, chain, 1)) goto end;
+    if (!take_groups(&call->tables, &call->views, groups, axes)) goto end;
+    call->tasks = numbers(&call->views, tasks, -1, &numbers_given);
+    if (!call->tasks) goto end;
+    call->count = numbers_given / (1 + call->tables.count);
+    if (!view(&call->views, sizes, PyBUF_WRITABLE, &buffer)) goto end;
+    if (numbers_given % (1 + call->tables.count) || buffer->len / 8 != call->count ||
+        buffer->len % 8 || (uintptr_t)buffer->buf % 8) {
+        wrong("a size for each task");
+        goto end;
+    }
+    call->sizes = buffer->buf;
+    if (!view(&call->views, fill, PyBUF_SIMPLE, &buffer)) goto end;
+    if (buffer->len != call->chain.itemsize) {
+        wrong("a fill value of another size");
+        goto end;
+    }
+    call->fill = buffer->buf;
+    if (!view(&call->views, out, PyBUF_WRITABLE, &buffer)) goto end;
+    call->out = buffer->buf;
+    if (!check_tasks(call, (int64_t)buffer->len)) goto end;
+    if (!view(&call->views, source, PyBUF_STRIDES, &buffer)) goto end;
+    if (buffer->itemsize != call->chain.itemsize || !extent(buffer, &low, &high)) {
+        wrong("an array of another item size, or of none");
+        goto end;
+    }
+    call->source = buffer->buf;
+    if (!check_rows(&call->tables, &call->chain, low, high)) goto end;
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
+    if (call->count) {
+        Py_BEGIN_ALLOW_THREADS
+        encode_all(call, threads);
+        Py_END_ALLOW_THREADS
+    }
+    result = PyLong_FromLongLong((long long)call->done);
+end:
+    release_tables(&call->tables);
+    release_views(&call->views);
+    free(call);
+    return result;
+}
+
+static PyObject *capacity_of(PyObject *module, PyObject *chain) {
+    Chain taken = {0};
+    (void)module;
+    if (!take_chain(&taken, chain, 1)) return NULL;
+    return PyLong_FromLongLong((long long)capacity(&taken));
+}
+
+static PyObject *pack(PyObject *module, PyObject *arguments) {
+    PyObject *out, *sizes;
+    long long start, slot;
+    int64_t count;
+    Py_buffer *buffer;
+    Py_buffer held[2];
+    Views views = {held, 0, 2};
+    PyObject *result = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOLL", &out, &sizes, &start, &slot)) return NULL;
+    if (!view(&views, out, PyBUF_WRITABLE, &buffer)) return NULL;
+    uint8_t *body = buffer->buf;
+    int64_t most = (int64_t)buffer->len;
+    const int64_t *each = numbers(&views, sizes, -1, &count);
+    if (!each) goto end;
+    if (start < 0 || start > most || slot < 1 || count > (most - start) / slot) {
+        wrong("places beyond the buffer");
+        goto end;
+    }
+    for (int64_t k = 0; k < count; k++)
+        if (each[k] > slot) {
+            wrong("a chunk of more than its place");
+            goto end;
+        }
+    int64_t end = start;
+    Py_BEGIN_ALLOW_THREADS
+    for (int64_t k = 0; k < count; k++) {
+        if (each[k] <= 0) continue;
+        if (end != start + k * slot) memmove(body + end, body + start + k * slot, (size_t)each[k]);
+        end += each[k];
+    }
+    Py_END_ALLOW_THREADS
+    result = PyLong_FromLongLong((long long)end);
+end:
+    for (int64_t k = 0; k < views.count; k++) PyBuffer_Release(&held[k]);
+    return result;
+}
+
+static PyObject *find_encoder(PyObject *module, PyObject *arguments) {
+    int which;
+    const char *path, *version;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "iyz", &which, &path, &version)) return NULL;
+    const char *found = resolve_encoder(which, path, version);
+    if (!found) Py_RETURN_NONE;
+    return PyUnicode_FromString(found);
 }
 
 /* Shards' indices from their files. What is odd in any way is left to Python. */
@@ -458,6 +417,15 @@ static PyMethodDef methods[] = {
      "    threads, first, grain, picked, keeps) -> (done, absent, bytes, nanoseconds)\n\n"
      "Carry out tasks `first` on, or those `picked`, one an item of `status`, of the product of\n"
      "the groups; `keeps`: memory for the whole chunk of each."},
+    {"encode", encode, METH_VARARGS,
+     "encode(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain) -> done\n\n"
+     "Encode a chunk a task, which is where in `out` it goes and a row of each group. `sizes`\n"
+     "become those of what is stored; -1: all of it is fill; -2: Python is to look."},
+    {"capacity", capacity_of, METH_O, "capacity(chain): bytes that a place in `out` must have."},
+    {"pack", pack, METH_VARARGS,
+     "pack(out, sizes, start, slot): move what lies `slot` apart together; where it ends."},
+    {"encoder", find_encoder, METH_VARARGS,
+     "encoder(which, path, version): look for an encoder there; its version, or None."},
     {"indices", indices, METH_VARARGS,
      "indices(paths, count, limit, checksum, end, out, versions, status)\n\n"
      "Read the index of each shard, with the file's version; `status` says what became of each."},
@@ -479,7 +447,7 @@ static PyModuleDef_Slot slots[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_kernel", "Batches of reads, carried out without the interpreter.", 0,
+    PyModuleDef_HEAD_INIT, "_kernel", "Batches of reads and writes, carried out without the interpreter.", 0,
     methods, slots, NULL, NULL, NULL,
 };
 

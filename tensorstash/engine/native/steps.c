@@ -12,81 +12,79 @@
 #define BLOCK 131072    /* Zstandard's largest block */
 #define FED 16384       /* compressed bytes that are decoded at a time, where not all are wanted */
 
-/* zlib's own structure: its layout has been the same since version 1.0. */
-typedef struct {
-    const uint8_t *next_in;
-    unsigned avail_in;
-    unsigned long total_in;
-    uint8_t *next_out;
-    unsigned avail_out;
-    unsigned long total_out;
-    const char *msg;
-    void *state, *zalloc, *zfree, *opaque;
-    int data_type;
-    unsigned long adler, reserved;
-} Stream;
-
+/* Families of functions, each from one library: what one makes, another takes. */
 static struct {
-    int (*blosc)(const void *, void *, size_t, int);
-    const char *(*blosc_version)(void);
-    void *(*zstd_create)(void);
-    size_t (*zstd_free)(void *);
-    size_t (*zstd_decode)(void *, void *, size_t, const void *, size_t);
-    unsigned long long (*zstd_content)(const void *, size_t);
-    size_t (*zstd_frame)(const void *, size_t);
-    size_t (*zstd_stream)(void *, void *, void *);
-    size_t (*zstd_set)(void *, int, int);
-    size_t (*zstd_reset)(void *, int);
-    unsigned (*zstd_error)(size_t);
-    int (*lz4)(const char *, char *, int, int);
-    int (*inflate_begin)(Stream *, int, const char *, int);
-    int (*inflate)(Stream *, int);
-    int (*inflate_end)(Stream *);
-    const char *(*zlib_version)(void);
+    struct {
+        int (*decode)(const void *, void *, size_t, int);
+        const char *(*version)(void);
+    } blosc;
+    struct {
+        void *(*create)(void);
+        size_t (*free)(void *);
+        size_t (*decode)(void *, void *, size_t, const void *, size_t);
+        unsigned long long (*content)(const void *, size_t);
+        size_t (*frame)(const void *, size_t);
+        unsigned (*error)(size_t);
+        size_t (*stream)(void *, void *, void *);
+        size_t (*set)(void *, int, int);
+        size_t (*reset)(void *, int);
+    } zstd;
+    struct {
+        int (*decode)(const char *, char *, int, int);
+    } lz4;
+    struct {
+        int (*begin)(Stream *, int, const char *, int);
+        int (*decode)(Stream *, int);
+        int (*end)(Stream *);
+        const char *(*version)(void);
+    } zlib;
 } library;
 
-/* Take from the library at `path`, which is loaded already, what is not known yet. */
+static const char *const blosc_names[] = {"blosc_decompress_ctx", "blosc_get_version_string"};
+static const char *const zstd_names[] = {
+    "ZSTD_createDCtx",          "ZSTD_freeDCtx",
+    "ZSTD_decompressDCtx",      "ZSTD_getFrameContentSize",
+    "ZSTD_findFrameCompressedSize", "ZSTD_isError",
+    "ZSTD_decompressStream",    "ZSTD_DCtx_setParameter",
+    "ZSTD_DCtx_reset"};
+static const char *const lz4_names[] = {"LZ4_decompress_safe"};
+static const char *const zlib_names[] = {"inflateInit2_", "inflate", "inflateEnd", "zlibVersion"};
+
+/* Take a family of `size` bytes of functions from one library: all of them, or nothing. */
+int take_family(void *handle, void *to, size_t size, const char *const *names) {
+    void *found[MOST_FAMILY];
+    size_t count = size / sizeof *found;
+    for (size_t k = 0; k < count; k++)
+        if (!(found[k] = dlsym(handle, names[k]))) return 0;
+    memcpy(to, found, size);
+    return 1;
+}
+
+#define TAKE(FAMILY)                                                                         \
+    if (!library.FAMILY.decode) take_family(handle, &library.FAMILY, sizeof library.FAMILY, FAMILY##_names)
+
+/* Take from the library at `path`, which is loaded already, the families that are not known yet. */
 int resolve(const char *path) {
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
     if (!handle) return -1;
-#define FIND(MEMBER, NAME)                                                                   \
-    if (!library.MEMBER) {                                                                   \
-        void *found = dlsym(handle, NAME);                                                   \
-        memcpy(&library.MEMBER, &found, sizeof found);                                       \
-    }
-    FIND(blosc, "blosc_decompress_ctx")
-    FIND(blosc_version, "blosc_get_version_string")
-    FIND(zstd_create, "ZSTD_createDCtx")
-    FIND(zstd_free, "ZSTD_freeDCtx")
-    FIND(zstd_decode, "ZSTD_decompressDCtx")
-    FIND(zstd_content, "ZSTD_getFrameContentSize")
-    FIND(zstd_frame, "ZSTD_findFrameCompressedSize")
-    FIND(zstd_stream, "ZSTD_decompressStream")
-    FIND(zstd_set, "ZSTD_DCtx_setParameter")
-    FIND(zstd_reset, "ZSTD_DCtx_reset")
-    FIND(zstd_error, "ZSTD_isError")
-    FIND(lz4, "LZ4_decompress_safe")
-    FIND(inflate_begin, "inflateInit2_")
-    FIND(inflate, "inflate")
-    FIND(inflate_end, "inflateEnd")
-    FIND(zlib_version, "zlibVersion")
-#undef FIND
+    TAKE(blosc);
+    TAKE(zstd);
+    TAKE(lz4);
+    TAKE(zlib);
     return 0; /* the handle stays open: the module is there for as long as the process */
 }
 
 int resolved(int kind) {
     switch (kind) {
     case BLOSC:  /* of Blosc 2, the function of that name takes other arguments */
-        return library.blosc && library.blosc_version && library.blosc_version()[0] == '1';
+        return library.blosc.decode && library.blosc.version()[0] == '1';
     case ZSTD:
-        return library.zstd_create && library.zstd_free && library.zstd_decode &&
-               library.zstd_content && library.zstd_frame;
+        return library.zstd.decode != NULL;
     case GZIP:
     case ZLIB:
-        return library.inflate_begin && library.inflate && library.inflate_end &&
-               library.zlib_version && library.zlib_version()[0] == '1';
+        return library.zlib.decode && library.zlib.version()[0] == '1';
     case LZ4:
-        return library.lz4 != NULL;
+        return library.lz4.decode != NULL;
     default:
         return 1;
     }
@@ -112,15 +110,21 @@ void release(Scratch *scratch) {
     free(scratch->stored.at);
     free(scratch->decoded.at);
     free(scratch->blocks.at);
-    if (scratch->zstd) library.zstd_free(scratch->zstd);
+    if (scratch->zstd) library.zstd.free(scratch->zstd);
+    release_encoders(scratch);
     memset(scratch, 0, sizeof *scratch);
+}
+
+/* Bytes that it keeps. */
+size_t held(const Scratch *scratch) {
+    return scratch->stored.size + scratch->decoded.size + scratch->blocks.size + encoders_held(scratch);
 }
 
 static uint32_t load32(const uint8_t *at) {
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-static void store32(uint8_t *at, uint32_t value) {
+void store32(uint8_t *at, uint32_t value) {
     for (int k = 0; k < 4; k++) at[k] = (uint8_t)(value >> (8 * k));
 }
 
@@ -205,7 +209,7 @@ static int blosc_blocks(Scratch *scratch, const uint8_t *data, int64_t size, uin
         store32(some + HEADER + 4 * (k - from),
                 (uint32_t)(load32(data + HEADER + 4 * k) - first + head));
     memcpy(some + head, data + first, (size_t)body);
-    int made = library.blosc(some, out + low, (size_t)(high - low), 1);
+    int made = library.blosc.decode(some, out + low, (size_t)(high - low), 1);
     return made == high - low ? DONE : AGAIN;
 }
 
@@ -258,7 +262,7 @@ static int unblosc(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t 
     if (!total || !data[3]) return DAMAGED;
     int code = blosc_some(scratch, data, size, out, total, wanted);
     if (code != AGAIN || scratch->some) return code; /* the rest was not read */
-    return library.blosc(data, out, (size_t)total, 1) == total ? DONE : DAMAGED;
+    return library.blosc.decode(data, out, (size_t)total, 1) == total ? DONE : DAMAGED;
 }
 
 /* The first `stop` bytes of a frame, straight into `out`, which has room for all of them. */
@@ -272,8 +276,8 @@ static int zstd_start(void *context, const uint8_t *data, int64_t size, uint8_t 
         void *at;
         size_t size, done;
     } to = {out, (size_t)total, 0};
-    if (library.zstd_error(library.zstd_reset(context, 1 /* the session */)) ||
-        library.zstd_error(library.zstd_set(context, 1001 /* the output stays where it is */, 1)))
+    if (library.zstd.error(library.zstd.reset(context, 1 /* the session */)) ||
+        library.zstd.error(library.zstd.set(context, 1001 /* the output stays where it is */, 1)))
         return AGAIN;
     int code = DAMAGED;
     while ((int64_t)in.size < size || in.done < in.size) {
@@ -283,33 +287,32 @@ static int zstd_start(void *context, const uint8_t *data, int64_t size, uint8_t 
             if ((int64_t)in.size == size && !in.done) return AGAIN; /* it is short: decode it all */
         }
         size_t before = in.done, made = to.done;
-        if (library.zstd_error(library.zstd_stream(context, &to, &in))) break;
+        if (library.zstd.error(library.zstd.stream(context, &to, &in))) break;
         if ((int64_t)to.done >= stop) {
             code = DONE;
             break;
         }
         if (in.done == before && to.done == made) break;
     }
-    library.zstd_reset(context, 1);
+    library.zstd.reset(context, 1);
     return code;
 }
 
 static int unzstd(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *out, int64_t total,
                   const Wanted *wanted) {
-    if (library.zstd_content(data, (size_t)size) != (unsigned long long)total) return SIZE;
+    if (library.zstd.content(data, (size_t)size) != (unsigned long long)total) return SIZE;
     if (!total || total > size * EXPANSION) return SIZE;
-    if (!scratch->zstd) scratch->zstd = library.zstd_create();
+    if (!scratch->zstd) scratch->zstd = library.zstd.create();
     if (!scratch->zstd) return NO_MEMORY;
     /* As in codecs/zstd.py: what comes after the last byte wanted is left out, where it is much. */
     int checked = size < 5 || data[4] & 4; /* a frame's own checksum stands at its end */
-    if (wanted && !checked && total > 2 * BLOCK && 5 * wanted->stop <= 3 * total &&
-        library.zstd_stream && library.zstd_set && library.zstd_reset && library.zstd_error) {
+    if (wanted && !checked && total > 2 * BLOCK && 5 * wanted->stop <= 3 * total) {
         int code = zstd_start(scratch->zstd, data, size, out, total, wanted->stop);
         if (code != AGAIN) return code;
     }
-    if (library.zstd_frame(data, (size_t)size) != (size_t)size) return DAMAGED;
+    if (library.zstd.frame(data, (size_t)size) != (size_t)size) return DAMAGED;
     size_t made =
-        library.zstd_decode(scratch->zstd, out, (size_t)total, data, (size_t)size);
+        library.zstd.decode(scratch->zstd, out, (size_t)total, data, (size_t)size);
     return made == (size_t)total ? DONE : DAMAGED;
 }
 
@@ -318,26 +321,26 @@ static int uninflate(const uint8_t *data, int64_t size, uint8_t *out, int64_t to
     if (size > INT_MAX || total > INT_MAX) return SIZE;
     Stream stream;
     memset(&stream, 0, sizeof stream);
-    if (library.inflate_begin(&stream, bits, library.zlib_version(), (int)sizeof stream))
+    if (library.zlib.begin(&stream, bits, library.zlib.version(), (int)sizeof stream))
         return NO_MEMORY;
     stream.next_in = data;
     stream.avail_in = (unsigned)size;
     stream.next_out = out;
     stream.avail_out = (unsigned)total;
-    int ended = library.inflate(&stream, 4 /* finish */) == 1 /* the end of the stream */;
+    int ended = library.zlib.decode(&stream, 4 /* finish */) == 1 /* the end of the stream */;
     int whole = !stream.avail_in && !stream.avail_out;
-    library.inflate_end(&stream);
+    library.zlib.end(&stream);
     return ended && whole ? DONE : DAMAGED;
 }
 
 static int unlz4(const uint8_t *data, int64_t size, uint8_t *out, int64_t total) {
     if (size < 4 || size > INT_MAX || total > INT_MAX) return SIZE;
     if (load32(data) != (uint64_t)total || !total || total > size * EXPANSION) return SIZE;
-    int made = library.lz4((const char *)data + 4, (char *)out, (int)(size - 4), (int)total);
+    int made = library.lz4.decode((const char *)data + 4, (char *)out, (int)(size - 4), (int)total);
     return made == total ? DONE : DAMAGED;
 }
 
-static void swap(uint8_t *at, int64_t size, int64_t width) {
+void swap(uint8_t *at, int64_t size, int64_t width) {
     switch (width) {
     case 2:
         for (int64_t k = 0; k + 2 <= size; k += 2) {

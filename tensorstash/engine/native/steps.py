@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...codec import ArrayCodec, Codec, Pipeline
-from .library import CRC32C, NAMES, SWAP
+from ...codec import ArrayCodec, BytesCodec, Codec, Pipeline
+from .library import CRC32C, NAMES, SWAP, Library
 
 _NUMBERS = "iufcmMU"
 _MOST_STEPS = 16  # as in kernel.h
@@ -69,6 +69,38 @@ def steps(pipeline: Pipeline, known: frozenset[int]) -> Steps | None:
     if len(found) > _MOST_STEPS or not _known(found, known):
         return None
     return _bounded(pipeline, found, strides)
+
+
+class Encoding(NamedTuple):
+    """How the kernel encodes a chunk: ``steps`` innermost first, each ``(kind, size, *options)``;
+    ``capacity``: bytes that the place must have where it is put; else as of :class:`Steps`."""
+
+    steps: tuple[tuple[int, ...], ...]
+    capacity: int
+    decoding: Steps
+
+    @property
+    def chain(self) -> tuple[Any, ...]:
+        """As the kernel takes it."""
+        return self.steps, self.decoding.nbytes, self.decoding.most, self.decoding.itemsize
+
+
+def encoding(pipeline: Pipeline, library: Library) -> Encoding | None:
+    """The steps that encode as ``pipeline`` does, bit for bit; ``None`` where the kernel cannot."""
+    decoding = None if pipeline.unfit is not None else steps(pipeline, library.kinds)
+    if decoding is None or library.kernel is None:
+        return None
+    found: list[tuple[int, ...]] = [step for step in decoding.steps if step[0] == SWAP]
+    codecs = [codec for codec in pipeline.codecs if isinstance(codec, BytesCodec)]
+    rest = [step for step in decoding.steps[::-1] if step[0] != SWAP]
+    for codec, (kind, size) in zip(codecs, rest, strict=True):
+        options = codec.step_options(size)
+        if options is None or not library.encodes(codec, kind, options):
+            return None
+        found.append((kind, size, *options))
+    made = Encoding(tuple(found), 0, decoding)
+    capacity = library.kernel.capacity(made.chain)
+    return made._replace(capacity=capacity) if 0 < capacity < _MOST_BYTES else None
 
 
 def _known(found: list[tuple[int, int]], known: frozenset[int]) -> bool:
