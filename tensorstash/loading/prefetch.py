@@ -108,14 +108,17 @@ class _Making(Generic[Item]):
             if self.stop.asked:
                 return False
             made = self.next()
+            if made[0]:
+                self.note(
+                    self.ready.qsize() + 1
+                )  # before: whoever takes the last one notes it, too
             self.ready.put(made)
-            self.note()
             return made[0]
 
-    def note(self) -> None:
-        """How many are ready."""
+    def note(self, count: int) -> None:
+        """So many are ready."""
         if self._held is not None:
-            self._held.note(self.ready.qsize())
+            self._held.note(count)
 
     def close(self) -> None:
         """End the generator."""
@@ -177,13 +180,13 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         else:
             made, item = own
         if made:
-            making.note()
+            making.note(making.ready.qsize())
             if worth:
                 self._ask()
             self._left = perf_counter()
             return item  # type: ignore[no-any-return]
+        making.note(0)
         making.ready.put((False, None))  # whoever asks once more
-        making.note()
         if item is None:
             raise StopIteration
         try:
@@ -229,7 +232,7 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         self._thread.join()
         making = self._making
         ready, making.ready = making.ready, SimpleQueue()
-        making.note()
+        making.note(0)
         for queue in (ready, making.ready):  # another thread may wait at the old one
             queue.put((False, None))
 

@@ -89,7 +89,7 @@ LONGER_CLASSES = {
     "Requests": 400,
     "S3Driver": 353,
     "S3fsClient": 318,
-    "Writer": 554,
+    "Writer": 558,
     "ZarrDriver": 312,
 }
 
