@@ -77,6 +77,17 @@ class Put(NamedTuple):
     if_tag: Tag | None = None
 
 
+class Parts(NamedTuple):
+    """What :meth:`Driver.put_parts` writes within a stored value of ``nbytes``: ``parts`` are where
+    bytes begin and what they become, written in this order. Where nothing is stored, a value of
+    nothing but ``fill``, repeated, is stored before."""
+
+    key: str
+    nbytes: int
+    fill: bytes
+    parts: Sequence[tuple[int, Buffer]]
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a driver guarantees. Every claim is checked by the contract suite."""
@@ -102,6 +113,8 @@ class Capabilities:
     """``list`` names every key that is stored: what it does not name need not be asked for."""
     one_thread: bool = False
     """Serves only the thread that opened it: reading and writing is not spread over others."""
+    in_place: bool = False
+    """``put_parts`` changes parts of a stored value and moves no others; ``view`` shows them."""
     leases: bool = False
     """``lock`` is a lease: a holder that was stopped goes on after others had the lock, so every
     put and delete under it must be conditional. Elsewhere a stopped holder keeps its lock."""
@@ -129,7 +142,33 @@ class Traffic:
     """Values read from a local disk cache."""
 
 
-class Driver(ABC):
+class InPlace:
+    """The part of the contract that writes within stored values: of drivers that say so in their
+    :class:`Capabilities`."""
+
+    scheme: str = ""
+
+    def view(self, key: str) -> memoryview | None:
+        """As :meth:`Driver.map`, but kept open for the next call, and what :meth:`put_parts` writes shows
+        in it: for who copies out of it at once."""
+        raise Unsupported(f"driver {self.scheme!r} has no memory to share; read {key!r} instead")
+
+    def put_parts(self, values: Iterable[Parts]) -> None:
+        """Write parts of stored values, where they lie: no other byte of a value is moved, so that
+        writers of different parts need not know of each other. One part alone may be torn by a kill
+        in the middle of it. :class:`~tensorstash.errors.Corrupt` where a value has another size."""
+        raise Unsupported(
+            f"driver {self.scheme!r} replaces values whole, and writes nothing in place; keep such "
+            "arrays in file://, shm:// or redis://"
+        )
+
+    def flush(self, prefix: str) -> None:
+        """Have what this process wrote by :meth:`put_parts` below ``prefix``, and the documents
+        there, survive a power cut, as far as the place lets a client decide."""
+        raise Unsupported(f"driver {self.scheme!r} writes nothing in place, so nothing is to flush")
+
+
+class Driver(InPlace, ABC):
     """The interface of drivers, which store bytes under keys: five methods at the least.
 
     A put is atomic; an absent value reads as ``None``; a failure raises
@@ -388,7 +427,7 @@ class Driver(ABC):
         place, as a prefix; ``None`` where there is none, as in most places."""
         return None
 
-    def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
+    def prune(self, prefix: str) -> None:
         """Remove empty folders and unused locks below ``prefix`` (empty or ending in ``/``).
         Links are not followed; no value is deleted."""
 
@@ -413,7 +452,7 @@ class Driver(ABC):
         """The requests and bytes of this process, if the driver counts them."""
         return None
 
-    def close(self) -> None:  # noqa: B027 - most drivers hold nothing
+    def close(self) -> None:
         """Close all connections. The driver may be used again, and then connects again."""
 
     @property

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from abc import update_abstractmethods
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .driver import Buffer, Check, Driver, Span, Tag, Traffic
+from .driver import Buffer, Check, Driver, Parts, Span, Tag, Traffic
 from .limits import Limits
 
 
@@ -53,6 +53,15 @@ class WrapperDriver(Driver):
 
     def map(self, key: str) -> memoryview | None:
         return self.driver.map(key)
+
+    def view(self, key: str) -> memoryview | None:
+        return self.driver.view(key)
+
+    def put_parts(self, values: Iterable[Parts]) -> None:
+        self.driver.put_parts(values)
+
+    def flush(self, prefix: str) -> None:
+        self.driver.flush(prefix)
 
     @property
     def traffic(self) -> Traffic | None:

@@ -18,6 +18,7 @@ from ..indexing.selection import Point, Stride, Take, Transform
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
+from .in_place import MappedFetcher, is_in_place
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
@@ -48,11 +49,16 @@ class Reader:
         self.cache = cache
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
+        in_place = is_in_place(chunks)
+        if in_place and chunks.driver.capabilities.local:
+            cache = self.cache = None
         self._fetcher: Fetcher | None = None
         self._stream: Stream | None = None
         sharding, local = chunks.sharding, chunks.driver.capabilities.local
         if sharding is None:
-            if local:
+            if local and in_place:
+                self._fetcher = MappedFetcher(chunks, cache, immutable, meter)
+            elif local:
                 self._fetcher = ChunkFetcher(chunks, cache, immutable, meter)
             else:
                 self._stream = ChunkStream(chunks, cache, immutable, meter)

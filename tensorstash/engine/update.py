@@ -6,7 +6,10 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
 from ..errors import Conflict, Corrupt
@@ -30,6 +33,18 @@ class Merge(NamedTuple):
     merged: Callable[[Buffer | None], Buffer | None]
     covers: bool
     most: int
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A change to a chunk that says what it changes: ``values`` where ``mask`` is true."""
+
+    values: NDArray[Any]
+    mask: NDArray[np.bool]
+
+    def __call__(self, chunk: NDArray[Any]) -> None:
+        """Bring the values into ``chunk``."""
+        np.copyto(chunk, self.values, where=self.mask)
 
 
 @dataclass

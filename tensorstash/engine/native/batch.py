@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...driver import Tag
+from ...driver import Buffer, Tag
 from ...errors import StashError
 from ...indexing.selection import Transform
 from ...threads import cores, nested
@@ -24,6 +24,7 @@ from .tables import Group, groups, runs
 
 _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
+_CALL_VIEWS = 64  # files that are mapped at once
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
 _MOST_DIMS = 64  # as in kernel.h
@@ -59,6 +60,7 @@ class Batches:
         sharding = chunks.sharding
         self._ratios = (1,) * len(edges) if sharding is None else sharding.grid
         self._strides = (0,) * len(edges) if sharding is None else sharding.strides
+        self._views = chunks.spec.in_place and chunks.driver.capabilities.in_place
         self._spans = steps.plain and sharding is None and steps.nbytes > SPAN_FROM
         fills = chunks.missing == "fill"
         self._fill = chunks.spec.fill.tobytes() if fills else None
@@ -66,7 +68,8 @@ class Batches:
 
     def _most(self) -> int:
         """Tasks of one call."""
-        return max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
+        most = _CALL_VIEWS if self._views else min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes)
+        return max(1, most)
 
     def read(self, transform: Transform, out: NDArray[Any]) -> set[Chunk] | None:
         """Fill ``out``: returns the chunks, by their index, whose part of it is not filled yet;
@@ -74,8 +77,8 @@ class Batches:
         chunks = self._chunks
         if not native.enabled or out.dtype != chunks.spec.dtype:
             return None
-        files = chunks.driver.local_path(chunks.path)
-        if files is None and chunks.driver.in_memory(()) is None:
+        files = None if self._views else chunks.driver.local_path(chunks.path)
+        if files is None and not self._views and chunks.driver.in_memory(()) is None:
             return None
         table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
         if table is None:
@@ -101,7 +104,7 @@ class Batches:
             many = min(most, count - first)
             if files is None:
                 names = map(chunks.key, map(tuple, call.chunks(range(first, first + many))))
-                values = chunks.driver.in_memory([*names])
+                values = self._values([*names])
                 if values is None:
                     call.leave(range(first, first + many))
                     continue
@@ -116,6 +119,15 @@ class Batches:
                     if not absent or not (files is None or self._is_absent(chunk, known)):
                         call.left.add(chunk)
         return True
+
+    def _values(self, keys: list[str]) -> Sequence[Buffer | None] | None:
+        """Chunks as they lie in memory; ``None`` where Python is to look."""
+        if not self._views:
+            return self._chunks.driver.in_memory(keys)
+        try:
+            return [self._chunks.driver.view(key) for key in keys]
+        except StashError:  # Python says so again
+            return None
 
     def _is_absent(self, chunk: Chunk, known: dict[str, bool]) -> bool:
         """Whether a file that is not there is an absent chunk for sure."""

@@ -1,0 +1,288 @@
+"""Arrays whose chunks are written in place: what is assigned is written within stored chunks, and
+read from the memory that they lie in.
+
+Nothing is decoded, merged or replaced, so writers of different elements need no conditions. A chunk
+that is stored stays, also where all of it becomes fill. What is read is never kept: a version of a
+file says little of what is written within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cached import Cached
+from ..driver import Buffer, Check, Driver, Parts, held
+from ..errors import Corrupt, Unsupported
+from ..indexing.copying import core, gather
+from ..indexing.fields import Fields
+from ..indexing.plan import Part, Plan, plan
+from ..indexing.selection import Transform
+from ..metadata.spec import ArraySpec
+from .chunks import Chunks, blank
+from .local import ChunkFetcher, Fetched, Target
+from .look import Look
+from .update import Guess, Masked
+from .write import Change, Writer
+
+
+def is_in_place(chunks: Chunks) -> bool:
+    """Whether the driver writes the chunks of this array in place; elsewhere they are chunks like
+    any others, which only a copy can have brought there."""
+    return chunks.spec.in_place and chunks.driver.capabilities.in_place
+
+
+def check_in_place(driver: Driver, spec: ArraySpec) -> None:
+    """:class:`~tensorstash.errors.Unsupported` where a new array asks for what the driver cannot
+    do."""
+    if spec.in_place and not driver.capabilities.in_place:
+        raise Unsupported(
+            f"driver {driver.scheme!r} writes nothing in place; leave in_place out, or keep the "
+            "array in file://, shm:// or redis://"
+        )
+
+
+def writer_of(
+    chunks: Chunks,
+    threads: int | None = None,
+    write_fill: bool = False,
+    grown_from: tuple[int, ...] | None = None,
+    check: Check = held,
+    guess: Guess | None = None,
+    fields: Fields | None = None,
+) -> Writer:
+    """What writes to an array: in place, or by replacing chunks."""
+    kind = InPlaceWriter if is_in_place(chunks) else Writer
+    return kind(chunks, threads, write_fill, grown_from, check, guess, fields)
+
+
+class InPlaceWriter(Writer):
+    """As a :class:`Writer`, within stored chunks: of elements that are not assigned, no byte is
+    read or written. Beyond the edge of the array whatever is there stays: who grows the array along
+    an axis writes all that shows then, and who resizes it clears it (:meth:`merge_chunk`)."""
+
+    def write(self, transform: Transform, value: NDArray[Any], look: Look | None = None) -> None:
+        """See :meth:`Writer.write`."""
+        if 0 in transform.shape:
+            return
+        chunks = self.chunks
+        todo = plan(transform, chunks.spec.grid, chunks.spec.shape)
+        source = core(todo, value, -1)
+        if look is not None:
+            look.done()
+        self._send(self._parts(todo, source, part) for part in todo.parts())
+
+    def put_chunk(self, index: tuple[int, ...], chunk: NDArray[Any]) -> None:
+        """See :meth:`Writer.put_chunk`."""
+        data = np.ascontiguousarray(chunk, self.chunks.spec.dtype)
+        self._send([self._within(index, [(0, _bytes(data))])])
+
+    def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
+        """Write what ``change`` assigns, where it says what that is, and fill beyond the edge that
+        the array grows from."""
+        spec = self.chunks.spec
+        if isinstance(change, Masked):
+            chunk, mask = change.values, change.mask
+        else:
+            chunk, mask = blank(spec.chunk_spec(self._shape)), np.zeros(self._shape, bool)
+            for beyond in self._beyond(mask, spec.grid.origin(index)):
+                beyond[...] = True
+        where = np.flatnonzero(mask)
+        if len(where):
+            values = chunk.reshape(-1)[where]
+            self._send([self._within(index, list(self._runs(where, values, 1)))])
+
+    # -- within -------------------------------------------------------------------
+
+    @Cached
+    def _shape(self) -> tuple[int, ...]:
+        shape = self.chunks.spec.grid.chunks
+        assert shape is not None
+        return shape
+
+    @Cached
+    def _strides(self) -> tuple[int, ...]:
+        """In elements, of each axis of a chunk."""
+        found = [1] * len(self._shape)
+        for k in range(len(found) - 1, 0, -1):
+            found[k - 1] = found[k] * self._shape[k]
+        return tuple(found)
+
+    @Cached
+    def _fill(self) -> bytes:
+        return self.chunks.spec.fill.tobytes()
+
+    @Cached
+    def _nbytes(self) -> int:
+        return self.chunks.spec.chunk_spec(self._shape).nbytes
+
+    def _within(self, index: tuple[int, ...], parts: list[tuple[int, Buffer]]) -> Parts:
+        return Parts(self.chunks.key(index), self._nbytes, self._fill, parts)
+
+    def _send(self, values: Iterable[Parts]) -> None:
+        self.check()
+        try:
+            self.chunks.driver.put_parts(values)
+        except Corrupt as error:
+            raise self.chunks.oversized(error) from error.__cause__
+
+    def _parts(self, todo: Plan, source: NDArray[Any], part: Part) -> Parts:
+        """A part's new values, and where in the chunk they go."""
+        spec = self.chunks.spec
+        piece = gather(source, part.outside, todo.joint_dims)
+        order = todo.joint + todo.axes if todo.joint else todo.axes
+        shape = [self._shape[k] for k in order]
+        strides = [self._strides[k] for k in order]
+        first, run, steps = _places(part.inside, shape, strides, len(todo.joint))
+        if self.fields is None:
+            where = _summed(first, steps)
+            values = np.ascontiguousarray(piece, spec.dtype)
+            found = list(self._runs(where.reshape(-1), values, run))
+        else:
+            where = _summed(first, steps)[..., None] + np.arange(run)
+            found = []
+            for name in self.fields.names:
+                field, at = self.fields.stored.fields[name][:2]  # type: ignore[index]
+                values = np.ascontiguousarray(piece[name])
+                found += self._runs(where.reshape(-1), values, 1, at, field.itemsize)
+        return self._within(part.chunk, found)
+
+    def _runs(
+        self,
+        where: NDArray[np.int64],
+        values: NDArray[Any],
+        run: int,
+        at: int = 0,
+        size: int | None = None,
+    ) -> Iterator[tuple[int, Buffer]]:
+        """``values`` as bytes to be written from each element of ``where`` on, ``run`` elements
+        each, of which ``size`` bytes from ``at`` on are written; neighbours in one piece."""
+        itemsize = self.chunks.spec.dtype.itemsize
+        data = _bytes(values)
+        step = run * itemsize if size is None else size
+        if len(where) == 1:
+            yield int(where[0]) * itemsize + at, data
+            return
+        starts = [0]
+        if size is None:
+            starts += (np.flatnonzero(np.diff(where) != run) + 1).tolist()
+        else:
+            starts += range(1, len(where))
+        begins = (where[starts] * itemsize + at).tolist()
+        for begin, low, high in zip(begins, starts, [*starts[1:], len(where)], strict=True):
+            yield begin, data[low * step : high * step]
+
+
+def _bytes(values: NDArray[Any]) -> memoryview:
+    """The memory of contiguous values; a memoryview takes not every dtype."""
+    return values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
+
+
+def _places(
+    inside: tuple[Any, ...], shape: list[int], strides: list[int], joint: int
+) -> tuple[int, int, list[NDArray[np.int64]]]:
+    """Where an orthogonal ``inside`` lies in a chunk: elements that follow each other, ``run`` at a
+    time, from ``first`` on plus one of each of the steps, in the order of its dimensions. The first
+    ``joint`` items act pointwise, and make one dimension."""
+    first, run = 0, 1
+    steps: list[NDArray[np.int64]] = []
+    joined = True  # while all behind is one run
+    for k in range(len(inside) - 1, joint - 1, -1):
+        item, edge, stride = inside[k], shape[k], strides[k]
+        if isinstance(item, int):
+            first += item * stride
+            joined = joined and edge == 1
+        elif isinstance(item, slice):
+            taken = range(*item.indices(edge))
+            if joined and stride == run and taken.step == 1:
+                first += taken.start * stride
+                run *= len(taken)
+                joined = len(taken) == edge
+            else:
+                steps.append(np.asarray(taken, np.int64) * stride)
+                joined = False
+        else:
+            steps.append(np.asarray(item, np.int64) * stride)
+            joined = False
+    if joint:
+        pairs = zip(inside[:joint], strides[:joint], strict=True)
+        steps.append(sum(np.asarray(item, np.int64) * stride for item, stride in pairs))  # type: ignore[arg-type]
+    return first, run, steps[::-1]
+
+
+def _summed(first: int, steps: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """``first`` plus one of each of the steps: an axis for each."""
+    found = np.full((1,) * len(steps), first, np.int64)
+    for k, step in enumerate(steps):
+        found = found + step.reshape([-1 if d == k else 1 for d in range(len(steps))])
+    return found
+
+
+class Slot:
+    """Where single rows of an array lie, for who stores many: all of a row is one piece of one
+    chunk."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        """Of an array of which :meth:`fits` is true."""
+        spec = chunks.spec
+        self._chunks = chunks
+        self._writer = InPlaceWriter(chunks)
+        self._rows = self._writer._shape[0]
+        self._nbytes = self._writer._nbytes
+        self._fill = self._writer._fill
+        self._step = self._nbytes // self._rows
+        self._number, self._key = -1, ""
+        self.shape = spec.shape[1:]
+        self.dtype = spec.dtype
+        self._memory = spec.dtype.kind not in "mM" and spec.dtype.type.__module__ == "numpy"
+
+    @staticmethod
+    def fits(chunks: Chunks) -> bool:
+        """Whether rows of this array lie so."""
+        shape = chunks.spec.grid.chunks
+        return bool(shape) and shape is not None and shape[1:] == chunks.spec.shape[1:]
+
+    def plain(self, value: Any) -> Any:
+        """The memory of ``value``, where that is a row as it is stored; else ``None``."""
+        if type(value) is not np.ndarray:
+            return None
+        if value.dtype != self.dtype or value.shape != self.shape or not value.flags.c_contiguous:
+            return None
+        return value if self._memory else _bytes(value)
+
+    def put(self, row: int, data: Any) -> None:
+        """Store what :meth:`plain` returned as row ``row``."""
+        number, within = divmod(row, self._rows)
+        if number != self._number:
+            rest = (0,) * (self._chunks.spec.ndim - 1)
+            self._number, self._key = number, self._chunks.key((number, *rest))
+        part = Parts(self._key, self._nbytes, self._fill, ((within * self._step, data),))
+        try:
+            self._chunks.driver.put_parts((part,))
+        except Corrupt as error:
+            raise self._chunks.oversized(error) from error.__cause__
+
+
+class MappedFetcher(ChunkFetcher):
+    """Chunks where they lie, in memory that their writers share."""
+
+    def fetch(self, block: list[Part], target: Target) -> Iterator[Fetched]:
+        """See :meth:`Fetcher.fetch`. Nothing goes to ``target``: it is copied from where it is."""
+        chunks = self.chunks
+        view: Callable[[str], memoryview | None] = chunks.driver.view
+        for part in block:
+            key = chunks.key(part.chunk)
+            data = view(key)
+            if data is None:
+                chunks.absent(key, part.chunk)
+                yield part, None
+                continue
+            try:
+                chunk = chunks.pipeline_of(part.chunk).over(data)
+            except Corrupt as error:
+                raise chunks.damaged(error, key, part.chunk) from error.__cause__
+            self.meter.decoded(0, 0.0)
+            yield part, chunk
