@@ -149,8 +149,8 @@ class InPlace:
     scheme: str = ""
 
     def view(self, key: str) -> memoryview | None:
-        """As :meth:`Driver.map`, but kept open for the next call, and what :meth:`put_parts` writes shows
-        in it: for who copies out of it at once."""
+        """As :meth:`Driver.map`, but kept open for the next call, and what :meth:`put_parts` writes
+        shows in it: for who copies out of it at once."""
         raise Unsupported(f"driver {self.scheme!r} has no memory to share; read {key!r} instead")
 
     def put_parts(self, values: Iterable[Parts]) -> None:
