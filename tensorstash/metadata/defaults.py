@@ -27,7 +27,7 @@ CHUNK_BYTES = 512 << 10
 INNER_BYTES = 32 << 10
 """Inner chunks of shards: small, because reaching one costs no request of its own."""
 
-IN_PLACE_BYTES = 4 << 20
+IN_PLACE_BYTES = 8 << 20
 """Of arrays written in place: no chunk is moved for one row, and files that are few stay open."""
 
 _BLOCK_BYTES = 32 << 10

@@ -201,8 +201,8 @@ def test_new_chunks_are_whole_rows_of_some_megabytes() -> None:
     assert not spec.in_place
     with tempfile.TemporaryDirectory() as folder:
         a = stash.create(folder + "/a", (10_000, 84, 84), "u1", in_place=True)
-        assert a.chunks == ((4 << 20) // (84 * 84), 84, 84)
-        assert stash.create(folder + "/b", 0, "f8", in_place=True).chunks == ((4 << 20) // 8,)
+        assert a.chunks == ((8 << 20) // (84 * 84), 84, 84)
+        assert stash.create(folder + "/b", 0, "f8", in_place=True).chunks == ((8 << 20) // 8,)
         assert stash.create(folder + "/c", (5, 3), "f8", in_place=True).chunks == (5, 3)
         assert stash.create(folder + "/d", (), "f8", in_place=True).read().tolist() == 0
 

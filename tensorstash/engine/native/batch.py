@@ -27,6 +27,7 @@ _CALL_TASKS = 1 << 16
 _CALL_VIEWS = 64  # files that are mapped at once
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
+_THREAD_COPIED = 4 << 20  # the same of what is only copied
 _MOST_DIMS = 64  # as in kernel.h
 
 Index = Callable[[str, tuple[int, ...]], tuple[Tag, NDArray[np.int64]] | None]
@@ -244,6 +245,10 @@ class _Call:
             hull = sum(abs(step) * (n - 1) for n, _, step in first)
             if hull * 4 <= self._work:
                 self._work = hull + batches._steps.itemsize
+        self._each = _THREAD_BYTES
+        if batches._views:  # copied from memory: a second thread pays later
+            self._work = out.nbytes // max(1, math.prod(len(group.rows) for group in table))
+            self._each = _THREAD_COPIED
         self._axes = [axis for group in table for axis in group.axes]
 
     def run(self, jobs: list[Any], first: int, count: int) -> NDArray[np.uint8] | None:
@@ -254,7 +259,7 @@ class _Call:
         threads = 1
         if count > 1 and not nested():
             most = cores() if batches._threads is None else batches._threads
-            threads = max(1, min(most, count, count * self._work // _THREAD_BYTES))
+            threads = max(1, min(most, count, count * self._work // self._each))
         try:
             done, _, nbytes, nanoseconds = library.run(
                 *(steps.chain, self.table, jobs, self._out, batches._fill, status),
