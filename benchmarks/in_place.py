@@ -162,8 +162,8 @@ def show(what: str, count: int, results: list[Result]) -> None:
         cpus = [w / m for m, w in zip(results[0].cpus, result.cpus, strict=False)]
         print(
             f"  {result.name:<20} {count / result.wall:>10,.0f} rows/s"
-            f" {result.wall / count * 1e6:>8.2f} us, {result.cpu / count * 1e6:>7.2f} us of CPU a row;"
-            f" the first has {statistics.median(ratios):.2f} of its rate,"
+            f" {result.wall / count * 1e6:>8.2f} us, {result.cpu / count * 1e6:>7.2f} us CPU"
+            f"; the first has {statistics.median(ratios):.2f} of its rate,"
             f" {statistics.median(cpus):.2f} by CPU",
             flush=True,
         )

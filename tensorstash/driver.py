@@ -153,6 +153,12 @@ class InPlace:
         shows in it: for who copies out of it at once."""
         raise Unsupported(f"driver {self.scheme!r} has no memory to share; read {key!r} instead")
 
+    def get_parts(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        """As :meth:`Driver.get_many_tagged`, but tags of those with a span mean nothing."""
+        raise Unsupported(f"driver {self.scheme!r} has nothing that is written in place")
+
     def put_parts(self, values: Iterable[Parts]) -> None:
         """Write parts of stored values, where they lie: no other byte of a value is moved, so that
         writers of different parts need not know of each other. One part alone may be torn by a kill

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .driver import Buffer, Check, Driver, Parts, Span, Tag, Traffic
+from .driver import Buffer, Check, Driver, Parts, Request, Span, Tag, Traffic
 from .limits import Limits
 
 
@@ -56,6 +56,11 @@ class WrapperDriver(Driver):
 
     def view(self, key: str) -> memoryview | None:
         return self.driver.view(key)
+
+    def get_parts(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        return self.driver.get_parts(requests)
 
     def put_parts(self, values: Iterable[Parts]) -> None:
         self.driver.put_parts(values)

@@ -8,14 +8,15 @@ file says little of what is written within it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..driver import Buffer, Check, Driver, Parts, held
+from ..driver import Buffer, Check, Driver, Parts, Request, Span, held
 from ..errors import Corrupt, Unsupported
 from ..indexing.copying import core, gather
 from ..indexing.fields import Fields
@@ -24,7 +25,8 @@ from ..indexing.selection import Transform
 from ..metadata.spec import ArraySpec
 from .chunks import Chunks, blank
 from .local import ChunkFetcher, Fetched, Target
-from .look import Look
+from .look import Look, answers
+from .remote import Arrival, ChunkStream, with_place
 from .update import Guess, Masked
 from .write import Change, Writer
 
@@ -66,6 +68,9 @@ class InPlaceWriter(Writer):
 
     def write(self, transform: Transform, value: NDArray[Any], look: Look | None = None) -> None:
         """See :meth:`Writer.write`."""
+        if self.fence is not None:  # under a lease every put is conditional
+            super().write(transform, value, look)
+            return
         if 0 in transform.shape:
             return
         chunks = self.chunks
@@ -105,11 +110,7 @@ class InPlaceWriter(Writer):
 
     @Cached
     def _strides(self) -> tuple[int, ...]:
-        """In elements, of each axis of a chunk."""
-        found = [1] * len(self._shape)
-        for k in range(len(found) - 1, 0, -1):
-            found[k - 1] = found[k] * self._shape[k]
-        return tuple(found)
+        return strides_of(self._shape)
 
     @Cached
     def _fill(self) -> bytes:
@@ -179,6 +180,14 @@ class InPlaceWriter(Writer):
 def _bytes(values: NDArray[Any]) -> memoryview:
     """The memory of contiguous values; a memoryview takes not every dtype."""
     return values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
+
+
+def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """In elements, of each axis of a chunk."""
+    found = [1] * len(shape)
+    for k in range(len(found) - 1, 0, -1):
+        found[k - 1] = found[k] * shape[k]
+    return tuple(found)
 
 
 def _places(
@@ -264,6 +273,109 @@ class Slot:
             self._chunks.driver.put_parts((part,))
         except Corrupt as error:
             raise self._chunks.oversized(error) from error.__cause__
+
+
+class RunStream(ChunkStream):
+    """Of chunks in a remote store only what is wanted: a request for each run of elements, which
+    are not of one moment."""
+
+    def arrivals(self, todo: Plan, look: Look | None = None) -> Generator[Arrival, None, None]:
+        """See :meth:`Stream.arrivals`."""
+        return self._arrive(todo.parts(), todo.joint, todo.axes, look)
+
+    def single(self, part: Part, look: Look | None = None) -> Iterator[Arrival]:
+        """See :meth:`Stream.single`."""
+        return self._arrive(iter([part]), (), tuple(range(len(part.inside))), look)
+
+    def settle(self, arrival: Arrival, target: Target) -> Fetched:
+        """See :meth:`Stream.settle`. Where nothing was asked for, memory is left as it is."""
+        if not arrival.pieces:
+            return super().settle(arrival, target)
+        array, view, _ = target(arrival.part)
+        assert array is not None and view is not None
+        for start, data in arrival.pieces:
+            view[start : start + len(data)] = data
+            self.meter.decoded(len(data), 0.0, 0)
+        self.meter.decoded(0, 0.0)
+        return arrival.part, array
+
+    def _arrive(
+        self,
+        parts: Iterator[Part],
+        joint: tuple[int, ...],
+        axes: tuple[int, ...],
+        look: Look | None,
+    ) -> Generator[Arrival, None, None]:
+        chunks = self.chunks
+        pipeline = chunks.pipeline
+        assert pipeline is not None
+        spec, gap = pipeline.spec, chunks.driver.capabilities.gap_bytes
+        strides = strides_of(spec.shape)
+        order = joint + axes
+        edges, steps = [spec.shape[k] for k in order], [strides[k] for k in order]
+        asked: dict[int, tuple[_Wanted, Span]] = {}
+        numbers = count()
+        doubtful: list[Part] = []
+
+        def requests() -> Iterator[Request]:
+            for part in parts:
+                places = _places(part.inside, edges, steps, len(joint))
+                spans = _spans(*places, spec.dtype.itemsize, spec.nbytes, gap)
+                wanted = _Wanted(part, chunks.key(part.chunk), len(spans))
+                for span in spans:
+                    asked[next(numbers)] = wanted, span
+                    whole = span.start == 0 and span.stop == spec.nbytes  # its size is looked at
+                    yield Request(wanted.key, None if whole else span, None, pipeline.most)
+
+        for i, found in with_place(chunks, answers(chunks.driver, requests(), look, loose=True)):
+            wanted, span = asked.pop(i)
+            part = wanted.part
+            if found is not None:
+                wanted.pieces.append((span.start, found[0]))
+                wanted.short |= len(found[0]) != (span.stop or 0) - span.start
+            wanted.left -= 1
+            if wanted.left:
+                continue
+            if not wanted.pieces:
+                yield Arrival(part, wanted.key, part.chunk)
+            elif wanted.short or len(wanted.pieces) < wanted.count:
+                doubtful.append(part)
+            else:
+                yield Arrival(
+                    part, wanted.key, part.chunk, None, None, pipeline, pieces=wanted.pieces
+                )
+        if doubtful:  # of another size, or stored just now: whole, so that a decoder says which
+            if look is not None:
+                look.again()
+            yield from self._arrivals(iter(doubtful), False, look)
+
+
+class _Wanted:
+    """A part of which ``count`` runs were asked for, and what came of them so far."""
+
+    def __init__(self, part: Part, key: str, count: int) -> None:
+        self.part, self.key, self.count, self.left = part, key, count, count
+        self.pieces: list[tuple[int, Buffer]] = []
+        self.short = False
+
+
+def _spans(
+    first: int,
+    run: int,
+    steps: list[NDArray[np.int64]],
+    itemsize: int,
+    nbytes: int,
+    gap: int,
+) -> list[Span]:
+    """The bytes of a chunk of ``nbytes`` that hold such elements (:func:`_places`), neighbours
+    together; all of it where that is not much more."""
+    where = np.unique(_summed(first, steps).reshape(-1)) * itemsize
+    ends = where + run * itemsize
+    starts = np.concatenate([[0], np.flatnonzero(where[1:] - ends[:-1] > gap) + 1])
+    lows, highs = where[starts], ends[np.concatenate([starts[1:] - 1, [len(where) - 1]])]
+    if 2 * int((highs - lows).sum()) > nbytes:
+        return [Span(0, nbytes)]
+    return list(map(Span, lows.tolist(), highs.tolist()))
 
 
 class MappedFetcher(ChunkFetcher):

@@ -18,7 +18,7 @@ from ..indexing.selection import Point, Stride, Take, Transform
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
-from .in_place import MappedFetcher, is_in_place
+from .in_place import MappedFetcher, RunStream, is_in_place
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
@@ -50,7 +50,7 @@ class Reader:
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
         in_place = is_in_place(chunks)
-        if in_place and chunks.driver.capabilities.local:
+        if in_place:
             cache = self.cache = None
         self._fetcher: Fetcher | None = None
         self._stream: Stream | None = None
@@ -61,7 +61,8 @@ class Reader:
             elif local:
                 self._fetcher = ChunkFetcher(chunks, cache, immutable, meter)
             else:
-                self._stream = ChunkStream(chunks, cache, immutable, meter)
+                kind = RunStream if in_place else ChunkStream
+                self._stream = kind(chunks, cache, immutable, meter)
         else:
             indices = Cache(_INDEX_BYTES)
             if local:
