@@ -142,6 +142,16 @@ class Traffic:
     """Values read from a local disk cache."""
 
 
+class OpenFile(NamedTuple):
+    """A file that is open for writing, and what it was then: ``inode``, ``device``, ``size``."""
+
+    path: bytes
+    descriptor: int
+    inode: int
+    device: int
+    size: int
+
+
 class InPlace:
     """The part of the contract that writes within stored values: of drivers that say so in their
     :class:`Capabilities`."""
@@ -167,6 +177,13 @@ class InPlace:
             f"driver {self.scheme!r} replaces values whole, and writes nothing in place; keep such "
             "arrays in file://, shm:// or redis://"
         )
+
+    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
+        """The file that holds a value, for who writes parts of it by other means, who compares it
+        before and after as :meth:`put_parts` does; made first where there is none. With it comes
+        its owner, which keeps it open while it is referred to, and what to call after a write.
+        ``None`` where values are no files, or writes must wait for the disk."""
+        return None
 
     def flush(self, prefix: str) -> None:
         """Have what this process wrote by :meth:`put_parts` below ``prefix``, and the documents

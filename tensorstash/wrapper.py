@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .driver import Buffer, Check, Driver, Parts, Request, Span, Tag, Traffic
+from .driver import Buffer, Check, Driver, OpenFile, Parts, Request, Span, Tag, Traffic
 from .limits import Limits
 
 
@@ -64,6 +64,9 @@ class WrapperDriver(Driver):
 
     def put_parts(self, values: Iterable[Parts]) -> None:
         self.driver.put_parts(values)
+
+    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
+        return self.driver.opened(key, nbytes, fill)
 
     def flush(self, prefix: str) -> None:
         self.driver.flush(prefix)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .coerce import parse_bytes
 from .driver import located
 from .engine.chunks import blank
-from .engine.in_place import Slot, is_in_place
+from .engine.in_place import Slot, is_in_place, put_row
 from .engine.update import Masked
 from .engine.write import Writer
 from .errors import Closed, Invalid, Unsupported
@@ -302,5 +302,4 @@ class RowSetter:
             data = slot.plain(np.ascontiguousarray(array.as_value(values, slot.shape)))
             assert data is not None
         array._open(write=True)
-        array.check_same()
-        slot.put(row % count, data)
+        put_row(None, array.check_same, [(slot, data)], row % count)

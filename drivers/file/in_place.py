@@ -12,10 +12,20 @@ import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from stat import S_ISLNK
 from typing import Any
 
-from tensorstash.driver import REPAIR, Buffer, Driver, Parts, check_key, check_prefix, flat
+from tensorstash.driver import (
+    REPAIR,
+    Buffer,
+    Driver,
+    OpenFile,
+    Parts,
+    check_key,
+    check_prefix,
+    flat,
+)
 from tensorstash.drivers.file import reading, writing
 from tensorstash.drivers.file.errors import check_regular
 from tensorstash.drivers.file.links import Links
@@ -131,6 +141,19 @@ class InPlaceFiles(Driver):
                 raise
             except (OSError, UnicodeError) as error:
                 raise self._unwritten("write", key, error) from error
+
+    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
+        """The file, unless each write must wait for the disk."""
+        if self.fsync:
+            return None
+        self.put_parts([Parts(key, nbytes, fill, ())])
+        path = self._base + key
+        held = _held.get(path)
+        if held is None or not held.writable:
+            return None
+        inode, device, size = held.version
+        file = OpenFile(os.fsencode(path), held.file.fileno(), inode, device, size)
+        return file, held, partial(_unsynced.setdefault, path)
 
     def flush(self, prefix: str) -> None:
         """``fsync`` the files written to, the documents, and the folders that lead there."""

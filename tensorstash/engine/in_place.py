@@ -8,7 +8,7 @@ file says little of what is written within it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..driver import Buffer, Check, Driver, Parts, Request, Span, held
+from ..driver import Buffer, Check, Driver, OpenFile, Parts, Request, Span, held
 from ..errors import Corrupt, Unsupported
 from ..indexing.copying import core, gather
 from ..indexing.fields import Fields
@@ -26,9 +26,13 @@ from ..metadata.spec import ArraySpec
 from .chunks import Chunks, blank
 from .local import ChunkFetcher, Fetched, Target
 from .look import Look, answers
+from .native import library as native
+from .native.library import library
 from .remote import Arrival, ChunkStream, with_place
 from .update import Guess, Masked
 from .write import Change, Writer
+
+_OPEN_FILES = 64  # of an array, that are kept for who stores single rows
 
 
 def is_in_place(chunks: Chunks) -> bool:
@@ -237,13 +241,12 @@ class Slot:
     def __init__(self, chunks: Chunks) -> None:
         """Of an array of which :meth:`fits` is true."""
         spec = chunks.spec
+        writer = InPlaceWriter(chunks)
         self._chunks = chunks
-        self._writer = InPlaceWriter(chunks)
-        self._rows = self._writer._shape[0]
-        self._nbytes = self._writer._nbytes
-        self._fill = self._writer._fill
+        self._nbytes, self._fill = writer._nbytes, writer._fill
+        self._rows = writer._shape[0]
         self._step = self._nbytes // self._rows
-        self._number, self._key = -1, ""
+        self._files: dict[int, tuple[OpenFile, Any, Any]] = {}
         self.shape = spec.shape[1:]
         self.dtype = spec.dtype
         self._memory = spec.dtype.kind not in "mM" and spec.dtype.type.__module__ == "numpy"
@@ -265,14 +268,72 @@ class Slot:
     def put(self, row: int, data: Any) -> None:
         """Store what :meth:`plain` returned as row ``row``."""
         number, within = divmod(row, self._rows)
-        if number != self._number:
-            rest = (0,) * (self._chunks.spec.ndim - 1)
-            self._number, self._key = number, self._chunks.key((number, *rest))
-        part = Parts(self._key, self._nbytes, self._fill, ((within * self._step, data),))
+        part = Parts(self._key(number), self._nbytes, self._fill, ((within * self._step, data),))
         try:
             self._chunks.driver.put_parts((part,))
         except Corrupt as error:
             raise self._chunks.oversized(error) from error.__cause__
+
+    def place(self, row: int) -> tuple[tuple[OpenFile, Any, Any], int] | None:
+        """The open file that holds a row (:meth:`Driver.opened`), and where in it; ``None`` where
+        rows are written by :meth:`put` alone."""
+        number, within = divmod(row, self._rows)
+        held = self._files.get(number)
+        if held is None:
+            try:
+                held = self._chunks.driver.opened(self._key(number), self._nbytes, self._fill)
+            except Corrupt as error:
+                raise self._chunks.oversized(error) from error.__cause__
+            if held is None:
+                return None
+            if len(self._files) >= _OPEN_FILES:
+                self._files.clear()
+            self._files[number] = held
+        return held, within * self._step
+
+    def close(self) -> None:
+        """Keep no file open: one is another by now."""
+        self._files.clear()
+
+    def _key(self, number: int) -> str:
+        return self._chunks.key((number,) + (0,) * (self._chunks.spec.ndim - 1))
+
+
+def put_row(
+    look: tuple[bytes, int, int, int] | None,
+    check: Callable[[], object],
+    ready: Sequence[tuple[Slot, Any]],
+    row: int,
+) -> None:
+    """Store row ``row`` of some arrays, of what :meth:`Slot.plain` returned for each, after
+    ``check``; by the kernel where it is built, which does without ``check`` while ``look`` tells
+    that the document (:meth:`Driver.local_path`, and its tag) is the one that is known."""
+    patch = library.kernel and library.kernel.patch if native.enabled else None
+    if patch is None:
+        check()
+        for slot, data in ready:
+            slot.put(row, data)
+        return
+    if look is None:
+        check()
+    places = []
+    jobs = []
+    for slot, data in ready:
+        place = slot.place(row)
+        if place is None:
+            break
+        places.append(place[0])
+        jobs.append((place[0][0], place[1], data))
+    done = patch(look, jobs) if len(jobs) == len(ready) else 0
+    for _, _, written in places[: max(0, done)]:
+        written(None)
+    if done == len(ready):
+        return
+    if done <= 0 and look is not None:
+        check()
+    for slot, data in ready[max(0, done) :]:
+        slot.close()
+        slot.put(row, data)
 
 
 class RunStream(ChunkStream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from ..coerce import parse_bytes
 from ..columns import Ragged
-from ..engine.in_place import Slot, is_in_place
+from ..engine.in_place import Slot, is_in_place, put_row
 from ..errors import Closed, Invalid, Unsupported
 from ..loading.source import SourceHolder
+from ..metadata import zarr3
 from .ingest import check_row, check_rows
 from .rowset import normalize
 from .source import RecordSource
@@ -328,13 +330,23 @@ class RowSetter:
                 data = slot.plain(np.ascontiguousarray(checked, slot.dtype).reshape(slot.shape))
             ready.append((slot, data))
         table.check(write=True)
-        table.check_same(self._names)
-        row %= count
-        for slot, data in ready:
-            slot.put(row, data)
+        put_row(self._look(), self._check_same, ready, row % count)
+
+    def _check_same(self) -> None:
+        self._source.table.check_same(self._names)
+
+    def _look(self) -> tuple[bytes, int, int, int] | None:
+        """The document, while it is the one that is known and a file."""
+        latest = self._source.table.latest
+        if self._document is None or latest.now is not self._catalog:
+            return None
+        return (self._document, *self._catalog.tag)  # type: ignore[misc]
 
     def _bind(self) -> None:
         table = self._source.table
+        folder = table.driver.local_path(table.path)
+        is_file = folder is not None and table.driver.capabilities.in_place
+        self._document = os.fsencode(folder + zarr3.KEY) if folder and is_file else None
         self._catalog = table.catalog
         self._columns = table.columns
         self._names = [*self._columns]

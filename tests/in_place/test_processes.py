@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import tensorstash as stash
+from tensorstash.engine.native import library
+from tensorstash.errors import Conflict
 from tests.support.races import finish, fork, in_processes, in_threads, spawn
 
 ROWS, WIDTH = 400, 300
@@ -173,34 +175,85 @@ def test_handles_travel(tmp_path: Path) -> None:
     assert a[3:5, 0].tolist() == [5, 6] and r["x"][1] == 7
 
 
+def replace(file: Path) -> None:
+    """Another program's way to change row 3."""
+    other = np.fromfile(file, "i4").reshape(4, 2)
+    other[3] += 8
+    other.tofile(file.parent / "new")
+    os.replace(file.parent / "new", file)
+
+
+@pytest.mark.parametrize("native", [True, False])
 def test_a_file_that_another_puts_in_its_place_gets_the_row(
-    tmp_path: Path, monkeypatch: Any
+    native: bool, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Also where that happens between the look at it and the write."""
+    monkeypatch.setattr(library, "enabled", native)
     a = stash.create(tmp_path / "a", (4, 2), "i4", in_place=True)
     put = a.setter()
     put(1, 1)
-    file = tmp_path / "a/c/0/0"
-    real = os.pwrite
-    times = 0
+    replace(tmp_path / "a/c/0/0")
+    put(2, 5)
+    replace(tmp_path / "a/c/0/0")
+    a[0] = 9
+    assert a[:, 0].tolist() == [9, 1, 5, 16]
+    os.unlink(tmp_path / "a/c/0/0")
+    put(2, 6)
+    assert a[:, 0].tolist() == [0, 0, 6, 0]
+    os.rename(tmp_path / "a", tmp_path / "b")
+    stash.copy(tmp_path / "b", tmp_path / "a")
+    with pytest.raises(Conflict):
+        put(0, 3)
+    assert stash.open(tmp_path / "b")[0, 0] == 0
+
+
+def test_also_between_the_look_at_it_and_the_write(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(library, "enabled", False)
+    a = stash.create(tmp_path / "a", (4, 2), "i4", in_place=True)
+    put = a.setter()
+    put(1, 1)
+    real, times = os.pwrite, 0
 
     def replaced(fd: int, data: Any, start: int) -> int:
         nonlocal times
         times += 1
         if times == 1:
-            other = np.fromfile(file, "i4").reshape(4, 2)
-            other[3] = 8
-            other.tofile(tmp_path / "new")
-            os.replace(tmp_path / "new", file)
+            replace(tmp_path / "a/c/0/0")
         return real(fd, data, start)
 
     monkeypatch.setattr(os, "pwrite", replaced)
     put(2, 5)
-    assert times == 2
-    assert a[:, 0].tolist() == [0, 1, 5, 8]
-    times = 1
-    os.rename(tmp_path / "a", tmp_path / "b")
-    stash.copy(tmp_path / "b", tmp_path / "a")
-    with pytest.raises(stash.errors.Conflict):
-        put(0, 3)
-    assert stash.open(tmp_path / "b")[0, 0] == 0
+    assert times == 2 and a[:, 0].tolist() == [0, 1, 5, 8]
+
+
+def test_the_kernel_writes_only_to_the_file_that_it_was_given(tmp_path: Path) -> None:
+    kernel = library.library.kernel
+    if kernel is None:
+        pytest.skip("the kernel is not built")
+    file = tmp_path / "x"
+    file.write_bytes(bytes(8))
+    with file.open("r+b") as opened:
+        status = os.fstat(opened.fileno())
+        place = (os.fsencode(file), opened.fileno(), status.st_ino, status.st_dev, 8)
+        look = (os.fsencode(file), status.st_ino, status.st_mtime_ns, 8)
+        assert kernel.patch(None, [(place, 1, b"ab"), (place, 6, b"yz")]) == 2
+        assert file.read_bytes() == b"\0ab\0\0\0yz"
+        assert kernel.patch(look, [(place, 0, b"q")]) == -1  # written to since
+        for at in (-1, 7, 8, 1 << 62, -(1 << 62)):
+            assert kernel.patch(None, [(place, 0, b"k"), (place, at, b"no")]) == 1
+        for k, other in enumerate((0, 0, 1, 1, 1)):
+            wrong = (*place[:k], place[k] + other, *place[k + 1 :]) if other else place
+            wrong = (b"/nowhere", *place[1:]) if k == 0 else wrong
+            wrong = (place[0], -1, *place[2:]) if k == 1 else wrong
+            assert kernel.patch(None, [(wrong, 0, b"no")]) == 0
+        os.link(file, tmp_path / "y")
+        assert kernel.patch(None, [(place, 0, b"no")]) == 0
+        for jobs in ([1], [(place, 0)], [(place, 0, 1.5)], [((1, 2), 0, b"")], [(place, "a", b"")]):
+            with pytest.raises(TypeError):
+                kernel.patch(None, jobs)
+        for odd in ((1, 2), (b"a", 1, 2), 5):
+            with pytest.raises(TypeError):
+                kernel.patch(odd, [])
+        with pytest.raises(ValueError, match="too many"):
+            kernel.patch(None, [(place, 0, b"")] * 5000)
+        assert kernel.patch(None, []) == 0
+    assert file.read_bytes() == b"kab\0\0\0yz"

@@ -73,12 +73,6 @@ static int key_path(const Call *call, const Job *job, const int64_t *chunk, char
     return 1;
 }
 
-#ifdef __APPLE__
-#define MODIFIED(status) ((status).st_mtimespec)
-#else
-#define MODIFIED(status) ((status).st_mtim)
-#endif
-
 /* Open the shard of `job`, unless it is open, and see that it is the version that is known. */
 static int open_shard(File *file, const Job *job) {
     if (file->job != job) {

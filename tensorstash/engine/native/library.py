@@ -39,11 +39,14 @@ class Library:
         if np.dtype(np.intp).itemsize != 8:  # its tables are of 64-bit numbers
             return None
         try:
-            from ._kernel import VERSION, find, run  # type: ignore[import-not-found, unused-ignore]
+            from . import _kernel as built  # type: ignore[attr-defined, unused-ignore]
         except ImportError:
             return None
         # An editable install may have an older one.
-        return SimpleNamespace(find=find, run=run) if VERSION == _VERSION else None
+        if built.VERSION != _VERSION:
+            return None
+        patch = getattr(built, "patch", None)
+        return SimpleNamespace(find=built.find, run=built.run, patch=patch)
 
     @Cached
     def kinds(self) -> frozenset[int]:

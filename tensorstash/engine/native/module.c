@@ -328,6 +328,11 @@ static PyMethodDef methods[] = {
      "run(chain, groups, jobs, out, fill, status, ratios, strides, axes, separator, spans,\n"
      "    threads, first, grain) -> (done, absent, bytes, nanoseconds)\n\n"
      "Carry out tasks `first` on, one an item of `status`, of the product of the groups."},
+    {"patch", patch, METH_VARARGS,
+     "patch(look, jobs) -> how many were done\n\n"
+     "Write (file, at, data) within open files ((path, fd, inode, device, size)), while each is at\n"
+     "its path and has one link; up to the first of which that is not so, or that fails. -1: the\n"
+     "file `look` (path, inode, modified, size) is another one, and nothing was done."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
 };
