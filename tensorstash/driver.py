@@ -143,13 +143,15 @@ class Traffic:
 
 
 class OpenFile(NamedTuple):
-    """A file that is open for writing, and what it was then: ``inode``, ``device``, ``size``."""
+    """A file that is open for writing, and what it was then: ``inode``, ``device``, ``size``.
+    ``memory``: the file, mapped, for who may store to it so."""
 
     path: bytes
     descriptor: int
     inode: int
     device: int
     size: int
+    memory: Any = None
 
 
 class InPlace:

@@ -9,7 +9,9 @@ file says little of what is written within it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
+from mmap import ACCESS_WRITE, mmap
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from .remote import Arrival, ChunkStream, with_place
 from .update import Guess, Masked
 from .write import Change, Writer
 
-_OPEN_FILES = 64  # of an array, that are kept for who stores single rows
+_OPEN_FILES = 32  # of an array, that are kept for who stores single rows
 
 
 def is_in_place(chunks: Chunks) -> bool:
@@ -274,22 +276,33 @@ class Slot:
         except Corrupt as error:
             raise self._chunks.oversized(error) from error.__cause__
 
-    def place(self, row: int) -> tuple[tuple[OpenFile, Any, Any], int] | None:
-        """The open file that holds a row (:meth:`Driver.opened`), and where in it; ``None`` where
-        rows are written by :meth:`put` alone."""
-        number, within = divmod(row, self._rows)
+    def job(self, row: int, data: Any) -> tuple[tuple[OpenFile, int, Any], Any] | None:
+        """The same as the kernel takes it, and what to call after it; ``None`` where rows are
+        written by :meth:`put` alone."""
+        number = row // self._rows
         held = self._files.get(number)
         if held is None:
-            try:
-                held = self._chunks.driver.opened(self._key(number), self._nbytes, self._fill)
-            except Corrupt as error:
-                raise self._chunks.oversized(error) from error.__cause__
+            held = self._opened(number)
             if held is None:
                 return None
-            if len(self._files) >= _OPEN_FILES:
-                self._files.clear()
-            self._files[number] = held
-        return held, within * self._step
+        return (held[0], row % self._rows * self._step, data), held[2]
+
+    def _opened(self, number: int) -> tuple[OpenFile, Any, Any] | None:
+        try:
+            held = self._chunks.driver.opened(self._key(number), self._nbytes, self._fill)
+        except Corrupt as error:
+            raise self._chunks.oversized(error) from error.__cause__
+        if held is None:
+            return None
+        file = held[0]
+        if library.kernel is not None and library.kernel.reserves(file.descriptor):
+            with suppress(OSError, ValueError):  # no memory is left to map it, say
+                memory = mmap(file.descriptor, file.size, access=ACCESS_WRITE)
+                held = (file._replace(memory=memory), *held[1:])
+        if len(self._files) >= _OPEN_FILES:
+            self._files.clear()
+        self._files[number] = held
+        return held
 
     def close(self) -> None:
         """Keep no file open: one is another by now."""
@@ -316,16 +329,15 @@ def put_row(
         return
     if look is None:
         check()
-    places = []
-    jobs = []
+    jobs, after = [], []
     for slot, data in ready:
-        place = slot.place(row)
-        if place is None:
+        job = slot.job(row, data)
+        if job is None:
             break
-        places.append(place[0])
-        jobs.append((place[0][0], place[1], data))
+        jobs.append(job[0])
+        after.append(job[1])
     done = patch(look, jobs) if len(jobs) == len(ready) else 0
-    for _, _, written in places[: max(0, done)]:
+    for written in after if done == len(ready) else after[: max(0, done)]:
         written(None)
     if done == len(ready):
         return

@@ -329,7 +329,8 @@ class RowSetter:
                 checked = column.checked(column.one(values[name]), 1)[0]
                 data = slot.plain(np.ascontiguousarray(checked, slot.dtype).reshape(slot.shape))
             ready.append((slot, data))
-        table.check(write=True)
+        if table.closed:
+            table.check()
         put_row(self._look(), self._check_same, ready, row % count)
 
     def _check_same(self) -> None:

@@ -233,7 +233,7 @@ def test_the_kernel_writes_only_to_the_file_that_it_was_given(tmp_path: Path) ->
     file.write_bytes(bytes(8))
     with file.open("r+b") as opened:
         status = os.fstat(opened.fileno())
-        place = (os.fsencode(file), opened.fileno(), status.st_ino, status.st_dev, 8)
+        place = (os.fsencode(file), opened.fileno(), status.st_ino, status.st_dev, 8, None)
         look = (os.fsencode(file), status.st_ino, status.st_mtime_ns, 8)
         assert kernel.patch(None, [(place, 1, b"ab"), (place, 6, b"yz")]) == 2
         assert file.read_bytes() == b"\0ab\0\0\0yz"
@@ -247,7 +247,14 @@ def test_the_kernel_writes_only_to_the_file_that_it_was_given(tmp_path: Path) ->
             assert kernel.patch(None, [(wrong, 0, b"no")]) == 0
         os.link(file, tmp_path / "y")
         assert kernel.patch(None, [(place, 0, b"no")]) == 0
-        for jobs in ([1], [(place, 0)], [(place, 0, 1.5)], [((1, 2), 0, b"")], [(place, "a", b"")]):
+        for jobs in (
+            [1],
+            [(place, 0)],
+            [(place, 0, 1.5)],
+            [((1, 2), 0, b"")],
+            [((*place[:5], 3), 0, b"")],
+            [(place, "a", b"")],
+        ):
             with pytest.raises(TypeError):
                 kernel.patch(None, jobs)
         for odd in ((1, 2), (b"a", 1, 2), 5):

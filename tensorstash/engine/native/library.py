@@ -45,8 +45,8 @@ class Library:
         # An editable install may have an older one.
         if built.VERSION != _VERSION:
             return None
-        patch = getattr(built, "patch", None)
-        return SimpleNamespace(find=built.find, run=built.run, patch=patch)
+        later = {name: getattr(built, name, None) for name in ("patch", "reserves")}
+        return SimpleNamespace(find=built.find, run=built.run, **later)
 
     @Cached
     def kinds(self) -> frozenset[int]:

@@ -330,9 +330,10 @@ static PyMethodDef methods[] = {
      "Carry out tasks `first` on, one an item of `status`, of the product of the groups."},
     {"patch", patch, METH_VARARGS,
      "patch(look, jobs) -> how many were done\n\n"
-     "Write (file, at, data) within open files ((path, fd, inode, device, size)), while each is at\n"
+     "Write (file, at, data) within open files ((path, fd, inode, device, size, memory or None)), while each is at\n"
      "its path and has one link; up to the first of which that is not so, or that fails. -1: the\n"
      "file `look` (path, inode, modified, size) is another one, and nothing was done."},
+    {"reserves", reserves, METH_O, "reserves(fd): whether a map of a file there has room for sure."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
 };

@@ -5,7 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 #include <unistd.h>
 
 #define MOST_PATCHES 4096
@@ -14,7 +18,7 @@ typedef struct {
     const char *path;
     int fd;
     long long inode, device, size, at;
-    Py_buffer data;
+    Py_buffer data, memory; /* `memory.buf` NULL: by pwrite */
 } Patch;
 
 static int is_there(const Patch *patch) {
@@ -30,6 +34,10 @@ static int written(const Patch *patch) {
     const char *from = patch->data.buf;
     long long left = (long long)patch->data.len, at = patch->at;
     if (at < 0 || left > patch->size || at > patch->size - left || !is_there(patch)) return 0;
+    if (patch->memory.buf) {
+        memcpy((char *)patch->memory.buf + at, from, (size_t)left);
+        left = 0;
+    }
     while (left > 0) {
         ssize_t more = pwrite(patch->fd, from, (size_t)left, (off_t)at);
         if (more < 0 && errno == EINTR) continue;
@@ -55,6 +63,22 @@ static int is_tuple(PyObject *item) {
     return 0;
 }
 
+/* Whether the file system keeps room for a file that it has reserved, so that a store to a map of it
+   fails no more than memory does: ext2 to 4, XFS, tmpfs. Others may find no room at any store. */
+PyObject *reserves(PyObject *module, PyObject *descriptor) {
+    (void)module;
+    long fd = PyLong_AsLong(descriptor);
+    if (fd == -1 && PyErr_Occurred()) return NULL;
+#ifdef __linux__
+    struct statfs status;
+    if (!fstatfs((int)fd, &status)) {
+        unsigned long kind = (unsigned long)status.f_type & 0xffffffff;
+        return PyBool_FromLong(kind == 0xef53 || kind == 0x58465342 || kind == 0x01021994);
+    }
+#endif
+    return PyBool_FromLong(0);
+}
+
 PyObject *patch(PyObject *module, PyObject *arguments) {
     PyObject *look, *jobs, *result = NULL;
     const char *document = NULL;
@@ -74,13 +98,20 @@ PyObject *patch(PyObject *module, PyObject *arguments) {
     if (!patches) return PyErr_NoMemory();
     for (; taken < count; taken++) {
         Patch *one = &patches[taken];
-        PyObject *file, *data;
+        PyObject *file, *data, *memory;
         PyObject *job = PyList_GetItem(jobs, taken);
         if (!is_tuple(job) || !PyArg_ParseTuple(job, "OLO", &file, &one->at, &data)) goto end;
-        if (!is_tuple(file) || !PyArg_ParseTuple(file, "yiLLL", &one->path, &one->fd, &one->inode,
-                                                 &one->device, &one->size))
+        if (!is_tuple(file) || !PyArg_ParseTuple(file, "yiLLLO", &one->path, &one->fd, &one->inode,
+                                                 &one->device, &one->size, &memory))
             goto end;
         if (PyObject_GetBuffer(data, &one->data, PyBUF_SIMPLE)) goto end;
+        if (memory == Py_None) continue;
+        if (PyObject_GetBuffer(memory, &one->memory, PyBUF_WRITABLE) ||
+            (long long)one->memory.len != one->size) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "memory of another size");
+            taken++;
+            goto end;
+        }
     }
     Py_BEGIN_ALLOW_THREADS
     if (document && !is_version(document, inode, modified, size)) done = -1;
@@ -89,7 +120,10 @@ PyObject *patch(PyObject *module, PyObject *arguments) {
     Py_END_ALLOW_THREADS
     result = PyLong_FromLongLong(done);
 end:
-    for (Py_ssize_t k = 0; k < taken; k++) PyBuffer_Release(&patches[k].data);
+    for (Py_ssize_t k = 0; k < taken; k++) {
+        PyBuffer_Release(&patches[k].data);
+        if (patches[k].memory.obj) PyBuffer_Release(&patches[k].memory);
+    }
     free(patches);
     return result;
 }
