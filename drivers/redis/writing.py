@@ -230,7 +230,7 @@ def _pieces(value: Parts) -> Iterator[Parts]:
             some, size = [], 0
         some.append((start, flat_data))
         size += len(flat_data)
-    if some:
+    if some or not value.parts:
         yield value._replace(parts=some)
 
 
