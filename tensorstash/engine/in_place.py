@@ -23,7 +23,7 @@ from ..errors import Corrupt, Unsupported
 from ..indexing.copying import core, gather
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan
-from ..indexing.selection import Transform
+from ..indexing.selection import Stride, Take, Transform
 from ..metadata.spec import ArraySpec
 from .chunks import Chunks, blank
 from .local import ChunkFetcher, Fetched, Target
@@ -34,6 +34,8 @@ from .remote import Arrival, ChunkStream, with_place
 from .update import Guess, Masked
 from .write import Change, Writer
 
+_FEW_BYTES = 8 << 20  # of rows; of more, threads copy parts
+_FEW_CHUNKS = 64  # files that are mapped at once
 _OPEN_FILES = 32  # of an array, that are kept for who stores single rows
 
 
@@ -471,3 +473,33 @@ class MappedFetcher(ChunkFetcher):
                 raise chunks.damaged(error, key, part.chunk) from error.__cause__
             self.meter.decoded(0, 0.0)
             yield part, chunk
+
+
+def gathered(chunks: Chunks, transform: Transform, out: NDArray[Any]) -> bool:
+    """Fill ``out`` with a few whole rows, by the kernel, as a plan for them costs more than to copy
+    them; ``False`` where that cannot be, or another way has to say what is wrong."""
+    spec, shape, kernel = chunks.spec, chunks.spec.grid.chunks, library.kernel
+    if kernel is None or kernel.gather is None or not native.enabled or not transform.maps:
+        return False
+    first, *rest = transform.maps
+    if not isinstance(first, Take) or first.dims != (0,) or shape is None:
+        return False
+    if out.dtype != spec.dtype or not out.flags.c_contiguous or out.nbytes > _FEW_BYTES:
+        return False
+    for k, item in enumerate(rest, 1):
+        whole = isinstance(item, Stride) and (item.dim, item.start, item.step) == (k, 0, 1)
+        if not whole or not transform.shape[k] == shape[k] == spec.shape[k]:
+            return False
+    rows = np.ascontiguousarray(first.array, np.int64)
+    numbers = rows // shape[0]
+    low, high = int(numbers.min()), int(numbers.max())
+    if high - low >= _FEW_CHUNKS:
+        return False
+    zeros = (0,) * len(rest)
+    touched = np.bincount(numbers - low, minlength=high - low + 1).tolist()
+    view, key = chunks.driver.view, chunks.key
+    views = [view(key((low + k, *zeros))) if some else None for k, some in enumerate(touched)]
+    fill = spec.fill.tobytes() if chunks.missing == "fill" else None
+    width = out.nbytes // len(rows)
+    data = out.reshape(-1).view(np.uint8)
+    return bool(kernel.gather(views, low, rows, shape[0], width, fill, data))

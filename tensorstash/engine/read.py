@@ -18,7 +18,7 @@ from ..indexing.selection import Point, Stride, Take, Transform
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
-from .in_place import MappedFetcher, RunStream, is_in_place
+from .in_place import MappedFetcher, RunStream, gathered, is_in_place
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
@@ -50,6 +50,7 @@ class Reader:
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
         in_place = is_in_place(chunks)
+        self._maps = in_place and chunks.driver.capabilities.local
         if in_place:
             cache = self.cache = None
         self._fetcher: Fetcher | None = None
@@ -98,7 +99,7 @@ class Reader:
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
         one = self._single(transform)
-        if one is None and self._read_native(transform, out, fields):
+        if one is None and self._read_natively(transform, out, fields):
             pass
         elif one is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
@@ -116,6 +117,14 @@ class Reader:
             self._read_single(self._fetcher, one, out, fields)
         if self._ahead is not None:
             self._ahead.note(transform, self.warm)
+
+    def _read_natively(
+        self, transform: Transform, out: NDArray[Any], fields: Fields | None
+    ) -> bool:
+        """Whether the kernel reads it: a few rows where they lie, or chunks."""
+        if self._maps and fields is None and gathered(self.chunks, transform, out):
+            return True
+        return self._read_native(transform, out, fields)
 
     def _read_native(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
         """Have the kernel read what it can, and Python the rest; ``False``: nothing was done."""

@@ -18,6 +18,7 @@
 #endif
 
 PyObject *patch(PyObject *module, PyObject *arguments);
+PyObject *gather(PyObject *module, PyObject *arguments);
 PyObject *reserves(PyObject *module, PyObject *descriptor);
 
 #define ROW 7        /* count, in, in_step, out, out_step, in_list, out_list */

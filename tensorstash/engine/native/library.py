@@ -45,7 +45,7 @@ class Library:
         # An editable install may have an older one.
         if built.VERSION != _VERSION:
             return None
-        later = {name: getattr(built, name, None) for name in ("patch", "reserves")}
+        later = {name: getattr(built, name, None) for name in ("patch", "reserves", "gather")}
         return SimpleNamespace(find=built.find, run=built.run, **later)
 
     @Cached

@@ -333,6 +333,10 @@ static PyMethodDef methods[] = {
      "Write (file, at, data) within open files ((path, fd, inode, device, size, memory or None)), while each is at\n"
      "its path and has one link; up to the first of which that is not so, or that fails. -1: the\n"
      "file `look` (path, inode, modified, size) is another one, and nothing was done."},
+    {"gather", gather, METH_VARARGS,
+     "gather(chunks, first, rows, per, width, fill, out) -> whether all of `out` was filled\n\n"
+     "Copy rows of `width` bytes, `per` in each of the chunks from the `first` on (None: absent, all\n"
+     "`fill`, where that is not None either)."},
     {"reserves", reserves, METH_O, "reserves(fd): whether a map of a file there has room for sure."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
