@@ -171,6 +171,17 @@ class InPlace:
         """As :meth:`Driver.get_many_tagged`, but tags of those with a span mean nothing."""
         raise Unsupported(f"driver {self.scheme!r} has nothing that is written in place")
 
+    def gather(
+        self,
+        wanted: Sequence[tuple[str, Sequence[int]]],
+        nbytes: int,
+        beside: Request | None = None,
+    ) -> tuple[Sequence[Buffer | None], tuple[Buffer, Tag] | None]:
+        """Of each value that is ``wanted`` (one at least), ``nbytes`` from each of some places on,
+        one behind another (fewer, where it is shorter); ``None`` where nothing is stored. These are
+        of no one moment. Then what ``beside`` asks for, as :meth:`Driver.get_many_tagged`."""
+        raise Unsupported(f"driver {self.scheme!r} has nothing that is written in place")
+
     def put_parts(self, values: Iterable[Parts]) -> None:
         """Write parts of stored values, where they lie: no other byte of a value is moved, so that
         writers of different parts need not know of each other. One part alone may be torn by a kill

@@ -62,6 +62,14 @@ class WrapperDriver(Driver):
     ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
         return self.driver.get_parts(requests)
 
+    def gather(
+        self,
+        wanted: Sequence[tuple[str, Sequence[int]]],
+        nbytes: int,
+        beside: Request | None = None,
+    ) -> tuple[Sequence[Buffer | None], tuple[Buffer, Tag] | None]:
+        return self.driver.gather(wanted, nbytes, beside)
+
     def put_parts(self, values: Iterable[Parts]) -> None:
         self.driver.put_parts(values)
 

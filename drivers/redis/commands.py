@@ -140,6 +140,28 @@ value its new version, its bytes, what it is filled with where nothing is stored
 many parts follow, and where each begins and what it becomes. Returns for each -1, or the bytes that
 are stored where these are others: then nothing of it is changed."""
 
+GATHER = _script("""
+local found = {}
+local at = 2
+for k = 1, #KEYS do
+  local count = tonumber(ARGV[at])
+  if redis.call('EXISTS', KEYS[k]) == 0 then
+    found[k] = false
+  else
+    local parts = {}
+    for i = 1, count do
+      local start = tonumber(ARGV[at + i])
+      parts[i] = redis.call('GETRANGE', KEYS[k], start, start + ARGV[1] - 1)
+    end
+    found[k] = table.concat(parts)
+  end
+  at = at + 1 + count
+end
+return found
+""")
+"""Keys: values. Arguments: the bytes of a part; then for each value how many parts, and where each
+begins. Returns for each nothing where nothing is stored, else its parts, one behind another."""
+
 DELETE = _script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
 local now = redis.call('GET', KEYS[2])

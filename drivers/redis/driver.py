@@ -100,6 +100,15 @@ class RedisDriver(Driver):
         """In order, up to 1,000 values or 16 MiB a round trip; by GETRANGE."""
         return self._process.reading.many(requests, loose=True)
 
+    def gather(
+        self,
+        wanted: Sequence[tuple[str, Sequence[int]]],
+        nbytes: int,
+        beside: Request | None = None,
+    ) -> tuple[Sequence[Buffer | None], tuple[Buffer, Tag] | None]:
+        """By a script, up to 1,000 values or 16 MiB a round trip."""
+        return self._process.reading.gather(wanted, nbytes, beside)
+
     def get_ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None = None
     ) -> tuple[Sequence[Buffer], Tag] | None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from tensorstash.driver import Buffer, Changed, Request, Span, Tag, check_size
 from tensorstash.drivers.redis.client import RedisClient, RedisRequest
-from tensorstash.drivers.redis.commands import READ, RedisCommand, command, run
+from tensorstash.drivers.redis.commands import GATHER, READ, RedisCommand, command, run
 from tensorstash.drivers.redis.keys import RedisKeys
 from tensorstash.drivers.redis.parser import ReplyLimit, TooLarge
 from tensorstash.drivers.redis.replies import count, parts, upto, value, values
@@ -104,6 +104,44 @@ class RedisReading:
                 wanted += size
         assert tag is not None
         return found_parts, tag
+
+    def gather(
+        self, wanted: Sequence[tuple[str, Sequence[int]]], nbytes: int, beside: Request | None
+    ) -> tuple[list[Buffer | None], Found]:
+        """Of each value ``nbytes`` from each place on, one behind another; several a round trip,
+        and ``beside`` in the last."""
+        found: list[Buffer | None] = []
+        batch: list[tuple[str, Sequence[int]]] = []
+        size = 0
+        for key, starts in wanted:
+            more = len(starts) * nbytes
+            if batch and (size + more > ROUND_BYTES or len(batch) == ROUND_KEYS):
+                found += self._gather(batch, nbytes, None)[0]
+                batch, size = [], 0
+            batch.append((key, starts))
+            size += more
+        last, other = self._gather(batch, nbytes, beside)
+        return found + last, other
+
+    def _gather(
+        self, batch: list[tuple[str, Sequence[int]]], nbytes: int, beside: Request | None
+    ) -> tuple[list[Buffer | None], Found]:
+        groups = [[each] for each in batch] if self._client.options.cluster else [batch]
+        steps = []
+        for group in groups:
+            args = [b"%d" % nbytes]
+            for _, starts in group:
+                args += [b"%d" % len(starts), *(b"%d" % start for start in starts)]
+            sizes = [len(starts) * nbytes for _, starts in group]
+            limit = ReplyLimit(len(group), 0, sizes, False, max(sizes) <= SHORT)
+            places = tuple(self._keys.value(key) for key, _ in group)
+            steps.append(run(GATHER, values(len(group)), places, *args, limit=limit))
+        if beside is not None:
+            steps.append(self._part(beside))
+        request = RedisRequest("read", batch[0][0], detail=f"and {len(batch) - 1} more")
+        replies = self._ask(request, steps)
+        other = None if beside is None else _part_of(beside, replies.pop())
+        return [each for reply in replies for each in reply], other
 
     def tag(self, key: str) -> Tag | None:
         """The stored version, without its bytes."""

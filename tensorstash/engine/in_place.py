@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import count, pairwise
 from mmap import ACCESS_WRITE, mmap
 from typing import Any
 
@@ -475,31 +475,82 @@ class MappedFetcher(ChunkFetcher):
             yield part, chunk
 
 
-def gathered(chunks: Chunks, transform: Transform, out: NDArray[Any]) -> bool:
-    """Fill ``out`` with a few whole rows, by the kernel, as a plan for them costs more than to copy
-    them; ``False`` where that cannot be, or another way has to say what is wrong."""
-    spec, shape, kernel = chunks.spec, chunks.spec.grid.chunks, library.kernel
-    if kernel is None or kernel.gather is None or not native.enabled or not transform.maps:
+def gathered(chunks: Chunks, transform: Transform, out: NDArray[Any], look: Look | None) -> bool:
+    """Fill ``out`` with a few whole rows, in one step of the kernel or of a server, as a plan for
+    them costs more than to copy them; ``False`` where that cannot be, or another way has to say
+    what is wrong. ``look`` travels along."""
+    rows = _whole_rows(chunks, transform, out)
+    if rows is None:
         return False
-    first, *rest = transform.maps
-    if not isinstance(first, Take) or first.dims != (0,) or shape is None:
+    if not chunks.driver.capabilities.local:
+        return _gather_far(chunks, rows, out, look)
+    kernel = library.kernel
+    if kernel is None or kernel.gather is None or not native.enabled:
         return False
-    if out.dtype != spec.dtype or not out.flags.c_contiguous or out.nbytes > _FEW_BYTES:
-        return False
-    for k, item in enumerate(rest, 1):
-        whole = isinstance(item, Stride) and (item.dim, item.start, item.step) == (k, 0, 1)
-        if not whole or not transform.shape[k] == shape[k] == spec.shape[k]:
-            return False
-    rows = np.ascontiguousarray(first.array, np.int64)
-    numbers = rows // shape[0]
+    spec, per = chunks.spec, chunks.spec.grid.chunk_shape((0,) * chunks.spec.ndim)[0]
+    numbers = rows // per
     low, high = int(numbers.min()), int(numbers.max())
     if high - low >= _FEW_CHUNKS:
         return False
-    zeros = (0,) * len(rest)
+    zeros = (0,) * (spec.ndim - 1)
     touched = np.bincount(numbers - low, minlength=high - low + 1).tolist()
     view, key = chunks.driver.view, chunks.key
     views = [view(key((low + k, *zeros))) if some else None for k, some in enumerate(touched)]
     fill = spec.fill.tobytes() if chunks.missing == "fill" else None
     width = out.nbytes // len(rows)
     data = out.reshape(-1).view(np.uint8)
-    return bool(kernel.gather(views, low, rows, shape[0], width, fill, data))
+    return bool(kernel.gather(views, low, rows, per, width, fill, data))
+
+
+def _whole_rows(
+    chunks: Chunks, transform: Transform, out: NDArray[Any]
+) -> NDArray[np.int64] | None:
+    """The rows that a transform is of, where it is of rows by number and ``out`` takes a few of
+    them as they are stored; each lies in one piece of one chunk."""
+    spec, shape = chunks.spec, chunks.spec.grid.chunks
+    if not transform.maps or shape is None:
+        return None
+    first, *rest = transform.maps
+    if not isinstance(first, Take) or first.dims != (0,):
+        return None
+    if out.dtype != spec.dtype or not out.flags.c_contiguous or out.nbytes > _FEW_BYTES:
+        return None
+    for k, item in enumerate(rest, 1):
+        whole = isinstance(item, Stride) and (item.dim, item.start, item.step) == (k, 0, 1)
+        if not whole or not transform.shape[k] == shape[k] == spec.shape[k]:
+            return None
+    return np.ascontiguousarray(first.array, np.int64)
+
+
+def _gather_far(
+    chunks: Chunks, rows: NDArray[np.int64], out: NDArray[Any], look: Look | None
+) -> bool:
+    spec, per = chunks.spec, chunks.spec.grid.chunk_shape((0,) * chunks.spec.ndim)[0]
+    width = out.nbytes // len(rows)
+    order = np.argsort(rows, kind="stable")
+    numbers, within = np.divmod(rows[order], per)
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+    zeros = (0,) * (spec.ndim - 1)
+    starts = (within * width).tolist()
+    wanted = [
+        (chunks.key((int(numbers[low]), *zeros)), starts[low:high]) for low, high in pairwise(edges)
+    ]
+    asked = None if look is None else look.request()
+    try:
+        found, beside = chunks.driver.gather(wanted, width, asked)
+        if look is not None and asked is not None:
+            look.settle(beside)
+    finally:
+        if look is not None and asked is not None:
+            look.forget()
+    for (low, high), data in zip(pairwise(edges), found, strict=True):
+        here = order[low:high]
+        if data is None and chunks.missing == "fill":
+            out[here] = spec.fill
+        elif data is not None and len(data) == (high - low) * width:
+            out[here] = np.ndarray((high - low, *out.shape[1:]), spec.dtype, data)
+        else:
+            if look is not None:
+                look.again()
+            return False
+    return True

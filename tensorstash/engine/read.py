@@ -50,7 +50,7 @@ class Reader:
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
         in_place = is_in_place(chunks)
-        self._maps = in_place and chunks.driver.capabilities.local
+        self._gathers = in_place
         if in_place:
             cache = self.cache = None
         self._fetcher: Fetcher | None = None
@@ -99,7 +99,7 @@ class Reader:
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
         one = self._single(transform)
-        if one is None and self._read_natively(transform, out, fields):
+        if one is None and self._read_natively(transform, out, fields, look):
             pass
         elif one is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
@@ -119,10 +119,10 @@ class Reader:
             self._ahead.note(transform, self.warm)
 
     def _read_natively(
-        self, transform: Transform, out: NDArray[Any], fields: Fields | None
+        self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
     ) -> bool:
-        """Whether the kernel reads it: a few rows where they lie, or chunks."""
-        if self._maps and fields is None and gathered(self.chunks, transform, out):
+        """Whether it is read without a plan: a few rows where they lie, or chunks by the kernel."""
+        if self._gathers and fields is None and gathered(self.chunks, transform, out, look):
             return True
         return self._read_native(transform, out, fields)
 
