@@ -62,7 +62,9 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
             node.check_place(driver, f"{root}{name}/")
         step = min(layout.step_of(fields), *map(before.chunk_rows, before.fields))
         plain = all(spec.in_place for spec in before.specs.values())
-        in_place = plain and fields[path].kind == "fixed" and "codecs" not in how
+        in_place = (
+            plain and fields[path].kind == "fixed" and not {"codecs", "rows_per_shard"} & {*how}
+        )
         how_ = {"rows_per_chunk": step, "in_place": in_place, **how}
         specs = with_new_identities(layout.specs(fields, before.rows, **how_))
         after = replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import zarr
 
 import tensorstash as stash
 from tensorstash.drivers.file import FileDriver
+from tensorstash.drivers.shm import ShmDriver
 from tensorstash.errors import (
     Conflict,
     Corrupt,
@@ -77,6 +79,12 @@ def test_fields_of_any_length(tmp_path: Path) -> None:
     r.add_field("t", str, ["a", "b", "c"])
     r[1] = {"x": 4, "t": "d"}
     assert r[1]["t"] == "d" and r["x"].in_place
+    r.drop_field("t")
+    r.add_field("s", "i4", [1, 2, 3], rows_per_shard=4)
+    r.add_field("z", "i4", [1, 2, 3], codecs="zstd")
+    assert not r["s"].in_place and not r["z"].in_place
+    r.setter()(1, {"x": 5, "s": 6, "z": 7})
+    assert r[1]["s"] == 6 and r["x"][1] == 5
 
 
 def test_what_says_how_chunks_are_written_is_no_attribute_of_the_user(tmp_path: Path) -> None:
@@ -252,6 +260,19 @@ def test_what_is_deleted_is_not_kept_open(tmp_path: Path) -> None:
     assert sum("/a/c/" in path for path in open_files()) >= 2
     del stash.open_group(tmp_path, "r+")["a"]
     assert not [path for path in open_files() if str(tmp_path) in path]
+
+
+def test_shared_memory_is_given_back() -> None:
+    driver = ShmDriver(f"test-{uuid.uuid4().hex}")
+    name = driver.name
+    a = stash.create(driver, (8, 2), "i4", chunks=(4, 2), in_place=True)
+    put = a.setter()
+    put(1, 5)
+    assert a[[1, 5]].sum() == 10 and [path for path in open_files() if name in path]
+    a.close()
+    driver.close()
+    del a, put, driver
+    assert not [path for path in open_files() if name in path]
 
 
 def open_files() -> list[str]:

@@ -55,7 +55,7 @@ LARGER = {
     "tensorstash/records": 19,
     "drivers/redis": 14,
     "codecs": 23,
-    "benchmarks": 40,
+    "benchmarks": 41,
     "benchmarks/training": 36,
     "tests/arrays": 19,
     "tests/codecs": 13,

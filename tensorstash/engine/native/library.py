@@ -39,14 +39,20 @@ class Library:
         if np.dtype(np.intp).itemsize != 8:  # its tables are of 64-bit numbers
             return None
         try:
-            from . import _kernel as built  # type: ignore[attr-defined, unused-ignore]
+            from ._kernel import VERSION, find, run  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             return None
+        try:
+            from ._kernel import (  # type: ignore[import-not-found, unused-ignore]
+                gather,
+                patch,
+                reserves,
+            )
+        except ImportError:  # built before there were these
+            gather = patch = reserves = None
         # An editable install may have an older one.
-        if built.VERSION != _VERSION:
-            return None
-        later = {name: getattr(built, name, None) for name in ("patch", "reserves", "gather")}
-        return SimpleNamespace(find=built.find, run=built.run, **later)
+        known = {"find": find, "run": run, "gather": gather, "patch": patch, "reserves": reserves}
+        return SimpleNamespace(**known) if VERSION == _VERSION else None
 
     @Cached
     def kinds(self) -> frozenset[int]:
