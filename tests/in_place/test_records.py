@@ -13,6 +13,7 @@ import zarr
 from hypothesis import given, settings
 
 import tensorstash as stash
+from tensorstash.engine.native import library
 from tensorstash.errors import Closed, Conflict, Invalid, InvalidSelection, ReadOnly
 from tests.support.layouts import EXAMPLES
 from tests.support.oracle import same
@@ -47,7 +48,16 @@ def check(records: stash.Records, model: dict[str, np.ndarray]) -> None:
         same(value, column)
 
 
-@settings(max_examples=EXAMPLES)
+@pytest.fixture(scope="module", params=["native", "python"])
+def _path(request: Any) -> Any:
+    before = library.enabled
+    library.enabled = request.param == "native"
+    yield
+    library.enabled = before
+
+
+@pytest.mark.usefixtures("_path")
+@settings(max_examples=max(10, EXAMPLES // 2))
 @given(st.data())
 def test_rows_are_those_of_a_model(data: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
