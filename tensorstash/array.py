@@ -16,6 +16,7 @@ from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.cache import Cache
 from .engine.chunks import Chunks
+from .engine.in_place import writer_of
 from .engine.look import Found, Guard, Look, blame
 from .engine.mmap import mapped
 from .engine.read import Reader
@@ -32,17 +33,17 @@ from .errors import (
     Unsupported,
 )
 from .explain import Explanation, Info, explain, info
-from .handle import Handle, Settings
+from .handle import Settings
 from .indexing.fields import Fields, named
 from .indexing.grid import blocks, cut, cuts
 from .indexing.selection import Transform, has_ellipsis, identity, outer, point, select, spans
 from .metadata.node import Node, lock_key, require_array, reread, reread_copied
 from .metadata.spec import ArraySpec
 from .view import Indexer, Lazy, Rule, Tensors
-from .writer import BufferedWriter, SingleRows
+from .writer import SingleRows, WritableHandle
 
 
-class Array(Handle):
+class Array(WritableHandle):
     """A handle on a stored array: ``a[...]`` reads into new memory, ``a[...] = value`` stores.
 
     Selections are NumPy's, and return what NumPy would return. A handle holds no connection that
@@ -418,22 +419,6 @@ class Array(Handle):
             raise self._read.chunks.no_memory("resize to", wanted, error) from error
         self._adopt(node)
 
-    def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
-        """Return a context manager that gathers small writes into whole chunks.
-
-        Args:
-            budget: the most bytes that it holds, a number or text such as ``"256MiB"``.
-
-        Returns:
-            A ``BufferedWriter``, with assignment and ``append``.
-
-        >>> a = stash.create({}, 4, "int8")
-        >>> with a.writer() as w:
-        ...     w[2] = 5
-        """
-        self._open(write=True)
-        return BufferedWriter(self, coerce.parse_bytes(budget))
-
     # -- the handle -------------------------------------------------------------------------
 
     def refresh(self) -> Array:
@@ -544,7 +529,7 @@ class Array(Handle):
         if chunks.spec is not spec:
             chunks = self._chunks = chunks.of(spec)
         own = how.threads, how.write_fill, grown_from, check
-        return Writer(chunks, *own, seen, fields, how.memory)
+        return writer_of(chunks, *own, seen, fields, how.memory)
 
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
         """What a selection gives, and the rest of it, without names of fields. Where what is known

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .driver import Driver
-from .errors import NotFound, listed
+from .errors import Invalid, NotFound, listed
 from .metadata.document import as_plain
 from .metadata.node import Content, update_attributes
+from .metadata.zarr3 import IN_PLACE
 
 AttributeValue: TypeAlias = (
     "bool | float | str | np.generic | NDArray[Any]"
@@ -95,12 +96,26 @@ class Attributes(MutableMapping[str, Any]):
         return NotFound(f"no attribute {key!r}; there are: {listed(self)}")
 
     def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        def changed(old: dict[str, Any]) -> dict[str, Any]:
+            new = change(old)
+            if new.get(IN_PLACE) != old.get(IN_PLACE):
+                raise reserved()
+            return new
+
         handle = self._handle
         handle._open(write=True)
         known = handle._content()
-        update_attributes(handle.driver, handle.path, change, known)
+        update_attributes(handle.driver, handle.path, changed, known)
         if known is not None:  # else it is read on first use
             handle.refresh()
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def reserved() -> Invalid:
+    """The error about a user's attribute that would say how chunks are written."""
+    return Invalid(
+        f"the attribute {IN_PLACE!r} says how chunks are written, and is set by create(..., "
+        "in_place=True) alone; choose another name"
+    )

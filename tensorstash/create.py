@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from . import dtype as dtypes
 from . import fill as fills
 from .array import Array
+from .attributes import reserved
 from .codec import Pipeline
 from .coerce import as_array, natural, parse_bytes, parse_lengths
 from .driver import Driver
+from .engine.in_place import check_in_place
 from .errors import AlreadyExists, Invalid, NotFound, counted, short
 from .handle import Settings
 from .indexing.grid import Grid
@@ -29,6 +31,7 @@ from .metadata.defaults import CodecsLike
 from .metadata.document import as_plain, lengths
 from .metadata.spec import ArraySpec, KeyEncoding
 from .metadata.trailer import new_identity
+from .metadata.zarr3 import IN_PLACE
 from .options import (
     LimitsLike,
     NewArrayOptions,
@@ -113,6 +116,7 @@ def make_spec(
     separator: Literal["/", "."] | None = None,
     order: Literal["C", "F"] = "C",
     filters: Sequence[Mapping[str, Any]] | None = None,
+    in_place: bool = False,
     **unknown: Any,
 ) -> ArraySpec:
     """The spec of a new array, from what a user gave; :func:`create` explains each option.
@@ -132,6 +136,11 @@ def make_spec(
     names = None if dimension_names is None else _dimension_names(dimension_names, len(extent))
     if not isinstance(attributes or {}, Mapping):
         raise Invalid(f"attributes are a dict of values by name, not {short(attributes)}")
+    if IN_PLACE in (attributes or {}):
+        raise reserved()
+    if in_place:
+        codecs = None if codecs == "auto" else codecs
+        chunks = defaults.row_chunks(extent, kind.itemsize) if chunks in (None, "auto") else chunks
     for what, choice, choices in (
         ("zarr_format", zarr_format, (2, 3)),
         ("order", order, ("C", "F")),
@@ -172,6 +181,12 @@ def make_spec(
         zarr_format=zarr_format,
     )
     Pipeline(spec.codecs, spec.chunk_spec(outer)).check_new()  # refuses what does not fit together
+    if in_place:
+        why = "each chunk is a file of its own: leave shards out" if shards is not None else None
+        why = why or spec.misfit_in_place()
+        if why is not None:
+            raise Invalid(f"an array cannot be written in place: {why}")
+        spec = replace(spec, in_place=True)
     return spec
 
 
@@ -257,6 +272,9 @@ def create(
         key_encoding, separator: how the keys of chunks are written; by default ``c/0/1``.
         order: ``"F"`` stores each chunk in column-major order.
         filters: numcodecs' filters, with ``zarr_format=2`` only.
+        in_place: write what is assigned within stored chunks, uncompressed and unchecked, rather
+            than replace these: much faster for single rows, with weaker promises ("Rows in place"
+            in docs/records.md). On ``file://``, ``shm://`` and ``redis://``.
         write_fill: store chunks that hold nothing but the fill value, too.
         options, cache, threads, missing, lock_timeout, limits, memory_limit: how the handle
             behaves, as :func:`open` explains.
@@ -284,6 +302,7 @@ def create_at(
     driver: Driver, path: str, spec: ArraySpec, settings: Settings, *, overwrite: bool = False
 ) -> Array:
     """Create an array below a driver's root; ``path`` is empty or ends in ``/``."""
+    check_in_place(driver, spec)
     spec = replace(spec, identity=new_identity())
     tag = node.create(driver, path, spec, overwrite=overwrite)
     return Array(driver, path, settings, spec, created=True, tag=tag)
@@ -318,7 +337,7 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
             this machine and for the next run; what it holds is compared with the stored version.
         cache_dir_bytes: the most that this folder holds.
         shape, dtype, chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
-            key_encoding, separator, order, filters: for a mode that creates, as
+            key_encoding, separator, order, filters, in_place: for a mode that creates, as
             :func:`create` explains.
 
     Returns:
@@ -372,7 +391,7 @@ def save(
         dtype: the type to store them as; by default their own.
         overwrite: ``False`` refuses to replace an array or group.
         chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
-            key_encoding, separator, order, filters, write_fill: how it is stored, as
+            key_encoding, separator, order, filters, in_place, write_fill: how it is stored, as
             :func:`create` explains.
         options, cache, threads, missing, lock_timeout, limits, memory_limit: how the handle
             behaves, as :func:`open` explains.

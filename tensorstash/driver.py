@@ -77,6 +77,17 @@ class Put(NamedTuple):
     if_tag: Tag | None = None
 
 
+class Parts(NamedTuple):
+    """What :meth:`Driver.put_parts` writes within a stored value of ``nbytes``: ``parts`` are where
+    bytes begin and what they become, written in this order. Where nothing is stored, a value of
+    nothing but ``fill``, repeated, is stored before."""
+
+    key: str
+    nbytes: int
+    fill: bytes
+    parts: Sequence[tuple[int, Buffer]]
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a driver guarantees. Every claim is checked by the contract suite."""
@@ -102,6 +113,8 @@ class Capabilities:
     """``list`` names every key that is stored: what it does not name need not be asked for."""
     one_thread: bool = False
     """Serves only the thread that opened it: reading and writing is not spread over others."""
+    in_place: bool = False
+    """``put_parts`` changes parts of a stored value and moves no others; ``view`` shows them."""
     leases: bool = False
     """``lock`` is a lease: a holder that was stopped goes on after others had the lock, so every
     put and delete under it must be conditional. Elsewhere a stopped holder keeps its lock."""
@@ -129,7 +142,69 @@ class Traffic:
     """Values read from a local disk cache."""
 
 
-class Driver(ABC):
+class OpenFile(NamedTuple):
+    """A file that is open for writing, and what it was then: ``inode``, ``device``, ``size``.
+    ``memory``: the file, mapped, for who may store to it so."""
+
+    path: bytes
+    descriptor: int
+    inode: int
+    device: int
+    size: int
+    memory: Any = None
+
+
+class InPlace:
+    """The part of the contract that writes within stored values: of drivers that say so in their
+    :class:`Capabilities`."""
+
+    scheme: str = ""
+
+    def view(self, key: str) -> memoryview | None:
+        """As :meth:`Driver.map`, but kept open for the next call, and what :meth:`put_parts` writes
+        shows in it: for who copies out of it at once."""
+        raise Unsupported(f"driver {self.scheme!r} has no memory to share; read {key!r} instead")
+
+    def get_parts(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        """As :meth:`Driver.get_many_tagged`, but tags of those with a span mean nothing."""
+        raise Unsupported(f"driver {self.scheme!r} has nothing that is written in place")
+
+    def gather(
+        self,
+        wanted: Sequence[tuple[str, Sequence[int]]],
+        nbytes: int,
+        beside: Request | None = None,
+    ) -> tuple[Sequence[Buffer | None], tuple[Buffer, Tag] | None]:
+        """Of each value that is ``wanted`` (one at least), ``nbytes`` from each of some places on,
+        one behind another (fewer, where it is shorter); ``None`` where nothing is stored. These are
+        of no one moment. Then what ``beside`` asks for, as :meth:`Driver.get_many_tagged`."""
+        raise Unsupported(f"driver {self.scheme!r} has nothing that is written in place")
+
+    def put_parts(self, values: Iterable[Parts]) -> None:
+        """Write parts of stored values, where they lie: no other byte of a value is moved, so that
+        writers of different parts need not know of each other. One part alone may be torn by a kill
+        in the middle of it. :class:`~tensorstash.errors.Corrupt` where a value has another size."""
+        raise Unsupported(
+            f"driver {self.scheme!r} replaces values whole, and writes nothing in place; keep such "
+            "arrays in file://, shm:// or redis://"
+        )
+
+    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
+        """The file that holds a value, for who writes parts of it by other means, who compares it
+        before and after as :meth:`put_parts` does; made first where there is none. With it comes
+        its owner, which keeps it open while it is referred to, and what to call after a write.
+        ``None`` where values are no files, or writes must wait for the disk."""
+        return None
+
+    def flush(self, prefix: str) -> None:
+        """Have what this process wrote by :meth:`put_parts` below ``prefix``, and the documents
+        there, survive a power cut, as far as the place lets a client decide."""
+        raise Unsupported(f"driver {self.scheme!r} writes nothing in place, so nothing is to flush")
+
+
+class Driver(InPlace, ABC):
     """The interface of drivers, which store bytes under keys: five methods at the least.
 
     A put is atomic; an absent value reads as ``None``; a failure raises
@@ -388,7 +463,7 @@ class Driver(ABC):
         place, as a prefix; ``None`` where there is none, as in most places."""
         return None
 
-    def prune(self, prefix: str) -> None:  # noqa: B027 - most drivers keep nothing beside values
+    def prune(self, prefix: str) -> None:
         """Remove empty folders and unused locks below ``prefix`` (empty or ending in ``/``).
         Links are not followed; no value is deleted."""
 
@@ -413,7 +488,7 @@ class Driver(ABC):
         """The requests and bytes of this process, if the driver counts them."""
         return None
 
-    def close(self) -> None:  # noqa: B027 - most drivers hold nothing
+    def close(self) -> None:
         """Close all connections. The driver may be used again, and then connects again."""
 
     @property

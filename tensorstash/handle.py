@@ -151,6 +151,10 @@ class Handle(ABC, NoOperators):
         """Grow the array by rows."""
 
     @abstractmethod
+    def check_same(self) -> None:
+        """Raise where this array is no more, or another is in its place."""
+
+    @abstractmethod
     def check_stored(self) -> None:
         """Raise where another array was put in the place of this one."""
 
@@ -201,6 +205,11 @@ class Handle(ABC, NoOperators):
     def dimension_names(self) -> tuple[str | None, ...] | None:
         """Names of the axes, where they have any."""
         return self.spec.dimension_names
+
+    @property
+    def in_place(self) -> bool:
+        """Whether what is assigned is written within stored chunks, as ``in_place=True`` asks."""
+        return self.spec.in_place
 
     @property
     def writable(self) -> bool:

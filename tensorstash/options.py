@@ -64,6 +64,7 @@ class LayoutOptions(TypedDict, total=False):
     separator: Literal["/", "."] | None
     order: Literal["C", "F"]
     filters: Sequence[Mapping[str, Any]] | None
+    in_place: bool
 
 
 class NewHandleOptions(HandleOptions, total=False):
@@ -100,6 +101,7 @@ class RowLayoutOptions(TypedDict, total=False):
     rows_per_shard: int | None
     codecs: CodecsLike | Mapping[Any, Any]
     fill_value: Any
+    in_place: bool
 
 
 class NewRecordsOptions(RowLayoutOptions, HandleOptions, total=False):

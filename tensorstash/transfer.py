@@ -17,6 +17,7 @@ from . import fill as fills
 from .array import Array
 from .create import create, make_spec, open
 from .driver import Driver, located
+from .engine.in_place import check_in_place
 from .engine.stored import count, stored_blocks, whole
 from .errors import Invalid
 from .fill import is_fill
@@ -61,7 +62,7 @@ def copy(
         options: keyword arguments of the target's driver.
         overwrite: replace the array or group that is at ``target``.
         chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
-            key_encoding, separator, order, filters, dtype: how the copy is stored, as
+            key_encoding, separator, order, filters, in_place, dtype: how the copy is stored, as
             :func:`create` explains. What is left out stays as it is in the source.
 
     Returns:
@@ -87,6 +88,10 @@ def copy(
     spec = replace(_changed(origin.spec, changes), identity=new_identity(), of_records=False)
     limits, memory = origin.settings.limits, origin.settings.memory
     driver = limited(resolve(target, options), limits)
+    if "in_place" in changes:
+        check_in_place(driver, spec)
+    elif spec.in_place and not driver.capabilities.in_place:
+        spec = replace(spec, in_place=False)
     if overwrite:
         _refuse_inside(origin, driver)
     # Nothing of it is stored yet, its document neither.
@@ -178,6 +183,9 @@ def _refuse_inside(origin: Array, target: Driver) -> None:
             raise Invalid(f"{below[:-1]} cannot be copied over itself; copy it elsewhere first")
 
 
+_NOT_IN_PLACE = ("codecs", "shards", "filters", "zarr_format", "order", "dtype")
+
+
 def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
     """``spec`` with a user's changes; kept chain and grid where they still fit."""
     if not changes and spec.grid.chunks is not None:
@@ -200,6 +208,7 @@ def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
     if spec.grid.chunks is not None and "chunks" not in changes and "shards" not in changes:
         known["chunks"] = sharding.chunk_shape if sharding else spec.grid.chunks
         known["shards"] = spec.grid.chunks if sharding and same_format else None
+    known["in_place"] = spec.in_place and changes.keys().isdisjoint(_NOT_IN_PLACE)
     if "dtype" in changes:
         try:
             fills.parse(spec.fill[()], dtypes.parse(changes["dtype"]))

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from abc import update_abstractmethods
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .driver import Buffer, Check, Driver, Span, Tag, Traffic
+from .driver import Buffer, Check, Driver, OpenFile, Parts, Request, Span, Tag, Traffic
 from .limits import Limits
 
 
@@ -56,6 +56,31 @@ class WrapperDriver(Driver):
 
     def map(self, key: str) -> memoryview | None:
         return self.driver.map(key)
+
+    def view(self, key: str) -> memoryview | None:
+        return self.driver.view(key)
+
+    def get_parts(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        return self.driver.get_parts(requests)
+
+    def gather(
+        self,
+        wanted: Sequence[tuple[str, Sequence[int]]],
+        nbytes: int,
+        beside: Request | None = None,
+    ) -> tuple[Sequence[Buffer | None], tuple[Buffer, Tag] | None]:
+        return self.driver.gather(wanted, nbytes, beside)
+
+    def put_parts(self, values: Iterable[Parts]) -> None:
+        self.driver.put_parts(values)
+
+    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
+        return self.driver.opened(key, nbytes, fill)
+
+    def flush(self, prefix: str) -> None:
+        self.driver.flush(prefix)
 
     @property
     def traffic(self) -> Traffic | None:

@@ -6,17 +6,19 @@ import sys
 import time
 import warnings
 from collections import OrderedDict
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cached import PerProcess
+from .coerce import parse_bytes
 from .driver import Driver, located
 from .engine.chunks import blank
+from .engine.in_place import Slot, is_in_place, put_row
+from .engine.update import Masked
 from .engine.write import Writer
-from .errors import Closed, Invalid, StashPerformanceWarning
+from .errors import Closed, Invalid, StashPerformanceWarning, Unsupported
 from .handle import Handle
 from .indexing.copying import core, gather, joint_first, scatter
 from .indexing.plan import plan
@@ -244,8 +246,7 @@ class BufferedWriter:
             if held.filled == held.values.size:
                 writer.put_chunk(index, held.values)
             else:
-                change = partial(np.copyto, src=held.values, where=held.mask)
-                writer.merge_chunk(index, change)
+                writer.merge_chunk(index, Masked(held.values, held.mask))
         del self._held[index]  # only now: a failed put keeps what it could not store
         self._held_bytes -= held.nbytes
 
@@ -265,3 +266,103 @@ class BufferedWriter:
     def _check(self) -> None:
         if self._closed:
             raise Closed("this writer is closed; take a new one from array.writer()")
+
+
+class WritableHandle(Handle):
+    """The part of an array's handle that writes by other ways than assignment."""
+
+    def writer(self, budget: int | str = "256MiB") -> BufferedWriter:
+        """Return a context manager that gathers small writes into whole chunks.
+
+        Args:
+            budget: the most bytes that it holds, a number or text such as ``"256MiB"``.
+
+        Returns:
+            A ``BufferedWriter``, with assignment and ``append``.
+
+        >>> a = stash.create({}, 4, "int8")
+        >>> with a.writer() as w:
+        ...     w[2] = 5
+        """
+        self._open(write=True)
+        return BufferedWriter(self, parse_bytes(budget))
+
+    def setter(self) -> RowSetter:
+        """Return a function that stores single rows: ``put = a.setter()``, then ``put(i, row)``.
+
+        It does what ``a[i] = row`` does, and for an array that was created with ``in_place=True``
+        several times faster: what can be checked once is checked here.
+
+        Returns:
+            A function of a row's number and its values.
+
+        Raises:
+            ReadOnly: the array was opened for reading.
+
+        >>> put = stash.create("rows", (4, 2), "int8", in_place=True).setter()
+        >>> put(1, [5, 6])
+        """
+        self._open(write=True)
+        return RowSetter(self)
+
+    def flush(self) -> None:
+        """Have what this process wrote in place survive a power cut: on a disk, ``fsync``.
+
+        In shared memory there is nothing to wait for, and a Redis server decides by itself what it
+        keeps. Rows that others wrote since their own ``flush`` may be lost, in whole or in part.
+
+        Raises:
+            Unsupported: the array was created without ``in_place``: each of its writes is whole,
+                and ``options={"fsync": True}`` makes each durable.
+            DriverError: the disk failed.
+
+        >>> a = stash.create("rows", 4, "int8", in_place=True)
+        >>> a[2] = 1
+        >>> a.flush()
+        """
+        self._open()
+        if not self.in_place:
+            raise Unsupported(
+                f"{located(self.driver, self.path)} is not written in place, so nothing is to "
+                'flush; open it with options={"fsync": True} to make each write durable'
+            )
+        self.driver.flush(self.path)
+
+
+class RowSetter:
+    """Stores single rows of an array; ``array.setter()`` returns one."""
+
+    def __init__(self, array: WritableHandle) -> None:
+        """Bound to ``array``, as it is now."""
+        self._array = array
+        self._spec = array.spec
+        chunks = array.make_writer(array.spec).chunks
+        self._slot = Slot(chunks) if is_in_place(chunks) and Slot.fits(chunks) else None
+
+    def __call__(self, row: int, values: Any) -> None:
+        """Store ``values`` as row ``row``.
+
+        Args:
+            row: its number; negative ones count from the end.
+            values: what the row becomes, broadcast by NumPy's assignment rules.
+
+        Raises:
+            InvalidSelection: there is no such row. Invalid: values do not fit. Conflict: the array
+            was replaced. Closed: the handle was closed.
+        """
+        array, slot = self._array, self._slot
+        if slot is None or type(row) is not int or array._spec is not self._spec:
+            array[row] = values
+            if slot is not None and array.spec is not self._spec:
+                RowSetter.__init__(self, array)  # it grew
+            return
+        count = self._spec.shape[0]
+        if not -count <= row < count:
+            array[row] = values  # says why not
+            return
+        data = slot.plain(values)
+        if data is None:
+            data = slot.plain(np.ascontiguousarray(array.as_value(values, slot.shape)))
+            assert data is not None
+        array._open(write=True)
+        put_row(None, array.check_same, [(slot, data)], row % count)

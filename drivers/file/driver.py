@@ -25,10 +25,11 @@ from tensorstash.driver import (
     flat,
 )
 from tensorstash.drivers.file import errors, reading, removal, writing
+from tensorstash.drivers.file.in_place import InPlaceFiles, let_go
 from tensorstash.drivers.file.links import FilesBelow, Links, leads_to_folder, loops
 from tensorstash.drivers.posix import flock, partial
 from tensorstash.drivers.posix.descriptor import Descriptor, opened
-from tensorstash.errors import Denied, DriverError, Invalid, StashError, Unsupported
+from tensorstash.errors import Denied, DriverError, Invalid, StashError
 from tensorstash.urls import file_url
 
 # Not blocking matters for one thing only: a FIFO in a hostile tree must not hang its reader. Links
@@ -41,7 +42,7 @@ _WHOLE = Span(0)
 _TOGETHER = 1000  # files that are deleted under one lock
 
 
-class FileDriver(FilesBelow):
+class FileDriver(InPlaceFiles, FilesBelow):
     """Keys are paths of files below ``root``; safe between threads, processes and, where
     the file system offers ``flock``, hosts.
 
@@ -50,7 +51,7 @@ class FileDriver(FilesBelow):
     """
 
     scheme = "file"
-    capabilities = Capabilities(local=True, maps=True)
+    capabilities = Capabilities(local=True, maps=True, in_place=True)
     _advice: ClassVar[Mapping[int, str]] = errors.ADVICE
 
     def __init__(
@@ -180,24 +181,6 @@ class FileDriver(FilesBelow):
                     raise self._failed("read", key, error) from error
             yield i, (value, writing.tag_of(status))
 
-    def map(self, key: str) -> memoryview | None:
-        """The file as it is now, mapped: a put puts another file in its place, and this one stays
-        for as long as it is mapped. Whoever shortens it in place, which no put does, kills the
-        process that looks at what is gone."""
-        found = self._open(key)
-        if found is None:
-            return None
-        file, status = found
-        try:
-            with file:
-                return reading.mapped(file.fileno(), status.st_size)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                raise Unsupported(
-                    f"{self._base + key!r} is on a file system that maps no files; read it instead"
-                ) from error
-            raise self._failed("map", key, error) from error
-
     def tag(self, key: str) -> Tag | None:
         """The tag of the stored version, from one ``stat``."""
         path, linked = self._base + check_key(key), False
@@ -276,6 +259,7 @@ class FileDriver(FilesBelow):
         for key in keys:
             split = check_key(key).rpartition("/")
             self._refuse_ours(key, split[2])
+            let_go(self._base + key)
             yield split, key
 
     def delete_prefix(self, prefix: str) -> None:
@@ -366,6 +350,7 @@ class FileDriver(FilesBelow):
     # -- within -------------------------------------------------------------------
 
     def _clear(self, prefix: str, *, everything: bool) -> None:
+        let_go(self._base + prefix)
         try:
             removal.clear(self.root, prefix[:-1], self.fsync, everything=everything)
         except DriverError:

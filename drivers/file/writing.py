@@ -13,6 +13,7 @@ import os
 import time
 from contextlib import suppress
 from stat import S_ISLNK
+from typing import NamedTuple
 
 from tensorstash.driver import Buffer, Tag
 from tensorstash.drivers.file.errors import check_regular
@@ -22,7 +23,9 @@ from tensorstash.errors import Conflict, Unsupported
 
 _NAMELESS = getattr(os, "O_TMPFILE", 0)
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_NO_RESERVE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _ATTEMPTS = 100
+_BLOCK = 1 << 20  # bytes of fill that are written at once
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _last = 0
@@ -30,7 +33,7 @@ _last = 0
 
 def put(
     path: str,
-    data: Buffer,
+    data: Buffer | Filled,
     key: str,
     fsync: bool,
     *,
@@ -116,7 +119,7 @@ def _is_there(path: str) -> bool:
     return True
 
 
-def _create(folder: str, path: str, data: Buffer, fsync: bool, follow: int) -> Tag | None:
+def _create(folder: str, path: str, data: Buffer | Filled, fsync: bool, follow: int) -> Tag | None:
     """Put where nothing is; ``None`` where the system cannot. A kill leaves nothing, and as
     it cannot overwrite it needs no lock: 15 % faster on ext4 than a named temporary."""
     try:
@@ -137,7 +140,7 @@ def _create(folder: str, path: str, data: Buffer, fsync: bool, follow: int) -> T
 def _replace(
     folder: str,
     name: str,
-    data: Buffer,
+    data: Buffer | Filled,
     key: str,
     fsync: bool,
     if_absent: bool,
@@ -163,11 +166,43 @@ def _replace(
         return tag
 
 
+class Filled(NamedTuple):
+    """A value of ``nbytes`` that is nothing but ``fill``, repeated."""
+
+    nbytes: int
+    fill: bytes
+
+    def write(self, fd: int) -> None:
+        """Store it in an empty file, so that the disk has room for all of it."""
+        if not any(self.fill) and _reserved(fd, self.nbytes):
+            return
+        block = memoryview(self.fill * max(1, _BLOCK // len(self.fill)))
+        done = 0
+        while done < self.nbytes:
+            # A write that stops early goes on where it stopped, also within an element.
+            at = done % len(self.fill)
+            done += os.pwrite(fd, block[at : at + self.nbytes - done], done)
+
+
+def _reserved(fd: int, nbytes: int) -> bool:
+    """Make an empty file ``nbytes`` of zeros that have their place on the disk; ``False`` where the
+    system cannot."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(fd, 0, nbytes)
+    except OSError as error:
+        if error.errno in _NO_RESERVE:
+            return False
+        raise
+    return True
+
+
 class _Taken(FileExistsError):
     """A temporary of that name is another thread's."""
 
 
-def _filled(home: Descriptor, temporary: str, data: Buffer, fsync: bool) -> Tag:
+def _filled(home: Descriptor, temporary: str, data: Buffer | Filled, fsync: bool) -> Tag:
     try:
         file = opened(temporary, _NEW, home.fileno())
     except FileExistsError as error:
@@ -213,10 +248,13 @@ def _commit(
             flock.drop(home)
 
 
-def _fill(fd: int, data: Buffer, fsync: bool) -> Tag:
-    done = os.write(fd, data)
-    while done < len(data):
-        done += os.write(fd, memoryview(data)[done:])
+def _fill(fd: int, data: Buffer | Filled, fsync: bool) -> Tag:
+    if isinstance(data, Filled):
+        data.write(fd)
+    else:
+        done = os.write(fd, data)
+        while done < len(data):
+            done += os.write(fd, memoryview(data)[done:])
     # The kernel's own times tick every few ms and inode numbers are reused at once: without
     # a time of our own, two versions within one tick could carry the same tag, and a
     # compare-and-swap would overwrite a version that it never saw.

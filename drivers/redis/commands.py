@@ -104,6 +104,64 @@ return 1
 (or :data:`ABSENT`, :data:`ANY`), milliseconds to live or 0. Returns 1, or 0 when another version
 is stored."""
 
+PATCH = _script("""
+local found = {}
+local at = 2
+for k = 1, #KEYS, 2 do
+  local size, fill, count = tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3])
+  local there = redis.call('STRLEN', KEYS[k])
+  if there == 0 and redis.call('EXISTS', KEYS[k]) == 0 then
+    if fill == '' then
+      redis.call('SETRANGE', KEYS[k], size - 1, '\\0')
+    else
+      redis.call('SET', KEYS[k], string.rep(fill, size / #fill))
+    end
+    there = size
+  end
+  if there == size then
+    for i = at + 4, at + 2 + 2 * count, 2 do
+      redis.call('SETRANGE', KEYS[k], ARGV[i], ARGV[i + 1])
+    end
+    if ARGV[1] == '0' then
+      redis.call('SET', KEYS[k + 1], ARGV[at])
+    else
+      redis.call('PEXPIRE', KEYS[k], ARGV[1])
+      redis.call('SET', KEYS[k + 1], ARGV[at], 'PX', ARGV[1])
+    end
+    there = -1
+  end
+  found[#found + 1] = there
+  at = at + 4 + 2 * count
+end
+return found
+""")
+"""Keys: a value and its version, several times. Arguments: milliseconds to live or 0; then for each
+value its new version, its bytes, what it is filled with where nothing is stored (empty: zeros), how
+many parts follow, and where each begins and what it becomes. Returns for each -1, or the bytes that
+are stored where these are others: then nothing of it is changed."""
+
+GATHER = _script("""
+local found = {}
+local at = 2
+for k = 1, #KEYS do
+  local count = tonumber(ARGV[at])
+  if redis.call('EXISTS', KEYS[k]) == 0 then
+    found[k] = false
+  else
+    local parts = {}
+    for i = 1, count do
+      local start = tonumber(ARGV[at + i])
+      parts[i] = redis.call('GETRANGE', KEYS[k], start, start + ARGV[1] - 1)
+    end
+    found[k] = table.concat(parts)
+  end
+  at = at + 1 + count
+end
+return found
+""")
+"""Keys: values. Arguments: the bytes of a part; then for each value how many parts, and where each
+begins. Returns for each nothing where nothing is stored, else its parts, one behind another."""
+
 DELETE = _script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
 local now = redis.call('GET', KEYS[2])

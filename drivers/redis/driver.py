@@ -11,6 +11,7 @@ from tensorstash.driver import (
     Buffer,
     Capabilities,
     Driver,
+    Parts,
     Put,
     Request,
     Span,
@@ -37,7 +38,7 @@ class RedisDriver(Driver):
     """
 
     # A further range of a value costs the server and us 2 us, as 1 KiB over a wire does.
-    capabilities = Capabilities(gap_bytes=1024, concurrency=16, leases=True)
+    capabilities = Capabilities(gap_bytes=1024, concurrency=16, leases=True, in_place=True)
 
     def __init__(
         self,
@@ -93,6 +94,21 @@ class RedisDriver(Driver):
         """In order, up to 1,000 values or 16 MiB a round trip."""
         return self._process.reading.many(requests)
 
+    def get_parts(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
+        """In order, up to 1,000 values or 16 MiB a round trip; by GETRANGE."""
+        return self._process.reading.many(requests, loose=True)
+
+    def gather(
+        self,
+        wanted: Sequence[tuple[str, Sequence[int]]],
+        nbytes: int,
+        beside: Request | None = None,
+    ) -> tuple[Sequence[Buffer | None], tuple[Buffer, Tag] | None]:
+        """By a script, up to 1,000 values or 16 MiB a round trip."""
+        return self._process.reading.gather(wanted, nbytes, beside)
+
     def get_ranges(
         self, key: str, spans: Sequence[Span], tag: Tag | None = None
     ) -> tuple[Sequence[Buffer], Tag] | None:
@@ -120,6 +136,14 @@ class RedisDriver(Driver):
     def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
         """In order, up to 1,000 values or 8 MiB a round trip."""
         return self._process.writing.put_each(puts)
+
+    def put_parts(self, values: Iterable[Parts]) -> None:
+        """In order, up to 1,000 values or 8 MiB a round trip; each value's parts in one step, which
+        gives it another version."""
+        self._process.writing.put_parts(values)
+
+    def flush(self, prefix: str) -> None:
+        """Nothing: whoever replied has it, and the server decides when its disk has."""
 
     def delete(self, key: str) -> None:
         """Drop value and version."""

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from tensorstash.driver import Buffer, Changed, Request, Span, Tag, check_size
 from tensorstash.drivers.redis.client import RedisClient, RedisRequest
-from tensorstash.drivers.redis.commands import READ, RedisCommand, command, run
+from tensorstash.drivers.redis.commands import GATHER, READ, RedisCommand, command, run
 from tensorstash.drivers.redis.keys import RedisKeys
 from tensorstash.drivers.redis.parser import ReplyLimit, TooLarge
-from tensorstash.drivers.redis.replies import count, parts, value, values
+from tensorstash.drivers.redis.replies import count, parts, upto, value, values
 from tensorstash.errors import DriverError
 
 ROUND_BYTES = 16 << 20
@@ -52,21 +52,22 @@ class RedisReading:
         self._arrays: dict[str, _ArraySizes] = {}
 
     def many(
-        self, requests: Iterable[Request], *, tags: bool = True
+        self, requests: Iterable[Request], *, tags: bool = True, loose: bool = False
     ) -> Iterator[tuple[int, Found]]:
-        """``(i, (value, tag))`` or ``(i, None)`` in order; without ``tags`` they mean nothing."""
+        """``(i, (value, tag))`` or ``(i, None)`` in order; without ``tags`` they mean nothing,
+        ``loose``: nor those of spans."""
         batch: list[tuple[int, Request]] = []
         wanted, counts = 0, dict[str, int]()
         for i, request in enumerate(requests):
             size, joins = self._expect(request, counts)
             if batch and (wanted + size > ROUND_BYTES or not joins or len(batch) == ROUND_KEYS):
-                yield from self._round(batch, tags)
+                yield from self._round(batch, tags, loose)
                 batch, wanted, counts = [], 0, {}
                 size, _ = self._expect(request, counts)
             batch.append((i, request))
             wanted += size
         if batch:
-            yield from self._round(batch, tags)
+            yield from self._round(batch, tags, loose)
 
     def one(self, request: Request) -> Found:
         """The answer to one request."""
@@ -104,6 +105,44 @@ class RedisReading:
         assert tag is not None
         return found_parts, tag
 
+    def gather(
+        self, wanted: Sequence[tuple[str, Sequence[int]]], nbytes: int, beside: Request | None
+    ) -> tuple[list[Buffer | None], Found]:
+        """Of each value ``nbytes`` from each place on, one behind another; several a round trip,
+        and ``beside`` in the last."""
+        found: list[Buffer | None] = []
+        batch: list[tuple[str, Sequence[int]]] = []
+        size = 0
+        for key, starts in wanted:
+            more = len(starts) * nbytes
+            if batch and (size + more > ROUND_BYTES or len(batch) == ROUND_KEYS):
+                found += self._gather(batch, nbytes, None)[0]
+                batch, size = [], 0
+            batch.append((key, starts))
+            size += more
+        last, other = self._gather(batch, nbytes, beside)
+        return found + last, other
+
+    def _gather(
+        self, batch: list[tuple[str, Sequence[int]]], nbytes: int, beside: Request | None
+    ) -> tuple[list[Buffer | None], Found]:
+        groups = [[each] for each in batch] if self._client.options.cluster else [batch]
+        steps = []
+        for group in groups:
+            args = [b"%d" % nbytes]
+            for _, starts in group:
+                args += [b"%d" % len(starts), *(b"%d" % start for start in starts)]
+            sizes = [len(starts) * nbytes for _, starts in group]
+            limit = ReplyLimit(len(group), 0, sizes, False, max(sizes) <= SHORT)
+            places = tuple(self._keys.value(key) for key, _ in group)
+            steps.append(run(GATHER, values(len(group)), places, *args, limit=limit))
+        if beside is not None:
+            steps.append(self._part(beside))
+        request = RedisRequest("read", batch[0][0], detail=f"and {len(batch) - 1} more")
+        replies = self._ask(request, steps)
+        other = None if beside is None else _part_of(beside, replies.pop())
+        return [each for reply in replies for each in reply], other
+
     def tag(self, key: str) -> Tag | None:
         """The stored version, without its bytes."""
         found = self._ranges(key, [], None)
@@ -136,20 +175,34 @@ class RedisReading:
             raise Changed(key)
         return rest, version
 
-    def _round(self, batch: list[tuple[int, Request]], tags: bool) -> list[tuple[int, Found]]:
+    def _round(
+        self, batch: list[tuple[int, Request]], tags: bool, loose: bool = False
+    ) -> list[tuple[int, Found]]:
         plain = [each for each in batch if each[1].span is None and each[1].unless is None]
         rest = [each for each in batch if each[1].span is not None or each[1].unless is not None]
         first = batch[0][1]
         more = f"and {len(batch) - 1} more" if len(batch) > 1 else first.span or ""
-        steps = [self._whole(plain, tags), [self._part(request) for _, request in rest]]
+        part = self._range if loose else self._part
+        steps = [self._whole(plain, tags), [part(request) for _, request in rest]]
         replies = self._ask(
             RedisRequest("read", first.key, detail=more), [each for step in steps for each in step]
         )
         cut = len(steps[0])
         found = self._found(plain, replies[:cut], tags)
         doubtful = found.pop(-1, None) is not None
+        nothing = []
         for (i, request), reply in zip(rest, replies[cut:], strict=True):
-            found[i] = _part_of(request, reply)
+            if type(reply) is bytes:
+                found[i] = reply, b""
+                if not reply:
+                    nothing.append((i, request))
+            else:
+                found[i] = _part_of(request, reply)
+        if nothing:  # absent, or shorter than that
+            again = [self._part(request) for _, request in nothing]
+            answered = self._ask(RedisRequest("read", nothing[0][1].key, detail=more), again)
+            for (i, request), reply in zip(nothing, answered, strict=True):
+                found[i] = _part_of(request, reply)
         if doubtful:  # something else than bytes, or it came just now: ask for each alone
             for i, request in plain:
                 if found[i] is None:
@@ -215,6 +268,16 @@ class RedisReading:
     def _part(self, request: Request) -> RedisCommand:
         unless = request.unless if isinstance(request.unless, bytes) else b""
         return self._step(request.key, [request.span or Span(0)], unless, b"", request.most)
+
+    def _range(self, request: Request) -> RedisCommand:
+        """Bytes alone, which cost half of what the script does."""
+        span = request.span
+        size = None if span is None or span.start < 0 else _size(span)
+        if span is None or size is None or request.unless is not None:
+            return self._part(request)
+        place = self._keys.value(request.key)
+        limit = ReplyLimit(sizes=(min(size, LARGEST),), short=size <= SHORT)
+        return command(b"GETRANGE", upto(size), place, *_bounds([span]), limit=limit)
 
     def _step(
         self,

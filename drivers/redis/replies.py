@@ -24,6 +24,15 @@ def flag(reply: Any) -> bool:
     return type(reply) is int and 0 <= reply <= 1
 
 
+def patched(number: int) -> Validator:
+    """To the script that writes parts of so many values."""
+    return lambda reply: (
+        type(reply) is list
+        and len(reply) == number
+        and all(type(each) is int and each >= -1 for each in reply)
+    )
+
+
 def count(most: int | None = None) -> Validator:
     """To a command that counts, up to ``most``."""
     return lambda reply: type(reply) is int and reply >= 0 and (most is None or reply <= most)
@@ -32,6 +41,11 @@ def count(most: int | None = None) -> Validator:
 def value(reply: Any) -> bool:
     """To GET."""
     return type(reply) in _VALUE
+
+
+def upto(size: int) -> Validator:
+    """To GETRANGE of so many bytes."""
+    return lambda reply: type(reply) is bytes and len(reply) <= size
 
 
 def values(number: int) -> Validator:

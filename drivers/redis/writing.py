@@ -6,12 +6,22 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from tensorstash.driver import Buffer, Put, Tag
+from tensorstash.driver import REPAIR, Buffer, Parts, Put, Tag, flat
 from tensorstash.drivers.redis.client import RedisClient, RedisRequest
-from tensorstash.drivers.redis.commands import ABSENT, ANY, DELETE, PUT, RedisCommand, command, run
+from tensorstash.drivers.redis.commands import (
+    ABSENT,
+    ANY,
+    DELETE,
+    PATCH,
+    PUT,
+    RedisCommand,
+    command,
+    run,
+)
 from tensorstash.drivers.redis.keys import RedisKeys
-from tensorstash.drivers.redis.replies import done, flag
-from tensorstash.errors import Conflict, DriverError, Invalid, Unsupported, counted
+from tensorstash.drivers.redis.parser import ReplyLimit
+from tensorstash.drivers.redis.replies import done, flag, patched
+from tensorstash.errors import Conflict, Corrupt, DriverError, Invalid, Unsupported, counted
 
 LARGEST = 512 << 20
 """Bytes of a value: what a server takes unless it was told otherwise."""
@@ -69,6 +79,61 @@ class RedisWriting:
             batch.append((key, data))
             size += len(data)
         self._round(batch)
+
+    def put_parts(self, values: Iterable[Parts]) -> None:
+        """Write parts of values, several a round trip, each value's with a new version."""
+        batch: list[Parts] = []
+        size = 0
+        for value in values:
+            for piece in _pieces(value):
+                nbytes = sum(len(data) for _, data in piece.parts)
+                if batch and (size + nbytes > ROUND_BYTES or len(batch) == ROUND_KEYS):
+                    self._patch(batch)
+                    batch, size = [], 0
+                batch.append(piece)
+                size += nbytes
+        if batch:
+            self._patch(batch)
+
+    def _patch(self, batch: list[Parts]) -> None:
+        expire = self._client.options.expire
+        lasts = b"0" if expire is None else b"%d" % max(int(expire * 1000), 1)
+        steps: list[RedisCommand] = []
+        keys: list[bytes] = []
+        args: list[bytes] = []
+        size = 0
+
+        def end() -> None:
+            if keys:
+                number = len(keys) // 2
+                limit = ReplyLimit(elements=number)
+                steps.append(run(PATCH, patched(number), (*keys,), lasts, *args, limit=limit))
+
+        for key, nbytes, fill, parts in batch:
+            # Of a size that the server can carry out while the next one is sent.
+            if keys and (size > COMMAND_BYTES or self._client.options.cluster):
+                end()
+                keys, args, size = [], [], 0
+            keys += self._keys.pair(key)
+            fill = fill if any(fill) else b""
+            args += (os.urandom(12), b"%d" % nbytes, fill, b"%d" % len(parts))
+            for start, data in parts:
+                args += (b"%d" % start, bytes(data))
+                size += len(data)
+        end()
+        replies, _ = self._client.execute(_request(batch[0].key, len(batch)), steps)
+        sizes = [each for reply in replies for each in reply]
+        for value, stored in zip(batch, sizes, strict=True):
+            if stored == -1:
+                continue
+            if len(value.parts) == 1 and len(value.parts[0][1]) == value.nbytes:
+                self.put(Put(value.key, value.parts[0][1]))  # all of it: repaired
+                continue
+            raise Corrupt(
+                f"{counted(stored, 'byte is', 'bytes are')} stored at key {value.key!r}, "
+                f"{value.nbytes} make a chunk" + REPAIR,
+                key=value.key,
+            )
 
     def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
         """Drop what is still of these versions; yields what is stored in another one."""
@@ -152,6 +217,23 @@ class RedisWriting:
         return run(PUT, flag, self._keys.pair(key), data, version, expected, milliseconds)
 
 
+def _pieces(value: Parts) -> Iterator[Parts]:
+    """``value`` in steps that the server can carry out while others wait."""
+    if value.nbytes > LARGEST:
+        raise _too_large(value.key, value.nbytes)
+    some: list[tuple[int, Buffer]] = []
+    size = 0
+    for start, data in value.parts:
+        flat_data = flat(data)
+        if some and (size + len(flat_data) > ROUND_BYTES or len(some) == ROUND_KEYS):
+            yield value._replace(parts=some)
+            some, size = [], 0
+        some.append((start, flat_data))
+        size += len(flat_data)
+    if some or not value.parts:
+        yield value._replace(parts=some)
+
+
 def _request(key: str, count: int) -> RedisRequest:
     more = f"and {count - 1} more" if count > 1 else ""
     return RedisRequest("write", key, writes=True, detail=more)
@@ -160,8 +242,12 @@ def _request(key: str, count: int) -> RedisRequest:
 def _data(key: str, value: Buffer) -> bytes:
     size = len(value) if type(value) is bytes else memoryview(value).nbytes
     if size > LARGEST:
-        raise Unsupported(
-            f"{key!r} has {counted(size, 'byte')}, and Redis takes {LARGEST} a value; use "
-            f"smaller chunks"
-        )
+        raise _too_large(key, size)
     return bytes(value)
+
+
+def _too_large(key: str, size: int) -> Unsupported:
+    return Unsupported(
+        f"{key!r} has {counted(size, 'byte')}, and Redis takes {LARGEST} a value; use "
+        f"smaller chunks"
+    )

@@ -29,7 +29,7 @@ class ShmDriver(FileDriver):
     """
 
     scheme = "shm"
-    capabilities = Capabilities(local=True, maps=True)
+    capabilities = Capabilities(local=True, maps=True, in_place=True)
     _advice: ClassVar[Mapping[int, str]] = errors.ADVICE | {errno.ENOSPC: _FULL}
 
     def __init__(self, name: str) -> None:

@@ -22,6 +22,7 @@ from contextlib import suppress
 
 from tensorstash.cached import PerProcess
 from tensorstash.driver import turn
+from tensorstash.drivers.file.in_place import let_go
 from tensorstash.drivers.posix.descriptor import Descriptor, opened
 
 _PAUSE = 0.001  # seconds until whoever removes a folder has renamed it
@@ -110,6 +111,7 @@ def _share(fd: int, folder: str) -> bool:
 def _release(file: Descriptor, folder: str) -> None:
     with suppress(OSError, ValueError):
         file.fileno()  # ValueError: it was released before
+        let_go(folder)  # or files that are kept open would keep their memory
         file.close()
         _remove_unheld(folder)
 

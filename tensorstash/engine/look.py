@@ -85,14 +85,19 @@ class Look:
 
 
 def answers(
-    driver: Driver, requests: Iterable[Request], look: Look | None
+    driver: Driver, requests: Iterable[Request], look: Look | None, loose: bool = False
 ) -> Iterator[tuple[int, Found]]:
     """What one window answers to ``requests``, by their numbers. ``look`` travels behind them,
-    unless another asks already."""
-    return driver.get_many_tagged(requests) if look is None else _with(look, driver, requests)
+    unless another asks already. ``loose``: tags of spans mean nothing."""
+    get = driver.get_parts if loose else driver.get_many_tagged
+    return get(requests) if look is None else _with(look, get, requests)
 
 
-def _with(look: Look, driver: Driver, requests: Iterable[Request]) -> Iterator[tuple[int, Found]]:
+def _with(
+    look: Look,
+    get: Callable[[Iterable[Request]], Iterator[tuple[int, Found]]],
+    requests: Iterable[Request],
+) -> Iterator[tuple[int, Found]]:
     sent: list[int] = []
 
     def each() -> Iterator[Request]:
@@ -105,7 +110,7 @@ def _with(look: Look, driver: Driver, requests: Iterable[Request]) -> Iterator[t
             yield last
 
     try:
-        for i, found in driver.get_many_tagged(each()):
+        for i, found in get(each()):
             if i in sent:
                 look.settle(found)
             else:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from operator import floordiv, mod
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import Buffer
-from ..driver import located
+from ..driver import Driver, located
 from ..errors import Corrupt, Unsupported
 from ..indexing.selection import Point, Stride, Transform
 from .chunks import Chunks
 
 _AXIS = slice(None)
+
+_views: dict[str, WeakSet[Any]] = {}
+"""Of arrays that are written in place: the maps that this process handed out and still uses."""
 
 
 def mapped(chunks: Chunks, transform: Transform) -> NDArray[Any]:
@@ -46,6 +50,17 @@ def mapped(chunks: Chunks, transform: Transform) -> NDArray[Any]:
         new = tuple(_AXIS if dim in dims else None for dim in range(len(transform.shape)))
         view = np.broadcast_to(view[new], transform.shape)
     return view
+
+
+def check_unmapped(driver: Driver, path: str) -> None:
+    """:class:`~tensorstash.errors.Unsupported` where this process still looks at chunks of the
+    array that is written in place at ``path``, which is about to be cut."""
+    where = located(driver, path)
+    if _views.get(where):
+        raise Unsupported(
+            f"{where} is mapped by this process, and what it shows would be cut off; let go of "
+            "what mmap() returned, then resize"
+        )
 
 
 def _place(chunks: Chunks, transform: Transform) -> tuple[tuple[int, ...], tuple[int | slice, ...]]:
@@ -80,7 +95,10 @@ def _stored(chunks: Chunks, index: tuple[int, ...]) -> tuple[str, Buffer | None]
     sharding = chunks.sharding
     if sharding is None:
         key = chunks.key(index)
-        return key, chunks.driver.map(key)
+        data = chunks.driver.map(key)
+        if chunks.spec.in_place and data is not None and data.nbytes:
+            _views.setdefault(located(chunks.driver, chunks.path), WeakSet()).add(data.obj)
+        return key, data
     shard = tuple(map(floordiv, index, sharding.grid))
     key = chunks.key(shard)
     data = chunks.driver.map(key)

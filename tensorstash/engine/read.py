@@ -21,6 +21,7 @@ from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
 from .cache import Cache
 from .chunks import SPAN_FROM, Chunks, scratch
+from .in_place import MappedFetcher, RunStream, gathered, is_in_place
 from .kept import Kept
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
@@ -55,14 +56,21 @@ class Reader:
         self.cache = cache
         self.threads = 1 if chunks.driver.capabilities.one_thread else threads
         meter = meter or Meter()
+        in_place = is_in_place(chunks)
+        self._gathers = in_place
+        if in_place:
+            cache = self.cache = None
         self._fetcher: Fetcher | None = None
         self._stream: Stream | None = None
         sharding, local = chunks.sharding, chunks.driver.capabilities.local
         if sharding is None:
-            if local:
+            if local and in_place:
+                self._fetcher = MappedFetcher(chunks, cache, immutable, meter)
+            elif local:
                 self._fetcher = ChunkFetcher(chunks, cache, immutable, meter)
             else:
-                self._stream = ChunkStream(chunks, cache, immutable, meter)
+                kind = RunStream if in_place else ChunkStream
+                self._stream = kind(chunks, cache, immutable, meter)
         else:
             indices = Cache(_INDEX_BYTES, budget)
             if local:
@@ -108,7 +116,7 @@ class Reader:
             self._ahead.wait(transform)
         kept = self._kept is not None and fields is None and self._kept.read(transform, out)
         one = None if kept or not self._plain else self._single(transform)
-        if kept or (one is None and self._read_native(transform, out, fields)):
+        if kept or (one is None and self._read_natively(transform, out, fields, look)):
             pass
         elif one is None and (one := self._single(transform)) is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
@@ -127,6 +135,14 @@ class Reader:
             self._read_single(self._fetcher, one, out, fields)
         if self._ahead is not None:
             self._ahead.note(transform, self.warm)
+
+    def _read_natively(
+        self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
+    ) -> bool:
+        """Whether it is read without a plan: a few rows where they lie, or chunks by the kernel."""
+        if self._gathers and fields is None and gathered(self.chunks, transform, out, look):
+            return True
+        return self._read_native(transform, out, fields)
 
     def _read_native(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
         """Have the kernel read what it can, and Python the rest; ``False``: nothing was done."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,7 +36,8 @@ SPLIT_FROM = 64 << 10
 class Arrival(NamedTuple):
     """What came for a part: its decoded ``chunk``, or the ``data`` to decode it from, or neither,
     where nothing is stored. ``key`` and ``place`` are for messages; ``name`` and ``tag`` are
-    what the chunk is kept under. ``span``: ``data`` are these bytes of an uncompressed chunk."""
+    what the chunk is kept under. ``span``: ``data`` are these bytes of an uncompressed chunk;
+    ``pieces``: where several such begin, and what they are."""
 
     part: Part
     key: str
@@ -47,6 +48,7 @@ class Arrival(NamedTuple):
     name: Any = None
     tag: Tag = None
     span: tuple[int, int] | None = None
+    pieces: Sequence[tuple[int, Buffer]] = ()
 
 
 class Stream(ABC):

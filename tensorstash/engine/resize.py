@@ -20,6 +20,7 @@ from ..metadata.node import Node, is_current, lock_key, reread
 from ..metadata.spec import ArraySpec
 from ..metadata.zarr3 import array_document, check_listed
 from .fence import Fence, until_alone
+from .mmap import check_unmapped
 from .write import Writer
 
 MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
@@ -203,6 +204,8 @@ def _resize(
     check_chunk(held.budget, held.chunks)  # before anything is changed
     grows = any(map(gt, after.shape, before.shape))
     shrinks = any(map(lt, after.shape, before.shape))
+    if shrinks and before.in_place:
+        check_unmapped(driver, path)
     fence = Fence(driver, path, node, check)
     if fence.leased:
         return _resize_fenced(fence, before, after, make_writer, grows, shrinks)

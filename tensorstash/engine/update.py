@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..driver import Buffer, Check, Driver, Put, Request, Tag, get_at_most
@@ -35,6 +36,18 @@ class Merge(NamedTuple):
     merged: Callable[[Buffer | None], Buffer | None]
     covers: bool
     most: int
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A change to a chunk that says what it changes: ``values`` where ``mask`` is true."""
+
+    values: NDArray[Any]
+    mask: NDArray[np.bool]
+
+    def __call__(self, chunk: NDArray[Any]) -> None:
+        """Bring the values into ``chunk``."""
+        np.copyto(chunk, self.values, where=self.mask)
 
 
 @dataclass

@@ -267,7 +267,7 @@ class Group:
             overwrite: replace the array or group that is there.
             zarr_format: that of the group; no other is possible.
             chunks, shards, codecs, fill_value, dimension_names, attributes, key_encoding,
-                separator, order, filters: how it is stored, as ``tensorstash.create`` explains.
+                separator, order, filters, in_place: as ``tensorstash.create`` explains.
 
         Returns:
             A handle on the new array, with the settings of this one.

@@ -27,6 +27,9 @@ CHUNK_BYTES = 512 << 10
 INNER_BYTES = 32 << 10
 """Inner chunks of shards: small, because reaching one costs no request of its own."""
 
+IN_PLACE_BYTES = 8 << 20
+"""Of arrays written in place: no chunk is moved for one row, and files that are few stay open."""
+
 _BLOCK_BYTES = 32 << 10
 """Blocks that Blosc decodes one by one: a row or an element costs one, not a chunk. Against its
 own choice (most of a chunk) bulk decoding is about a tenth slower, ratios equal."""
@@ -77,6 +80,16 @@ def chunk_shape(
         if not 1 <= edge <= MAX_LENGTH:
             raise Invalid(f"{what} {given} have an edge of {edge}; the least is 1")
     return edges
+
+
+def row_chunks(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """A chunk shape of whole rows along the first axis, of about :data:`IN_PLACE_BYTES`, for an
+    array whose rows are written in place; where one row is more, that of any array."""
+    row = math.prod(shape[1:]) * max(1, itemsize)
+    if not shape or not 0 < row <= IN_PLACE_BYTES:
+        return auto_chunks(shape, itemsize)
+    rows = IN_PLACE_BYTES // row
+    return (min(rows, shape[0]) if shape[0] else rows, *shape[1:])
 
 
 def inner_chunks(shards: Sequence[int], itemsize: int) -> tuple[int, ...]:

@@ -64,7 +64,8 @@ class ArraySpec:
     that rewriting it keeps what we do not interpret. ``reach``: how far appends that did not end
     may yet store chunks (:mod:`~tensorstash.metadata.trailer`). ``identity``: what tells it from
     other arrays at the same place; empty where others stored it, ``None`` where that was not
-    looked at. ``of_records``: it was opened alone, and holds a field of records.
+    looked at. ``of_records``: it was opened alone, and holds a field of records. ``in_place``: its
+    chunks are plain memory, and what is assigned is written within them.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +82,7 @@ class ArraySpec:
     reach: tuple[int, ...] = field(default=(), repr=False, compare=False)
     identity: bytes | None = field(default=None, repr=False, compare=False)
     of_records: bool = field(default=False, repr=False, compare=False)
+    in_place: bool = field(default=False, repr=False, compare=False)
 
     @property
     def ndim(self) -> int:
@@ -100,6 +102,19 @@ class ArraySpec:
         made.__dict__["shape"] = shape
         made.__dict__.pop("size", None)
         return made
+
+    def misfit_in_place(self) -> str | None:
+        """Why its chunks cannot be written in place; ``None`` where they can."""
+        if self.dtype.kind in "OT" or self.dtype.hasobject:
+            return f"elements of {self.dtype} vary in size"
+        if self.zarr_format != 3 or self.grid.chunks is None:
+            return "only regular chunks of Zarr v3 are written in place"
+        if len(self.codecs) != 1 or self.codecs[0].name != "bytes":
+            return f"chunks encoded by {', '.join(c.name for c in self.codecs)} are no plain memory"
+        chunk = self.chunk_spec(self.grid.chunks)
+        if not 0 < chunk.nbytes < 1 << 62 or not Pipeline(self.codecs, chunk).raw:
+            return "its chunks are not in this machine's byte order, or have no size"
+        return None
 
     def check_pair(self) -> None:
         """:class:`~tensorstash.errors.Invalid` where elements of any length meet a codec that
@@ -150,6 +165,8 @@ def _difference(known: ArraySpec, now: ArraySpec) -> str | None:
         return f"{counted(known.ndim, 'axis is', 'axes are')} now {now.ndim}"
     if not _is_same_fill(known.fill, now.fill):
         return f"fill value {short(known.fill[()])} is now {short(now.fill[()])}"
+    if known.in_place != now.in_place:
+        return f"chunks are {'replaced' if known.in_place else 'written in place'} now"
     if _is_same_document(known.document, now.document):
         return None
     if not known.grid.begins(now.grid):  # listed chunks grow with the array

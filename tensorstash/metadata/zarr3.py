@@ -8,6 +8,7 @@ shorthand and no null keys, which is what zarr-python and TensorStore both open.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, cast
 
 from .. import dtype as dtypes
@@ -31,6 +32,7 @@ from .document import (
 from .spec import ArraySpec, KeyEncoding
 
 __all__ = [
+    "IN_PLACE",
     "KEY",
     "array_document",
     "check_listed",
@@ -48,6 +50,10 @@ EDGE_LIMIT: Final = 1 << 22
 
 RUN_LIMIT: Final = 1 << 20
 """Most runs of equal chunks in a rectilinear grid, along all its axes together."""
+
+IN_PLACE: Final = "tensorstash_in_place"
+"""The attribute, ``true``, of an array whose chunks are written in place. An attribute, as every
+reader of Zarr has them and keeps them where it changes others."""
 
 _ARRAY_KEYS: Final = (
     *("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding"),
@@ -93,7 +99,8 @@ def _array(document: Mapping[str, Any]) -> ArraySpec:
     _refuse_transformers(document.get("storage_transformers"))
     shape = lengths(document["shape"], "shape", 0)
     dtype = dtypes.from_v3(document["data_type"])
-    return ArraySpec(
+    found = attributes(document, KEY)
+    spec = ArraySpec(
         shape=shape,
         dtype=dtype,
         grid=_grid(document["chunk_grid"], shape),
@@ -101,10 +108,14 @@ def _array(document: Mapping[str, Any]) -> ArraySpec:
         fill=fills.from_json(document["fill_value"], dtype, 3),
         keys=_key_encoding(document["chunk_key_encoding"]),
         dimension_names=_dimension_names(document.get("dimension_names"), len(shape)),
-        attributes=attributes(document, KEY),
+        attributes=found,
         zarr_format=3,
         document=document,
     )
+    if found.get(IN_PLACE) is not True or spec.misfit_in_place() is not None:
+        return spec
+    own = {name: value for name, value in found.items() if name != IN_PLACE}
+    return replace(spec, attributes=own, in_place=True)
 
 
 def _group(document: Mapping[str, Any]) -> GroupDocument:
@@ -254,7 +265,9 @@ def array_document(spec: ArraySpec) -> dict[str, Any]:
             "fill_value": fills.to_json(spec.fill, spec.dtype, 3),
             "codecs": [step.document() for step in _bound(spec)],
         }
-    document["attributes"] = dict(spec.attributes)
+    document["attributes"] = (
+        {**spec.attributes, IN_PLACE: True} if spec.in_place else dict(spec.attributes)
+    )
     names = spec.dimension_names
     document["dimension_names"] = None if names is None else list(names)
     for key in ("dimension_names", "storage_transformers"):

@@ -11,6 +11,7 @@ import numpy as np
 from ..coerce import parse_lengths
 from ..create import make_spec, open_place
 from ..driver import Driver
+from ..engine.in_place import check_in_place
 from ..errors import Invalid, short
 from ..handle import Settings
 from ..location import Location
@@ -48,6 +49,8 @@ def create_at(
         raise Invalid(f"attributes are a dict of values by name, not {short(attributes)}")
     if ATTRIBUTE in (attributes or {}):
         raise reserved_attribute()
+    for spec in specs.values():
+        check_in_place(driver, spec)
     catalog = Catalog(fields, specs, length, dict(attributes or {}), {}, {})
     zarr3.encode(zarr3.group_document(to_document(catalog)))  # raises before anything is replaced
     for name in specs:
@@ -90,6 +93,9 @@ def create_records(
             an object of its own.
         codecs, fill_value: as for ``tensorstash.create``, for all fields of numbers, or a dict by
             field.
+        in_place: write rows within stored chunks, uncompressed and unchecked, rather than replace
+            these: much faster for single rows, with weaker promises ("Rows in place" in
+            docs/records.md). For fields of fixed size, on ``file://``, ``shm://`` and ``redis://``.
         attributes: the first user attributes, a dict of what JSON can hold.
         allow_pickle: read and write fields of pickled objects, which runs code found in the data.
         options, cache, threads, lock_timeout, limits: how the driver and the handle behave, as
@@ -175,8 +181,9 @@ def save_records(
             :func:`create_records`. Records, and what was read from some, keep their fields; "Rows
             of Python's values" in docs/records.md says how others are found.
         overwrite: ``False`` refuses to replace an array or group.
-        rows_per_chunk, rows_per_shard, codecs, fill_value, attributes, allow_pickle, options,
-            cache, threads, lock_timeout, limits, memory_limit: as for :func:`create_records`.
+        rows_per_chunk, rows_per_shard, codecs, fill_value, in_place, attributes, allow_pickle,
+            options, cache, threads, lock_timeout, limits, memory_limit: as for
+            :func:`create_records`.
 
     Returns:
         A handle that reads and writes the new records.

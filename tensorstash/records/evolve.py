@@ -8,6 +8,7 @@ from math import fsum
 from typing import Any
 
 from ..driver import Check
+from ..engine.in_place import check_in_place
 from ..engine.resize import write_beyond
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound, short
 from ..metadata import node, trailer, zarr3
@@ -60,9 +61,15 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         for name in arrays_of(path, fields[path]):
             node.check_place(driver, f"{root}{name}/")
         step = min(layout.step_of(fields), *map(before.chunk_rows, before.fields))
-        how_ = {"rows_per_chunk": step, **how}
+        plain = all(spec.in_place for spec in before.specs.values())
+        in_place = (
+            plain and fields[path].kind == "fixed" and not {"codecs", "rows_per_shard"} & {*how}
+        )
+        how_ = {"rows_per_chunk": step, "in_place": in_place, **how}
         specs = with_new_identities(layout.specs(fields, before.rows, **how_))
         after = replace(before, fields={**before.fields, **fields}, specs={**before.specs, **specs})
+        for spec in specs.values():
+            check_in_place(driver, spec)
         arrays = {
             n: commit.member_array(driver, root, n, table.settings, s) for n, s in specs.items()
         }

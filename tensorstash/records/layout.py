@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..create import make_spec
 from ..errors import Invalid, Unsupported, short
 from ..loading.source import Touched
-from ..metadata.defaults import CodecsLike, auto_chunks
+from ..metadata.defaults import IN_PLACE_BYTES, CodecsLike, auto_chunks
 from ..metadata.spec import ArraySpec
 from .catalog import OFFSETS, VALUES, Catalog, values_per_row
 from .schema import Field, Fields, chosen, path_of
@@ -49,6 +49,7 @@ def specs(
     rows_per_shard: int | None = None,
     codecs: CodecsLike | Mapping[Any, Any] = "auto",
     fill_value: Any = None,
+    in_place: bool = False,
     **unknown: Any,
 ) -> dict[str, ArraySpec]:
     """The spec of every array of ``fields``, by path.
@@ -56,12 +57,13 @@ def specs(
     ``rows_per_chunk`` is the step: chunks hold it or, where rows are narrow, a power of two times
     it. Left out, it is chosen for about 512 KiB of the widest field. A dict gives it field by
     field, exactly. ``codecs`` and ``fill_value`` are for all fields of numbers, or dicts by field,
-    where text may have codecs too; ``codecs=None`` stores everything uncompressed.
+    where text may have codecs too; ``codecs=None`` stores everything uncompressed. ``in_place``:
+    rows are written within stored chunks, for fields of fixed size.
     """
     if unknown:
         raise Invalid(
             f"records have no option {sorted(unknown)[0]!r}; there are rows_per_chunk, "
-            "rows_per_shard, codecs and fill_value"
+            "rows_per_shard, codecs, fill_value and in_place"
         )
     exact = _by_field(fields, rows_per_chunk if isinstance(rows_per_chunk, Mapping) else {})
     step = None if isinstance(rows_per_chunk, Mapping) else rows_per_chunk
@@ -70,8 +72,10 @@ def specs(
             raise Invalid(
                 f"{short(count)} is not a number of rows for a chunk or shard; the least is 1"
             )
+    if in_place:
+        _check_in_place(fields, rows_per_shard)
     if step is None:
-        step = step_of(fields)
+        step = step_of(fields, IN_PLACE_BYTES if in_place else _LARGE_BYTES)
     chains = _by_field(fields, codecs) if _is_by_field(codecs, fields) else None
     fills = _by_field(fields, fill_value) if isinstance(fill_value, Mapping) else None
     made: dict[str, ArraySpec] = {}
@@ -86,14 +90,22 @@ def specs(
         fill = fill_value if fills is None else fills.get(path)
         count = exact.get(path) or _rows(step, row_bytes(field))
         try:
-            made |= _of_field(path, field, rows, count, rows_per_shard, chain, fill)
+            found = _of_field(path, field, rows, count, rows_per_shard, chain, fill, in_place)
+            made |= found
         except (Invalid, Unsupported) as error:
             raise type(error)(f"field {path!r}: {error}") from error
     return made
 
 
 def _of_field(
-    path: str, field: Field, rows: int, count: int, shard: int | None, codecs: Any, fill: Any
+    path: str,
+    field: Field,
+    rows: int,
+    count: int,
+    shard: int | None,
+    codecs: Any,
+    fill: Any,
+    in_place: bool,
 ) -> dict[str, ArraySpec]:
     if field.kind == "ragged":
         edge = max(1, _VALUES_BYTES // field.dtype.itemsize)
@@ -112,16 +124,27 @@ def _of_field(
         return {path: make_spec(shape, kind, chunks=(count,), codecs=codecs)}
     chunks = (count, *inner)
     shards = None if shard is None else (-(-shard // count) * count, *inner)
-    return {
-        path: make_spec(shape, dtype, chunks=chunks, shards=shards, codecs=codecs, fill_value=fill)
-    }
+    how = {"chunks": chunks, "shards": shards, "codecs": codecs, "in_place": in_place}
+    return {path: make_spec(shape, dtype, fill_value=fill, **how)}
 
 
-def step_of(fields: Fields) -> int:
-    """Rows of a chunk of the widest field."""
+def _check_in_place(fields: Fields, shard: int | None) -> None:
+    """Refuse fields and layouts whose rows are not bytes at a place that follows from the row."""
+    for path, field in fields.items():
+        if field.kind != "fixed":
+            raise Invalid(
+                f"field {path!r} is {field.kind}: its rows vary in size, and cannot be written in "
+                "place; keep it in records of its own, or leave in_place out"
+            )
+    if shard is not None:
+        raise Invalid("rows are written in place within chunks of their own; leave shards out")
+
+
+def step_of(fields: Fields, nbytes: int = _LARGE_BYTES) -> int:
+    """Rows of a chunk of the widest field, of about ``nbytes``."""
     ragged = any(field.kind == "ragged" for field in fields.values())
     widest = max(RAGGED_BYTES if ragged else 1, *map(row_bytes, fields.values()))
-    return _power(_LARGE_BYTES // widest)
+    return _power(nbytes // widest)
 
 
 def fitting(step: int, row_bytes: int) -> int:

@@ -14,7 +14,6 @@ from ..errors import Invalid, Unsupported, short
 from ..handle import Settings
 from ..loading.loader import BatchLoader
 from ..loading.sampler import EpochOptions, shows_epoch_options
-from ..loading.source import SourceHolder
 from ..options import RowLayoutOptions, only, shown
 from ..sources.windows import Windows
 from . import evolve, formats, layout
@@ -27,10 +26,10 @@ from .series import Series, field_of
 from .source import RecordSource
 from .table import FactoryPlace, Table
 from .typed import Row, Typed, typed
-from .writer import RecordWriter
+from .writer import WritableRows
 
 
-class Records(SourceHolder):
+class Records(WritableRows):
     """A handle on rows of named fields, or a view of some of them.
 
     ``r[17]`` is a row, ``r[rows]`` columns, by NumPy's rules for rows; ``r["obs"]`` is a field,
@@ -315,29 +314,6 @@ class Records(SourceHolder):
         count, values = check_rows(rows, table.columns, table.fields)
         return table.extend(values, count)
 
-    def writer(self, budget: int | str = "256MiB") -> RecordWriter:
-        """Return a context manager that gathers rows and stores whole chunks.
-
-        Args:
-            budget: about the most bytes that it holds, a number or text such as ``"256MiB"``.
-
-        Returns:
-            A ``RecordWriter``, with ``append``, ``extend`` and assignment.
-
-        Raises:
-            Invalid: this is a view, or the budget is not a number of bytes.
-            ReadOnly: the records were opened for reading.
-
-        >>> r = stash.create_records({}, {"x": "int32"})
-        >>> with r.writer() as w:
-        ...     w.append({"x": 5})
-        >>> len(r)
-        1
-        """
-        table = self._source.whole_table("writer")
-        table.check(write=True)
-        return RecordWriter(table, budget)
-
     # -- views ------------------------------------------------------------------------------
 
     def select(self, *names: Any) -> Records:
@@ -515,8 +491,8 @@ class Records(SourceHolder):
             name: the new field: text, or a tuple of names along the way, as ``("next", "obs")``.
             field: what it holds, as in the schema of ``create_records``.
             values: one for each row; by default zeros, empty text, or rows of no elements.
-            rows_per_chunk, rows_per_shard, codecs, fill_value: how it is stored, as
-                ``create_records`` explains.
+            rows_per_chunk, rows_per_shard, codecs, fill_value, in_place: how it is stored, as
+                ``create_records`` explains; by default in place where all others are.
 
         Raises:
             AlreadyExists: there is a field of this name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,14 @@ import numpy as np
 
 from ..coerce import parse_bytes
 from ..columns import Ragged
-from ..errors import Closed, Invalid
+from ..engine.in_place import Slot, is_in_place, put_row
+from ..errors import Closed, Invalid, Unsupported
+from ..loading.source import SourceHolder
 from ..memory.steps import WRITERS
+from ..metadata import zarr3
 from .ingest import check_row, check_rows
+from .rowset import normalize
+from .source import RecordSource
 from .table import Table
 
 
@@ -221,3 +227,151 @@ def _size(value: Any) -> int:
     if isinstance(value, np.ndarray) and value.dtype.kind in "TO":
         return sum(16 + len(item) for item in value.tolist())
     return int(value.nbytes)
+
+
+class WritableRows(SourceHolder):
+    """The part of records that stores rows by other ways than assignment."""
+
+    _source: RecordSource
+
+    def writer(self, budget: int | str = "256MiB") -> RecordWriter:
+        """Return a context manager that gathers rows and stores whole chunks.
+
+        Args:
+            budget: about the most bytes that it holds, a number or text such as ``"256MiB"``.
+
+        Returns:
+            A ``RecordWriter``, with ``append``, ``extend`` and assignment.
+
+        Raises:
+            Invalid: this is a view, or the budget is not a number of bytes.
+            ReadOnly: the records were opened for reading.
+
+        >>> r = stash.create_records({}, {"x": "int32"})
+        >>> with r.writer() as w:
+        ...     w.append({"x": 5})
+        >>> len(r)
+        1
+        """
+        table = self._source.whole_table("writer")
+        table.check(write=True)
+        return RecordWriter(table, budget)
+
+    def setter(self) -> RowSetter:
+        """Return a function that stores single rows: ``put = r.setter()``, then ``put(i, row)``.
+
+        It does what ``r[i] = row`` does, and for records that were created with ``in_place=True``
+        several times faster: what can be checked once is checked here.
+
+        Returns:
+            A function of a row's number and a dict with a value for every field.
+
+        Raises:
+            Invalid: this is a view.
+            ReadOnly: the records were opened for reading.
+
+        >>> put = stash.create_records("rows", {"x": "int32"}, 4, in_place=True).setter()
+        >>> put(1, {"x": 5})
+        """
+        table = self._source.whole_table("setter")
+        table.check(write=True)
+        return RowSetter(self._source)
+
+    def flush(self) -> None:
+        """Have what this process wrote in place survive a power cut: on a disk, ``fsync``.
+
+        In shared memory there is nothing to wait for, and a Redis server decides by itself what it
+        keeps. Rows that others wrote since their own ``flush`` may be lost, in whole or in part.
+
+        Raises:
+            Unsupported: no field was created with ``in_place``: each write is whole, and
+                ``options={"fsync": True}`` makes each durable.
+            DriverError: the disk failed.
+
+        >>> r = stash.create_records("rows", {"x": "int32"}, 4, in_place=True)
+        >>> r[1] = {"x": 5}
+        >>> r.flush()
+        """
+        table = self._source.table
+        table.check()
+        if not any(spec.in_place for spec in table.catalog.specs.values()):
+            raise Unsupported(
+                f"{table.where} has no field that is written in place, so nothing is to flush; "
+                'open it with options={"fsync": True} to make each write durable'
+            )
+        table.driver.flush(table.path)
+
+
+class RowSetter:
+    """Stores single rows of records; ``records.setter()`` returns one."""
+
+    def __init__(self, source: RecordSource) -> None:
+        """Bound to all fields of ``source``, as they are now."""
+        self._source = source
+        self._bind()
+
+    def __call__(self, row: int, values: Any) -> None:
+        """Store ``values`` as row ``row``.
+
+        Args:
+            row: its number; negative ones count from the end.
+            values: a dict with a value for every field.
+
+        Raises:
+            InvalidSelection: there is no such row. Invalid: values do not fit. Conflict: the
+            records or a field were replaced. Closed: the handle was closed.
+        """
+        table = self._source.table
+        if table.catalog is not self._catalog:
+            self._bind()
+        slots, count = self._slots, self._catalog.rows
+        if slots is None or type(row) is not int or type(values) is not dict:
+            self._assign(row, values)
+            return
+        if not -count <= row < count or len(values) != len(slots):
+            self._assign(row, values)
+            return
+        ready = []
+        for name, slot in slots:
+            data = slot.plain(values.get(name))
+            if data is None:
+                if name not in values:
+                    self._assign(row, values)
+                    return
+                column = self._columns[name]
+                checked = column.checked(column.one(values[name]), 1)[0]
+                data = slot.plain(np.ascontiguousarray(checked, slot.dtype).reshape(slot.shape))
+            ready.append((slot, data))
+        if table.closed:
+            table.check()
+        put_row(self._look(), self._check_same, ready, row % count)
+
+    def _check_same(self) -> None:
+        self._source.table.check_same(self._names)
+
+    def _look(self) -> tuple[bytes, int, int, int] | None:
+        """The document, while it is the one that is known and a file."""
+        latest = self._source.table.latest
+        if self._document is None or latest.now is not self._catalog:
+            return None
+        return (self._document, *self._catalog.tag)  # type: ignore[misc]
+
+    def _bind(self) -> None:
+        table = self._source.table
+        folder = table.driver.local_path(table.path)
+        is_file = folder is not None and table.driver.capabilities.in_place
+        self._document = os.fsencode(folder + zarr3.KEY) if folder and is_file else None
+        self._catalog = table.catalog
+        self._columns = table.columns
+        self._names = [*self._columns]
+        slots = []
+        for name, column in self._columns.items():
+            array = column.arrays[0]
+            chunks = array.make_writer(array.spec).chunks
+            if not is_in_place(chunks) or not Slot.fits(chunks):
+                break
+            slots.append((name, Slot(chunks)))
+        self._slots = slots if len(slots) == len(self._columns) else None
+
+    def _assign(self, row: Any, values: Any) -> None:
+        self._source.put(normalize(row, len(self._source)), values)

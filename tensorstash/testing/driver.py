@@ -19,10 +19,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ..driver import Driver
 from .driver_model import machine
+from .driver_parts import DriverParts
 from .driver_races import DriverRaces
 
 
-class DriverContract(DriverRaces):
+class DriverContract(DriverRaces, DriverParts):
     """The tests that every driver must pass; subclass it with a fixture ``driver``.
 
     The fixture returns an empty, writable driver. What ``driver.capabilities`` does not claim is

@@ -79,13 +79,13 @@ def test_no_folder_has_more_files_than_can_be_kept_in_mind(top: str) -> None:
 
 LONGER_CLASSES = {
     # A contract's whole face, or not cut yet: none may grow.
-    "Array": 546,
+    "Array": 532,
     "DiskCache": 347,
     "DriverRaces": 314,
     "DriverValues": 327,
-    "FileDriver": 530,
+    "FileDriver": 514,
     "Group": 550,
-    "Records": 568,
+    "Records": 545,
     "Requests": 400,
     "S3Driver": 353,
     "S3fsClient": 318,

@@ -36,6 +36,8 @@ PATTERNS = (
     r"test_redis_contract\.py::Test(ValkeyWithoutPrefix|UnixSocket|Expiring|Password|Tls)",
     # More of the same.
     r"test_group_hostile\.py::test_documents_that_nest_deeper\w*\[.*-1000000",
+    r"in_place/test_arrays\.py::test_every_fixed_type\w*\[python-",
+    r"in_place/test_redis\.py::test_every_selection",
     # One format more.
     r"test_group_consolidated\.py::test_members_take_little_more_memory\w*\[v2-",
     r"test_copies_faults\.py::test_a_kill_between_any_two_steps\[v2-",

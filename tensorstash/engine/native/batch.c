@@ -75,12 +75,6 @@ static int key_path(const Call *call, const Job *job, const int64_t *chunk, char
     return 1;
 }
 
-#ifdef __APPLE__
-#define MODIFIED(status) ((status).st_mtimespec)
-#else
-#define MODIFIED(status) ((status).st_mtim)
-#endif
-
 static void version_of(const struct stat *status, int64_t *version) {
     version[0] = (int64_t)status->st_ino;
     version[1] = (int64_t)MODIFIED(*status).tv_sec * 1000000000 + MODIFIED(*status).tv_nsec;

@@ -11,6 +11,16 @@
 
 #include "kernel.h"
 
+#ifdef __APPLE__
+#define MODIFIED(status) ((status).st_mtimespec)
+#else
+#define MODIFIED(status) ((status).st_mtim)
+#endif
+
+PyObject *patch(PyObject *module, PyObject *arguments);
+PyObject *gather(PyObject *module, PyObject *arguments);
+PyObject *reserves(PyObject *module, PyObject *descriptor);
+
 #define ROW 7        /* count, in, in_step, out, out_step, in_list, out_list */
 #define LONGEST 4096 /* of a path */
 #define MOST_THREADS 256

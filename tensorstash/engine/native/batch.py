@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...driver import Tag
+from ...driver import Buffer, Tag
 from ...errors import StashError
 from ...indexing.selection import Transform
 from ...threads import cores, nested
@@ -27,11 +27,13 @@ from .tables import Table, groups
 
 _CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
+_CALL_VIEWS = 64  # files that are mapped at once
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
 _FEW_INDICES = 1 << 20
 _INDICES = 256  # shards whose indices are read together, and the bytes that these may have
 _INDEX_BYTES = 4 << 20
 _THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
+_THREAD_COPIED = 4 << 20  # the same of what is only copied
 _MOST_DIMS = 64  # as in kernel.h
 
 Index = Callable[[str, tuple[int, ...]], tuple[Tag, NDArray[np.int64]] | None]
@@ -72,6 +74,7 @@ class Batches:
         sharding = chunks.sharding
         self._ratios = (1,) * len(edges) if sharding is None else sharding.grid
         self._strides = (0,) * len(edges) if sharding is None else sharding.strides
+        self._views = chunks.spec.in_place and chunks.driver.capabilities.in_place
         self._spans = steps.plain and steps.nbytes > SPAN_FROM
         fills = chunks.missing == "fill"
         self._fill = chunks.spec.fill.tobytes() if fills else None
@@ -97,7 +100,8 @@ class Batches:
 
     def _most(self) -> int:
         """Tasks of one call."""
-        return max(1, min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes))
+        most = _CALL_VIEWS if self._views else min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes)
+        return max(1, most)
 
     def read(
         self, transform: Transform, out: NDArray[Any], most: int | None = None
@@ -107,8 +111,8 @@ class Batches:
         chunks = self._chunks
         if not native.enabled or out.dtype != chunks.spec.dtype:
             return None
-        files = chunks.driver.local_path(chunks.path)
-        if files is None and chunks.driver.in_memory(()) is None:
+        files = None if self._views else chunks.driver.local_path(chunks.path)
+        if files is None and not self._views and chunks.driver.in_memory(()) is None:
             return None
         table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
         if table is None:
@@ -136,7 +140,7 @@ class Batches:
             many = min(most, count - first)
             if files is None:
                 names = map(chunks.key, map(tuple, call.chunks(range(first, first + many))))
-                values = chunks.driver.in_memory([*names])
+                values = self._values([*names])
                 if values is None:
                     call.leave(range(first, first + many))
                     continue
@@ -151,6 +155,15 @@ class Batches:
                     if not absent or not (files is None or self._is_absent(chunk, known)):
                         call.left.add(chunk)
         return True
+
+    def _values(self, keys: list[str]) -> Sequence[Buffer | None] | None:
+        """Chunks as they lie in memory; ``None`` where Python is to look."""
+        if not self._views:
+            return self._chunks.driver.in_memory(keys)
+        try:
+            return [self._chunks.driver.view(key) for key in keys]
+        except StashError:  # Python says so again
+            return None
 
     def _is_absent(self, chunk: Chunk, known: dict[str, bool]) -> bool:
         """Whether a file that is not there is an absent chunk for sure."""
@@ -303,6 +316,10 @@ class _Call:
             hull = sum(filter(None, hulls))
             if hull * 4 <= self._work:
                 self._work = hull + batches._steps.itemsize
+        self._each = _THREAD_BYTES
+        if batches._views:  # copied from memory: a second thread pays later
+            self._work = out.nbytes // max(1, math.prod(group.many for group in table))
+            self._each = _THREAD_COPIED
         self._axes = [axis for group in table for axis in group.axes]
 
     def run(self, jobs: list[Any], first: int, count: int) -> NDArray[np.uint8] | None:
@@ -314,7 +331,7 @@ class _Call:
         if count > 1 and not nested():
             most = cores() if batches._threads is None else batches._threads
             most = most if self._most is None else min(most, self._most)
-            threads = max(1, min(most, count, count * self._work // _THREAD_BYTES))
+            threads = max(1, min(most, count, count * self._work // self._each))
         try:
             done, _, nbytes, nanoseconds = library.run(
                 *(steps.chain, self.table, jobs, self._out, batches._fill, status),

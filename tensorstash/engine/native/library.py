@@ -25,7 +25,7 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
-_VERSION = 5  # of what the kernel's functions take, as in module.c
+_VERSION = 6  # of what the kernel's functions take, as in module.c
 
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
@@ -54,9 +54,12 @@ class Library:
                 encode,
                 encoder,
                 find,
+                gather,
                 indices,
                 keep,
                 pack,
+                patch,
+                reserves,
                 run,
             )
         except ImportError:
@@ -68,9 +71,12 @@ class Library:
             encode=encode,
             encoder=encoder,
             find=find,
+            gather=gather,
             indices=indices,
             keep=keep,
             pack=pack,
+            patch=patch,
+            reserves=reserves,
             run=run,
         )
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 5 /* of what the functions take: library.py has the same */
+#define VERSION 6 /* of what the functions take: library.py has the same */
 
 static void free_buffers(Py_buffer *buffers, int64_t count) {
     for (int64_t k = 0; buffers && k < count; k++)
@@ -430,6 +430,16 @@ static PyMethodDef methods[] = {
      "indices(paths, count, limit, checksum, end, out, versions, status)\n\n"
      "Read the index of each shard, with the file's version; `status` says what became of each."},
     {"keep", keep, METH_O, "keep(size): bytes of scratch that a thread keeps, at most."},
+    {"patch", patch, METH_VARARGS,
+     "patch(look, jobs) -> how many were done\n\n"
+     "Write (file, at, data) within open files ((path, fd, inode, device, size, memory or None)), while each is at\n"
+     "its path and has one link; up to the first of which that is not so, or that fails. -1: the\n"
+     "file `look` (path, inode, modified, size) is another one, and nothing was done."},
+    {"gather", gather, METH_VARARGS,
+     "gather(chunks, first, rows, per, width, fill, out) -> whether all of `out` was filled\n\n"
+     "Copy rows of `width` bytes, `per` in each of the chunks from the `first` on (None: absent, all\n"
+     "`fill`, where that is not None either)."},
+    {"reserves", reserves, METH_O, "reserves(fd): whether a map of a file there has room for sure."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},
 };
