@@ -159,6 +159,7 @@ class InPlace:
     :class:`Capabilities`."""
 
     scheme: str = ""
+    get_many_tagged: Callable[..., Iterator[tuple[int, tuple[Buffer, Tag] | None]]]
 
     def view(self, key: str) -> memoryview | None:
         """As :meth:`Driver.map`, but kept open for the next call, and what :meth:`put_parts` writes
@@ -169,7 +170,7 @@ class InPlace:
         self, requests: Iterable[Request]
     ) -> Iterator[tuple[int, tuple[Buffer, Tag] | None]]:
         """As :meth:`Driver.get_many_tagged`, but tags of those with a span mean nothing."""
-        raise Unsupported(f"driver {self.scheme!r} has nothing that is written in place")
+        return self.get_many_tagged(requests)
 
     def gather(
         self,
@@ -180,7 +181,16 @@ class InPlace:
         """Of each value that is ``wanted`` (one at least), ``nbytes`` from each of some places on,
         one behind another (fewer, where it is shorter); ``None`` where nothing is stored. These are
         of no one moment. Then what ``beside`` asks for, as :meth:`Driver.get_many_tagged`."""
-        raise Unsupported(f"driver {self.scheme!r} has nothing that is written in place")
+        asked = [Request(key, Span(at, at + nbytes)) for key, starts in wanted for at in starts]
+        found = dict(self.get_parts(asked if beside is None else [*asked, beside]))
+        answers: list[Buffer | None] = []
+        at = 0
+        for _, starts in wanted:
+            some = [found[k] for k in range(at, at + len(starts))]
+            at += len(starts)
+            there = [bytes(each[0]) for each in some if each is not None]
+            answers.append(b"".join(there) if there else None)
+        return answers, None if beside is None else found[at]
 
     def put_parts(self, values: Iterable[Parts]) -> None:
         """Write parts of stored values, where they lie: no other byte of a value is moved, so that

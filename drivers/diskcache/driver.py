@@ -15,6 +15,7 @@ from tensorstash.driver import (
     Capabilities,
     Changed,
     Driver,
+    Parts,
     Put,
     Request,
     Span,
@@ -45,7 +46,29 @@ class _Asked:
     writes: int
 
 
-class DiskCache(WrapperDriver):
+class _InPlace(WrapperDriver):
+    """What writes within values: none of these is kept."""
+
+    def put_parts(self, values: Iterable[Parts]) -> None:
+        """Write within values by the driver, and forget those before."""
+        keys: dict[str, None] = {}
+
+        def noted() -> Iterator[Parts]:
+            for value in values:
+                keys[value.key] = None
+                yield value
+
+        try:
+            self.driver.put_parts(noted())
+        finally:
+            for key in keys:
+                self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        raise NotImplementedError
+
+
+class DiskCache(_InPlace):
     """``driver`` itself, except that values and parts of values that were read once come from
     files below ``folder`` while the stored version is still the same.
 
