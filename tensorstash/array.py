@@ -14,7 +14,7 @@ from . import coerce
 from .attributes import Attributes
 from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
-from .engine.cache import Cache
+from .engine.caching.cache import Cache
 from .engine.chunks import Chunks
 from .engine.in_place import writer_of
 from .engine.look import Found, Guard, Look, blame

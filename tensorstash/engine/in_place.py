@@ -56,6 +56,12 @@ def check_in_place(driver: Driver, spec: ArraySpec) -> None:
         )
 
 
+def _cells(chunk: NDArray[Any]) -> NDArray[np.uint8]:
+    """A copy of the bytes of every element."""
+    flat = np.frombuffer(chunk.tobytes(), np.uint8)
+    return flat.reshape(chunk.size, chunk.dtype.itemsize)
+
+
 def writer_of(
     chunks: Chunks,
     threads: int | None = None,
@@ -96,15 +102,23 @@ class InPlaceWriter(Writer):
         self._send([self._within(index, [(0, _bytes(data))])])
 
     def merge_chunk(self, index: tuple[int, ...], change: Change) -> None:
-        """Write what ``change`` assigns, where it says what that is, and fill beyond the edge that
-        the array grows from."""
+        """Write what ``change`` assigns, and fill beyond the edge that the array grows from.
+        Where it does not say what it assigns, that is what becomes different by it."""
         spec = self.chunks.spec
         if isinstance(change, Masked):
             chunk, mask = change.values, change.mask
         else:
-            chunk, mask = blank(spec.chunk_spec(self._shape)), np.zeros(self._shape, bool)
-            for cells in beyond(mask, spec.grid.origin(index), self.grown_from or ()):
-                cells[...] = True
+            chunk = blank(spec.chunk_spec(self._shape))
+            stored = self.chunks.driver.get(self.chunks.key(index))
+            if stored is not None and len(stored) == chunk.nbytes:
+                chunk[...] = np.frombuffer(stored, chunk.dtype).reshape(chunk.shape)
+            before = _cells(chunk)
+            change(chunk)
+            mask = (_cells(chunk) != before).any(axis=1).reshape(self._shape)
+            for cells in (chunk, mask):
+                beyond_it = beyond(cells, spec.grid.origin(index), self.grown_from or ())
+                for part in beyond_it:
+                    part[...] = True if cells is mask else spec.fill
         where = np.flatnonzero(mask)
         if len(where):
             values = chunk.reshape(-1)[where]

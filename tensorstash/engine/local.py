@@ -16,7 +16,7 @@ from ..driver import Buffer, Changed, Request, Span, Tag, get_at_most
 from ..errors import Conflict, Corrupt, counted
 from ..indexing.plan import Part, Plan
 from ..sharding import BoundSharding
-from .cache import Cache
+from .caching.cache import Cache
 from .chunks import Chunks
 from .stats import Meter
 

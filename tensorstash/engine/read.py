@@ -19,15 +19,15 @@ from ..indexing.selection import Point, Stride, Take, Transform
 from ..memory import PROCESS, Budget
 from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
-from .cache import Cache
+from .caching.cache import Cache
+from .caching.kept import Kept
+from .caching.readahead import ReadAhead
 from .chunks import SPAN_FROM, Chunks, scratch
 from .in_place import MappedFetcher, RunStream, gathered, is_in_place
-from .kept import Kept
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
 from .native.batch import Batches, batches
-from .readahead import ReadAhead
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
@@ -115,10 +115,10 @@ class Reader:
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
         kept = self._kept is not None and fields is None and self._kept.read(transform, out)
-        one = None if kept or not self._plain else self._single(transform)
+        one = None if kept or not self._plain else _single(transform, self._edges)
         if kept or (one is None and self._read_natively(transform, out, fields, look)):
             pass
-        elif one is None and (one := self._single(transform)) is None:
+        elif one is None and (one := _single(transform, self._edges)) is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             if self._stream is not None:
                 self._read_far(self._stream, todo, out, fields, look)
@@ -266,33 +266,6 @@ class Reader:
                     some = each if native is None else native.batches(arrivals)
                     spread(some, work, threads)
 
-    def _single(self, transform: Transform) -> Part | None:
-        """The part of a basic, forward selection that lies in one chunk: an element, a row, a
-        patch. Worth recognising, for planning would cost more than reading it."""
-        edges, maps = self._edges, transform.maps
-        if edges is None:
-            return None
-        chunk: list[int] = []
-        inside: list[Index] = []
-        dims = 0
-        for axis_map, edge in zip(maps, edges, strict=True):
-            if isinstance(axis_map, Point):
-                at, within = divmod(axis_map.at, edge)
-                inside.append(within)
-            elif isinstance(axis_map, Stride) and axis_map.step == 1 and axis_map.dim == dims:
-                at, within = divmod(axis_map.start, edge)
-                end = within + transform.shape[dims]
-                if end > edge:
-                    return None
-                inside.append(slice(within, end))
-                dims += 1
-            else:
-                return None
-            chunk.append(at)
-        if dims != len(transform.shape):
-            return None
-        return Part(tuple(chunk), tuple(inside), (), (False,))
-
     def _read_single(
         self, fetcher: Fetcher, part: Part, out: NDArray[Any], fields: Fields | None
     ) -> None:
@@ -350,6 +323,34 @@ class Reader:
         if work * parts < _THREAD_TOTAL:
             return 1
         return count_for(parts, work, self.threads)
+
+
+def _single(transform: Transform, edges: tuple[int, ...] | None) -> Part | None:
+    """The part of a basic, forward selection that lies in one chunk: an element, a row, a
+    patch. Worth recognising, for planning would cost more than reading it."""
+    maps = transform.maps
+    if edges is None:
+        return None
+    chunk: list[int] = []
+    inside: list[Index] = []
+    dims = 0
+    for axis_map, edge in zip(maps, edges, strict=True):
+        if isinstance(axis_map, Point):
+            at, within = divmod(axis_map.at, edge)
+            inside.append(within)
+        elif isinstance(axis_map, Stride) and axis_map.step == 1 and axis_map.dim == dims:
+            at, within = divmod(axis_map.start, edge)
+            end = within + transform.shape[dims]
+            if end > edge:
+                return None
+            inside.append(slice(within, end))
+            dims += 1
+        else:
+            return None
+        chunk.append(at)
+    if dims != len(transform.shape):
+        return None
+    return Part(tuple(chunk), tuple(inside), (), (False,))
 
 
 class Sink:

@@ -21,7 +21,7 @@ from ..driver import Buffer, Request, Span, Tag
 from ..errors import Corrupt
 from ..indexing.copying import byte_range
 from ..indexing.plan import Part, Plan
-from .cache import Cache
+from .caching.cache import Cache
 from .chunks import Chunks
 from .local import Fetched, Target, owned
 from .look import Look, answers

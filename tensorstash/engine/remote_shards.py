@@ -19,7 +19,7 @@ from ..indexing.copying import byte_range
 from ..indexing.plan import Part, Plan
 from ..sharding import BoundSharding
 from ..threads import begin
-from .cache import Cache
+from .caching.cache import Cache
 from .chunks import Chunks
 from .local import RETRIES, runs
 from .look import Look, answers

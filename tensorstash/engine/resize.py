@@ -140,7 +140,7 @@ def write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) ->
     chunks, spec = writer.chunks, writer.chunks.spec
     edges, stop = spec.grid.chunks, start + rows.shape[axis]
     near = chunks.driver.capabilities.local and writer.fence is None
-    if edges is None or not near or chunks.sharding is not None:
+    if edges is None or not near or chunks.sharding is not None or spec.in_place:
         return False
     at = start // edges[axis]
     begin = at * edges[axis]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..columns import Columns, joined
-from ..engine.cache import Cache
+from ..engine.caching.cache import Cache
 from ..loading.source import Source
 
 _BLOCKS, _MOST_BLOCKS = 2, 6  # kept beside what is read again; more than one reader needs,

@@ -13,7 +13,7 @@ import pytest
 
 import tensorstash as stash
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.engine.cache import Cache
+from tensorstash.engine.caching.cache import Cache
 from tensorstash.errors import Corrupt, NotFound
 from tensorstash.testing.counting import Count, CountingDriver
 from tests.support.oracle import count_decodes, same

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.engine.cache import Cache
+from tensorstash.engine.caching.cache import Cache
 from tensorstash.errors import Invalid, NoMemory
 from tensorstash.memory import PROCESS, Budget
 from tensorstash.memory.ledger import KINDS, Entry, room, units

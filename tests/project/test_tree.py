@@ -51,11 +51,11 @@ def test_no_file_is_too_long_to_read(path: Path) -> None:
 MAX_FILES = 12
 LARGER = {
     "tensorstash": 28,
-    "tensorstash/engine": 16,
+    "tensorstash/engine": 14,
     "tensorstash/records": 19,
     "drivers/redis": 14,
     "codecs": 23,
-    "benchmarks": 41,
+    "benchmarks": 40,
     "benchmarks/training": 36,
     "tests/arrays": 19,
     "tests/codecs": 13,
@@ -79,7 +79,7 @@ def test_no_folder_has_more_files_than_can_be_kept_in_mind(top: str) -> None:
 
 LONGER_CLASSES = {
     # A contract's whole face, or not cut yet: none may grow.
-    "Array": 532,
+    "Array": 530,
     "DiskCache": 347,
     "DriverRaces": 314,
     "DriverValues": 327,

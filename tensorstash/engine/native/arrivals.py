@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import Cache
+from ..caching.cache import Cache
 from ..chunks import Chunks
 from ..remote import Arrival
 from ..stats import Meter

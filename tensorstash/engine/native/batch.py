@@ -16,7 +16,7 @@ from ...driver import Buffer, Tag
 from ...errors import StashError
 from ...indexing.selection import Transform
 from ...threads import cores, nested
-from ..cache import Cache
+from ..caching.cache import Cache
 from ..chunks import SPAN_FROM, Chunks
 from ..stats import Meter
 from . import library as native

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from ..indexing.grid import Grid
-from ..indexing.selection import Point, Stride, Transform
-from ..threads import Task, submit
+from ...indexing.grid import Grid
+from ...indexing.selection import Point, Stride, Transform
+from ...threads import Task, submit
 
 Box = list[tuple[int, int]]
 

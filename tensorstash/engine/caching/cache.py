@@ -9,10 +9,10 @@ from collections.abc import Hashable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ..driver import Tag
-from ..memory import PROCESS, Budget
-from ..threads import once
-from ..turn import take, turn
+from ...driver import Tag
+from ...memory import PROCESS, Budget
+from ...threads import once
+from ...turn import take, turn
 
 
 class Cache:

@@ -7,10 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..indexing.selection import Point, Stride, Transform
+from ...indexing.selection import Point, Stride, Transform
+from ..chunks import Chunks
+from ..stats import Meter
 from .cache import Cache
-from .chunks import Chunks
-from .stats import Meter
 
 _MOST_CHUNKS = 64
 _MOST_KEYS = 4096

@@ -1,5 +1,5 @@
-"""``python -m benchmarks.in_place [--quick] [--where FOLDER]``: rows written in place, and read at
-random, beside TensorDict's memory map and one ``np.memmap`` a field, which does nothing else.
+"""``python -m benchmarks.rows.in_place [--quick] [--where FOLDER]``: rows written in place, and
+read at random, beside TensorDict's memory map and one ``np.memmap`` a field, which does nothing else.
 
 Prints rows a second: medians of interleaved rounds over the same values, and ours over each of the
 others, round by round.
@@ -18,7 +18,7 @@ import numpy as np
 
 import tensorstash as stash
 
-from .timing import Contestant, Result, interleave
+from ..timing import Contestant, Result, interleave
 
 DATA: dict[str, tuple[int, dict[str, tuple[tuple[int, ...], str]]]] = {
     "84x84": (

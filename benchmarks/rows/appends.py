@@ -1,7 +1,7 @@
 """What single rows cost on files, beside the bare system calls of the same protocol.
 
-``python -m benchmarks.appends [folder] [--beside tree] [--rounds 12]``: one row of three fields
-(84x84 uint8, float32, int64) appended and replaced, and rows of an array, with default chunks and
+``python -m benchmarks.rows.appends [folder] [--beside tree] [--rounds 12]``: one row of three
+fields (84x84 uint8, float32, int64) appended and replaced, and rows of an array, with default chunks and
 with chunks of a few rows. The floor makes the system calls of such a call and nothing else, with as
 many bytes; ``tree`` is another checkout, an older one say. Each has a process, and they take turns.
 """
@@ -173,7 +173,7 @@ def child(kind: str, folder: Path) -> None:
 
 def main() -> None:
     """Take turns, and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.appends")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rows.appends")
     parser.add_argument("folder", nargs="?", help="on the file system that is to be measured")
     parser.add_argument("--beside", help="another checkout to measure beside this one")
     parser.add_argument("--rounds", type=int, default=12)

@@ -1,0 +1,1 @@
+"""Single rows: appended, replaced, and written in place."""

@@ -1,0 +1,1 @@
+"""Decoded chunks that are kept: the cache, reads of what it holds, and what comes next."""
