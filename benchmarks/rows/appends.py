@@ -1,10 +1,10 @@
 """What single rows cost on files, beside the bare system calls of the same protocol.
 
 ``python -m benchmarks.rows.appends [folder] [--beside tree] [--rounds 12]``: one row of three
-fields (84x84 uint8, float32, int64) appended and replaced, and rows of an array, with default chunks and
-with chunks of a few rows. The floor makes the system calls of such a call and nothing else, with as
-many bytes; ``tree`` is another checkout, an older one say. Each has a process, and they take turns.
-"""
+fields (84x84 uint8, float32, int64) appended and replaced, and rows of an array, with default
+chunks and with chunks of a few rows. The floor makes the system calls of such a call and nothing
+else, with as many bytes; ``tree`` is another checkout, an older one say. Each has a process, and
+they take turns."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """``python -m benchmarks.rows.in_place [--quick] [--where FOLDER]``: rows written in place, and
-read at random, beside TensorDict's memory map and one ``np.memmap`` a field, which does nothing else.
+read at random, beside TensorDict's memory map and one ``np.memmap`` a field, which does nothing
+else.
 
 Prints rows a second: medians of interleaved rounds over the same values, and ours over each of the
 others, round by round.

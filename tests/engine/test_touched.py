@@ -140,7 +140,9 @@ def test_windows_of_any_length(chunk: int, length: int, stride: int, shuffle: bo
     told = feed.quality()["read_amplification"]
     times, chunks = read(driver, feed)
     # Of few blocks, some follow each other by luck, and share what was read last.
-    assert told * chunks == pytest.approx(times, rel=0.15, abs=4)
+    blocks = len(windows.blocks)
+    shared = (blocks - 1) * -(-length // chunk) if blocks <= 4 else 0
+    assert told * chunks == pytest.approx(times, rel=0.15, abs=4 + shared)
 
 
 def test_what_does_not_say_is_taken_to_read_each_block_once() -> None:
