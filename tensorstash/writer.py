@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections import OrderedDict
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ _OURS = __name__.partition(".")[0]
 _WRITERS = frozenset((__name__, f"{_OURS}.records.writer"))
 
 
+def _module(frame: FrameType) -> str:
+    name = frame.f_globals.get("__name__")  # what `exec` runs may have none
+    return name if isinstance(name, str) else ""
+
+
 class SingleRows:
     """Counts the appends of one row through a handle: of a hundred within a minute, which is a loop
     and no log that grows now and then, the process is warned once that a writer is for that."""
@@ -52,7 +58,8 @@ class SingleRows:
     def note(self, rows: int, driver: Driver, path: str) -> None:
         """So many rows are about to be appended; nothing is stored yet, for a filter may make an
         error of the warning. Called by what a user calls, or a writer, whose rows do not count."""
-        if rows != 1 or sys._getframe(2).f_globals["__name__"] in _WRITERS:
+        caller = sys._getframe(1).f_back  # none where C called, as at exit
+        if rows != 1 or (caller is not None and _module(caller) in _WRITERS):
             return
         now = time.monotonic()
         if now - self._since > _SECONDS:
@@ -62,7 +69,7 @@ class SingleRows:
             return
         _told.here().append(None)
         level, frame = 1, sys._getframe()
-        while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == _OURS:
+        while frame.f_back is not None and _module(frame).partition(".")[0] == _OURS:
             level, frame = level + 1, frame.f_back
         warnings.warn(
             f"{_MANY} rows were appended to {located(driver, path)} one by one, each of which "
@@ -362,7 +369,9 @@ class RowSetter:
             return
         data = slot.plain(values)
         if data is None:
-            data = slot.plain(np.ascontiguousarray(array.as_value(values, slot.shape)))
+            given = np.empty(slot.shape, slot.dtype)
+            given[...] = array.as_value(values, slot.shape)
+            data = slot.plain(given)
             assert data is not None
         array._open(write=True)
         put_row(None, array.check_same, [(slot, data)], row % count)

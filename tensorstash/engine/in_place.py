@@ -8,6 +8,7 @@ file says little of what is written within it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, pairwise
@@ -269,7 +270,8 @@ class Slot:
         self._files: dict[int, tuple[OpenFile, Any, Any]] = {}
         self.shape = spec.shape[1:]
         self.dtype = spec.dtype
-        self._memory = spec.dtype.kind not in "mM" and spec.dtype.type.__module__ == "numpy"
+        # Of others, as of records with times in them, there is no buffer.
+        self._memory = spec.dtype.kind in "biufc" and spec.dtype.type.__module__ == "numpy"
 
     @staticmethod
     def fits(chunks: Chunks) -> bool:
@@ -288,6 +290,7 @@ class Slot:
     def put(self, row: int, data: Any) -> None:
         """Store what :meth:`plain` returned as row ``row``."""
         number, within = divmod(row, self._rows)
+        data = _bytes(data) if isinstance(data, np.ndarray) else data
         part = Parts(self._key(number), self._nbytes, self._fill, ((within * self._step, data),))
         try:
             self._chunks.driver.put_parts((part,))
@@ -295,15 +298,15 @@ class Slot:
             raise self._chunks.oversized(error) from error.__cause__
 
     def job(self, row: int, data: Any) -> tuple[tuple[OpenFile, int, Any], Any] | None:
-        """The same as the kernel takes it, and what to call after it; ``None`` where rows are
-        written by :meth:`put` alone."""
+        """The same as the kernel takes it, and what keeps its file open, whose last is to be called
+        after it; ``None`` where rows are written by :meth:`put` alone."""
         number = row // self._rows
         held = self._files.get(number)
         if held is None:
             held = self._opened(number)
             if held is None:
                 return None
-        return (held[0], row % self._rows * self._step, data), held[2]
+        return (held[0], row % self._rows * self._step, data), held
 
     def _opened(self, number: int) -> tuple[OpenFile, Any, Any] | None:
         try:
@@ -313,7 +316,8 @@ class Slot:
         if held is None:
             return None
         file = held[0]
-        if library.kernel is not None and library.kernel.reserves(file.descriptor):
+        whole = os.fstat(file.descriptor).st_blocks * 512 >= file.size  # a hole may find no room
+        if whole and library.kernel is not None and library.kernel.reserves(file.descriptor):
             with suppress(OSError, ValueError):  # no memory is left to map it, say
                 memory = mmap(file.descriptor, file.size, access=ACCESS_WRITE)
                 held = (file._replace(memory=memory), *held[1:])
@@ -321,6 +325,10 @@ class Slot:
             self._files.clear()
         self._files[number] = held
         return held
+
+    def holds(self, row: int) -> bool:
+        """Whether the file of a row is open."""
+        return row // self._rows in self._files
 
     def close(self) -> None:
         """Keep no file open: one is another by now."""
@@ -345,8 +353,8 @@ def put_row(
         for slot, data in ready:
             slot.put(row, data)
         return
-    if look is None:
-        check()
+    if look is None or not all(slot.holds(row) for slot, _ in ready):
+        check()  # before a file is made
     jobs, after = [], []
     for slot, data in ready:
         job = slot.job(row, data)
@@ -356,7 +364,7 @@ def put_row(
         after.append(job[1])
     done = patch(look, jobs) if len(jobs) == len(ready) else 0
     for written in after if done == len(ready) else after[: max(0, done)]:
-        written(None)
+        written[2](None)
     if done == len(ready):
         return
     if done <= 0 and look is not None:
@@ -524,8 +532,8 @@ def _whole_rows(
     """The rows that a transform is of, where it is of rows by number and ``out`` takes a few of
     them as they are stored; each lies in one piece of one chunk."""
     spec, shape = chunks.spec, chunks.spec.grid.chunks
-    if not transform.maps or shape is None:
-        return None
+    if not transform.maps or shape is None or len(transform.shape) != len(transform.maps):
+        return None  # a dimension of no map repeats
     first, *rest = transform.maps
     if not isinstance(first, Take) or first.dims != (0,):
         return None

@@ -96,7 +96,8 @@ def _stored(chunks: Chunks, index: tuple[int, ...]) -> tuple[str, Buffer | None]
     if sharding is None:
         key = chunks.key(index)
         data = chunks.driver.map(key)
-        if chunks.spec.in_place and data is not None and data.nbytes:
+        written = chunks.spec.in_place and chunks.driver.capabilities.in_place
+        if written and data is not None and data.nbytes:
             _views.setdefault(located(chunks.driver, chunks.path), WeakSet()).add(data.obj)
         return key, data
     shard = tuple(map(floordiv, index, sharding.grid))

@@ -147,7 +147,8 @@ def write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) ->
     end = begin + edges[axis]
     index = tuple(at if k == axis else 0 for k in range(rows.ndim))
     if rows.shape == edges and start == begin and rows.dtype == spec.dtype:
-        writer.put_chunk(index, rows)
+        with steps(writer.budget, chunks, 1, 1, 1):
+            writer.put_chunk(index, rows)
         return True
     alone = start < stop <= end and (begin < start or stop < min(end, spec.shape[axis]))
     if not alone or any(k != axis and not 0 < n <= edges[k] for k, n in enumerate(rows.shape)):
@@ -159,7 +160,8 @@ def write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) ->
     def bring(chunk: NDArray[Any]) -> None:
         chunk[place] = rows
 
-    writer.merge_chunk(index, bring)
+    with steps(writer.budget, chunks, 1, 1, 1):
+        writer.merge_chunk(index, bring)
     return True
 
 

@@ -255,7 +255,7 @@ class BatchLoader(Generic[Batch]):
             threads: how many read blocks at once; if left out, 16 where reading mostly waits, else
                 one a processor, but one alone where trying shows that more are no faster.
             prefetch: batches that are ready before they are asked for, at most; 0: no thread of its
-                own. Where the loop does next to nothing with a batch, none is: to hand it over
+                own. None is where the loop does next to nothing with a batch, as to hand it over
                 would take longer.
             finish: makes a batch of columns, ahead of its use; if left out, the source's own
                 ``present``.
@@ -284,7 +284,8 @@ class BatchLoader(Generic[Batch]):
         """The next epoch's batches, or the rest of one that was resumed."""
         held = partial(Held, self._budget, lambda: self.batch_size * self.source.row_bytes)
         # What a user makes of batches, as by `transform`, is made in the background alone.
-        anywhere = self._presents or getattr(self._finish, "anywhere", False)
+        plain = self._presents or getattr(self._finish, "anywhere", False)
+        anywhere = plain and self.source.in_any_thread
         return Iteration(self.sampler.begin(2), self._batches, self.prefetch, held, anywhere)
 
     @property
@@ -361,6 +362,18 @@ class BatchLoader(Generic[Batch]):
         """A method, so that what makes batches holds the loader and not the iteration."""
         # A fork goes on with what was begun before.
         check_shared_out(self.rank, self.world_size)
+        try:
+            yield from self._read(position, start, stop)
+        except NoMemory:
+            raise
+        except MemoryError as error:
+            raise NoMemory(
+                f"no memory for the batches of {counted(len(self.source), 'row')}: "
+                f"{str(error)[:200]}; use smaller "
+                "batches, smaller chunks, or fewer fields"
+            ) from error
+
+    def _read(self, position: EpochPosition, start: int, stop: Stop) -> Batches:
         plan = self.sampler.plan(position.state)
         threads, remote = self.threads, self.source.remote
         how = Reading(
@@ -374,14 +387,5 @@ class BatchLoader(Generic[Batch]):
             self._budget,
         )
         reader = BatchReader(plan, how, position, start, stop)
-        try:
-            with closing(reader.batches()) as batches:
-                yield from batches
-        except NoMemory:
-            raise
-        except MemoryError as error:
-            raise NoMemory(
-                f"no memory for the batches of {counted(len(plan.source), 'row')}: "
-                f"{str(error)[:200]}; use smaller "
-                "batches, smaller chunks, or fewer fields"
-            ) from error
+        with closing(reader.batches()) as batches:
+            yield from batches

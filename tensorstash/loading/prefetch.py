@@ -107,13 +107,12 @@ class _Making(Generic[Item]):
         with turn(self.lock):
             if self.stop.asked:
                 return False
-            made = self.next()
-            if made[0]:
-                self.note(
-                    self.ready.qsize() + 1
-                )  # before: whoever takes the last one notes it, too
-            self.ready.put(made)
-            return made[0]
+            made = [self.next()]  # the traceback of an error keeps this frame
+            more = made[0][0]
+            if more:  # noted before: whoever takes the last one notes that, too
+                self.note(self.ready.qsize() + 1)
+            self.ready.put(made.pop())
+            return more
 
     def note(self, count: int) -> None:
         """So many are ready."""
@@ -153,6 +152,8 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         for _ in range(depth):
             making.spare.put(None)
         self._anywhere = anywhere
+        self._turns = threading.Lock()  # of those who ask
+        self._maker: int | None = None  # the thread of them that makes an item
         self._left: float | None = None  # when the last item was
         self._between: float | None = None  # seconds from one item to the next call, of late
         self._ask()
@@ -171,6 +172,10 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         self._thread.start()
 
     def __next__(self) -> Item:
+        with turn(self._turns):
+            return self._next()
+
+    def _next(self) -> Item:
         making = self._making
         worth = self._noted() > max(_HANDED, _PART * making.seconds) or not self._anywhere
         own = self._own(making) if self._anywhere else None
@@ -179,6 +184,7 @@ class Prefetcher(Iterator[Item], Generic[Item]):
             making.spare.put(None)
         else:
             made, item = own
+        del own  # an error that is raised must not be kept by this frame
         if made:
             making.note(making.ready.qsize())
             if worth:
@@ -202,12 +208,14 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         try:
             if taken[0] is None or not making.ready.empty() or making.stop.asked:
                 return None
-            found = making.next()
+            self._maker = threading.get_ident()
+            found = [making.next()]  # as in `ahead`
         finally:
+            self._maker = None
             taken.clear()  # a traceback may keep this frame
-        if not found[0]:
+        if not found[0][0]:
             self._end()  # the thread's work, too
-        return found
+        return found.pop()
 
     def _noted(self) -> float:
         """Seconds that are between an item and the call for the next."""
@@ -229,6 +237,8 @@ class Prefetcher(Iterator[Item], Generic[Item]):
     def close(self) -> None:
         """End the thread, and wait until it has; there are no more items then."""
         self._end()
+        if self._maker == threading.get_ident():
+            return  # by a signal's handler: the thread ends when what it interrupted has
         self._thread.join()
         making = self._making
         ready, making.ready = making.ready, SimpleQueue()

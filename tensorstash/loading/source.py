@@ -189,6 +189,12 @@ class Source(ABC):
         return None
 
     @property
+    def in_any_thread(self) -> bool:
+        """Whether rows may be read and shown by the thread of a loop over them: not where something
+        of a user's own has a part in it, which is called in the background alone."""
+        return False
+
+    @property
     def default_ragged(self) -> str | None:
         """In which layout ragged columns are shown, where nothing else is to be done: a torch
         loader makes tensors of the columns themselves."""

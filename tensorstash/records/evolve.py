@@ -61,7 +61,7 @@ def add(table: Table, path: str, field: Any, values: Any, how: Mapping[str, Any]
         for name in arrays_of(path, fields[path]):
             node.check_place(driver, f"{root}{name}/")
         step = min(layout.step_of(fields), *map(before.chunk_rows, before.fields))
-        plain = all(spec.in_place for spec in before.specs.values())
+        plain = driver.capabilities.in_place and all(s.in_place for s in before.specs.values())
         in_place = (
             plain and fields[path].kind == "fixed" and not {"codecs", "rows_per_shard"} & {*how}
         )

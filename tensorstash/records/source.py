@@ -213,6 +213,11 @@ class RecordSource(Source):
         return batch if self.transform is None else self.transform(batch)
 
     @property
+    def in_any_thread(self) -> bool:
+        """See :attr:`~tensorstash.loading.source.Source.in_any_thread`."""
+        return self._format is None and self.transform is None
+
+    @property
     def format(self) -> str | None:
         """The format that the user chose."""
         return self._format

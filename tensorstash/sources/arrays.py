@@ -283,6 +283,11 @@ class ArraySource(Source):
             found[name] = copy(array, out.get(name))
         return found
 
+    @property
+    def in_any_thread(self) -> bool:
+        """See :attr:`~tensorstash.loading.source.Source.in_any_thread`."""
+        return True
+
     def present(self, columns: Columns) -> Any:
         """The columns as the arrays were given."""
         if self._shape is None:

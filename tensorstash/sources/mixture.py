@@ -323,6 +323,11 @@ class Mix(MapStyle):
                 found[name] = picked({name: whole}, back)[name]
         return {**found, **own}
 
+    @property
+    def in_any_thread(self) -> bool:
+        """See :attr:`~tensorstash.loading.source.Source.in_any_thread`."""
+        return all(source.in_any_thread for source in self.sources)
+
     def present(self, columns: Columns) -> Any:
         """Columns as the first source shows them, with :attr:`origin` beside."""
         if self.origin is None:

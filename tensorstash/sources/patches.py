@@ -325,6 +325,11 @@ class Patches(MapStyle):
             found[name] = place
         return found
 
+    @property
+    def in_any_thread(self) -> bool:
+        """See :attr:`~tensorstash.loading.source.Source.in_any_thread`."""
+        return True
+
     def present(self, columns: Columns) -> Any:
         """The patches of a lone array as they are, those of several as a dict."""
         return columns[ONE] if self._single else dict(columns)

@@ -328,6 +328,11 @@ class Windows(MapStyle):
         """Some windows, in memory of their own, as their user sees them."""
         return self.present(self._taken(rows, {}))
 
+    @property
+    def in_any_thread(self) -> bool:
+        """See :attr:`~tensorstash.loading.source.Source.in_any_thread`."""
+        return self.source.in_any_thread
+
     def present(self, columns: Columns) -> Any:
         """Columns as the source shows them."""
         return self.source.present(columns)

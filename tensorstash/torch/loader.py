@@ -80,8 +80,8 @@ class Loader(BatchLoader[Any]):
             pool_bytes: what a rank may hold of decoded blocks: bytes, or ``"256MiB"``.
             threads: how many read at once; if left out, 16 where reading mostly waits, else one a
                 processor, but one in all where trying shows that more are no faster.
-            prefetch: batches made ahead of their use, at most; 0: no thread at all. Where the loop
-                does next to nothing with a batch, none is: to hand it over would take longer.
+            prefetch: batches made ahead of their use, at most; 0: no thread at all. None is where
+                the loop does next to nothing with a batch, as to hand it over would take longer.
             pin_memory: give batches in page-locked memory, for an accelerator.
             transform: gets each batch, one after another in the background thread, and returns
                 what is yielded. What it draws from torch's global generator it does not draw in
@@ -122,7 +122,7 @@ class _Finish:
         self._pinning: int | None = None
         self._device = torch.accelerator.current_device_index() if self._pins else 0
         # Nothing of a user's, and nothing that belongs to a thread.
-        self.anywhere = transform is None and not self._pins and not self._as_it_is
+        self.anywhere = transform is None and not self._pins
 
     def __call__(self, columns: Columns) -> Any:
         if (

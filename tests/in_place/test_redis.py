@@ -194,3 +194,15 @@ def test_a_wrapped_driver_writes_in_place_too() -> None:
     a[1] = 5
     assert a[...].tolist() == [[0, 0], [5, 5], [0, 0], [0, 0]]
     assert a[[3, 1], 0].tolist() == [0, 5]
+
+
+def test_many_chunks_are_read_at_once() -> None:
+    driver, data = place(), np.arange(64 * 8, dtype="f4").reshape(64, 8) + 1
+    stash.create(driver, data.shape, "f4", chunks=(8, 8), in_place=True)[:] = data
+    for array in (stash.open(driver), stash.open(driver, cache="1MiB")):
+        same(array[...], data)
+        same(array[3:61:2, ::-1], data[3:61:2, ::-1])
+        rows = [1, 2, 5]
+        same(np.asarray(array.lazy[:, None][:, [0, 0, 0]][rows]), data[rows][:, None][:, [0, 0, 0]])
+    copied = stash.copy(stash.open(driver), {})
+    same(copied[...], data)

@@ -297,3 +297,38 @@ def test_only_so_many_files_stay_open(tmp_path: Path) -> None:
     assert np.array_equal(a[rows, 1], rows)
     assert len(open_files()) < before + 300
     assert FileDriver(tmp_path).get("a/c/9/0") is not None
+
+
+@pytest.mark.parametrize("how", ["other fill", "compressed"])
+def test_a_setter_of_records_that_were_replaced_leaves_nothing(how: str, tmp_path: Path) -> None:
+    schema = {"x": ((4,), "f4")}
+    place = {"rows_per_chunk": 8, "overwrite": True}
+    old = stash.create_records(tmp_path / "r", schema, 100, in_place=True, **place)
+    put = old.setter()
+    put(0, {"x": np.ones(4, "f4")})
+    more = {"in_place": True, "fill_value": 7} if how == "other fill" else {"fill_value": 7}
+    new = stash.create_records(tmp_path / "r", schema, 100, **place, **more)
+    with pytest.raises(Conflict):
+        put(50, {"x": np.ones(4, "f4")})
+    assert (new["x"][...] == 7).all()
+
+
+def test_a_setter_of_one_axis_takes_numbers(tmp_path: Path) -> None:
+    array = stash.create(tmp_path / "a", (9,), "i4", chunks=(4,), in_place=True)
+    put = array.setter()
+    for row, value in enumerate([5, np.int64(6), np.array(7), 8.0]):
+        put(row, value)
+    assert array[:4].tolist() == [5, 6, 7, 8]
+
+
+def test_a_file_with_holes_is_written_without_a_map(tmp_path: Path) -> None:
+    array = stash.create(tmp_path / "a", (1 << 16, 8), "u1", chunks=(1 << 16, 8), in_place=True)
+    array[0] = 1
+    file = tmp_path / "a" / "c" / "0" / "0"
+    os.truncate(file, 0)
+    os.truncate(file, 1 << 19)
+    put = array.setter()
+    put(9, np.full(8, 3, "u1"))
+    assert array[9].tolist() == [3] * 8
+    (held,) = put._slot._files.values()
+    assert held[0].memory is None

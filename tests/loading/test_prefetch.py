@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Generator
@@ -9,10 +10,12 @@ from itertools import chain
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 
+import tensorstash as stash
 from tensorstash.loading.prefetch import Prefetcher, Stop
 from tensorstash.torch import Loader
 from tests.support.counted import Counted
@@ -125,3 +128,50 @@ def test_batches_are_no_results_of_the_loop() -> None:
     with torch.inference_mode():
         batches = [batch["row"] for batch in Loader(Counted(500), 5)]
         assert not any(batch.is_inference() for batch in batches)
+
+
+def test_a_consumer_does_not_wait_for_what_another_makes_for_itself() -> None:
+    items = Prefetcher(numbered(1000, 0.002, []), 2)
+    for _ in range(40):
+        next(items)
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(next(items))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.0005)
+    for thread in threads:
+        thread.join(30)
+    assert sorted(found) == [40, 41]
+    items.close()
+    no_feeder()
+
+
+def test_a_signal_s_handler_may_close_it() -> None:
+    items = Prefetcher(numbered(1000, 0.02, []), 2)
+    for _ in range(5):
+        next(items)
+    before = signal.signal(signal.SIGALRM, lambda *_: items.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(StopIteration):
+            for _ in range(100):
+                next(items)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    no_feeder()
+
+
+def test_what_a_user_makes_of_rows_is_made_in_the_background() -> None:
+    records = stash.save_records({}, {"x": np.arange(400)})
+    names: list[str] = []
+
+    def seen(batch: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return batch
+
+    viewed = records.with_transform(seen)
+    for batches in (Loader(viewed, 5), viewed.iter_batches(5)):
+        for _ in batches:
+            pass
+    assert {*names} == {FEED}
+    assert len(names) == 160

@@ -25,9 +25,8 @@ class Cache:
     def __init__(self, limit: int, budget: Budget = PROCESS) -> None:
         self.limit = limit
         self._budget = budget
-        self.nbytes = 0
-        self._account = budget.account("caches", self)
         self._empty()
+        self._account = budget.account("caches", self)  # last: others may ask it to give way
 
     def _reset(self) -> None:
         """In a forked child, whose parent may have held the lock; by one thread alone."""

@@ -106,9 +106,10 @@ class Arrivals:
         return [*last.values()]
 
     def _takes(self, arrival: Arrival) -> bool:
-        """Whether the kernel can: neither what is kept already, nor part of a chunk."""
+        """Whether the kernel can: what is absent, or comes whole and is not kept already."""
         if arrival.data is None:
-            return arrival.chunk is None and self._fill is not None
+            absent = arrival.chunk is None and not arrival.pieces
+            return absent and self._fill is not None
         return arrival.span is None
 
     def _number(self, chunk: tuple[int, ...]) -> int:

@@ -18,15 +18,16 @@
 typedef struct {
     const char *path;
     int fd;
-    long long inode, device, size, at;
+    unsigned long long inode, device;
+    long long size, at;
     Py_buffer data, memory; /* `memory.buf` NULL: by pwrite */
 } Patch;
 
 static int is_there(const Patch *patch) {
     struct stat status;
     return !fstatat(AT_FDCWD, patch->path, &status, AT_SYMLINK_NOFOLLOW) &&
-           S_ISREG(status.st_mode) && (long long)status.st_ino == patch->inode &&
-           (long long)status.st_dev == patch->device && (long long)status.st_size == patch->size &&
+           S_ISREG(status.st_mode) && (unsigned long long)status.st_ino == patch->inode &&
+           (unsigned long long)status.st_dev == patch->device && (long long)status.st_size == patch->size &&
            status.st_nlink == 1;
 }
 
@@ -39,6 +40,10 @@ static int written(const Patch *patch) {
         memcpy((char *)patch->memory.buf + at, from, (size_t)left);
         left = 0;
     }
+    struct stat own;
+    if (left > 0 && (fstat(patch->fd, &own) || (unsigned long long)own.st_ino != patch->inode ||
+                     (unsigned long long)own.st_dev != patch->device))
+        return 0; /* closed meanwhile, and another file's by now */
     while (left > 0) {
         ssize_t more = pwrite(patch->fd, from, (size_t)left, (off_t)at);
         if (more < 0 && errno == EINTR) continue;
@@ -51,10 +56,10 @@ static int written(const Patch *patch) {
     return !fstat(patch->fd, &status) && status.st_nlink > 0;
 }
 
-static int is_version(const char *path, long long inode, long long modified, long long size) {
+static int is_version(const char *path, unsigned long long inode, long long modified, long long size) {
     struct stat status;
     return !fstatat(AT_FDCWD, path, &status, AT_SYMLINK_NOFOLLOW) && S_ISREG(status.st_mode) &&
-           (long long)status.st_ino == inode && (long long)status.st_size == size &&
+           (unsigned long long)status.st_ino == inode && (long long)status.st_size == size &&
            (long long)MODIFIED(status).tv_sec * 1000000000 + MODIFIED(status).tv_nsec == modified;
 }
 
@@ -83,12 +88,13 @@ PyObject *reserves(PyObject *module, PyObject *descriptor) {
 PyObject *patch(PyObject *module, PyObject *arguments) {
     PyObject *look, *jobs, *result = NULL;
     const char *document = NULL;
-    long long inode = 0, modified = 0, size = 0, done = 0;
+    unsigned long long inode = 0;
+    long long modified = 0, size = 0, done = 0;
     Py_ssize_t taken = 0;
     (void)module;
     if (!PyArg_ParseTuple(arguments, "OO!", &look, &PyList_Type, &jobs)) return NULL;
     if (look != Py_None &&
-        (!is_tuple(look) || !PyArg_ParseTuple(look, "yLLL", &document, &inode, &modified, &size)))
+        (!is_tuple(look) || !PyArg_ParseTuple(look, "yKLL", &document, &inode, &modified, &size)))
         return NULL;
     Py_ssize_t count = PyList_Size(jobs);
     if (count > MOST_PATCHES) {
@@ -102,7 +108,7 @@ PyObject *patch(PyObject *module, PyObject *arguments) {
         PyObject *file, *data, *memory;
         PyObject *job = PyList_GetItem(jobs, taken);
         if (!is_tuple(job) || !PyArg_ParseTuple(job, "OLO", &file, &one->at, &data)) goto end;
-        if (!is_tuple(file) || !PyArg_ParseTuple(file, "yiLLLO", &one->path, &one->fd, &one->inode,
+        if (!is_tuple(file) || !PyArg_ParseTuple(file, "yiKKLO", &one->path, &one->fd, &one->inode,
                                                  &one->device, &one->size, &memory))
             goto end;
         if (PyObject_GetBuffer(data, &one->data, PyBUF_SIMPLE)) goto end;
