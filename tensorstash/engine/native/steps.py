@@ -94,8 +94,12 @@ def encoding(pipeline: Pipeline, library: Library) -> Encoding | None:
     codecs = [codec for codec in pipeline.codecs if isinstance(codec, BytesCodec)]
     rest = [step for step in decoding.steps[::-1] if step[0] != SWAP]
     for codec, (kind, size) in zip(codecs, rest, strict=True):
-        options = codec.step_options(size)
-        if options is None or not library.encodes(codec, kind, options):
+        try:
+            options = codec.step_options(size)
+            known = options is not None and library.encodes(codec, kind, options)
+        except Exception:  # an option that is no number, or that a library refuses: Python says so
+            return None
+        if options is None or not known:
             return None
         found.append((kind, size, *options))
     made = Encoding(tuple(found), 0, decoding)
