@@ -295,7 +295,7 @@ def test_only_so_many_files_stay_open(tmp_path: Path) -> None:
     for row in rows.tolist():
         put(row, row)
     assert np.array_equal(a[rows, 1], rows)
-    # 128 files of the driver and 32 of the setter, each twice, as a map has a descriptor of its own.
+    # 128 files of the driver, 32 of the setter, each twice: a map has a descriptor of its own.
     assert len(open_files()) <= before + 2 * (128 + 32)
     assert FileDriver(tmp_path).get("a/c/9/0") is not None
 
