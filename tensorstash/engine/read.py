@@ -116,9 +116,12 @@ class Reader:
             self._ahead.wait(transform)
         kept = self._kept is not None and fields is None and self._kept.read(transform, out)
         one = None if kept or not self._plain else _single(transform, self._edges)
-        if kept or (one is None and self._read_natively(transform, out, fields, look)):
+        done = kept or (one is None and self._read_natively(transform, out, fields, look))
+        if not done and not self._plain:
+            one = _single(transform, self._edges)
+        if done:
             pass
-        elif one is None and (one := _single(transform, self._edges)) is None:
+        elif one is None:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             if self._stream is not None:
                 self._read_far(self._stream, todo, out, fields, look)

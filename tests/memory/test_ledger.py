@@ -22,6 +22,7 @@ from tensorstash.memory import PROCESS, Budget
 from tensorstash.memory.ledger import KINDS, Entry, room, units
 from tensorstash.memory.steps import divided
 from tests.support.interrupts import in_thread, interrupted, places, uncollected
+from tests.support.races import in_threads
 
 
 @pytest.fixture(autouse=True)
@@ -127,26 +128,6 @@ def test_steps_of_one_thread(steps: list[tuple[str, int, int]]) -> None:
     assert budget.use()["total"] == 0
 
 
-def in_threads(count: int, work: Any) -> None:
-    """Run ``work(k)`` in threads; they must end."""
-    errors: list[BaseException] = []
-
-    def run(k: int) -> None:
-        try:
-            work(k)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(k,), daemon=True) for k in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a thread waits for ever"
-    if errors:
-        raise errors[0]
-
-
 @settings(max_examples=10)
 @given(st.integers(1, 60), st.lists(st.tuples(st.integers(1, 80), st.integers(1, 4)), min_size=6))
 def test_threads_stay_within_the_limit_and_one_unit(
@@ -169,7 +150,7 @@ def test_threads_stay_within_the_limit_and_one_unit(
                 with lock:
                     now[0] -= each * count
 
-    in_threads(3, work)
+    in_threads(3, work, 60)
     assert now[0] == 0
     assert budget.use()["total"] == 0
 
@@ -184,7 +165,7 @@ def test_two_that_each_need_what_the_other_has_both_end() -> None:
             with budget.share("in_flight", 80) as count:  # more than is left, by any count
                 assert count == 1
 
-    in_threads(2, work)
+    in_threads(2, work, 60)
 
 
 def test_two_handles_and_a_process_do_not_wait_in_a_circle() -> None:
@@ -197,7 +178,7 @@ def test_two_handles_and_a_process_do_not_wait_in_a_circle() -> None:
             with first.share("native", 40, 3), second.share("native", 40, 3):
                 pass
 
-    in_threads(4, work)
+    in_threads(4, work, 60)
     assert PROCESS.use()["native"] == 0
 
 
@@ -221,7 +202,7 @@ def test_who_waits_goes_in_order() -> None:
             done.set()
         stop.set()
 
-    in_threads(4, work)
+    in_threads(4, work, 60)
     assert done.is_set()
 
 
@@ -258,7 +239,7 @@ def test_a_limit_lifted_while_one_waits() -> None:
             with PROCESS.share("native", 100, 7) as count:
                 got.append(count)
 
-    in_threads(2, work)
+    in_threads(2, work, 60)
     assert got == [7]
 
 
@@ -271,7 +252,7 @@ def test_without_waiting_there_may_be_nothing() -> None:
                 assert count == 0
             assert budget.use()["native"] == 100
 
-        in_threads(1, work)
+        in_threads(1, work, 60)
 
 
 def test_errors_and_what_is_forgotten_give_back() -> None:

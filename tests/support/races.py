@@ -54,7 +54,8 @@ def finish(*processes: Any, seconds: float = 90) -> None:
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
-def in_threads(count: int, work: Callable[[int], None]) -> None:
+def in_threads(count: int, work: Callable[[int], Any], seconds: float = 90) -> None:
+    """Run ``work(k)`` in threads at once, which must end within ``seconds``."""
     barrier = threading.Barrier(count)
     errors: list[BaseException] = []
 
@@ -69,7 +70,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(90)
+        thread.join(seconds)
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]

@@ -47,6 +47,16 @@ CHAINS: dict[str, Any] = {
     "two": ["gzip", "blosc"],
     "bz2": ["numcodecs.bz2"],
 }
+KINDS = {
+    "auto": {"blosc", "crc32c"},
+    "blosc of numcodecs": {"blosc"},
+    "checked within": {"zstd", "crc32c"},
+    "checked twice": {"gzip", "crc32c"},
+    "big endian": {"swap"},
+    "big endian, zstd": {"swap", "zstd", "crc32c"},
+}
+"""What chunks of a chain go through, where that is not its name."""
+
 DTYPES: list[Any] = [
     *("b1", "u1", "i2", "i4", "u8", "f2", "f4", "f8", "c8", "c16", "M8[ns]", "U3", "S5", "V7"),
     "bfloat16",
@@ -197,15 +207,7 @@ def test_the_kernel_does_the_work(chain: str, sharded: bool, place: str, tmp_pat
     assert done.pop("tasks") == 64
     assert done.pop("indices", 0) == (4 if sharded and place != "memory" else 0)
     assert set(done.values()) == {64}
-    kinds = {
-        "auto": {"blosc", "crc32c"},
-        "blosc of numcodecs": {"blosc"},
-        "checked within": {"zstd", "crc32c"},
-        "checked twice": {"gzip", "crc32c"},
-        "big endian": {"swap"},
-        "big endian, zstd": {"swap", "zstd", "crc32c"},
-    }
-    assert set(done) == kinds.get(chain, {chain})
+    assert set(done) == KINDS.get(chain, {chain})
     del array
 
 

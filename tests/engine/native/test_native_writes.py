@@ -22,7 +22,7 @@ from tensorstash.engine import native
 from tensorstash.engine.native import encode, library
 from tensorstash.registry import make_codec
 from tensorstash.threads import alone, cores
-from tests.engine.native.test_kernel import BIG, CHAINS, DTYPES, group, random_of
+from tests.engine.native.test_kernel import BIG, CHAINS, DTYPES, KINDS, group, random_of
 from tests.support import every_place
 from tests.support.far import FarDriver
 from tests.support.native import needs_kernel, outcome, turned
@@ -44,14 +44,6 @@ MORE: dict[str, Any] = {
     ]
 }
 ALL: dict[str, Any] = CHAINS | MORE
-KINDS = {
-    "auto": {"blosc", "crc32c"},
-    "blosc of numcodecs": {"blosc"},
-    "checked within": {"zstd", "crc32c"},
-    "checked twice": {"gzip", "crc32c"},
-    "big endian": {"swap"},
-    "big endian, zstd": {"swap", "zstd", "crc32c"},
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
