@@ -17,13 +17,13 @@ from . import fill as fills
 from .array import Array
 from .create import create, make_spec, open
 from .driver import Driver, located
+from .engine.chunks import largest
 from .engine.in_place import check_in_place
 from .engine.stored import count, stored_blocks, whole
 from .errors import Invalid
 from .fill import is_fill
 from .handle import Settings
 from .indexing.grid import cuts
-from .limits import HUGE
 from .location import Location, resolve
 from .memory.steps import COPIES
 from .metadata import node
@@ -101,7 +101,7 @@ def copy(
     blocks = _blocks(origin, spec)
     if progress:
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize, spec.dtype.itemsize)
-    before, least = (_largest(each) for each in (origin.spec, spec))
+    before, least = (largest(each, each.grid) for each in (origin.spec, spec))
     each = least + max(2 * before, COPIES * least)  # of what is read or written, what takes more
     with node.making(driver, "", spec, "copy", overwrite=overwrite) as check:
 
@@ -165,11 +165,6 @@ def _at_once(origin: Array, made: Array) -> int:
         return 1
     chunk = math.prod(made.spec.grid.chunk_shape((0,) * made.ndim)) * made.dtype.itemsize
     return max(1, min(max(end.concurrency for end in ends), _BYTES // max(1, chunk)))
-
-
-def _largest(spec: ArraySpec) -> int:
-    """Bytes of the largest stored object once decoded."""
-    return math.prod(axis.size(HUGE) for axis in spec.grid.axes) * spec.dtype.itemsize
 
 
 def _refuse_inside(origin: Array, target: Driver) -> None:

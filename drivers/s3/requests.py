@@ -143,39 +143,36 @@ class Requests:
         async def look(client: Client) -> Any:
             return await self._seen(client.head(place))
 
+        async def put(client: Client) -> str:
+            return await client.put(place, value, if_absent=etag is None, if_etag=etag, mark=mark)
+
         async def attempt(n: int) -> str:
             nonlocal doubtful, repeated, looked
-            if doubtful:
-                head = await self._send(n, "HEAD", key, look)
-                if head is not None and head.mark == mark:
-                    return str(head.etag)
-                if (None if head is None else head.etag) != etag:
-                    raise unknown(key, self._url)
-                doubtful, looked = False, True
-            try:
-                return await self._send(
-                    n,
-                    "PUT",
-                    key,
-                    lambda client: client.put(
-                        place, value, if_absent=etag is None, if_etag=etag, mark=mark
-                    ),
-                    nbytes=len(value),
-                    conditional=True,
-                )
-            except asyncio.CancelledError:
-                repeated = True
-                raise
-            except Failed as failed:
-                if failed.kind == "lost":
-                    doubtful = repeated = True
-                elif failed.kind == "precondition" and repeated:
-                    # Perhaps it was our own earlier attempt that changed the object.
-                    if looked and self._denied_is_absent:  # which may be hidden from us
-                        raise unknown(key, self._url) from failed
-                    doubtful = True
-                    return await attempt(n)
-                raise
+            while True:  # calling itself it would keep the value until the collector comes
+                if doubtful:
+                    head = await self._send(n, "HEAD", key, look)
+                    if head is not None and head.mark == mark:
+                        return str(head.etag)
+                    if (None if head is None else head.etag) != etag:
+                        raise unknown(key, self._url)
+                    doubtful, looked = False, True
+                try:
+                    return await self._send(
+                        n, "PUT", key, put, nbytes=len(value), conditional=True
+                    )
+                except asyncio.CancelledError:
+                    repeated = True
+                    raise
+                except Failed as failed:
+                    if failed.kind == "lost":
+                        doubtful = repeated = True
+                    elif failed.kind == "precondition" and repeated:
+                        # Perhaps it was our own earlier attempt that changed the object.
+                        if looked and self._denied_is_absent:  # which may be hidden from us
+                            raise unknown(key, self._url) from failed
+                        doubtful = True
+                        continue
+                    raise
 
         try:
             return await self._repeat("write", key, attempt, len(value))

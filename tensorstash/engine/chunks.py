@@ -123,7 +123,7 @@ class Chunks:
     @Cached
     def chunk_bytes(self) -> int:
         """Bytes of the largest chunk that is decoded at once; of text, about."""
-        return self._largest(self.grid)
+        return largest(self.spec, self.grid)
 
     def room_bytes(self, kept: bool) -> tuple[int, int]:
         """Bytes that reading a chunk takes beside its place in the result, for what is stored and
@@ -137,11 +137,7 @@ class Chunks:
     @Cached
     def object_bytes(self) -> int:
         """Bytes of the largest stored object once decoded: a shard's, or a chunk's."""
-        return self._largest(self.spec.grid)
-
-    def _largest(self, grid: Grid) -> int:
-        item = self.spec.dtype.itemsize if self.plain else _ITEM_BYTES
-        return item * math.prod(axis.size(HUGE) for axis in grid.axes)
+        return largest(self.spec, self.spec.grid)
 
     @Cached
     def key(self) -> Callable[[tuple[int, ...]], str]:
@@ -202,6 +198,12 @@ class Chunks:
         return self.spec.dtype.kind not in "OT"
 
 
+def largest(spec: ArraySpec, grid: Grid) -> int:
+    """Bytes of the largest chunk of ``grid`` once decoded; of text, about."""
+    item = spec.dtype.itemsize if spec.dtype.kind not in "OT" else _ITEM_BYTES
+    return item * math.prod(axis.size(HUGE) for axis in grid.axes)
+
+
 def encode_all(
     sharding: BoundSharding, pieces: Sequence[NDArray[Any]], keep: bool, threads: int | None
 ) -> list[Buffer | None]:
@@ -241,7 +243,7 @@ _BOUND = ("sharding", "grid", "pipeline", "key")
 
 def blank(spec: ChunkSpec) -> NDArray[Any]:
     """A new chunk of nothing but fill."""
-    chunk = _empty(spec)
+    chunk = empty(spec)
     chunk[...] = spec.fill
     return chunk
 
@@ -294,7 +296,7 @@ class Changed:
         self.spec = spec
         self.key = ""
         self.tag: Tag = None
-        self.values = _empty(spec)
+        self.values = empty(spec)
         self.view = self.values.reshape(-1).view(np.uint8).data
 
     def read(self, key: str, pipeline: Pipeline, stored: tuple[Buffer, Tag] | None) -> None:
@@ -339,7 +341,7 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
         return kept[1], kept[2]
     nbytes, room = spec.nbytes, getattr(_local, "room", None)
     if room is None or not nbytes <= len(room) <= max(8 * nbytes, _ROOM):
-        array = _empty(spec)
+        array = empty(spec)
         room = array.reshape(-1).view(np.uint8)  # memoryview cannot cast every dtype
         if nbytes > (_SCRATCH_FEW if keeps_little() else _SCRATCH_KEPT):
             return array, room.data
@@ -348,7 +350,8 @@ def scratch(spec: ChunkSpec) -> tuple[NDArray[Any], memoryview]:
     return array, view
 
 
-def _empty(spec: ChunkSpec) -> NDArray[Any]:
+def empty(spec: ChunkSpec) -> NDArray[Any]:
+    """Memory for a chunk."""
     try:
         return np.empty(spec.shape, spec.dtype)
     except (MemoryError, ValueError) as error:  # NumPy refuses the largest by ValueError

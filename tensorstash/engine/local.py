@@ -17,7 +17,7 @@ from ..errors import Conflict, Corrupt, counted
 from ..indexing.plan import Part, Plan
 from ..sharding import BoundSharding
 from .caching.cache import Cache
-from .chunks import Chunks
+from .chunks import Chunks, empty
 from .stats import Meter
 
 Memory: TypeAlias = tuple[NDArray[Any] | None, memoryview | None, tuple[int, int] | None]
@@ -75,7 +75,11 @@ class Fetcher(ABC):
 
 def owned(pipeline: Pipeline, data: Buffer) -> NDArray[Any]:
     """A decoded chunk in read-only memory of its own, to be kept."""
-    chunk = pipeline.decode(data)
+    if pipeline.direct and pipeline.ordered:
+        memory = empty(pipeline.spec)
+        chunk = pipeline.decode(data, memory, memory.reshape(-1).view(np.uint8).data)
+    else:
+        chunk = pipeline.decode(data)
     if chunk.base is not None:
         chunk = chunk.copy()
     chunk.flags.writeable = False

@@ -16,7 +16,7 @@ from .selection import AxisMap, Stride, Take, dims_of
 Index: TypeAlias = int | slice | NDArray[np.intp]
 """What a part asks of one axis."""
 
-HELD = 1 << 14  # table rows held at once; a longer table is walked in pieces of this many
+HELD = 1 << 10  # table rows held at once; a longer table is walked in pieces of this many
 
 
 class Table:
@@ -149,35 +149,61 @@ def _run(start: int, stop: int, edge: int, n: int, first: int, last: int) -> Tab
     return Table(list(range(first, last + 1)), insides, list(map(slice, begins, ends)), wholes)
 
 
-def take_table(array: NDArray[np.intp], axis: AxisGrid, length: int) -> Table:
+def take_table(array: NDArray[np.intp], axis: AxisGrid, length: int) -> Table | TakeTable:
     """A row a touched chunk; repeats and any order allowed. Ascending input needs no sort."""
-    n = len(array)
-    if n == 0:
+    if not len(array):
         return Table([], [], [], [])
-    order: NDArray[np.intp] | None = None
-    if n > 1 and bool((array[1:] < array[:-1]).any()):
-        order = np.argsort(array, kind="stable")  # stable: the last of equals still wins
-        array = array[order]
-    chunks = axis.of_many(array)
-    cuts = np.flatnonzero(chunks[1:] != chunks[:-1]) + 1
-    bounds = np.concatenate([[0], cuts, [n]])
-    run = _runs(array, bounds)
-    lands = run if order is None else _runs(order, bounds)
-    edges = bounds.tolist()
-    rows: list[tuple[Any, ...]] = []
-    for k, (a, b) in enumerate(pairwise(edges)):
-        chunk = int(chunks[a])
-        low = axis.start(chunk)
-        first = int(array[a]) - low
-        inside: Index = slice(first, first + b - a) if run[k] else array[a:b] - low
-        if order is None:
-            outside: Index = slice(a, b)
-        else:
-            at = int(order[a])
-            outside = slice(at, at + b - a) if lands[k] else order[a:b]
-        whole = run[k] and b - a == _extent(chunk, axis, length)
-        rows.append((chunk, inside, outside, whole))
-    return _of_rows(rows)
+    table = TakeTable(array, axis, length)
+    return table if table.count > HELD else next(table.pieces())
+
+
+class TakeTable:
+    """The chunks of listed positions, made as they are asked for."""
+
+    def __init__(self, array: NDArray[np.intp], axis: AxisGrid, length: int) -> None:
+        """Positions ``array``, one at least, along an axis of ``length`` elements."""
+        n = len(array)
+        order: NDArray[np.intp] | None = None
+        if n > 1 and bool((array[1:] < array[:-1]).any()):
+            order = np.argsort(array, kind="stable")  # stable: the last of equals still wins
+            array = array[order]
+        chunks = axis.of_many(array)
+        cuts = np.flatnonzero(chunks[1:] != chunks[:-1]) + 1
+        self._bounds = np.concatenate([[0], cuts, [n]])
+        self._array = array
+        self._order = order
+        self._axis = axis
+        self._length = length
+        self.count = len(cuts) + 1
+
+    def pieces(self) -> Iterator[Table]:
+        """The table in pieces of at most a bounded number of chunks."""
+        for first in range(0, self.count, HELD):
+            yield _of_rows([*self._rows(self._bounds[first : first + HELD + 1])])
+
+    def _rows(self, bounds: NDArray[np.intp]) -> Iterator[tuple[int, Index, Index, bool]]:
+        axis, start, edges = self._axis, int(bounds[0]), bounds.tolist()
+        array = self._array[start : edges[-1]]
+        order = None if self._order is None else self._order[start : edges[-1]]
+        run = _runs(array, bounds - start)
+        lands = run if order is None else _runs(order, bounds - start)
+        chunks = axis.of_many(array[bounds[:-1] - start]).tolist()
+        for k, (a, b) in enumerate(pairwise(edges)):
+            low = axis.start(chunks[k])
+            at = a - start
+            first = int(array[at]) - low
+            inside: Index = slice(first, first + b - a) if run[k] else array[at : b - start] - low
+            if order is None:
+                outside: Index = slice(a, b)
+            else:
+                to = int(order[at])
+                outside = slice(to, to + b - a) if lands[k] else order[at : b - start]
+            whole = run[k] and b - a == _extent(chunks[k], axis, self._length)
+            yield chunks[k], inside, outside, whole
+
+
+AnyTable: TypeAlias = Table | StrideTable | TakeTable
+"""Held, or walked in pieces."""
 
 
 def _of_rows(rows: Sequence[tuple[Any, ...]]) -> Table:
@@ -239,7 +265,7 @@ def points_of(
     return np.broadcast_to(spread, extent).reshape(-1)
 
 
-def grouped(table: Table | StrideTable, scale: Any) -> Iterator[Group]:
+def grouped(table: AnyTable, scale: Any) -> Iterator[Group]:
     """The table cut by shard, its chunks made local to it. Chunks of one shard are neighbours
     already, but for joint axes, whose order is by inner chunk."""
     if isinstance(scale, int) and isinstance(table, Table) and table.chunks:

@@ -18,9 +18,9 @@ import numpy as np
 from ..cached import Cached
 from .axis import (
     HELD,
+    AnyTable,
     Group,
     Index,
-    StrideTable,
     Table,
     grouped,
     joint_table,
@@ -60,7 +60,7 @@ class Plan:
     """
 
     transform: Transform
-    tables: tuple[Table | StrideTable, ...]
+    tables: tuple[AnyTable, ...]
     joint: tuple[int, ...]
     axes: tuple[int, ...]
     dims: tuple[int, ...]
@@ -87,10 +87,10 @@ class Plan:
             shard = self._array_order(tuple(shard for shard, _ in combination))
             yield shard, self._product([table for _, table in combination])
 
-    def _product(self, tables: Sequence[Table | StrideTable]) -> Iterator[Part]:
+    def _product(self, tables: Sequence[AnyTable]) -> Iterator[Part]:
         """The product of the tables at the speed of :mod:`itertools`, in bounded memory."""
         for k, table in enumerate(tables):
-            if table.count > HELD and isinstance(table, StrideTable):  # others are held anyway
+            if table.count > HELD and not isinstance(table, Table):  # those are held anyway
                 return chain.from_iterable(
                     self._product([*tables[:k], piece, *tables[k + 1 :]])
                     for piece in table.pieces()
@@ -99,7 +99,7 @@ class Plan:
                 return iter(())
         chunks, insides, outsides, wholes = [], [], [], []
         for table in tables:
-            held = next(table.pieces()) if isinstance(table, StrideTable) else table
+            held = table if isinstance(table, Table) else next(table.pieces())
             chunks.append(held.chunks)
             insides.append(held.insides)
             wholes.append(held.wholes)
@@ -166,11 +166,11 @@ def portions(
 
 
 def _shard_product(
-    axes: list[tuple[Table | StrideTable, Any]],
+    axes: list[tuple[AnyTable, Any]],
 ) -> Iterator[tuple[Group, ...]]:
     """Every combination of the axes' shards; an axis of very many is walked, not held."""
     for k, (table, scale) in enumerate(axes):
-        if table.count > HELD and isinstance(table, StrideTable):
+        if table.count > HELD and not isinstance(table, Table):
             for group in grouped(table, scale):
                 for rest in _shard_product(axes[:k] + axes[k + 1 :]):
                     yield (*rest[:k], group, *rest[k:])
@@ -186,7 +186,7 @@ def plan(transform: Transform, grid: Grid, shape: Sequence[int]) -> Plan:
     axes = tuple(range(len(maps)))
     if joint:
         axes = tuple(k for k in axes if k not in joint)
-    tables: list[Table | StrideTable] = []
+    tables: list[AnyTable] = []
     dims: list[int] = []
     arrays = False
     if joint:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.engine.caching.cache import Cache
+from tensorstash.engine.caching.cache import _ENTRY, Cache
 from tensorstash.errors import Invalid, NoMemory
 from tensorstash.memory import PROCESS, Budget
 from tensorstash.memory.ledger import KINDS, Entry, room, units
@@ -291,29 +291,31 @@ def test_one_chunk_that_does_not_fit_is_refused_by_name() -> None:
 
 
 def test_caches_give_way_the_largest_first() -> None:
-    budget = Budget(100)
-    small, large = Cache(1000, budget), Cache(1000, budget)
+    each = 1000 + _ENTRY
+    budget = Budget(10 * each)
+    small, large = Cache(100_000, budget), Cache(100_000, budget)
     for k in range(2):
-        small.put(k, None, k, 10)
+        small.put(k, None, k, 1000)
     for k in range(8):
-        large.put(k, None, k, 10)
-    assert budget.use()["caches"] == 100
-    with budget.share("native", 25) as count:
+        large.put(k, None, k, 1000)
+    assert budget.use()["caches"] == 10 * each
+    with budget.share("native", 5 * each // 2) as count:
         assert count == 1
-        assert (small.nbytes, large.nbytes) == (20, 50)
+        assert (small.nbytes, large.nbytes) == (2000, 5000)
         assert large.peek(0) is None, "what was used least recently went"
         assert large.peek(7) is not None
-    small.put("more than there is", None, 0, 101)
-    assert budget.use()["caches"] <= 100
+    small.put("more than there is", None, 0, 10 * each + 1)
+    assert budget.use()["caches"] <= 10 * each
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=30), st.integers(1, 90))
 def test_caches_stay_within_the_limit(puts: list[tuple[int, int]], limit: int) -> None:
+    limit *= _ENTRY // 16
     budget = Budget(limit)
-    caches = [Cache(60, budget), Cache(1000, budget)]
+    caches = [Cache(2000, budget), Cache(100_000, budget)]
     for k, (key, nbytes) in enumerate(puts):
-        caches[k % 2].put(key, None, key, nbytes)
-        held = sum(cache.nbytes for cache in caches)
+        caches[k % 2].put(key, None, key, 50 * nbytes)
+        held = sum(cache.nbytes + _ENTRY * len(cache._entries) for cache in caches)
         assert held == budget.use()["caches"] <= limit
         assert all(cache.nbytes <= cache.limit for cache in caches)
     caches.clear()
@@ -325,7 +327,7 @@ def test_caches_stay_within_the_limit(puts: list[tuple[int, int]], limit: int) -
 
 
 def test_a_forked_child_begins_with_the_limit_and_nothing_held() -> None:
-    stash.memory_limit(100)
+    stash.memory_limit(limit := 100 + _ENTRY)
     cache = Cache(1000)
     cache.put(0, None, 0, 30)
     account = PROCESS.account("pools")
@@ -337,18 +339,18 @@ def test_a_forked_child_begins_with_the_limit_and_nothing_held() -> None:
             ok = False
             try:
                 with PROCESS.share("native", 100) as count:  # as if nobody had anything
-                    ok = count == 1 and stash.memory_limit() == 100
+                    ok = count == 1 and stash.memory_limit() == limit
                 ok = ok and PROCESS.use()["total"] == 0
                 account.set(50)
                 cache.put(1, None, 1, 10)
                 ok = ok and PROCESS.use() == {
                     **dict.fromkeys((*KINDS, "total"), 0),
                     "pools": 50,
-                    "caches": 10,
-                    "total": 60,
+                    "caches": 10 + _ENTRY,
+                    "total": 60 + _ENTRY,
                 }
                 cache.put(2, None, 2, 60)  # more than there is room for
-                ok = ok and PROCESS.use()["total"] <= 100
+                ok = ok and PROCESS.use()["total"] <= limit
             finally:
                 os._exit(0 if ok else 1)
         _, status = os.waitpid(pid, 0)
@@ -397,7 +399,7 @@ def test_use_tells_who_has_what() -> None:
     array[:10]
     now = stash.memory_use()
     assert set(now) == {*KINDS, "total"}
-    assert now["caches"] - before["caches"] == 10 * 1024
+    assert now["caches"] - before["caches"] == 10 * (1024 + _ENTRY)
     with array.writer() as writer:
         writer[0, :5] = 3
         assert stash.memory_use()["writers"] - now["writers"] == 2 * 1024  # values, and which
@@ -411,14 +413,14 @@ def test_use_tells_who_has_what() -> None:
 
 
 def test_an_interrupt_anywhere_leaves_nothing_held() -> None:
-    budget = Budget(100)
+    budget = Budget(100 + _ENTRY)
 
     def operation() -> None:
         cache = Cache(1000, budget)
         cache.put(0, None, 0, 60)
         with budget.share("native", 30, 2, 40) as count:
             assert count >= 1
-            cache.put(1, None, 1, 30)
+            cache.put(1, None, 1, 30)  # each more than there is room for
             with budget.share("in_flight", 50):
                 pass
         cache.drop(0)
@@ -432,7 +434,7 @@ def test_an_interrupt_anywhere_leaves_nothing_held() -> None:
             came += interrupted(operation, at)
             use = budget.use()
             assert use["native"] == use["in_flight"] == 0, at
-        with budget.share("native", 100, wait=False) as count:
+        with budget.share("native", 100 + _ENTRY, wait=False) as count:
             assert count == 1, at
         gc.collect()
         assert budget.use()["total"] == 0, at

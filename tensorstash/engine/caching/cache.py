@@ -15,6 +15,10 @@ from ...threads import once
 from ...turn import take, turn
 
 
+_ENTRY = 640
+"""Bytes that an entry takes beside its value: a name, a tag, and an array around the value."""
+
+
 class Cache:
     """The most recently used values, together at most ``limit`` bytes. A value is kept with the
     tag of the stored version it came from and returned for that version only, so writers in
@@ -83,7 +87,7 @@ class Cache:
                 while self.nbytes > self.limit:
                     _, (_, _, size) = self._entries.popitem(last=False)
                     self.nbytes -= size
-            self._account.set(self.nbytes)
+            self._note()
         if self._budget.limited:
             self._budget.give_way()
 
@@ -96,10 +100,13 @@ class Cache:
         with turn(self._lock):
             while gone < nbytes and self._entries:
                 _, (_, _, size) = self._entries.popitem(last=False)
-                gone += size
-            self.nbytes -= gone
-            self._account.set(self.nbytes)
+                self.nbytes -= size
+                gone += size + _ENTRY
+            self._note()
         return gone
+
+    def _note(self) -> None:
+        self._account.set(self.nbytes + _ENTRY * len(self._entries))
 
     def drop(self, key: Hashable) -> None:
         """Forget one value."""
@@ -109,7 +116,7 @@ class Cache:
             old = self._entries.pop(key, None)
             if old is not None:
                 self.nbytes -= old[2]
-                self._account.set(self.nbytes)
+                self._note()
 
     def flight(self, key: Hashable) -> _Flight:
         """One thread at a time fetches ``key``; the others find it kept when they get in."""
