@@ -157,9 +157,7 @@ class Requests:
                         raise unknown(key, self._url)
                     doubtful, looked = False, True
                 try:
-                    return await self._send(
-                        n, "PUT", key, put, nbytes=len(value), conditional=True
-                    )
+                    return await self._send(n, "PUT", key, put, nbytes=len(value), conditional=True)
                 except asyncio.CancelledError:
                     repeated = True
                     raise

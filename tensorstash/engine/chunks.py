@@ -148,6 +148,18 @@ class Chunks:
             return lambda index: only
         return lambda index: prefix + separator.join(map(str, index))
 
+    def stored(self, index: tuple[int, ...]) -> Callable[[tuple[int, ...]], bool] | None:
+        """Which inner chunks, by their places in it, the stored object at a grid index has;
+        ``None`` where none is stored."""
+        key, sharding = self.key(index), self.sharding
+        if sharding is None:
+            return None if self.driver.tag(key) is None else lambda place: True
+        found = self.driver.get_ranges(key, [sharding.index_span])
+        if found is None:
+            return None
+        sizes = sharding.decode_index(found[0][0])[:, 1]
+        return lambda place: bool(sizes[sharding.positions([place])[0]] >= 0)
+
     def absent(self, key: str, index: tuple[int, ...]) -> None:
         """What an absent chunk means: the fill value, unless the reader asked to be told."""
         if self.missing == "raise":

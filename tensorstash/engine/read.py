@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import ChunkSpec, Pipeline
+from ..errors import Corrupt, NoMemory
 from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
@@ -110,6 +111,15 @@ class Reader:
         """``out`` (of the transform's shape and the array's dtype, any strides) is filled; with
         ``fields``, of records of nothing but these. ``look``: in a remote store, what travels
         along."""
+        try:
+            self._read(transform, out, fields, look)
+        except NoMemory:
+            if self._room.fits or not self._fill(transform, out, fields):
+                raise
+
+    def _read(
+        self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
+    ) -> None:
         if 0 in transform.shape:
             return
         if self._ahead is not None and self._stream is not None:
@@ -162,6 +172,27 @@ class Reader:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
         return left is not None
+
+    def _fill(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
+        """Where a chunk is too large for the limit: whether none that is wanted is stored, so that
+        no memory is needed."""
+        chunks, sharding = self.chunks, self.chunks.sharding
+        todo = plan(transform, chunks.grid, chunks.spec.shape)
+        sink = self._sink(todo, out, fields)
+        ratios = (1,) * chunks.spec.ndim if sharding is None else sharding.grid
+        for place, parts in todo.shards(ratios):
+            try:
+                stored = chunks.stored(place)
+            except Corrupt as error:
+                raise chunks.damaged(error, chunks.key(place), place, "shard") from error.__cause__
+            for part in parts:
+                if stored is not None and stored(part.chunk):
+                    return False
+                inner = place if sharding is None else sharding.inner_index(place, part.chunk)
+                chunks.absent(chunks.key(place), inner)
+                sink.put(part, None)
+        repeat_core(todo, out)
+        return True
 
     def _batches(self) -> Batches | None:
         """The kernel's part in the reads of this handle, looked for on first use."""

@@ -180,6 +180,8 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         worth = self._noted() > max(_HANDED, _PART * making.seconds) or not self._anywhere
         own = self._own(making) if self._anywhere else None
         if own is None:
+            if making.ready.empty():  # who made the last one may hold the lock yet, and make none
+                self._ask()
             made, item = making.ready.get()
             making.spare.put(None)
         else:

@@ -27,6 +27,12 @@ class ReadRoom:
         self._concurrency = driver.capabilities.concurrency
         self._place = partial(located, driver, path)
 
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for one chunk, by the limit of now."""
+        least = self._budget.least
+        return least is None or self._chunk <= least
+
     def one(self) -> AbstractContextManager[Any]:
         """For one chunk."""
         budget = self._budget

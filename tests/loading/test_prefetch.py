@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Generator
 from itertools import chain
+from queue import SimpleQueue
 from typing import Any
 
 import hypothesis.strategies as st
@@ -20,6 +21,7 @@ from tensorstash.loading.prefetch import Prefetcher, Stop
 from tensorstash.torch import Loader
 from tests.support.counted import Counted
 from tests.support.feeders import no_feeder
+from tests.support.races import in_threads
 
 MAIN, FEED = "MainThread", "tensorstash-feed"
 
@@ -175,3 +177,32 @@ def test_what_a_user_makes_of_rows_is_made_in_the_background() -> None:
             pass
     assert {*names} == {FEED}
     assert len(names) == 160
+
+
+class SlowPut(SimpleQueue[Any]):
+    """The feeding thread is stopped for a moment after each put, its lock in hand."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        if threading.current_thread().name == "tensorstash-feed":
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_an_item_taken_before_its_maker_lets_go_is_followed_by_others(
+    depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(stop: Stop) -> Generator[int, None, None]:
+        yield from range(50)
+
+    monkeypatch.setattr("tensorstash.loading.prefetch.SimpleQueue", SlowPut)
+    found: list[int] = []
+
+    def work(_: int) -> None:
+        for item in Prefetcher(make, depth):
+            found.append(item)
+            if item % 10 == 3:  # so that some are made ahead
+                time.sleep(0.01)
+
+    in_threads(1, work, 30)
+    assert found == list(range(50))

@@ -161,6 +161,37 @@ def test_one_chunk_alone_is_refused_by_name_where_it_does_not_fit(tmp_path: Path
     assert raw[...].sum() == 3 * 4096
 
 
+@pytest.mark.parametrize("kind", ["memory", "file", "far"])
+@pytest.mark.parametrize("cache", [0, "1MiB"])
+@pytest.mark.parametrize("shards", [None, 4096])
+def test_a_large_chunk_that_is_not_stored_needs_no_memory(
+    shards: int | None, cache: Any, kind: str, tmp_path: Path
+) -> None:
+    where = place(kind, tmp_path)
+    array = stash.create(where, 10_000, "u1", chunks=2048, shards=shards, fill_value=7)
+    array[2048:3000] = 1  # the second chunk; of the first shard, where there are shards
+    model = np.full(10_000, 7, "u1")
+    model[2048:3000] = 1
+    small = stash.open(where, cache=cache, memory_limit=2047)
+    for selection in (np.s_[3], np.s_[:2048], np.s_[[5, 4096, 9999, 5]], np.s_[2047::-3]):
+        same(small[selection], model[selection])
+    same(small[4096:], model[4096:])
+    same(small[np.arange(9999, 4095, -7)], model[np.arange(9999, 4095, -7)])
+    for selection in (2048, np.s_[...], [0, 2100]):
+        with pytest.raises(NoMemory, match=r"^one chunk of "):
+            small[selection]
+    with pytest.raises(stash.errors.NotFound):
+        stash.open(where, memory_limit=2047, missing="raise")[4096:]
+    assert small.settings.memory.use()["in_flight"] == small.settings.memory.use()["native"] == 0
+
+
+def test_fields_of_a_large_chunk_that_is_not_stored() -> None:
+    where: dict[str, Any] = {}
+    stash.create(where, 500, [("a", "i4"), ("b", "f8")], chunks=100, fill_value=0)
+    small = stash.open(where, memory_limit=100)
+    assert small["b"].tolist() == [0.0] * 500
+
+
 @pytest.mark.parametrize("kind", ["memory", "far"])
 @pytest.mark.parametrize("how", [{}, {"shards": 640}], ids=["chunks", "shards"])
 def test_writers(kind: str, how: dict[str, Any], tmp_path: Path) -> None:

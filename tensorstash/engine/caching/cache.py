@@ -14,7 +14,6 @@ from ...memory import PROCESS, Budget
 from ...threads import once
 from ...turn import take, turn
 
-
 _ENTRY = 640
 """Bytes that an entry takes beside its value: a name, a tag, and an array around the value."""
 
