@@ -315,7 +315,6 @@ def _read_large(
             return end
 
         end = text.entries(start, lambda key, _, at: visit(document, 0, key, at))
-        del visit  # by itself it would keep all text until the collector comes
         placed.sort()
         if SPACE.match(text.text, end).end() != len(text.text):  # type: ignore[union-attr]
             raise json.JSONDecodeError("more follows the object", "", end)

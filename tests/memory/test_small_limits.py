@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Iterator
 from itertools import product
@@ -325,6 +326,26 @@ def test_servers(kind: str, request: pytest.FixtureRequest) -> None:
     same(there.open(url, memory_limit=limit, cache="1GiB")[...], model)
     copied = stash.copy(array, there.fresh(), options=there.options, chunks=(8, 10), shards=None)
     same(copied[...], model)
+
+
+@pytest.mark.parametrize("kind", ["redis", "obstore", "s3fs"])
+def test_nothing_large_is_left_to_the_collector(kind: str, request: pytest.FixtureRequest) -> None:
+    """What only the collector of cycles frees lies in memory until that comes."""
+    there = remote(kind, request.getfixturevalue)
+    array = there.create(1 << 20, "u1", chunks=1 << 17, codecs=None)
+    array[...] = values = np.random.default_rng(0).integers(0, 256, 1 << 20).astype("u1")
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        array[1:-1] = values[1:-1]
+        array[5 :: 1 << 17] = 0
+        array[...]
+        gc.collect()
+        left = [each for one in gc.garbage for each in gc.get_referents(one)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not [one for one in left if isinstance(one, bytes | bytearray) and len(one) > 1 << 16]
 
 
 def test_members_share_what_their_group_may_have() -> None:
