@@ -114,8 +114,10 @@ class Reader:
         try:
             self._read(transform, out, fields, look)
         except NoMemory:
-            if self._room.fits or not self._fill(transform, out, fields):
+            todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
+            if self._room.fits or not _filled(self.chunks, todo, self._sink(todo, out, fields)):
                 raise
+            repeat_core(todo, out)
 
     def _read(
         self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
@@ -172,27 +174,6 @@ class Reader:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
         return left is not None
-
-    def _fill(self, transform: Transform, out: NDArray[Any], fields: Fields | None) -> bool:
-        """Where a chunk is too large for the limit: whether none that is wanted is stored, so that
-        no memory is needed."""
-        chunks, sharding = self.chunks, self.chunks.sharding
-        todo = plan(transform, chunks.grid, chunks.spec.shape)
-        sink = self._sink(todo, out, fields)
-        ratios = (1,) * chunks.spec.ndim if sharding is None else sharding.grid
-        for place, parts in todo.shards(ratios):
-            try:
-                stored = chunks.stored(place)
-            except Corrupt as error:
-                raise chunks.damaged(error, chunks.key(place), place, "shard") from error.__cause__
-            for part in parts:
-                if stored is not None and stored(part.chunk):
-                    return False
-                inner = place if sharding is None else sharding.inner_index(place, part.chunk)
-                chunks.absent(chunks.key(place), inner)
-                sink.put(part, None)
-        repeat_core(todo, out)
-        return True
 
     def _batches(self) -> Batches | None:
         """The kernel's part in the reads of this handle, looked for on first use."""
@@ -465,6 +446,25 @@ class FieldSink(Sink):
         for name, out, fill in self._columns:
             piece = fill if records is None else gather(records[name], part.inside, self._joint)
             scatter(out, part.outside, piece, self._plan.joint_dims)
+
+
+def _filled(chunks: Chunks, todo: Plan, sink: Sink) -> bool:
+    """Where a chunk is too large for the limit: whether none that is wanted is stored, so that no
+    memory is needed."""
+    sharding = chunks.sharding
+    ratios = (1,) * chunks.spec.ndim if sharding is None else sharding.grid
+    for place, parts in todo.shards(ratios):
+        try:
+            stored = chunks.stored(place)
+        except Corrupt as error:
+            raise chunks.damaged(error, chunks.key(place), place, "shard") from error.__cause__
+        for part in parts:
+            if stored is not None and stored(part.chunk):
+                return False
+            inner = place if sharding is None else sharding.inner_index(place, part.chunk)
+            chunks.absent(chunks.key(place), inner)
+            sink.put(part, None)
+    return True
 
 
 def _no_memory(part: Part) -> Memory:

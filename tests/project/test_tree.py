@@ -86,7 +86,7 @@ LONGER_CLASSES = {
     "FileDriver": 514,
     "Group": 550,
     "Records": 545,
-    "Requests": 400,
+    "Requests": 395,
     "S3Driver": 353,
     "S3fsClient": 318,
     "Writer": 558,
