@@ -151,7 +151,8 @@ class ChunkStream(Stream):
                 most = one.most if one is not None else chunks.most(part.chunk)
                 yield Request(key, None if span is None else Span(*span), tag, most)
 
-        for i, found in with_place(chunks, answers(chunks.driver, requests(), look)):
+        loose = cache is None  # of what is not kept nobody asks the version
+        for i, found in with_place(chunks, answers(chunks.driver, requests(), look, loose)):
             while ready:
                 yield ready.popleft()
             part, key, held, old, span = asked.pop(i)
