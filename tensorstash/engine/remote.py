@@ -151,8 +151,7 @@ class ChunkStream(Stream):
                 most = one.most if one is not None else chunks.most(part.chunk)
                 yield Request(key, None if span is None else Span(*span), tag, most)
 
-        loose = cache is None  # of what is not kept nobody asks the version
-        for i, found in with_place(chunks, answers(chunks.driver, requests(), look, loose)):
+        for i, found in with_place(chunks, answers(chunks.driver, requests(), look)):
             while ready:
                 yield ready.popleft()
             part, key, held, old, span = asked.pop(i)
