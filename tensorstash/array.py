@@ -16,7 +16,7 @@ from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.caching.cache import Cache
 from .engine.chunks import Chunks
-from .engine.in_place import writer_of
+from .engine.in_place.writing import writer_of
 from .engine.look import Found, Guard, Look, blame
 from .engine.mmap import mapped
 from .engine.read import Reader

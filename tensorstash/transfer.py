@@ -17,7 +17,7 @@ from . import fill as fills
 from .array import Array
 from .create import create, make_spec, open
 from .driver import Driver, located
-from .engine.in_place import check_in_place
+from .engine.in_place.writing import check_in_place
 from .engine.stored import count, stored_blocks, whole
 from .errors import Invalid
 from .fill import is_fill

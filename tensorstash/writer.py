@@ -16,7 +16,8 @@ from .cached import PerProcess
 from .coerce import parse_bytes
 from .driver import Driver, located
 from .engine.chunks import blank
-from .engine.in_place import Slot, is_in_place, put_row
+from .engine.in_place.single import Slot, put_row
+from .engine.in_place.writing import is_in_place
 from .engine.update import Masked
 from .engine.write import Writer
 from .errors import Closed, Invalid, StashPerformanceWarning, Unsupported
