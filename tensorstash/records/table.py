@@ -315,7 +315,7 @@ class Table:
         self.check(write=True)
         if not count:
             return self.catalog.rows
-        self._singles.note(count, *self.place)
+        self._singles.note(count, *self.place, self.catalog.specs.values())
         before, known, columns = self._catalog, self.catalog, self.columns
         catalog, start = commit.extend(self.latest, self.settings, known, columns, values, count)
         self.adopt(catalog, before)
