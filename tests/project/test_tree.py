@@ -58,7 +58,7 @@ LARGER = {
     "benchmarks": 40,
     "benchmarks/training": 36,
     "tests/arrays": 19,
-    "tests/codecs": 13,
+    "tests/codecs": 14,
     "tests/faults": 15,
     "tests/project": 16,
     "tests/records": 26,
