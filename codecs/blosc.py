@@ -22,8 +22,17 @@ _NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 _HEADER = struct.Struct("<4B3I")  # version, versionlz, flags, typesize; nbytes, blocksize, cbytes
 _STORED = 2  # flag: the bytes are not compressed
+_LEAST = 128  # bytes, of fewer Blosc compresses none
 _SNAPPY = 2  # the format in a header's flags
 _MOST: int = 2**31 - 1 - blosc.MAX_OVERHEAD
+
+
+def _as_block(buffer: Buffer, stays: bool) -> bytes | memoryview:
+    """The one block of a buffer, as it stands among others."""
+    if not stays:
+        return memoryview(buffer)[_HEADER.size + 4 :]
+    data = memoryview(buffer)[_HEADER.size :]
+    return b"".join((len(data).to_bytes(4, "little"), data))
 
 
 @cache
@@ -123,6 +132,48 @@ class Blosc(BytesCodec):
         return blosc.compress(  # type: ignore[no-any-return]
             data, self.cname.encode(), self.clevel, shuffle, self.blocksize, self.typesize or 1
         )
+
+    def encode_change(self, data: Buffer, before: Buffer, start: int, stop: int) -> Buffer | None:
+        """Only the blocks that hold what changed are compressed, each as a buffer of its own.
+        Where no block was, as they came to more than ``data``, and none of these can be, it stays
+        so; where all were, theirs take the place of those before."""
+        *head, flags, typesize, size, block, stored = _HEADER.unpack_from(before)
+        if size != len(data) or stored != len(before) or not block or not start < stop <= size:
+            return None
+        count = -(-size // block)
+        first, last = start // block, -(-stop // block)
+        if typesize != (self.typesize or 1) or 2 * (last - first) > count:
+            return None
+        if last * block > size and (typesize > 1 or size % block < _LEAST):
+            return None  # a last, shorter block is laid out differently
+        view = memoryview(data)
+        made = [self.encode(view[k * block : (k + 1) * block]) for k in range(first, last)]
+        if any(_HEADER.unpack_from(each)[4] != _HEADER.unpack_from(each)[5] for each in made):
+            return None
+        stays = [bool(each[2] & _STORED) for each in made]
+        if flags & _STORED:
+            return b"".join((before[: _HEADER.size], data)) if all(stays) else None
+        if any(each[2] | _STORED != flags | _STORED for each in made):
+            return None
+        if any(stays) and (typesize > 1 or self.shuffle != "noshuffle"):
+            return None  # it would stay as it is shuffled
+        starts = np.frombuffer(before, "<u4", count, _HEADER.size).astype(np.int64)
+        ends = np.append(starts[1:], stored)
+        begins_well = int(starts[0]) == _HEADER.size + 4 * count
+        if not begins_well or not (starts < ends).all():
+            return None  # blocks out of order: written by several threads
+        pieces = [_as_block(*each) for each in zip(made, stays, strict=True)]
+        lengths = ends - starts
+        lengths[first:last] = [len(each) for each in pieces]
+        total = int(starts[0] + lengths.sum())
+        if total > size + blosc.MAX_OVERHEAD:
+            return None
+        table = starts[0] + np.append(0, np.cumsum(lengths[:-1]))
+        low, high = int(starts[first]), int(ends[last - 1])
+        header = _HEADER.pack(*head, flags, typesize, size, block, total)
+        old = memoryview(before)
+        body = (old[int(starts[0]) : low], *pieces, old[high:])
+        return b"".join((header, table.astype("<u4").tobytes(), *body))
 
     def step_options(self, nbytes: int) -> tuple[int, ...] | None:
         """Compressor, level, shuffle, and the bytes of a block and of an element."""

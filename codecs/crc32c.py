@@ -31,6 +31,10 @@ class Crc32c(BytesCodec):
         """``data`` and its checksum."""
         return b"".join((data, _checksum(data, len(data)).to_bytes(_SIZE, "little")))
 
+    def within(self, encoded: Buffer) -> Buffer:
+        """All but the checksum."""
+        return memoryview(encoded)[:-_SIZE]
+
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """A view of ``data`` without its checksum; ``ValueError`` when that does not match."""
         size = len(data) - _SIZE

@@ -16,7 +16,7 @@ from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.caching.cache import Cache
 from .engine.chunks import Chunks
-from .engine.in_place import writer_of
+from .engine.in_place.writing import writer_of
 from .engine.look import Found, Guard, Look, blame
 from .engine.mmap import mapped
 from .engine.read import Reader
@@ -378,7 +378,7 @@ class Array(WritableHandle):
         self._refuse_field("append rows to")
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
-        self._singles.note(value.shape[axis], self.driver, self.path)
+        self._singles.note(value.shape[axis], self.driver, self.path, (self.spec,), axis)
         try:
             wait, make = self.settings.lock_timeout, self.make_writer
             self._grown, start = sizes.append(

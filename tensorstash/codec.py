@@ -198,6 +198,15 @@ class BytesCodec(Codec):
     def encode(self, data: Buffer) -> Buffer:
         """Encoded bytes. Deterministic: equal input gives equal output."""
 
+    def encode_change(self, data: Buffer, before: Buffer, start: int, stop: int) -> Buffer | None:
+        """As :meth:`encode`, where :meth:`encode` made ``before`` of bytes that were others only
+        from ``start`` to ``stop``; ``None`` where that is no cheaper."""
+        return None
+
+    def within(self, encoded: Buffer) -> Buffer | None:
+        """What :meth:`encode` made ``encoded`` of, where that lies in it."""
+        return None
+
     @abstractmethod
     def decode(self, data: Buffer, limit: int, out: memoryview | None = None) -> Buffer:
         """Decoded bytes, at most ``limit`` of them. With ``out`` the result must fill ``out``
@@ -359,6 +368,24 @@ class Pipeline:
                 f"{self.most}; use another"
             )
         return data
+
+    def encode_change(
+        self, chunk: NDArray[Any], before: Buffer, start: int, stop: int
+    ) -> Buffer | None:
+        """As :meth:`encode`, of a chunk of which that made ``before`` when other bytes stood in it
+        from ``start`` to ``stop``; ``None`` where all is to be encoded."""
+        if self._arrays or not self._tail or self.serializer.memory_dtype(self.stored) is None:
+            return None
+        first, *rest = (step for step, _ in self._tail)
+        inner: Buffer | None = before
+        for step in reversed(rest):
+            inner = None if inner is None else step.within(inner)
+        if inner is None or not self.sized:
+            return None
+        data = first.encode_change(self.serializer.encode(chunk), inner, start, stop)
+        for step in rest if data is not None else ():
+            data = step.encode(data)  # type: ignore[arg-type]
+        return None if data is None or len(data) > self.most else data
 
     def decode(
         self,

@@ -18,7 +18,7 @@ from .attributes import reserved
 from .codec import Pipeline
 from .coerce import as_array, natural, parse_bytes, parse_lengths
 from .driver import Driver
-from .engine.in_place import check_in_place
+from .engine.in_place.writing import check_in_place
 from .errors import AlreadyExists, Invalid, NotFound, counted, short
 from .handle import Settings
 from .indexing.grid import Grid

@@ -143,8 +143,7 @@ class Traffic:
 
 
 class OpenFile(NamedTuple):
-    """A file that is open for writing, and what it was then: ``inode``, ``device``, ``size``.
-    ``memory``: the file, mapped, for who may store to it so."""
+    """A file that is open, what it was then, and, for who may read or store to it so, its map."""
 
     path: bytes
     descriptor: int
@@ -154,9 +153,11 @@ class OpenFile(NamedTuple):
     memory: Any = None
 
 
+Opened = tuple[OpenFile, Any, Any]  # and its owner, which keeps it open; and what ends a write
+
+
 class InPlace:
-    """The part of the contract that writes within stored values: of drivers that say so in their
-    :class:`Capabilities`."""
+    """What writes within stored values: of drivers that say so in their :class:`Capabilities`."""
 
     scheme: str = ""
     get_many_tagged: Callable[..., Iterator[tuple[int, tuple[Buffer, Tag] | None]]]
@@ -201,11 +202,10 @@ class InPlace:
             "arrays in file://, shm:// or redis://"
         )
 
-    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
+    def opened(self, key: str, nbytes: int, fill: bytes | None) -> Opened | None:
         """The file that holds a value, for who writes parts of it by other means, who compares it
-        before and after as :meth:`put_parts` does; made first where there is none. With it comes
-        its owner, which keeps it open while it is referred to, and what to call after a write.
-        ``None`` where values are no files, or writes must wait for the disk."""
+        before and after as :meth:`put_parts` does; made first where there is none. Without ``fill``
+        for who reads, as :meth:`view`. ``None``: no file, or writes must wait for the disk."""
         return None
 
     def flush(self, prefix: str) -> None:

@@ -18,7 +18,7 @@ from .array import Array
 from .create import create, make_spec, open
 from .driver import Driver, located
 from .engine.chunks import largest
-from .engine.in_place import check_in_place
+from .engine.in_place.writing import check_in_place
 from .engine.stored import count, stored_blocks, whole
 from .errors import Invalid
 from .fill import is_fill

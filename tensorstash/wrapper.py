@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .driver import Buffer, Check, Driver, OpenFile, Parts, Request, Span, Tag, Traffic
+from .driver import Buffer, Check, Driver, Opened, Parts, Request, Span, Tag, Traffic
 from .limits import Limits
 
 
@@ -76,7 +76,7 @@ class WrapperDriver(Driver):
     def put_parts(self, values: Iterable[Parts]) -> None:
         self.driver.put_parts(values)
 
-    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
+    def opened(self, key: str, nbytes: int, fill: bytes | None) -> Opened | None:
         return self.driver.opened(key, nbytes, fill)
 
     def flush(self, prefix: str) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,8 @@ from .cached import PerProcess
 from .coerce import parse_bytes
 from .driver import Driver, located
 from .engine.chunks import blank
-from .engine.in_place import Slot, is_in_place, put_row
+from .engine.in_place.single import Slot, put_row
+from .engine.in_place.writing import is_in_place
 from .engine.update import Masked
 from .engine.write import Writer
 from .errors import Closed, Invalid, StashPerformanceWarning, Unsupported
@@ -25,6 +27,7 @@ from .indexing.copying import core, gather, joint_first, scatter
 from .indexing.plan import plan
 from .indexing.selection import select
 from .memory.steps import WRITERS, check_chunk, steps
+from .metadata.spec import ArraySpec
 
 _FLUSH_ROWS = 16
 """Chunks along the axis that an append gathers, budget permitting, before it is published."""
@@ -45,6 +48,12 @@ def _module(frame: FrameType) -> str:
     return name if isinstance(name, str) else ""
 
 
+def _has_own_chunks(spec: ArraySpec, axis: int) -> bool:
+    """Whether each row along ``axis`` is of other stored objects than the one before."""
+    edges = spec.grid.chunks
+    return edges is not None and edges[axis] == 1
+
+
 class SingleRows:
     """Counts the appends of one row through a handle: of a hundred within a minute, which is a loop
     and no log that grows now and then, the process is warned once that a writer is for that."""
@@ -55,9 +64,12 @@ class SingleRows:
         self._count = 0
         self._since = 0.0
 
-    def note(self, rows: int, driver: Driver, path: str) -> None:
-        """So many rows are about to be appended; nothing is stored yet, for a filter may make an
-        error of the warning. Called by what a user calls, or a writer, whose rows do not count."""
+    def note(
+        self, rows: int, driver: Driver, path: str, specs: Iterable[ArraySpec], axis: int = 0
+    ) -> None:
+        """So many rows are about to be appended along ``axis`` of arrays of ``specs``; nothing is
+        stored yet, for a filter may make an error of the warning. Called by what a user calls, or a
+        writer, whose rows do not count."""
         caller = sys._getframe(1).f_back  # none where C called, as at exit
         if rows != 1 or (caller is not None and _module(caller) in _WRITERS):
             return
@@ -67,13 +79,17 @@ class SingleRows:
         self._count += 1
         if self._count < _MANY or _told.here():
             return
+        shared = [spec for spec in specs if not _has_own_chunks(spec, axis)]
+        if not shared:  # a writer would store as many
+            return
+        again = "metadata" if all(spec.in_place for spec in shared) else "a chunk and metadata"
         _told.here().append(None)
         level, frame = 1, sys._getframe()
         while frame.f_back is not None and _module(frame).partition(".")[0] == _OURS:
             level, frame = level + 1, frame.f_back
         warnings.warn(
             f"{_MANY} rows were appended to {located(driver, path)} one by one, each of which "
-            "stores a chunk and metadata anew; gather them by writer(), as in "
+            f"stores {again} anew; gather them by writer(), as in "
             "'with x.writer() as w: w.append(row)'",
             StashPerformanceWarning,
             stacklevel=level,

@@ -20,6 +20,7 @@ from tensorstash.driver import (
     REPAIR,
     Buffer,
     Driver,
+    Opened,
     OpenFile,
     Parts,
     check_key,
@@ -49,7 +50,7 @@ _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 class _Held:
     """An open file, what it was when it was opened, and its map, once one was needed."""
 
-    __slots__ = ("file", "map", "version", "writable")
+    __slots__ = ("__weakref__", "file", "map", "version", "writable")
 
     def __init__(self, file: Any, status: os.stat_result, writable: bool) -> None:
         self.file = file
@@ -142,17 +143,19 @@ class InPlaceFiles(Driver):
             except (OSError, UnicodeError) as error:
                 raise self._unwritten("write", key, error) from error
 
-    def opened(self, key: str, nbytes: int, fill: bytes) -> tuple[OpenFile, Any, Any] | None:
-        """The file, unless each write must wait for the disk."""
-        if self.fsync:
+    def opened(self, key: str, nbytes: int, fill: bytes | None) -> Opened | None:
+        """The file, unless each write must wait for the disk; mapped for who reads."""
+        memory = self.view(key) if fill is None else None
+        if memory is None and (fill is None or self.fsync):
             return None
-        self.put_parts([Parts(key, nbytes, fill, ())])
+        if fill is not None:
+            self.put_parts([Parts(key, nbytes, fill, ())])
         path = self._base + key
         held = _held.get(path)
-        if held is None or not held.writable:
+        if held is None or (held.map is not memory if fill is None else not held.writable):
             return None
         inode, device, size = held.version
-        file = OpenFile(os.fsencode(path), held.file.fileno(), inode, device, size)
+        file = OpenFile(os.fsencode(path), held.file.fileno(), inode, device, size, memory)
         return file, held, partial(_unsynced.setdefault, path)
 
     def flush(self, prefix: str) -> None:

@@ -298,9 +298,9 @@ class Place(list["Changed"]):
 
 class Changed:
     """A chunk as this process stored it last, decoded: for who changes it again, and need not read
-    it while its tag says that it is there still."""
+    it while its tag says that it is there still. ``stored``: what this process made of it."""
 
-    __slots__ = ("__weakref__", "account", "key", "spec", "tag", "values", "view")
+    __slots__ = ("__weakref__", "account", "key", "spec", "stored", "tag", "values", "view")
 
     account: Account
 
@@ -308,11 +308,13 @@ class Changed:
         self.spec = spec
         self.key = ""
         self.tag: Tag = None
+        self.stored: Buffer | None = None
         self.values = empty(spec)
         self.view = self.values.reshape(-1).view(np.uint8).data
 
     def read(self, key: str, pipeline: Pipeline, stored: tuple[Buffer, Tag] | None) -> None:
         """Decode what is stored at ``key``; where that is nothing, it is all fill."""
+        self.stored = None
         if stored is None:
             self.values[...] = self.spec.fill
         else:
@@ -324,9 +326,10 @@ class Changed:
         """A new one, to be kept in ``place``; where this process keeps too much, the oldest go."""
         made = cls(spec)
         number, pop = id(made), _kept.pop  # not by name: it may go before the last of them
-        _kept[number] = ref(made, lambda _: pop(number, None) and None), ref(place), spec.nbytes
+        nbytes = 2 * spec.nbytes  # and as it is stored
+        _kept[number] = ref(made, lambda _: pop(number, None) and None), ref(place), nbytes
         made.account = PROCESS.account("caches")
-        made.account.set(spec.nbytes)
+        made.account.set(nbytes)
         most = _KEPT_IN_ALL if PROCESS.limit is None else min(_KEPT_IN_ALL, PROCESS.limit // 8)
         over = sum(nbytes for *_, nbytes in [*_kept.values()]) - most
         for oldest, (held, where, nbytes) in [*_kept.items()]:

@@ -24,7 +24,8 @@ from .caching.cache import Cache
 from .caching.kept import Kept
 from .caching.readahead import ReadAhead
 from .chunks import SPAN_FROM, Chunks, scratch
-from .in_place import MappedFetcher, RunStream, gathered, is_in_place
+from .in_place.reading import MappedFetcher, MappedRows, RunStream, gathered
+from .in_place.writing import is_in_place
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
@@ -60,6 +61,7 @@ class Reader:
         meter = meter or Meter()
         in_place = is_in_place(chunks)
         self._gathers = in_place
+        self._mapped = MappedRows(chunks) if in_place and MappedRows.fits(chunks) else None
         if in_place:
             cache = self.cache = None
         self._fetcher: Fetcher | None = None
@@ -157,7 +159,8 @@ class Reader:
         self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
     ) -> bool:
         """Whether it is read without a plan: a few rows where they lie, or chunks by the kernel."""
-        if self._gathers and fields is None and gathered(self.chunks, transform, out, look):
+        rows = self._mapped
+        if self._gathers and fields is None and gathered(self.chunks, rows, transform, out, look):
             return True
         return self._read_native(transform, out, fields)
 

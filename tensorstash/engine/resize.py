@@ -21,6 +21,7 @@ from ..metadata.spec import ArraySpec
 from ..metadata.zarr3 import array_document, check_listed
 from .fence import Fence, until_alone
 from .mmap import check_unmapped
+from .update import Run
 from .write import Writer
 
 MakeWriter = Callable[[ArraySpec, tuple[int, ...], Check], Writer]
@@ -155,13 +156,11 @@ def write_into_one(writer: Writer, start: int, rows: NDArray[Any], axis: int) ->
         return False
     inside = [slice(0, n) for n in rows.shape]
     inside[axis] = slice(start - begin, stop - begin)
-    place = tuple(inside)
-
-    def bring(chunk: NDArray[Any]) -> None:
-        chunk[place] = rows
-
+    step, span = spec.dtype.itemsize * math.prod(edges[1:]), None
+    if axis == 0:
+        span = (start - begin) * step, (stop - begin) * step
     with steps(writer.budget, chunks, 1, 1, 1):
-        writer.merge_chunk(index, bring)
+        writer.merge_chunk(index, Run(rows, tuple(inside), span))
     return True
 
 

@@ -38,6 +38,9 @@ class Merge(NamedTuple):
     most: int
 
 
+_PART = 128 << 10  # bytes of a chunk, of which to encode a part pays
+
+
 @dataclass(frozen=True)
 class Masked:
     """A change to a chunk that says what it changes: ``values`` where ``mask`` is true."""
@@ -48,6 +51,20 @@ class Masked:
     def __call__(self, chunk: NDArray[Any]) -> None:
         """Bring the values into ``chunk``."""
         np.copyto(chunk, self.values, where=self.mask)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A change to a chunk that says where: ``values`` go to ``place``, which are the bytes ``span``
+    where these follow each other."""
+
+    values: NDArray[Any]
+    place: tuple[slice, ...]
+    span: tuple[int, int] | None
+
+    def __call__(self, chunk: NDArray[Any]) -> None:
+        """Bring the values into ``chunk``."""
+        chunk[self.place] = self.values
 
 
 @dataclass
@@ -137,15 +154,24 @@ def merge_again(
                 held.read(key, pipeline, get_at_most(driver, key, chunks.most(index)))
             except Corrupt:  # the other way tells where
                 return False
+        span = None  # where rows are added, most of the chunk is fill, and soon encoded
+        if isinstance(change, Run) and pipeline.spec.nbytes >= _PART:
+            span = change.span
         for cells in beyond(held.values, chunks.spec.grid.origin(index)):
-            cells[...] = fill
+            cells[...], span = fill, None
         change(held.values)
         if held.tag is None and not write_fill and is_fill(held.values, fill):
             return True
+        data = None
+        if span is not None and held.stored is not None:
+            data = pipeline.encode_change(held.values, held.stored, *span)
+        if data is None:
+            data = pipeline.encode(held.values)
         try:
-            held.tag = driver.replace(key, pipeline.encode(held.values), held.tag)
+            held.tag = driver.replace(key, data, held.tag)
         except Conflict:
             return False
+        held.stored = None if span is None else data
         if remembers(driver, held.tag):
             chunks.changed[:] = [held]  # only now: of a change that failed nothing is kept
     return True

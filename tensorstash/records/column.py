@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from ..array import Array
 from ..coerce import broadcast
-from ..driver import located
+from ..driver import Check, located
 from ..dtype import STRING
+from ..engine.in_place.single import Slot, put_row
+from ..engine.in_place.writing import is_in_place
 from ..engine.look import Look
 from ..engine.resize import write_into_one
 from ..errors import Corrupt, Invalid, StashError, Unsupported, counted, short
@@ -29,6 +31,8 @@ Rows = slice | NDArray[Any]
 
 class FieldArray(Array):
     """A field's array as users have it. Its rows are the records'."""
+
+    _slot: Slot | bool | None = None
 
     def append(self, rows: Any, axis: int = 0) -> int:
         """Refused: rows have all fields."""
@@ -52,6 +56,23 @@ class FieldArray(Array):
             return write_into_one(self._write, rows.start, self.as_value(values, wanted), 0)
         except MemoryError as error:
             raise self._read.chunks.no_memory("write", values.shape, error) from error
+
+    def put_beyond(self, row: int, value: NDArray[Any], check: Check) -> bool:
+        """Store a row that nobody sees yet, after ``check``; ``False``: it is not stored in place,
+        or under a lease, where every put is conditional."""
+        slot = self._slot
+        if slot is None:
+            chunks = self.make_writer(self.spec).chunks
+            local = chunks.driver.capabilities.local
+            slot = Slot(chunks) if local and is_in_place(chunks) and Slot.fits(chunks) else False
+            self._slot = slot
+        if not isinstance(slot, Slot):
+            return False
+        data = slot.plain(np.ascontiguousarray(value, slot.dtype).reshape(slot.shape))
+        if data is None:
+            return False
+        put_row(None, check, [(slot, data)], row)
+        return True
 
     def _alone(self) -> Unsupported:
         where = located(self.driver, self.path)

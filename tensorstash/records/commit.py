@@ -10,6 +10,7 @@ field alone, follow after: what they show is never ahead.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ from .catalog import (
     with_rows,
     with_value_counts,
 )
-from .column import Column
+from .column import Column, FieldArray
 from .schema import Fields
 
 _logger = logging.getLogger("tensorstash")
@@ -115,6 +116,9 @@ def extend(
             inner = arrays_of(name, before.fields[name])[-1]
             spec = before.specs[inner]
             array = columns[name].arrays[-1]
+            one = same and count == 1 and isinstance(array, FieldArray)
+            if one and array.put_beyond(before.rows, rows[name][0], check):  # type: ignore[attr-defined]
+                return
             if not same:
                 array = member_array(driver, path, inner, settings, spec)
             write_beyond(spec, rows[name], 0, array.make_writer, check)
@@ -424,6 +428,7 @@ class LatestCatalog:
         self.now = now
         self.last: Last | None = None
         self._changes: tuple[Catalog, Catalog, dict[str, str | None]] | None = None
+        self._document: tuple[Catalog, tuple[bytes, int, int, int] | None] | None = None
 
     def current(self) -> Catalog:
         """The document as it is now. One request that moves no bytes, while it is the one that was
@@ -432,6 +437,19 @@ class LatestCatalog:
         if now.tag is None or self.driver.tag(self.path + zarr3.KEY) != now.tag:
             now = self.now = load(self.driver, self.path, now)
         return now
+
+    def document(self, known: Catalog) -> tuple[bytes, int, int, int] | None:
+        """The path and tag of the document, while the one last seen is ``known``, for who compares
+        it without asking the driver; ``None`` where that cannot be."""
+        kept = self._document
+        if self.now is not known:
+            return None
+        if kept is None or kept[0] is not known:
+            folder, look = self.driver.local_path(self.path), None
+            if folder is not None and self.driver.capabilities.in_place and known.tag is not None:
+                look = (os.fsencode(folder + zarr3.KEY), *known.tag)  # type: ignore[misc]
+            kept = self._document = known, look
+        return kept[1]
 
     def look(self, verify: Callable[[Catalog], None]) -> Look:
         """The same, to be asked for together with what a call reads; another document than the one

@@ -11,7 +11,7 @@ import numpy as np
 from ..coerce import parse_lengths
 from ..create import make_spec, open_place
 from ..driver import Driver
-from ..engine.in_place import check_in_place
+from ..engine.in_place.writing import check_in_place
 from ..errors import Invalid, short
 from ..handle import Settings
 from ..location import Location

@@ -8,7 +8,7 @@ from math import fsum
 from typing import Any
 
 from ..driver import Check
-from ..engine.in_place import check_in_place
+from ..engine.in_place.writing import check_in_place
 from ..engine.resize import write_beyond
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound, short
 from ..metadata import node, trailer, zarr3

@@ -126,10 +126,7 @@ class Records(WritableRows):
             return self.field(key)
         if isinstance(key, list) and key and all(isinstance(k, (str, tuple)) for k in key):
             return self.select(*key)
-        positions = normalize(key, len(self))
-        if isinstance(positions, int):
-            return self._source.row(positions)
-        return self._source.present(self._source.take(positions))
+        return self._source.chosen(key)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         raise Unsupported(
@@ -267,7 +264,10 @@ class Records(WritableRows):
         row, else of columns. Touches one chunk a field for a row, however many rows there are."""
         if is_name(key):
             raise Invalid(f"assign to rows, r[i] = {{...}}, or to a field: r[{key!r}][rows] = ...")
-        self._source.put(normalize(key, len(self)), value)
+        if type(key) is int and type(value) is dict and (put := self._put_in_place()) is not None:
+            put(key, value)
+        else:
+            self._source.put(normalize(key, len(self)), value)
 
     def append(self, row: Any) -> int:
         """Add one row, atomically: readers see all of its fields or none.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns
+from ..columns import Columns, nested
 from ..errors import Invalid, InvalidSelection, counted
 from ..loading.dataloader_worker import in_worker, keeping_fields
 from ..loading.present import to_rows
@@ -19,7 +19,7 @@ from .column import Rows
 from .formats import format_columns, format_row, format_rows, unstack
 from .ingest import check_row, check_values
 from .layout import RAGGED_BYTES, touched_chunks
-from .rowset import AllRows, RowRange, RowSet, as_numbers, as_slice, count_of, start_of
+from .rowset import AllRows, RowRange, RowSet, as_numbers, as_slice, count_of, normalize, start_of
 from .schema import Fields, chosen
 from .table import Table
 
@@ -58,11 +58,16 @@ class RecordSource(Source):
     def whole_table(self, what: str) -> Table:
         """The table, where these are all of its rows and fields, those too that are added later;
         else an error of the method ``what``."""
-        if not isinstance(self.rows, AllRows) or self._names is not None:
+        if not self.selects_all:
             raise Invalid(
                 f"{what}() is for all rows and fields; call it on the records, not a view"
             )
         return self.table
+
+    @property
+    def selects_all(self) -> bool:
+        """Whether these are all rows and fields, those too that are added later."""
+        return type(self.rows) is AllRows and self._names is None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,8 +163,26 @@ class RecordSource(Source):
             made.__dict__["_pinned"] = self.__dict__["_pinned"]
         return made
 
+    def chosen(self, key: Any) -> Any:
+        """The row or the rows that a user's selection is of, in the view's format."""
+        if (columns := self._mapped(key)) is not None:
+            plain = self._format is None and self.transform is None
+            return nested(columns) if plain else self.present(columns)
+        positions = normalize(key, len(self))
+        if isinstance(positions, int):
+            return self.row(positions)
+        return self.present(self.take(positions))
+
+    def _mapped(self, rows: Any) -> Columns | None:
+        """See :meth:`Table.mapped`."""
+        if type(self.rows) is not AllRows or self.table.dropped:
+            return None
+        return self.table.mapped(rows, self._same_names())
+
     def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
+        if out is None and (columns := self._mapped(rows)) is not None:
+            return columns
         stored, names = as_slice(self.stored(rows)), self._same_names()
         lost = self.table.dropped if self._names is None else ()
         for name in (*lost, *(name for name in out or () if name not in names)):

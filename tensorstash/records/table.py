@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
 from ..columns import Columns
 from ..driver import Check, Driver, located
+from ..engine.in_place.reading import MAPPED_BYTES, MappedRows, gather_mapped
 from ..engine.look import Look, Together, blame
 from ..errors import Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from ..handle import Settings
@@ -86,6 +88,7 @@ class Table:
         self._columns: dict[bool, _Columns] = {}  # by whether they are for a worker
         self._latest: LatestCatalog | None = None
         self._singles = SingleRows()
+        self._mapped: MappedFields | None = None
 
     @property
     def place(self) -> Place:
@@ -227,9 +230,7 @@ class Table:
         self.check()
         columns = self._columns_for(in_worker)
         found: Columns = dict.fromkeys(names)
-        for name in found:
-            if name not in columns:
-                raise self.missing(name)
+        _check_known(self, columns, found)
 
         names = [*found]
         look = self.look(names)
@@ -252,6 +253,16 @@ class Table:
         if look is None:
             self.check_same(names)
         return found
+
+    def mapped(self, rows: Any, names: tuple[str, ...]) -> Columns | None:
+        """What :meth:`take` returns of a few rows by number, where all fields lie in maps;
+        ``None`` where :meth:`take` has to do it, or to say what is wrong."""
+        if self.closed or self._catalog is None or type(rows) is not np.ndarray:
+            return None
+        if (bound := self._mapped) is None or not bound.is_of(self._catalog, names):
+            latest = None if self.settings.immutable else self.latest
+            bound = self._mapped = MappedFields(self._catalog, names, self.columns, latest)
+        return bound.take(rows)
 
     # -- the same fields still ------------------------------------------------------------
 
@@ -280,9 +291,7 @@ class Table:
         """Store checked values in rows that are there."""
         self.check(write=True)
         columns = self.columns
-        for name in values:
-            if name not in columns:
-                raise self.missing(name)
+        _check_known(self, columns, values)
         ends: dict[str, int] = {}
         look = self.look(values)
         if look is None:
@@ -306,7 +315,7 @@ class Table:
         self.check(write=True)
         if not count:
             return self.catalog.rows
-        self._singles.note(count, *self.place)
+        self._singles.note(count, *self.place, self.catalog.specs.values())
         before, known, columns = self._catalog, self.catalog, self.columns
         catalog, start = commit.extend(self.latest, self.settings, known, columns, values, count)
         self.adopt(catalog, before)
@@ -353,6 +362,54 @@ class Table:
     def fields(self) -> Fields:
         """The fields by path."""
         return self.catalog.fields
+
+
+def _check_known(table: Table, columns: Mapping[str, Column], names: Iterable[str]) -> None:
+    for name in names:
+        if name not in columns:
+            raise table.missing(name)
+
+
+class MappedFields:
+    """Some fields whose rows lie in maps, as ``catalog`` has them; ``latest`` tells whether they
+    are the same still."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        names: tuple[str, ...],
+        columns: Mapping[str, Column],
+        latest: LatestCatalog | None,
+    ) -> None:
+        self._catalog, self._names, self._latest, self._most = catalog, names, latest, 0
+        self._arrays: list[MappedRows] = []
+        for name in names:
+            column = columns.get(name)
+            if not isinstance(column, FixedColumn):
+                return
+            array = column.arrays[0]
+            chunks = array.make_writer(array.spec).chunks
+            if not MappedRows.fits(chunks):
+                return
+            self._arrays.append(MappedRows(chunks))
+        self._most = MAPPED_BYTES // sum(each.nbytes for each in self._arrays)
+
+    def is_of(self, catalog: Catalog, names: tuple[str, ...]) -> bool:
+        """Whether it is of these fields, as they are known."""
+        return self._catalog is catalog and self._names == names
+
+    def take(self, rows: NDArray[Any]) -> Columns | None:
+        """Rows by number (negative ones count from the end), those of all fields in one step;
+        ``None`` where they do not lie so, or are not sure to."""
+        if rows.ndim != 1 or rows.dtype.kind != "i" or len(rows) > self._most:
+            return None
+        look = None if self._latest is None else self._latest.document(self._catalog)
+        if look is None and self._latest is not None:
+            return None
+        outs = [np.empty((len(rows), *each.shape), each.dtype) for each in self._arrays]
+        numbers = np.ascontiguousarray(rows, np.int64)
+        done = gather_mapped(look, self._arrays, numbers, self._catalog.rows, outs)
+        return dict(zip(self._names, outs, strict=True)) if done else None
 
 
 def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:

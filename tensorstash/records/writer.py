@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 
 from ..coerce import parse_bytes
 from ..columns import Ragged
-from ..engine.in_place import Slot, is_in_place, put_row
+from ..engine.in_place.single import Slot, put_row
+from ..engine.in_place.writing import is_in_place
 from ..errors import Closed, Invalid, Unsupported
 from ..loading.source import SourceHolder
 from ..memory.steps import WRITERS
-from ..metadata import zarr3
 from .ingest import check_row, check_rows
 from .rowset import normalize
 from .source import RecordSource
@@ -233,6 +232,7 @@ class WritableRows(SourceHolder):
     """The part of records that stores rows by other ways than assignment."""
 
     _source: RecordSource
+    _setter: RowSetter | None = None
 
     def writer(self, budget: int | str = "256MiB") -> RecordWriter:
         """Return a context manager that gathers rows and stores whole chunks.
@@ -276,6 +276,23 @@ class WritableRows(SourceHolder):
         table = self._source.whole_table("setter")
         table.check(write=True)
         return RowSetter(self._source)
+
+    def _put_in_place(self) -> RowSetter | None:
+        """What stores single rows of all of these fields in place, where they are."""
+        put, table = self._setter, self._source.table
+        if put is None:
+            if (
+                not self._source.selects_all
+                or not table.known
+                or table.settings.mode == "r"
+                or table.closed
+            ):
+                return None
+            put = self._setter = RowSetter(self._source)
+        return put if put.in_place else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_setter"}
 
     def flush(self) -> None:
         """Have what this process wrote in place survive a power cut: on a disk, ``fsync``.
@@ -344,23 +361,18 @@ class RowSetter:
             ready.append((slot, data))
         if table.closed:
             table.check()
-        put_row(self._look(), self._check_same, ready, row % count)
+        put_row(table.latest.document(self._catalog), self._check_same, ready, row % count)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether rows are stored in place, as the records were when a row was stored last."""
+        return self._slots is not None
 
     def _check_same(self) -> None:
         self._source.table.check_same(self._names)
 
-    def _look(self) -> tuple[bytes, int, int, int] | None:
-        """The document, while it is the one that is known and a file."""
-        latest = self._source.table.latest
-        if self._document is None or latest.now is not self._catalog:
-            return None
-        return (self._document, *self._catalog.tag)  # type: ignore[misc]
-
     def _bind(self) -> None:
         table = self._source.table
-        folder = table.driver.local_path(table.path)
-        is_file = folder is not None and table.driver.capabilities.in_place
-        self._document = os.fsencode(folder + zarr3.KEY) if folder and is_file else None
         self._catalog = table.catalog
         self._columns = table.columns
         self._names = [*self._columns]

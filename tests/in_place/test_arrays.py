@@ -18,7 +18,8 @@ import tensorstash as stash
 from tensorstash import dtype as dtypes
 from tensorstash.drivers.shm import ShmDriver
 from tensorstash.engine.native import library
-from tests.support.layouts import EXAMPLES, values
+from tests.in_place.steps import step
+from tests.support.layouts import EXAMPLES
 from tests.support.oracle import numpy_index, outer_of, same, shapes
 
 KINDS: list[Any] = [*("b1", "u1", "i2", "f4", "c16", "M8[ns]", "S5", "V7"), "bfloat16"]
@@ -59,35 +60,7 @@ def test_every_selection_is_numpys_through_every_handle(data: Any) -> None:
         model = np.full(shape, fill, dtype)
         for _ in range(data.draw(st.integers(1, 4))):
             handle = data.draw(st.sampled_from([first, other]))
-            step = data.draw(st.sampled_from(["put", "put", "put", "append", "resize", "writer"]))
-            if step == "append":
-                axis = data.draw(st.integers(0, len(shape) - 1))
-                rows = list(model.shape)
-                rows[axis] = data.draw(st.integers(0, 5))
-                new = np.random.default_rng(3).integers(0, 9, rows).astype(dtype)
-                assert handle.append(new, axis) == model.shape[axis]
-                model = np.concatenate([model, new], axis)
-                for each in (first, other, reader):
-                    each.refresh()
-            elif step == "resize":
-                wanted = tuple(data.draw(st.integers(0, 9)) for _ in shape)
-                handle.resize(wanted)
-                grown = np.full(wanted, fill, dtype)
-                both = tuple(slice(min(a, b)) for a, b in zip(wanted, model.shape, strict=True))
-                grown[both] = model[both]
-                model = grown
-                for each in (first, other, reader):
-                    each.refresh()
-            else:
-                index = data.draw(numpy_index(model.shape))
-                value = data.draw(values(model[index].shape, dtype))
-                with np.errstate(all="ignore"):
-                    model[index] = value
-                if step == "writer":
-                    with handle.writer() as writer:
-                        writer[index] = value
-                else:
-                    handle[index] = value
+            model = step(data, handle, model, fill, (first, other, reader))
             same(reader[...], model)
             index = data.draw(numpy_index(model.shape))
             same(other[index], model[index])

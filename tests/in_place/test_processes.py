@@ -264,30 +264,3 @@ def test_the_kernel_writes_only_to_the_file_that_it_was_given(tmp_path: Path) ->
             kernel.patch(None, [(place, 0, b"")] * 5000)
         assert kernel.patch(None, []) == 0
     assert file.read_bytes() == b"kab\0\0\0yz"
-
-
-def test_the_kernel_copies_no_rows_that_are_not_there() -> None:
-    kernel = library.library.kernel
-    if kernel is None:
-        pytest.skip("the kernel is not built")
-    chunks = [bytes(range(8)), None, bytes(range(8, 16))]  # two rows of four bytes each
-    out = bytearray(12)
-    assert kernel.gather(chunks, 5, np.array([15, 10, 12]), 2, 4, b"\7", out)
-    assert out == bytes([12, 13, 14, 15, 0, 1, 2, 3, 7, 7, 7, 7])
-    for rows in ([9, 10, 10], [10, 16, 10], [-1, 10, 10], [1 << 62, 10, 10]):
-        assert not kernel.gather(chunks, 5, np.array(rows), 2, 4, b"\7", out)
-    assert not kernel.gather(chunks, 5, np.array([10, 12, 10]), 2, 4, None, out)
-    assert not kernel.gather([bytes(7), None], 5, np.array([10, 10, 10]), 2, 4, b"\7", out)
-    for wrong in (
-        (chunks, 5, np.array([10]), 2, 4, b"\7", out),
-        (chunks, 5, np.array([10, 10, 10]), 0, 4, b"\7", out),
-        (chunks, 5, np.array([10, 10, 10]), 2, -4, b"\7", out),
-        (chunks, 5, np.array([10, 10, 10]), 1 << 62, 4, b"\7", out),
-        (chunks, 5, np.array([10, 10, 10]), 2, 4, b"123", out),
-        (chunks, 5, b"123", 2, 4, b"\7", out),
-    ):
-        with pytest.raises(ValueError, match="no such rows"):
-            kernel.gather(*wrong)
-    for odd in ((chunks, 5, [10], 2, 4, None, out), (chunks, 5, b"", 2, 4, None, b"")):
-        with pytest.raises((TypeError, BufferError)):
-            kernel.gather(*odd)

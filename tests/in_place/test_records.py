@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 
 import tensorstash as stash
 from tensorstash.engine.native import library
-from tensorstash.errors import Closed, Conflict, Invalid, InvalidSelection, ReadOnly
+from tensorstash.errors import Closed, Conflict, Invalid, InvalidSelection, NotFound, ReadOnly
 from tests.support.layouts import EXAMPLES
 from tests.support.oracle import same
 
@@ -211,3 +212,50 @@ def test_others_read_the_fields(tmp_path: Path) -> None:
     assert stash.open(tmp_path / "r/x").in_place
     assert stash.open_records(tmp_path / "r")["x"].in_place
     assert {**r.attrs} == {}
+
+
+def test_single_assignments_are_those_of_a_setter(tmp_path: Path) -> None:
+    r = stash.create_records(tmp_path / "r", FIELDS, 4, in_place=True)
+    rows = random_rows(1, 4)
+    for i in (0, 3, -3, -2):
+        r[i] = one(rows, i)
+    check(r, rows)
+    for wrong in (4, -5):
+        with pytest.raises(InvalidSelection):
+            r[wrong] = one(rows, 0)
+    with pytest.raises(Invalid):
+        r[0] = {"x": 1}
+    again = pickle.loads(pickle.dumps(r))
+    again[1] = one(rows, 0)
+    assert same(r[1]["obs"], rows["obs"][0]) is None
+    r.select("x")[1] = {"x": 3.0}
+    r.where([2, 3])[0] = one(rows, 3)
+    assert r[1]["x"] == 3.0 and r[2]["x"] == rows["x"][3]
+    other = stash.open_records(tmp_path / "r", "r+")
+    other.drop_field("flag")
+    with pytest.raises(NotFound):
+        r[0] = one(rows, 0)
+    r.refresh()
+    r[0] = {k: v for k, v in one(rows, 1).items() if k != "flag"}
+    assert r[0]["x"] == rows["x"][1]
+    row = {k: v for k, v in one(rows, 0).items() if k != "flag"}
+    with pytest.raises(ReadOnly):
+        stash.open_records(tmp_path / "r")[0] = row
+    r.close()
+    with pytest.raises(Closed):
+        r[0] = row
+
+
+def test_what_is_deleted_is_held_by_no_handle(tmp_path: Path) -> None:
+    stash.create_group(tmp_path)
+    r = stash.create_records(tmp_path / "r", FIELDS, 4, in_place=True)
+    put = r.setter()
+    r[0] = one(random_rows(0, 1), 0)
+    put(1, one(random_rows(0, 1), 0))
+    assert r[np.array([0, 1])]["x"][0] == r[0]["x"]
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no list of maps")
+    assert f"{tmp_path}/r/x/c" in maps.read_text()
+    del stash.open_group(tmp_path, "r+")["r"]
+    assert str(tmp_path) not in maps.read_text()

@@ -15,7 +15,8 @@ from tensorstash.driver import Driver, Parts, Span
 from tensorstash.errors import Conflict, Corrupt, Invalid
 from tensorstash.registry import connect
 from tensorstash.testing.counting import CountingDriver
-from tests.support.layouts import EXAMPLES, values
+from tests.in_place.steps import step
+from tests.support.layouts import EXAMPLES
 from tests.support.oracle import numpy_index, same, shapes
 from tests.support.races import fork, in_processes
 
@@ -44,33 +45,7 @@ def test_every_selection_is_numpys_through_every_handle(data: Any) -> None:
     model = np.full(shape, fill, dtype)
     for _ in range(data.draw(st.integers(1, 4))):
         handle = data.draw(st.sampled_from([first, other]))
-        step = data.draw(st.sampled_from(["put", "put", "put", "append", "resize", "writer"]))
-        if step == "append":
-            axis = data.draw(st.integers(0, len(shape) - 1))
-            rows = list(model.shape)
-            rows[axis] = data.draw(st.integers(0, 3))
-            new = np.random.default_rng(3).integers(0, 9, rows).astype(dtype)
-            handle.append(new, axis)
-            model = np.concatenate([model, new], axis)
-        elif step == "resize":
-            wanted = tuple(data.draw(st.integers(0, 7)) for _ in shape)
-            handle.resize(wanted)
-            grown = np.full(wanted, fill, dtype)
-            both = tuple(slice(min(a, b)) for a, b in zip(wanted, model.shape, strict=True))
-            grown[both] = model[both]
-            model = grown
-        else:
-            index = data.draw(numpy_index(model.shape))
-            value = data.draw(values(model[index].shape, dtype))
-            with np.errstate(all="ignore"):
-                model[index] = value
-            if step == "writer":
-                with handle.writer() as writer:
-                    writer[index] = value
-            else:
-                handle[index] = value
-        first.refresh()
-        other.refresh()
+        model = step(data, handle, model, fill, (first, other))
         same(other[...], model)
         index = data.draw(numpy_index(model.shape))
         same(first[index], model[index])

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 6 /* of what the functions take: library.py has the same */
+#define VERSION 7 /* of what the functions take: library.py has the same */
 
 static void free_buffers(Py_buffer *buffers, int64_t count) {
     for (int64_t k = 0; buffers && k < count; k++)
@@ -436,9 +436,12 @@ static PyMethodDef methods[] = {
      "its path and has one link; up to the first of which that is not so, or that fails. -1: the\n"
      "file `look` (path, inode, modified, size) is another one, and nothing was done."},
     {"gather", gather, METH_VARARGS,
-     "gather(chunks, first, rows, per, width, fill, out) -> whether all of `out` was filled\n\n"
-     "Copy rows of `width` bytes, `per` in each of the chunks from the `first` on (None: absent, all\n"
-     "`fill`, where that is not None either)."},
+     "gather(look, fields, rows, count) -> whether it was done, or what is not as it is known\n\n"
+     "Copy the rows of these numbers, of `count`, out of each field (chunks, per, width, fill, out): of\n"
+     "`width` bytes, `per` in a chunk, which is in `chunks` by its number: (path, fd, inode, device,\n"
+     "size, memory), or the path where no file is, all `fill`, unless that is None. A list of (field,\n"
+     "chunk): these are none or others by now, and nothing was done. False: rows are out of range or\n"
+     "far apart, or the file `look` (path, inode, modified, size) is another one."},
     {"reserves", reserves, METH_O, "reserves(fd): whether a map of a file there has room for sure."},
     {"find", find, METH_VARARGS, "find(*paths): look for decoders there; those known, as bits."},
     {NULL, NULL, 0, NULL},

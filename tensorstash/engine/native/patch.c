@@ -135,60 +135,192 @@ end:
     return result;
 }
 
+#define MOST_CHUNKS 64
+#define MOST_FIELDS 4096
+
+/* A chunk as it is known: a file that is mapped, or, without memory, that there is none. */
+typedef struct {
+    PyObject *known; /* NULL: no row lies in it */
+    const char *path;
+    unsigned long long inode, device;
+    long long size;
+    Py_buffer memory;
+    int moved; /* it is another one by now, or was never known */
+} Chunk;
+
+typedef struct {
+    PyObject *chunks; /* a dict by number, of the caller's tuple */
+    long long per, width, first;
+    Py_buffer fill, out;
+    unsigned char wanted[MOST_CHUNKS];
+    Chunk known[MOST_CHUNKS];
+} Field;
+
+/* Rows as the caller has them, who may change them meanwhile, counted from the start; which are the
+   first and the last. */
+static int ranged(int64_t *rows, const int64_t *given, int64_t n, int64_t count, int64_t *low, int64_t *high) {
+    *low = INT64_MAX, *high = -1;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = given[i];
+        if (row < 0) row += count;
+        if (row < *low) *low = row;
+        if (row > *high) *high = row;
+        rows[i] = row;
+    }
+    return n > 0 && *low >= 0 && *high < count;
+}
+
+static int is_moved(const Chunk *chunk) {
+    struct stat status;
+    if (fstatat(AT_FDCWD, chunk->path, &status, AT_SYMLINK_NOFOLLOW))
+        return chunk->memory.obj || errno != ENOENT;
+    return !chunk->memory.obj || !S_ISREG(status.st_mode) ||
+           (unsigned long long)status.st_ino != chunk->inode ||
+           (unsigned long long)status.st_dev != chunk->device || (long long)status.st_size != chunk->size;
+}
+
+static void copy_rows(const Field *field, const int64_t *rows, int64_t n) {
+    uint8_t *to = field->out.buf;
+    size_t width = (size_t)field->width;
+    for (int64_t i = 0; i < n; i++, to += width) {
+        int64_t row = rows[i], number = row / field->per;
+        const uint8_t *from = field->known[number - field->first].memory.buf;
+        if (from) memcpy(to, from + (row - number * field->per) * field->width, width);
+        else
+            for (size_t k = 0; k < width; k += (size_t)field->fill.len)
+                memcpy(to + k, field->fill.buf, (size_t)field->fill.len);
+    }
+}
+
+/* What is known of a chunk; 0: another way is to be taken, or an error is set. */
+static int take_chunk(Field *field, int k) {
+    Chunk *chunk = &field->known[k];
+    PyObject *number = PyLong_FromLongLong(field->first + k), *memory;
+    int fd;
+    if (!number) return 0;
+    chunk->known = PyObject_GetItem(field->chunks, number);
+    Py_DECREF(number);
+    if (!chunk->known) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyError)) return 0;
+        PyErr_Clear();
+        chunk->moved = 1;
+        return 1;
+    }
+    if (PyBytes_Check(chunk->known)) {
+        chunk->path = PyBytes_AsString(chunk->known);
+        return chunk->path && field->fill.obj;
+    }
+    return is_tuple(chunk->known) &&
+           PyArg_ParseTuple(chunk->known, "yiKKLO", &chunk->path, &fd, &chunk->inode, &chunk->device,
+                            &chunk->size, &memory) &&
+           !PyObject_GetBuffer(memory, &chunk->memory, PyBUF_SIMPLE) &&
+           (long long)chunk->memory.len == chunk->size && chunk->size == field->per * field->width;
+}
+
+static int take_field(Field *field, PyObject *given, int64_t n) {
+    PyObject *fill, *out;
+    if (!is_tuple(given) || !PyArg_ParseTuple(given, "O!LLOO", &PyDict_Type, &field->chunks, &field->per,
+                                              &field->width, &fill, &out))
+        return 0;
+    if ((fill != Py_None && PyObject_GetBuffer(fill, &field->fill, PyBUF_SIMPLE)) ||
+        PyObject_GetBuffer(out, &field->out, PyBUF_WRITABLE))
+        return 0;
+    if (field->per < 1 || field->width < 1 || field->per > INT64_MAX / field->width ||
+        n > INT64_MAX / field->width || (long long)field->out.len != n * field->width ||
+        (field->fill.obj && (field->fill.len < 1 || field->width % field->fill.len))) {
+        PyErr_SetString(PyExc_ValueError, "no such rows");
+        return 0;
+    }
+    return 1;
+}
+
+static void release_field(Field *field) {
+    for (int k = 0; k < MOST_CHUNKS; k++) {
+        if (field->known[k].memory.obj) PyBuffer_Release(&field->known[k].memory);
+        Py_XDECREF(field->known[k].known);
+    }
+    if (field->fill.obj) PyBuffer_Release(&field->fill);
+    if (field->out.obj) PyBuffer_Release(&field->out);
+}
+
 PyObject *gather(PyObject *module, PyObject *arguments) {
-    PyObject *views, *numbers, *fill, *out;
-    long long first, per, width;
-    Py_buffer rows = {0}, filled = {0}, to = {0};
-    int done = 0;
+    PyObject *look, *given, *numbers, *result = NULL;
+    const char *document = NULL;
+    unsigned long long inode = 0;
+    long long modified = 0, size = 0, count;
+    int64_t low = 0, high = 0, *rows = NULL;
+    Py_buffer asked = {0};
+    Py_ssize_t taken = 0;
+    int near = 1, moved = 0, same = 1;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!LOLLOO", &PyList_Type, &views, &first, &numbers, &per, &width,
-                          &fill, &out))
+    if (!PyArg_ParseTuple(arguments, "OO!OL", &look, &PyList_Type, &given, &numbers, &count)) return NULL;
+    if (look != Py_None &&
+        (!is_tuple(look) || !PyArg_ParseTuple(look, "yKLL", &document, &inode, &modified, &size)))
         return NULL;
-    Py_ssize_t count = PyList_Size(views), taken = 0;
-    Py_buffer *chunks = calloc((size_t)count + 1, sizeof *chunks);
-    if (!chunks) return PyErr_NoMemory();
-    if (PyObject_GetBuffer(numbers, &rows, PyBUF_SIMPLE) ||
-        (fill != Py_None && PyObject_GetBuffer(fill, &filled, PyBUF_SIMPLE)) ||
-        PyObject_GetBuffer(out, &to, PyBUF_WRITABLE))
+    Py_ssize_t many = PyList_Size(given);
+    if (many > MOST_FIELDS) {
+        PyErr_SetString(PyExc_ValueError, "too many fields");
+        return NULL;
+    }
+    Field *fields = calloc((size_t)many + 1, sizeof *fields);
+    if (!fields) return PyErr_NoMemory();
+    if (PyObject_GetBuffer(numbers, &asked, PyBUF_SIMPLE)) goto end;
+    int64_t n = (int64_t)asked.len / 8;
+    if (asked.len % 8) {
+        PyErr_SetString(PyExc_ValueError, "no such rows");
         goto end;
-    if (per < 1 || width < 1 || per > INT64_MAX / width) goto wrong;
-    for (; taken < count; taken++) {
-        PyObject *view = PyList_GetItem(views, taken);
-        if (view == Py_None) continue;
-        if (PyObject_GetBuffer(view, &chunks[taken], PyBUF_SIMPLE)) goto end;
-        if ((long long)chunks[taken].len != per * width) {
-            taken++;
-            goto end; /* another way says what is wrong */
+    }
+    if (!(rows = malloc((size_t)asked.len + 1))) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    for (; taken < many; taken++) {
+        PyObject *one = PyList_GetItem(given, taken);
+        if (!one || !take_field(&fields[taken], one, n)) {
+            if (one) taken++;
+            goto end;
         }
     }
-    int64_t n = (int64_t)rows.len / 8;
-    if (rows.len % 8 || n > INT64_MAX / width || (long long)to.len != n * width ||
-        (filled.obj && (filled.len < 1 || width % filled.len)))
-        goto wrong;
     Py_BEGIN_ALLOW_THREADS
-    uint8_t *at = to.buf;
-    int64_t i = 0;
-    for (; i < n; i++, at += width) {
-        int64_t row = ((const int64_t *)rows.buf)[i];
-        int64_t number = row < 0 ? -1 : row / per - first;
-        if (number < 0 || number >= count) break;
-        const uint8_t *chunk = chunks[number].buf;
-        if (chunk) memcpy(at, chunk + (row % per) * width, (size_t)width);
-        else if (!filled.obj) break;
-        else
-            for (int64_t k = 0; k < width; k += filled.len) memcpy(at + k, filled.buf, (size_t)filled.len);
+    near = ranged(rows, asked.buf, n, count, &low, &high);
+    for (Py_ssize_t f = 0; near && f < many; f++) {
+        Field *field = &fields[f];
+        field->first = low / field->per;
+        near = high / field->per - field->first < MOST_CHUNKS;
+        for (int64_t i = 0; near && i < n; i++) field->wanted[rows[i] / field->per - field->first] = 1;
     }
-    done = i == n;
     Py_END_ALLOW_THREADS
-    goto end;
-wrong:
-    PyErr_SetString(PyExc_ValueError, "no such rows");
+    for (Py_ssize_t f = 0; near && f < many; f++)
+        for (int k = 0; near && k < MOST_CHUNKS; k++)
+            if (fields[f].wanted[k]) near = take_chunk(&fields[f], k);
+    if (PyErr_Occurred()) goto end;
+    if (near) {
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t f = 0; f < many; f++)
+            for (int k = 0; k < MOST_CHUNKS; k++) {
+                Chunk *chunk = &fields[f].known[k];
+                if (chunk->known) chunk->moved = is_moved(chunk);
+                moved += chunk->moved;
+            }
+        for (Py_ssize_t f = 0; !moved && f < many; f++) copy_rows(&fields[f], rows, n);
+        if (!moved && document) same = is_version(document, inode, modified, size);
+        Py_END_ALLOW_THREADS
+    }
+    if (!near || !same) result = PyBool_FromLong(0);
+    else if (!moved) result = PyBool_FromLong(1);
+    else if ((result = PyList_New(0)))
+        for (Py_ssize_t f = 0; f < many; f++)
+            for (int k = 0; k < MOST_CHUNKS; k++) {
+                if (!fields[f].known[k].moved) continue;
+                PyObject *pair = Py_BuildValue("(nL)", f, fields[f].first + k);
+                if (!pair || PyList_Append(result, pair)) Py_CLEAR(result);
+                Py_XDECREF(pair);
+                if (!result) goto end;
+            }
 end:
-    for (Py_ssize_t k = 0; k < taken; k++)
-        if (chunks[k].obj) PyBuffer_Release(&chunks[k]);
-    free(chunks);
-    if (rows.obj) PyBuffer_Release(&rows);
-    if (filled.obj) PyBuffer_Release(&filled);
-    if (to.obj) PyBuffer_Release(&to);
-    return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
+    for (Py_ssize_t f = 0; f < taken; f++) release_field(&fields[f]);
+    free(fields);
+    free(rows);
+    if (asked.obj) PyBuffer_Release(&asked);
+    return result;
 }
