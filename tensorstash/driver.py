@@ -68,6 +68,17 @@ class Request(NamedTuple):
     most: int | None = None
 
 
+class LocalPuts(NamedTuple):
+    """How values become files without the driver: see :meth:`Driver.local_puts`."""
+
+    base: str
+    """What a key is appended to for its path."""
+    writer: str
+    """Names this process in a temporary's name."""
+    stamps: Callable[[int], int]
+    """Called before so many are put: the first of as many times (ns), one for each version."""
+
+
 class Put(NamedTuple):
     """One value to be stored by :meth:`Driver.put_each`; conditions as in :meth:`Driver.put`."""
 
@@ -373,13 +384,19 @@ class Driver(InPlace, ABC):
         modification time in ns, size)``. ``None`` elsewhere."""
         return None
 
+    def local_puts(self) -> LocalPuts | None:
+        """How whoever keeps to the driver's own way of doing so puts values as files, on no
+        condition, in any :meth:`plain_folder`; ``None`` where the driver is to be asked."""
+        return None
+
     def in_memory(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
         """The values of ``keys`` (``None``: absent) where all lie in memory, else ``None``."""
         return None
 
     def plain_folder(self, folder: str) -> bool:
-        """Where there is a :meth:`local_path`: whether no link leads to ``folder`` (without a slash
-        at its end), so that a file which is not there is an absent value."""
+        """Where there is a :meth:`local_path`, or are :meth:`local_puts`: whether no link leads to
+        ``folder`` (without a slash at its end), so that a file which is not there is an absent
+        value."""
         return False
 
     def tag(self, key: str) -> Tag | None:

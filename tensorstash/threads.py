@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial
-from itertools import compress
+from itertools import chain, compress, islice
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -104,6 +104,10 @@ def spread(
             work(block)
         return
     todo = iter(blocks)
+    first = [*islice(todo, 1)]  # what makes blocks may have nothing left to do
+    if not first:
+        return
+    todo = chain(first, todo)
     lock = threading.Lock()
     stopped = False
     asked: list[Task[None] | None] = []

@@ -269,6 +269,15 @@ def _fill(fd: int, data: Buffer | Filled, fsync: bool) -> Tag:
     return tag
 
 
+def stamps(count: int) -> int:
+    """The first of so many times that no other version gets, each a nanosecond after the one
+    before."""
+    global _last
+    first = _stamp()
+    _last = max(_last, first + count)
+    return first
+
+
 def _stamp() -> int:
     """Now, in ns; later than any before even when the clock is set back. Two threads may
     get the same one, but then both their files exist, and so differ in inode."""

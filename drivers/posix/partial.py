@@ -35,7 +35,12 @@ _READ = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 def name(of: str, stamp: int) -> str:
     """The name under which this process writes the file ``of``, begun at ``stamp`` (ns)."""
-    return f".{of[:32]}.{_host()}-{os.getpid()}-{stamp:016x}.partial"
+    return f".{of[:32]}.{writer()}-{stamp:016x}.partial"
+
+
+def writer() -> str:
+    """This process, in the names of what it writes."""
+    return f"{_host()}-{os.getpid()}"
 
 
 def lock_name(of: str) -> str:

@@ -124,7 +124,7 @@ class Writer:
     def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any]) -> Job[Item]:
         """``job``, its whole chunks encoded by the kernel, many in a call, where it can."""
         able = self._encoder if self.fields is None else None
-        whole = None if able is None else able.of_plan(todo, value, self._keeping)
+        whole = able and able.of_plan(todo, value, self._keeping, self.check is held)
         if whole is None:
             return job
         ahead = Ahead(whole, job.place, job.covers, job.whole)

@@ -25,7 +25,7 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
-_VERSION = 6  # of what the kernel's functions take, as in module.c
+_VERSION = 7  # of what the kernel's functions take, as in module.c
 
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
@@ -179,6 +179,7 @@ class Library:
         keep: bool,
         threads: int = 1,
         grain: int = 1,
+        puts: tuple[list[bytes], list[bytes], bytes, int, int] | None = None,
     ) -> int:
         """Encode chunks, one a task.
 
@@ -186,23 +187,27 @@ class Library:
             chain: Steps ``(kind, size, *options)`` innermost first, bytes of a chunk, the most that
                 one may have when stored, bytes of an element.
             groups: What :mod:`.tables` makes of a selection.
-            tasks: Of each: where in ``out`` it goes, and a row of each group.
+            tasks: Of each: where in ``out`` it goes, or which folder is its own, and a row of each
+                group.
             source: The array, as raw elements.
             fill: An element, for what of a chunk no element of the array is for.
             out: A place for each task, of as many bytes as ``capacity`` says.
             sizes: Written to: the bytes of each; -1 for one of nothing but fill, which is not
-                encoded; -2 for one that Python is to encode.
+                encoded; -2 for one that Python is to encode; as they were for those not begun.
             axes: Of the array.
             keep: Encode those of nothing but fill too.
             threads: The most threads.
             grain: Tasks that a thread takes at a time.
+            puts: ``(folders, names, writer, stamp, nanoseconds)``, where each becomes a file: the
+                folders' paths, each task's name in one, whose temporaries they are, the time that
+                the first gets (ns; each next one is given one more), and how long tasks are begun.
 
         Returns:
             How many were encoded.
         """
         assert self.kernel is not None
         done: int = self.kernel.encode(
-            *(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain)
+            *(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain, puts)
         )
         return done
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 6 /* of what the functions take: library.py has the same */
+#define VERSION 7 /* of what the functions take: library.py has the same */
 
 static void free_buffers(Py_buffer *buffers, int64_t count) {
     for (int64_t k = 0; buffers && k < count; k++)
@@ -223,6 +223,10 @@ end:
 /* Every task lies in its tables, and what it makes in the buffer. */
 static int check_tasks(const Encoding *call, int64_t size) {
     int64_t most = capacity(&call->chain);
+    if (call->puts_files) {
+        size = call->puts.count; /* a task says which folder is its own */
+        most = most < 0 ? most : 1;
+    }
     if (most < 0) return wrong("a chunk of more bytes than can be encoded");
     for (int64_t k = 0; k < call->count; k++) {
         const int64_t *task = call->tasks + k * (1 + call->tables.count);
@@ -235,14 +239,14 @@ static int check_tasks(const Encoding *call, int64_t size) {
 }
 
 static PyObject *encode(PyObject *module, PyObject *arguments) {
-    PyObject *chain, *groups, *tasks, *source, *fill, *out, *sizes, *result = NULL;
+    PyObject *chain, *groups, *tasks, *source, *fill, *out, *sizes, *puts, *result = NULL;
     int axes, keep, threads;
     long long grain;
     Py_buffer *buffer;
     int64_t low, high, numbers_given;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOOiiiL", &chain, &groups, &tasks, &source, &fill, &out,
-                          &sizes, &axes, &keep, &threads, &grain))
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOiiiLO", &chain, &groups, &tasks, &source, &fill, &out,
+                          &sizes, &axes, &keep, &threads, &grain, &puts))
         return NULL;
     if (axes < 0 || axes > MOST_DIMS || grain < 1) {
         wrong("no such call");
@@ -273,6 +277,9 @@ static PyObject *encode(PyObject *module, PyObject *arguments) {
     call->fill = buffer->buf;
     if (!view(&call->views, out, PyBUF_WRITABLE, &buffer)) goto end;
     call->out = buffer->buf;
+    call->puts_files = puts != Py_None;
+    if (call->puts_files && !take_puts(&call->puts, puts, call->count)) goto end;
+    call->place = capacity(&call->chain);
     if (!check_tasks(call, (int64_t)buffer->len)) goto end;
     if (!view(&call->views, source, PyBUF_STRIDES, &buffer)) goto end;
     if (buffer->itemsize != call->chain.itemsize || !extent(buffer, &low, &high)) {
@@ -289,6 +296,7 @@ static PyObject *encode(PyObject *module, PyObject *arguments) {
     }
     result = PyLong_FromLongLong((long long)call->done);
 end:
+    release_puts(&call->puts);
     release_tables(&call->tables);
     release_views(&call->views);
     free(call);
@@ -418,9 +426,11 @@ static PyMethodDef methods[] = {
      "Carry out tasks `first` on, or those `picked`, one an item of `status`, of the product of\n"
      "the groups; `keeps`: memory for the whole chunk of each."},
     {"encode", encode, METH_VARARGS,
-     "encode(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain) -> done\n\n"
+     "encode(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain, puts) -> done\n\n"
      "Encode a chunk a task, which is where in `out` it goes and a row of each group. `sizes`\n"
-     "become those of what is stored; -1: all of it is fill; -2: Python is to look."},
+     "become those of what is stored; -1: all of it is fill; -2: Python is to look. With `puts`,\n"
+     "(folders, names, writer, stamp, nanoseconds), each becomes the file of that name in the folder\n"
+     "that the task tells in place of where it goes; after so long no more are begun."},
     {"capacity", capacity_of, METH_O, "capacity(chain): bytes that a place in `out` must have."},
     {"pack", pack, METH_VARARGS,
      "pack(out, sizes, start, slot): move what lies `slot` apart together; where it ends."},
