@@ -109,7 +109,8 @@ typedef struct {
     Puts puts;
     int64_t *sizes;        /* of each task: bytes, or one of those below */
     int64_t grain;
-    atomic_llong next, done;
+    atomic_llong *next;    /* the next task, of all calls that share them */
+    int64_t done;
     Views views;
 } Encoding;
 
@@ -134,7 +135,7 @@ void leave(Home *home);
 int64_t monotonic(void);
 
 void run_all(Call *call, int threads);
-void encode_all(Encoding *encoding, int threads);
+void encode_all(Encoding *encoding);
 void in_threads(void (*work)(void *, Scratch *), void *call, int threads);
 void keep_at_most(int64_t size);
 void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,

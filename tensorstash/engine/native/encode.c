@@ -298,17 +298,16 @@ static int64_t carry_out(const Encoding *call, int64_t k, Scratch *scratch, Home
 static void work(void *given, Scratch *scratch) {
     Encoding *call = given;
     Home home = {-1, -1};
-    int64_t at, done = 0;
-    while ((at = atomic_fetch_add(&call->next, call->grain)) < call->count) {
+    int64_t at;
+    while ((at = atomic_fetch_add(call->next, call->grain)) < call->count) {
         int64_t stop = at + call->grain < call->count ? at + call->grain : call->count;
         for (; at < stop; at++) {
             call->sizes[at] = carry_out(call, at, scratch, &home);
-            done += call->sizes[at] >= 0;
+            call->done += call->sizes[at] >= 0;
         }
         if (call->puts_files && monotonic() > call->puts.until) break;
     }
     leave(&home);
-    atomic_fetch_add(&call->done, done);
 }
 
-void encode_all(Encoding *encoding, int threads) { in_threads(work, encoding, threads); }
+void encode_all(Encoding *encoding) { in_threads(work, encoding, 1); }

@@ -4,7 +4,7 @@ put by it where they become files on no condition."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...driver import Buffer, LocalPuts
 from ...indexing.plan import Plan
 from ...indexing.selection import Stride, Transform
-from ...threads import cores, nested
+from ...threads import cores, nested, spread
 from ..chunks import Chunks
 from . import library as native
 from .library import Library
@@ -120,21 +120,29 @@ class Encoder:
         how, library, count = self.how, self._library, len(tasks)
         sizes = np.full(count, _FAILED if files is None else _WAITS, np.int64)
         threads = max(1, min(most, count, count * how.decoding.nbytes // _THREAD_BYTES))
-        try:
-            done = library.encode(
+        following = np.zeros(1, np.int64)
+        done: list[int] = []
+
+        def share(_: int) -> None:
+            each = library.encode(
                 *(how.chain, tables.groups, tasks, tables.source, self._fill, out, sizes),
                 axes=len(tables.edges),
                 keep=keep,
-                threads=threads,
                 grain=max(1, min(64, count // (8 * threads), _GRAIN_BYTES // how.decoding.nbytes)),
+                following=following,
                 puts=files,
             )
+            done.append(each)
+
+        try:
+            # Threads that wait already: new ones may begin when there is nothing left to do.
+            spread(range(threads), lambda: share, threads)
         except (ValueError, BufferError):  # refused before it began: all are left to Python
             sizes[:] = _FAILED
             return sizes
-        if done:
-            library.count(how.decoding.kinds, done, "encoded ")
-            library.done["put tasks"] += done if files is not None else 0
+        if any(done):
+            library.count(how.decoding.kinds, sum(done), "encoded ")
+            library.done["put tasks"] += sum(done) if files is not None else 0
         return sizes
 
     def pack(self, out: NDArray[np.uint8], sizes: Ints, start: int, slot: int) -> int:
@@ -384,9 +392,13 @@ class Ahead(Generic[Item]):
     def items(self, items: Iterator[Item]) -> Iterator[Item]:
         """``items``, the next of which are encoded already; without those that are put."""
         whole = self._encodes
+        left: list[Item] = []  # until the kernel is done: a worker's call would be alone
         while some := [*islice(items, 1 if whole.sharded else whole.size)]:
             if whole.puts is not None:
-                yield from self._put(some)
+                left += self._put(some)
+                if len(left) >= _PUT_TASKS:
+                    yield from left
+                    left = []
                 continue
             wanted = [self._place(item) for item in some if self._covers(item)]
             try:
@@ -400,14 +412,14 @@ class Ahead(Generic[Item]):
             except MemoryError:
                 pass  # one after another, in Python
             yield from some
+        yield from left
 
-    def _put(self, some: list[Item]) -> Iterator[Item]:
+    def _put(self, some: list[Item]) -> Iterable[Item]:
         """Those of ``some`` that Python is to put."""
         left = {self._place(item): item for item in some}
         waiting = [place for place, item in left.items() if self._covers(item)]
         if len(waiting) < _FEWEST_PUT:
-            yield from some
-            return
+            return some
         try:
             while waiting:
                 done, fill, waiting = self._encodes.put(waiting)
@@ -416,7 +428,7 @@ class Ahead(Generic[Item]):
                 self._made.update((place, (self._encodes.key(place), None)) for place in fill)
         except MemoryError:
             pass
-        yield from left.values()
+        return left.values()
 
 
 def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:

@@ -177,11 +177,11 @@ class Library:
         sizes: Any,
         axes: int,
         keep: bool,
-        threads: int = 1,
         grain: int = 1,
+        following: Any = None,
         puts: tuple[list[bytes], list[bytes], bytes, int, int] | None = None,
     ) -> int:
-        """Encode chunks, one a task.
+        """Encode chunks, one a task, in this thread.
 
         Args:
             chain: Steps ``(kind, size, *options)`` innermost first, bytes of a chunk, the most that
@@ -196,8 +196,8 @@ class Library:
                 encoded; -2 for one that Python is to encode; as they were for those not begun.
             axes: Of the array.
             keep: Encode those of nothing but fill too.
-            threads: The most threads.
             grain: Tasks that a thread takes at a time.
+            following: The number of the first (8 bytes), moved on by all calls that share tasks.
             puts: ``(folders, names, writer, stamp, nanoseconds)``, where each becomes a file: the
                 folders' paths, each task's name in one, whose temporaries they are, the time that
                 the first gets (ns; each next one is given one more), and how long tasks are begun.
@@ -206,8 +206,9 @@ class Library:
             How many were encoded.
         """
         assert self.kernel is not None
+        following = bytearray(8) if following is None else following
         done: int = self.kernel.encode(
-            *(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain, puts)
+            *(chain, groups, tasks, source, fill, out, sizes, axes, keep, grain, following, puts)
         )
         return done
 
