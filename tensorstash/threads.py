@@ -91,14 +91,16 @@ def spread(
     make_work: Callable[[], Callable[[_Block], Any]],
     threads: int,
     waits: bool = False,
+    leaf: bool = False,
 ) -> None:
     """Do the work of every block once, on ``threads`` threads, the caller's among them.
 
     Each thread calls ``make_work`` once and uses what it returns for the blocks it takes. The first
     error stops the rest and is raised here. Called from a worker thread, everything runs in
-    that thread: nested use cannot deadlock. ``waits`` as in :func:`submit`.
+    that thread: nested use cannot deadlock; not so where ``leaf`` says that the work waits for no
+    other. ``waits`` as in :func:`submit`.
     """
-    if threads <= 1 or getattr(_local, "worker", False):
+    if threads <= 1 or (getattr(_local, "worker", False) and not leaf):
         work = make_work()
         for block in blocks:
             work(block)

@@ -65,9 +65,7 @@ class Encoder:
             return 1
         return cores() if self._threads is None else self._threads
 
-    def of_plan(
-        self, todo: Plan, value: NDArray[Any], how: Keeping, free: bool
-    ) -> Whole | None:
+    def of_plan(self, todo: Plan, value: NDArray[Any], how: Keeping, free: bool) -> Whole | None:
         """What encodes the whole chunks that ``value`` brings where ``todo`` says; ``None`` where
         the kernel cannot, or they are too few. ``free``: it may put them as well."""
         sharding, puts = self.chunks.sharding, None
@@ -136,7 +134,7 @@ class Encoder:
 
         try:
             # Threads that wait already: new ones may begin when there is nothing left to do.
-            spread(range(threads), lambda: share, threads)
+            spread(range(threads), lambda: share, threads, leaf=True)
         except (ValueError, BufferError):  # refused before it began: all are left to Python
             sizes[:] = _FAILED
             return sizes
@@ -298,8 +296,8 @@ class Whole:
     def _named(
         self, places: list[Chunk], tasks: Ints
     ) -> tuple[list[Chunk], Ints, dict[str, int], list[bytes]]:
-        """Those of ``places`` that may be put, their tasks, the folders that these say now, by their
-        numbers, and a name for each."""
+        """Those of ``places`` that may be put, their tasks, the folders that these say now, by
+        their numbers, and a name for each."""
         chunks = self._encoder.chunks
         folders: dict[str, int] = {}
         linked: set[str] = set()
@@ -392,13 +390,9 @@ class Ahead(Generic[Item]):
     def items(self, items: Iterator[Item]) -> Iterator[Item]:
         """``items``, the next of which are encoded already; without those that are put."""
         whole = self._encodes
-        left: list[Item] = []  # until the kernel is done: a worker's call would be alone
         while some := [*islice(items, 1 if whole.sharded else whole.size)]:
             if whole.puts is not None:
-                left += self._put(some)
-                if len(left) >= _PUT_TASKS:
-                    yield from left
-                    left = []
+                yield from self._put(some)
                 continue
             wanted = [self._place(item) for item in some if self._covers(item)]
             try:
@@ -412,7 +406,6 @@ class Ahead(Generic[Item]):
             except MemoryError:
                 pass  # one after another, in Python
             yield from some
-        yield from left
 
     def _put(self, some: list[Item]) -> Iterable[Item]:
         """Those of ``some`` that Python is to put."""
