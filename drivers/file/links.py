@@ -15,7 +15,7 @@ from collections.abc import Callable
 from stat import S_ISLNK
 from typing import Any, NamedTuple, cast
 
-from tensorstash.driver import Driver, LocalPuts, Tag, check_prefix
+from tensorstash.driver import Driver, Tag, check_prefix
 from tensorstash.drivers.file import writing
 from tensorstash.drivers.posix import partial
 from tensorstash.drivers.posix.descriptor import Descriptor
@@ -67,12 +67,13 @@ class FilesBelow(Driver):
         except Invalid:  # whoever reads is told
             return None
 
-    def local_puts(self) -> LocalPuts | None:
-        """``None`` where files are to be durable, or where a class that derives from the driver
-        writes in its own way."""
+    def local_puts(self) -> tuple[str, str, Callable[[int], int]] | None:
+        """What a key is appended to for its path, this process in a temporary's name, and what
+        returns the first of so many times (ns), one a version. ``None`` where files are to be
+        durable, or where a class that derives from the driver writes in its own way."""
         if self.fsync or not self._is_plain(_WRITING):
             return None
-        return LocalPuts(self._base, partial.writer(), self._stamps)
+        return self._base, partial.writer(), self._stamps
 
     def is_lasting(self, tag: Tag) -> bool:
         """Where the file system keeps the time that a put gave the file, which is never given

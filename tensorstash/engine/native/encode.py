@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...driver import Buffer, LocalPuts
+from ...driver import Buffer
 from ...indexing.plan import Plan
 from ...indexing.selection import Stride, Transform
 from ...threads import cores, nested, spread
@@ -43,6 +43,10 @@ Chunk = tuple[int, ...]
 Item = TypeVar("Item")
 Stored = tuple[str, Buffer | None]
 """A key, and what shall be stored there."""
+
+
+LocalPuts = tuple[str, str, Callable[[int], int]]
+"""As of :meth:`.Driver.local_puts`."""
 
 
 class Encoder:
@@ -271,15 +275,16 @@ class Whole:
         """
         encoder, puts = self._encoder, self.puts
         assert puts is not None
+        base, writer, stamps = puts
         places, tasks, folders, names = self._named(*self._tasks(places))
         if not places:
             return [], [], []
         try:
             # A link in the place of the root itself is followed.
-            paths = [os.fsencode(f"{puts.base}{folder or '.'}") for folder in folders]
+            paths = [os.fsencode(f"{base}{folder or '.'}") for folder in folders]
         except UnicodeError:  # whoever puts is told
             return [], [], []
-        files = Files(paths, names, puts.writer.encode(), puts.stamps(len(names)))
+        files = Files(paths, names, writer.encode(), stamps(len(names)))
         keep = self._how.keeps
         out = np.empty(0, np.uint8)
         sizes = encoder.encode(self._tables, tasks, out, keep, self._threads, files).tolist()
