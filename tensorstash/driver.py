@@ -441,7 +441,7 @@ class Driver(InPlace, ABC):
         return Put(key, value, if_absent=tag is None, if_tag=tag)
 
     def replace(self, key: str, value: Buffer, tag: Tag | None) -> Tag:
-        """Replace version ``tag`` by ``value``; ``Conflict`` if something else is stored by then."""
+        """Replace version ``tag`` by ``value``; ``Conflict`` if it is not what is stored."""
         _, _, if_absent, if_tag = self.replacing(key, value, tag)
         return self.put(key, value, if_absent=if_absent, if_tag=if_tag)
 
