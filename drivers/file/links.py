@@ -16,7 +16,6 @@ from stat import S_ISLNK
 from typing import Any, NamedTuple, cast
 
 from tensorstash.driver import Driver, Tag, check_prefix
-from tensorstash.drivers.file import writing
 from tensorstash.drivers.posix import partial
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Invalid
@@ -89,7 +88,7 @@ class FilesBelow(Driver):
 
     def _stamps(self, count: int) -> int:
         self._writes = True
-        return writing.stamps(count)
+        return partial.stamps(count)
 
     def _is_plain(self, methods: frozenset[str]) -> bool:
         """Whether ``methods`` are the driver's own."""
