@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Request, Span
-from tensorstash.drivers.file import FileDriver, connect, writing
+from tensorstash.drivers.file import FileDriver, connect
 from tensorstash.drivers.posix import flock, partial
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Conflict, DriverError, Invalid, TimedOut
