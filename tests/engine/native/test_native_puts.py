@@ -244,6 +244,7 @@ except stash.errors.StashError as error:
 
 @needs_kernel
 def test_it_is_interrupted_between_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_by_kernel(made(tmp_path / "b"))  # trials are over
     monkeypatch.setattr(encode.Files.__new__, "__defaults__", (1,))
     real = library.Library.encode
     calls: list[int] = []
