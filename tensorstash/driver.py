@@ -373,13 +373,17 @@ class Driver(InPlace, ABC):
         modification time in ns, size)``. ``None`` elsewhere."""
         return None
 
+    def local_puts(self) -> tuple[str, str, Callable[[int], int]] | None:
+        """How the kernel may put files itself (``put.c``): where, as whom, at which times."""
+        return None
+
     def in_memory(self, keys: Sequence[str]) -> Sequence[bytes | None] | None:
         """The values of ``keys`` (``None``: absent) where all lie in memory, else ``None``."""
         return None
 
     def plain_folder(self, folder: str) -> bool:
-        """Where there is a :meth:`local_path`: whether no link leads to ``folder`` (without a slash
-        at its end), so that a file which is not there is an absent value."""
+        """Where values are files: whether no link leads to ``folder`` (without a slash at its end),
+        so that a file which is not there is an absent value."""
         return False
 
     def tag(self, key: str) -> Tag | None:
@@ -423,8 +427,7 @@ class Driver(InPlace, ABC):
         return self.list(prefix)
 
     def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
-        """``(key, tag)`` of every key that starts with ``prefix`` and is ``wanted``, as cheaply as
-        can be. Any order."""
+        """``(key, tag)`` of every ``wanted`` key that starts with ``prefix``, in any order."""
         names = [key for key in self.list(prefix) if wanted(key)]
         for i, found in self.get_many_tagged(Request(name, Span(0, 1)) for name in names):
             if found is not None:
@@ -438,8 +441,7 @@ class Driver(InPlace, ABC):
         return Put(key, value, if_absent=tag is None, if_tag=tag)
 
     def replace(self, key: str, value: Buffer, tag: Tag | None) -> Tag:
-        """Replace version ``tag`` by ``value``; :class:`~tensorstash.errors.Conflict` if something
-        else is stored by then."""
+        """Replace version ``tag`` by ``value``; ``Conflict`` if it is not what is stored."""
         _, _, if_absent, if_tag = self.replacing(key, value, tag)
         return self.put(key, value, if_absent=if_absent, if_tag=if_tag)
 
@@ -469,8 +471,7 @@ class Driver(InPlace, ABC):
         return False
 
     def linked(self, prefix: str) -> str | None:
-        """The first folder on the way to ``prefix``, itself included, that is a link to another
-        place, as a prefix; ``None`` where there is none, as in most places."""
+        """The first folder on the way to ``prefix``, itself included, that is a link; a prefix."""
         return None
 
     def prune(self, prefix: str) -> None:
@@ -478,8 +479,7 @@ class Driver(InPlace, ABC):
         Links are not followed; no value is deleted."""
 
     def kept(self, key: str) -> str | None:
-        """The part of ``key``, or of the driver's own path, that is a name reserved by the driver,
-        under which it lists nothing; ``None`` if there is none."""
+        """The name in ``key``, or in the driver's path, that it keeps and never lists."""
         return None
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:

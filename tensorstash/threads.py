@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial
-from itertools import compress
+from itertools import chain, compress, islice
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -91,19 +91,25 @@ def spread(
     make_work: Callable[[], Callable[[_Block], Any]],
     threads: int,
     waits: bool = False,
+    leaf: bool = False,
 ) -> None:
     """Do the work of every block once, on ``threads`` threads, the caller's among them.
 
     Each thread calls ``make_work`` once and uses what it returns for the blocks it takes. The first
     error stops the rest and is raised here. Called from a worker thread, everything runs in
-    that thread: nested use cannot deadlock. ``waits`` as in :func:`submit`.
+    that thread: nested use cannot deadlock; not so where ``leaf`` says that the work waits for no
+    other. ``waits`` as in :func:`submit`.
     """
-    if threads <= 1 or getattr(_local, "worker", False):
+    if threads <= 1 or (getattr(_local, "worker", False) and not leaf):
         work = make_work()
         for block in blocks:
             work(block)
         return
     todo = iter(blocks)
+    first = [*islice(todo, 1)]  # what makes blocks may have nothing left to do
+    if not first:
+        return
+    todo = chain(first, todo)
     lock = threading.Lock()
     stopped = False
     asked: list[Task[None] | None] = []

@@ -16,6 +16,7 @@ from stat import S_ISLNK
 from typing import Any, NamedTuple, cast
 
 from tensorstash.driver import Driver, Tag, check_prefix
+from tensorstash.drivers.posix import partial
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Invalid
 
@@ -43,21 +44,35 @@ _READING = frozenset(
 )
 
 
+_WRITING = frozenset(("put", "put_many", "put_each", "_place", "_refuse_ours", "_refuse_linked"))
+
+
 class FilesBelow(Driver):
-    """A driver whose values are files below its root: tells where, for who reads many at once."""
+    """A driver whose values are files below its root: tells where, for who reads or writes many
+    at once."""
 
     _base: str
     _links: Links
+    _writes: bool
+    fsync: bool
 
     def local_path(self, prefix: str) -> str | None:
         """A path; ``None`` where links are to be looked at, or where a class that derives from the
         driver reads in its own way."""
-        if self._links.inside or not self._reads_plainly():
+        if self._links.inside or not self._is_plain(_READING):
             return None
         try:
             return self._base + check_prefix(prefix)
         except Invalid:  # whoever reads is told
             return None
+
+    def local_puts(self) -> tuple[str, str, Callable[[int], int]] | None:
+        """What a key is appended to for its path, this process in a temporary's name, and what
+        returns the first of so many times (ns), one a version. ``None`` where files are to be
+        durable, or where a class that derives from the driver writes in its own way."""
+        if self.fsync or not self._is_plain(_WRITING):
+            return None
+        return self._base, partial.writer(), self._stamps
 
     def is_lasting(self, tag: Tag) -> bool:
         """Where the file system keeps the time that a put gave the file, which is never given
@@ -71,13 +86,18 @@ class FilesBelow(Driver):
         except (OSError, UnicodeError):
             return False
 
-    def _reads_plainly(self) -> bool:
-        if _READING & vars(self).keys():
+    def _stamps(self, count: int) -> int:
+        self._writes = True
+        return partial.stamps(count)
+
+    def _is_plain(self, methods: frozenset[str]) -> bool:
+        """Whether ``methods`` are the driver's own."""
+        if methods & vars(self).keys():
             return False
         for kind in type(self).__mro__:
             if FilesBelow in kind.__bases__:
                 return True
-            if _READING & vars(kind).keys():
+            if methods & vars(kind).keys():
                 return False
         return False
 

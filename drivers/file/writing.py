@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from contextlib import suppress
 from stat import S_ISLNK
 from typing import NamedTuple
@@ -27,8 +26,6 @@ _NO_RESERVE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _ATTEMPTS = 100
 _BLOCK = 1 << 20  # bytes of fill that are written at once
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-
-_last = 0
 
 
 def put(
@@ -150,7 +147,7 @@ def _replace(
     # All through one directory fd: what is locked is what is renamed in, even when another
     # directory takes this one's path meanwhile.
     with Descriptor(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow) as home:
-        temporary = partial.name(name, _stamp())
+        temporary = partial.name(name, partial.stamp())
         try:
             try:
                 tag = _filled(home, temporary, data, fsync)
@@ -258,7 +255,7 @@ def _fill(fd: int, data: Buffer | Filled, fsync: bool) -> Tag:
     # The kernel's own times tick every few ms and inode numbers are reused at once: without
     # a time of our own, two versions within one tick could carry the same tag, and a
     # compare-and-swap would overwrite a version that it never saw.
-    now = _stamp()
+    now = partial.stamp()
     os.utime(fd, ns=(now, now))
     if fsync:
         os.fsync(fd)
@@ -267,14 +264,6 @@ def _fill(fd: int, data: Buffer | Filled, fsync: bool) -> Tag:
     # owner of the file does not pass that on. Closing a copy asks them; in one call of C.
     next(map(os.close, map(os.dup, (fd,))))
     return tag
-
-
-def _stamp() -> int:
-    """Now, in ns; later than any before even when the clock is set back. Two threads may
-    get the same one, but then both their files exist, and so differ in inode."""
-    global _last
-    _last = max(time.time_ns(), _last + 1)
-    return _last
 
 
 def _sync(folder: str) -> None:

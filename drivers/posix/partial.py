@@ -33,9 +33,33 @@ _CLOCKS_SECONDS = 86400  # that a file system's clock and ours may be apart
 _READ = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
+_last = 0
+
+
+def stamp() -> int:
+    """Now, in ns; later than any before even when the clock is set back. Two threads may
+    get the same one, but then both their files exist, and so differ in inode."""
+    global _last
+    _last = max(time.time_ns(), _last + 1)
+    return _last
+
+
+def stamps(count: int) -> int:
+    """The first of so many such times, each a nanosecond after the one before."""
+    global _last
+    first = stamp()
+    _last = max(_last, first + count)
+    return first
+
+
 def name(of: str, stamp: int) -> str:
     """The name under which this process writes the file ``of``, begun at ``stamp`` (ns)."""
-    return f".{of[:32]}.{_host()}-{os.getpid()}-{stamp:016x}.partial"
+    return f".{of[:32]}.{writer()}-{stamp:016x}.partial"
+
+
+def writer() -> str:
+    """This process, in the names of what it writes."""
+    return f"{_host()}-{os.getpid()}"
 
 
 def lock_name(of: str) -> str:

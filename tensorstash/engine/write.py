@@ -123,8 +123,8 @@ class Writer:
 
     def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any]) -> Job[Item]:
         """``job``, its whole chunks encoded by the kernel, many in a call, where it can."""
-        able = self._encoder if self.fields is None else None
-        whole = None if able is None else able.of_plan(todo, value, self._keeping)
+        able, free = self._encoder if self.fields is None else None, self.check is held
+        whole = None if able is None else able.of_plan(todo, value, self._keeping, free)
         if whole is None:
             return job
         ahead = Ahead(whole, job.place, job.covers, job.whole)

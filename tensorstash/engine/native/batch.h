@@ -80,18 +80,37 @@ typedef struct {
     Views views;
 } Call;
 
-/* Whole chunks to be encoded, each to a place of its own. */
+/* Where chunks are put as files. */
+typedef struct {
+    const char **folders, **names; /* paths; of each task its name in one of them */
+    const char *writer;            /* whose temporaries they are */
+    int64_t count;                 /* of folders */
+    int64_t stamp;                 /* the time that the first gets, in ns; each next one's is one more */
+    int64_t until;                 /* when no more tasks are begun, by the monotonic clock */
+} Puts;
+
+/* The folder that a thread put its last file in. */
+typedef struct {
+    int64_t folder;
+    int fd;
+} Home;
+
+/* Whole chunks to be encoded, each to a place of its own, or to a file. */
 typedef struct {
     Chain chain;
     Tables tables;
-    const int64_t *tasks;  /* where in `out` it goes, then a row of each group */
+    const int64_t *tasks;  /* where in `out` it goes, or its folder; then a row of each group */
     int64_t count;
     const uint8_t *source, *fill;
     int keep;              /* also what is nothing but fill */
     uint8_t *out;
+    int64_t place;         /* bytes that one may take */
+    int puts_files;
+    Puts puts;
     int64_t *sizes;        /* of each task: bytes, or one of those below */
     int64_t grain;
-    atomic_llong next, done;
+    atomic_llong *next;    /* the next task, of all calls that share them */
+    int64_t done;
     Views views;
 } Encoding;
 
@@ -108,8 +127,15 @@ int take_groups(Tables *tables, Views *views, PyObject *groups, int axes);
 int check_rows(const Tables *tables, const Chain *chain, int64_t low_out, int64_t high_out);
 int extent(const Py_buffer *array, int64_t *low, int64_t *high);
 
+int take_puts(Puts *puts, PyObject *given, int64_t count);
+void release_puts(Puts *puts);
+int put_file(const Puts *puts, Home *home, int64_t folder, int64_t task, const uint8_t *data,
+             int64_t size);
+void leave(Home *home);
+int64_t monotonic(void);
+
 void run_all(Call *call, int threads);
-void encode_all(Encoding *encoding, int threads);
+void encode_all(Encoding *encoding);
 void in_threads(void (*work)(void *, Scratch *), void *call, int threads);
 void keep_at_most(int64_t size);
 void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,

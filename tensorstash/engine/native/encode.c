@@ -254,7 +254,7 @@ static int64_t pack_all(const Chain *chain, Scratch *scratch, uint8_t *data, uin
     return size > chain->most ? FAILED : size;
 }
 
-static int64_t carry_out(const Encoding *call, int64_t k, Scratch *scratch) {
+static int64_t carry_out(const Encoding *call, int64_t k, Scratch *scratch, Home *home) {
     const Chain *chain = &call->chain;
     const int64_t *task = call->tasks + k * (1 + call->tables.count);
     Dim dims[MOST_DIMS];
@@ -273,8 +273,12 @@ static int64_t carry_out(const Encoding *call, int64_t k, Scratch *scratch) {
     int count = arrange(dims, call->tables.count, &from, &to, &item);
     int packed;
     int64_t own = before(chain, &packed);
-    uint8_t *slot = call->out + task[0], *chunk = NULL;
-    if (own >= 0 || count || (int64_t)item != chain->nbytes) {
+    int as_it_lies = !count && (int64_t)item == chain->nbytes; /* one run of the array */
+    uint8_t *slot = NULL, *chunk = NULL;
+    if (!call->puts_files) slot = call->out + task[0];
+    else if (as_it_lies && !chain->count) own = -1;
+    else if (!(slot = room(&scratch->stored, call->place))) return FAILED;
+    if (own >= 0 || !as_it_lies) {
         chunk = packed ? room(&scratch->decoded, own < 0 ? chain->nbytes : own) : slot;
         if (!chunk) return FAILED;
         if (elements < chain->nbytes / chain->itemsize) {
@@ -286,20 +290,24 @@ static int64_t carry_out(const Encoding *call, int64_t k, Scratch *scratch) {
         chunk = (uint8_t *)call->source + from; /* it is compressed from where it lies */
     }
     if (!call->keep && all_fill(chunk, chain, call->fill)) return ALL_FILL;
-    return pack_all(chain, scratch, chunk, slot);
+    int64_t size = pack_all(chain, scratch, chunk, slot);
+    if (size < 0 || !call->puts_files) return size;
+    return put_file(&call->puts, home, task[0], k, packed ? slot : chunk, size) ? size : FAILED;
 }
 
 static void work(void *given, Scratch *scratch) {
     Encoding *call = given;
-    int64_t at, done = 0;
-    while ((at = atomic_fetch_add(&call->next, call->grain)) < call->count) {
+    Home home = {-1, -1};
+    int64_t at;
+    while ((at = atomic_fetch_add(call->next, call->grain)) < call->count) {
         int64_t stop = at + call->grain < call->count ? at + call->grain : call->count;
         for (; at < stop; at++) {
-            call->sizes[at] = carry_out(call, at, scratch);
-            done += call->sizes[at] >= 0;
+            call->sizes[at] = carry_out(call, at, scratch, &home);
+            call->done += call->sizes[at] >= 0;
         }
+        if (call->puts_files && monotonic() > call->puts.until) break;
     }
-    atomic_fetch_add(&call->done, done);
+    leave(&home);
 }
 
-void encode_all(Encoding *encoding, int threads) { in_threads(work, encoding, threads); }
+void encode_all(Encoding *encoding) { in_threads(work, encoding, 1); }

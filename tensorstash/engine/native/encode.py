@@ -1,8 +1,10 @@
-"""Whole chunks and whole shards of a write, encoded by the kernel before they are put."""
+"""Whole chunks and whole shards of a write, encoded by the kernel before they are put, and chunks
+put by it where they become files on no condition."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from ...driver import Buffer
 from ...indexing.plan import Plan
 from ...indexing.selection import Stride, Transform
-from ...threads import cores, nested
+from ...threads import cores, nested, spread
 from ..chunks import Chunks
 from . import library as native
 from .library import Library
@@ -21,21 +23,30 @@ from .steps import Encoding, encoding
 from .tables import Group, Ints, groups
 
 _FEWEST = 32  # chunks of a write, for which a call pays
+_FEWEST_PUT = 4  # where the call puts them too
 _FEWEST_INNER = 12  # and inner chunks of one shard
 _BATCH_BYTES = 8 << 20  # of chunks, encoded in one call before the first of them is put
+_PUT_BYTES = 64 << 20  # of chunks, put in one call unless time ends it before
+_PUT_TASKS = 1 << 12
 _FIRST = 4  # chunks of the first call: nothing is put before it ends
 _FIRST_BYTES = 1 << 20  # of the inner chunks of the first call of a shard
 _CALL_TASKS = 1 << 14
 _SECONDS = 0.05  # of one call, for an interrupt waits for its end
 _PLAIN = 128 << 10  # bytes of a chunk, of which nothing is to be made, that Python copies as fast
+_GRAIN_BYTES = 256 << 10  # of chunks, that a thread takes at a time, at most
 _THREAD_BYTES = 256 << 10  # of chunks, for which one more thread pays
 _MOST_DIMS = 64  # as in kernel.h
 _ALIGNED = 64
+_FAILED, _WAITS = -2, -3  # of a size: Python is to look; it was not begun
 
 Chunk = tuple[int, ...]
 Item = TypeVar("Item")
 Stored = tuple[str, Buffer | None]
 """A key, and what shall be stored there."""
+
+
+LocalPuts = tuple[str, str, Callable[[int], int]]
+"""As of :meth:`.Driver.local_puts`."""
 
 
 class Encoder:
@@ -49,6 +60,7 @@ class Encoder:
         self._library = library
         self._threads = threads
         self._fill = chunks.spec.fill.tobytes()
+        self._copies = not how.steps and how.decoding.nbytes > _PLAIN and chunks.sharding is None
 
     @property
     def threads(self) -> int:
@@ -57,14 +69,19 @@ class Encoder:
             return 1
         return cores() if self._threads is None else self._threads
 
-    def of_plan(self, todo: Plan, value: NDArray[Any], how: Keeping) -> Whole | None:
+    def of_plan(self, todo: Plan, value: NDArray[Any], how: Keeping, free: bool) -> Whole | None:
         """What encodes the whole chunks that ``value`` brings where ``todo`` says; ``None`` where
-        the kernel cannot, or they are too few."""
-        sharding = self.chunks.sharding
-        if todo.joint or todo.count < (_FEWEST if sharding is None else sharding.count):
+        the kernel cannot, or they are too few. ``free``: it may put them as well."""
+        sharding, puts = self.chunks.sharding, None
+        if sharding is not None:
+            fewest = sharding.count
+        else:
+            puts = self.chunks.driver.local_puts() if free else None
+            fewest = _FEWEST if puts is None else _FEWEST_PUT
+        if todo.joint or todo.count < fewest or (self._copies and puts is None):
             return None
         tables = self.tables(todo.transform, value)
-        return None if tables is None else Whole(self, tables, how)
+        return None if tables is None else Whole(self, tables, how, puts)
 
     def shard(self, place: Chunk, values: NDArray[Any], how: Keeping) -> Stored | None:
         """The shard of all ``values``; ``None`` where the kernel cannot."""
@@ -92,25 +109,42 @@ class Encoder:
         return Tables(found, edges, value.view(np.dtype(("V", steps.itemsize))))
 
     def encode(
-        self, tables: Tables, tasks: Ints, out: NDArray[np.uint8], keep: bool, most: int
+        self,
+        tables: Tables,
+        tasks: Ints,
+        out: NDArray[np.uint8],
+        keep: bool,
+        most: int,
+        files: Files | None = None,
     ) -> Ints:
-        """Sizes of what each of ``tasks`` made, in ``out``; below 0: as of
+        """Sizes of what each of ``tasks`` made, in ``out`` or as ``files``; below 0: as of
         :meth:`.library.Library.encode`. ``most``: threads."""
         how, library, count = self.how, self._library, len(tasks)
-        sizes = np.full(count, -2, np.int64)
+        sizes = np.full(count, _FAILED if files is None else _WAITS, np.int64)
         threads = max(1, min(most, count, count * how.decoding.nbytes // _THREAD_BYTES))
-        try:
-            done = library.encode(
+        following = np.zeros(1, np.int64)
+        done: list[int] = []
+
+        def share(_: int) -> None:
+            each = library.encode(
                 *(how.chain, tables.groups, tasks, tables.source, self._fill, out, sizes),
                 axes=len(tables.edges),
                 keep=keep,
-                threads=threads,
-                grain=max(1, min(64, count // (8 * threads))),
+                grain=max(1, min(64, count // (8 * threads), _GRAIN_BYTES // how.decoding.nbytes)),
+                following=following,
+                puts=files,
             )
+            done.append(each)
+
+        try:
+            # Threads that wait already: new ones may begin when there is nothing left to do.
+            spread(range(threads), lambda: share, threads, leaf=True)
         except (ValueError, BufferError):  # refused before it began: all are left to Python
+            sizes[:] = _FAILED
             return sizes
-        if done:
-            library.count(how.decoding.kinds, done, "encoded ")
+        if any(done):
+            library.count(how.decoding.kinds, sum(done), "encoded ")
+            library.done["put tasks"] += sum(done) if files is not None else 0
         return sizes
 
     def pack(self, out: NDArray[np.uint8], sizes: Ints, start: int, slot: int) -> int:
@@ -163,10 +197,24 @@ class Keeping(NamedTuple):
     grown: bool
 
 
-class Whole:
-    """Encodes the whole chunks of one write, whose tables are ``tables``, for one thread."""
+class Files(NamedTuple):
+    """What tasks become, as :meth:`.library.Library.encode` wants it."""
 
-    def __init__(self, encoder: Encoder, tables: Tables, how: Keeping) -> None:
+    folders: list[bytes]
+    names: list[bytes]
+    writer: bytes
+    stamp: int
+    nanoseconds: int = int(_SECONDS * 1e9)
+
+
+class Whole:
+    """Encodes the whole chunks of one write, whose tables are ``tables``, for one thread; and puts
+    them by ``puts``."""
+
+    def __init__(
+        self, encoder: Encoder, tables: Tables, how: Keeping, puts: LocalPuts | None = None
+    ) -> None:
+        self.puts = puts
         self._encoder = encoder
         self._tables = tables
         self._how = how
@@ -177,7 +225,13 @@ class Whole:
         self._most = max(self._threads, min(_CALL_TASKS, _BATCH_BYTES // nbytes))
         first = _FIRST if sharding is None else max(self._threads, _FIRST_BYTES // nbytes)
         self.size = min(first, self._most)
+        if puts is not None:
+            self.size = max(self._threads, min(_PUT_TASKS, _PUT_BYTES // nbytes))
         """Chunks for the next call."""
+
+    def key(self, place: Chunk) -> str:
+        """Where a chunk, or shard, is stored."""
+        return self._encoder.chunks.key(place)
 
     def _encode(self, tasks: Ints, out: NDArray[np.uint8]) -> Ints:
         began = monotonic()
@@ -188,25 +242,86 @@ class Whole:
 
     def chunks(self, places: list[Chunk]) -> Iterator[tuple[Chunk, Stored]]:
         """Those of ``places`` that need no Python, with what is stored there."""
-        tables, encoder = self._tables, self._encoder
-        along = np.array(places, np.int64).T
-        found = [tables.rows(axis, along[axis]) for axis in range(len(along))]
-        whole = np.logical_and.reduce([some for _, some in found])
-        picked = range(len(places)) if self._how.grown else np.flatnonzero(whole).tolist()
+        encoder = self._encoder
+        places, tasks = self._tasks(places)
         slot = -(-encoder.how.capacity // _ALIGNED) * _ALIGNED
-        tasks = np.empty((len(picked), 1 + len(found)), np.int64)
-        tasks[:, 0] = np.arange(len(picked)) * slot
-        for axis, (rows, _) in enumerate(found):
-            tasks[:, 1 + axis] = rows[picked]
-        out = np.empty(len(picked) * slot, np.uint8)
+        tasks[:, 0] = np.arange(len(places)) * slot
+        out = np.empty(len(places) * slot, np.uint8)
         sizes = self._encode(tasks, out).tolist()
         view = out.data.toreadonly()
-        for k, at, size in zip(picked, tasks[:, 0].tolist(), sizes, strict=True):
-            place = places[k]
+        for place, at, size in zip(places, tasks[:, 0].tolist(), sizes, strict=True):
             if size >= 0:
-                yield place, (encoder.chunks.key(place), view[at : at + size])
+                yield place, (self.key(place), view[at : at + size])
             elif size == -1 and not self._how.stays(place):
-                yield place, (encoder.chunks.key(place), None)
+                yield place, (self.key(place), None)
+
+    def _tasks(self, places: list[Chunk]) -> tuple[list[Chunk], Ints]:
+        """Those of ``places`` need no Python, and their tasks."""
+        along = np.array(places, np.int64).T
+        found = [self._tables.rows(axis, along[axis]) for axis in range(len(along))]
+        whole = np.logical_and.reduce([some for _, some in found])
+        all_of_them = np.arange(len(places))
+        picked = all_of_them if self._how.grown else np.flatnonzero(whole)
+        tasks = np.empty((len(picked), 1 + len(found)), np.int64)
+        for axis, (rows, _) in enumerate(found):
+            tasks[:, 1 + axis] = rows[picked]
+        return [places[k] for k in picked.tolist()], tasks
+
+    def put(self, places: list[Chunk]) -> tuple[list[Chunk], list[Chunk], list[Chunk]]:
+        """Put those of ``places`` that need no Python, for a moment.
+
+        Returns:
+            Those that are put, those of nothing but fill, and those for another call.
+        """
+        encoder, puts = self._encoder, self.puts
+        assert puts is not None
+        base, writer, stamps = puts
+        places, tasks, folders, names = self._named(*self._tasks(places))
+        if not places:
+            return [], [], []
+        try:
+            # A link in the place of the root itself is followed.
+            paths = [os.fsencode(f"{base}{folder or '.'}") for folder in folders]
+        except UnicodeError:  # whoever puts is told
+            return [], [], []
+        files = Files(paths, names, writer.encode(), stamps(len(names)))
+        keep = self._how.keeps
+        out = np.empty(0, np.uint8)
+        sizes = encoder.encode(self._tables, tasks, out, keep, self._threads, files).tolist()
+        done, fill, waiting = [], [], []
+        for place, size in zip(places, sizes, strict=True):
+            if size >= 0:
+                done.append(place)
+            elif size == _WAITS:
+                waiting.append(place)
+            elif size == -1 and not self._how.stays(place):
+                fill.append(place)
+        return done, fill, waiting
+
+    def _named(
+        self, places: list[Chunk], tasks: Ints
+    ) -> tuple[list[Chunk], Ints, dict[str, int], list[bytes]]:
+        """Those of ``places`` that may be put, their tasks, the folders that these say now, by
+        their numbers, and a name for each."""
+        chunks = self._encoder.chunks
+        folders: dict[str, int] = {}
+        linked: set[str] = set()
+        able: list[int] = []
+        names: list[bytes] = []
+        for at, place in enumerate(places):
+            folder, _, name = chunks.key(place).rpartition("/")
+            number = folders.get(folder)
+            if number is None:
+                if name[0] == "." or folder in linked or not chunks.driver.plain_folder(folder):
+                    linked.add(folder)
+                    continue
+                number = folders[folder] = len(folders)
+            tasks[at, 0] = number
+            able.append(at)
+            names.append(name.encode())
+        if len(able) < len(places):
+            places, tasks = [places[at] for at in able], tasks[able]
+        return places, tasks, folders, names
 
     def shard(self, place: Chunk) -> Stored | None:
         """A shard whose inner chunks are all covered; ``None`` where Python is to make it."""
@@ -234,7 +349,7 @@ class Whole:
                 return None
             sizes[first : first + len(at)] = some
             first += len(at)
-        key = encoder.chunks.key(place)
+        key = self.key(place)
         if bool((sizes == -1).all()):
             return key, sharding.empty() if self._how.stays(place) else None
         end = encoder.pack(out, sizes, start, slot)
@@ -278,9 +393,12 @@ class Ahead(Generic[Item]):
         return self._made.pop(self._place(item), None) or self._python(item)
 
     def items(self, items: Iterator[Item]) -> Iterator[Item]:
-        """``items``, the next of which are encoded already."""
+        """``items``, the next of which are encoded already; without those that are put."""
         whole = self._encodes
         while some := [*islice(items, 1 if whole.sharded else whole.size)]:
+            if whole.puts is not None:
+                yield from self._put(some)
+                continue
             wanted = [self._place(item) for item in some if self._covers(item)]
             try:
                 if whole.sharded:
@@ -294,6 +412,22 @@ class Ahead(Generic[Item]):
                 pass  # one after another, in Python
             yield from some
 
+    def _put(self, some: list[Item]) -> Iterable[Item]:
+        """Those of ``some`` that Python is to put."""
+        left = {self._place(item): item for item in some}
+        waiting = [place for place, item in left.items() if self._covers(item)]
+        if len(waiting) < _FEWEST_PUT:
+            return some
+        try:
+            while waiting:
+                done, fill, waiting = self._encodes.put(waiting)
+                for place in done:
+                    del left[place]
+                self._made.update((place, (self._encodes.key(place), None)) for place in fill)
+        except MemoryError:
+            pass
+        return left.values()
+
 
 def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:
     """What encodes chunks of the array at ``chunks``; ``None`` where the kernel cannot."""
@@ -305,7 +439,5 @@ def encoder(chunks: Chunks, threads: int | None) -> Encoder | None:
     how = encoding(pipeline, library)
     sharding = chunks.sharding
     if how is None or (sharding is not None and sharding.count < _FEWEST_INNER):
-        return None
-    if sharding is None and not how.steps and pipeline.spec.nbytes > _PLAIN:
         return None
     return Encoder(chunks, library, how, threads)

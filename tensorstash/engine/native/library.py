@@ -177,32 +177,38 @@ class Library:
         sizes: Any,
         axes: int,
         keep: bool,
-        threads: int = 1,
         grain: int = 1,
+        following: Any = None,
+        puts: tuple[list[bytes], list[bytes], bytes, int, int] | None = None,
     ) -> int:
-        """Encode chunks, one a task.
+        """Encode chunks, one a task, in this thread.
 
         Args:
             chain: Steps ``(kind, size, *options)`` innermost first, bytes of a chunk, the most that
                 one may have when stored, bytes of an element.
             groups: What :mod:`.tables` makes of a selection.
-            tasks: Of each: where in ``out`` it goes, and a row of each group.
+            tasks: Of each: where in ``out`` it goes, or which folder is its own, and a row of each
+                group.
             source: The array, as raw elements.
             fill: An element, for what of a chunk no element of the array is for.
             out: A place for each task, of as many bytes as ``capacity`` says.
             sizes: Written to: the bytes of each; -1 for one of nothing but fill, which is not
-                encoded; -2 for one that Python is to encode.
+                encoded; -2 for one that Python is to encode; as they were for those not begun.
             axes: Of the array.
             keep: Encode those of nothing but fill too.
-            threads: The most threads.
             grain: Tasks that a thread takes at a time.
+            following: The number of the first (8 bytes), moved on by all calls that share tasks.
+            puts: ``(folders, names, writer, stamp, nanoseconds)``, where each becomes a file: the
+                folders' paths, each task's name in one, whose temporaries they are, the time that
+                the first gets (ns; each next one is given one more), and how long tasks are begun.
 
         Returns:
             How many were encoded.
         """
         assert self.kernel is not None
+        following = bytearray(8) if following is None else following
         done: int = self.kernel.encode(
-            *(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain)
+            *(chain, groups, tasks, source, fill, out, sizes, axes, keep, grain, following, puts)
         )
         return done
 

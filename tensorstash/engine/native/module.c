@@ -223,6 +223,10 @@ end:
 /* Every task lies in its tables, and what it makes in the buffer. */
 static int check_tasks(const Encoding *call, int64_t size) {
     int64_t most = capacity(&call->chain);
+    if (call->puts_files) {
+        size = call->puts.count; /* a task says which folder is its own */
+        most = most < 0 ? most : 1;
+    }
     if (most < 0) return wrong("a chunk of more bytes than can be encoded");
     for (int64_t k = 0; k < call->count; k++) {
         const int64_t *task = call->tasks + k * (1 + call->tables.count);
@@ -235,14 +239,15 @@ static int check_tasks(const Encoding *call, int64_t size) {
 }
 
 static PyObject *encode(PyObject *module, PyObject *arguments) {
-    PyObject *chain, *groups, *tasks, *source, *fill, *out, *sizes, *result = NULL;
-    int axes, keep, threads;
+    PyObject *chain, *groups, *tasks, *source, *fill, *out, *sizes, *next, *puts;
+    PyObject *result = NULL;
+    int axes, keep;
     long long grain;
     Py_buffer *buffer;
     int64_t low, high, numbers_given;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOOiiiL", &chain, &groups, &tasks, &source, &fill, &out,
-                          &sizes, &axes, &keep, &threads, &grain))
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOiiLOO", &chain, &groups, &tasks, &source, &fill, &out,
+                          &sizes, &axes, &keep, &grain, &next, &puts))
         return NULL;
     if (axes < 0 || axes > MOST_DIMS || grain < 1) {
         wrong("no such call");
@@ -252,7 +257,7 @@ static PyObject *encode(PyObject *module, PyObject *arguments) {
     if (!call) return PyErr_NoMemory();
     call->keep = keep;
     call->grain = grain;
-    if (!make_views(&call->views, 3 * MOST_DIMS + 5)) goto end;
+    if (!make_views(&call->views, 3 * MOST_DIMS + 6)) goto end;
     if (!take_chain(&call->chain, chain, 1)) goto end;
     if (!take_groups(&call->tables, &call->views, groups, axes)) goto end;
     call->tasks = numbers(&call->views, tasks, -1, &numbers_given);
@@ -273,7 +278,17 @@ static PyObject *encode(PyObject *module, PyObject *arguments) {
     call->fill = buffer->buf;
     if (!view(&call->views, out, PyBUF_WRITABLE, &buffer)) goto end;
     call->out = buffer->buf;
-    if (!check_tasks(call, (int64_t)buffer->len)) goto end;
+    int64_t room_given = (int64_t)buffer->len;
+    if (!view(&call->views, next, PyBUF_WRITABLE, &buffer)) goto end;
+    call->next = buffer->buf;
+    if (buffer->len != 8 || (uintptr_t)buffer->buf % 8 || *(int64_t *)buffer->buf < 0) {
+        wrong("no number of a task");
+        goto end;
+    }
+    call->puts_files = puts != Py_None;
+    if (call->puts_files && !take_puts(&call->puts, puts, call->count)) goto end;
+    call->place = capacity(&call->chain);
+    if (!check_tasks(call, room_given)) goto end;
     if (!view(&call->views, source, PyBUF_STRIDES, &buffer)) goto end;
     if (buffer->itemsize != call->chain.itemsize || !extent(buffer, &low, &high)) {
         wrong("an array of another item size, or of none");
@@ -281,14 +296,14 @@ static PyObject *encode(PyObject *module, PyObject *arguments) {
     }
     call->source = buffer->buf;
     if (!check_rows(&call->tables, &call->chain, low, high)) goto end;
-    if (threads > MOST_THREADS) threads = MOST_THREADS;
     if (call->count) {
         Py_BEGIN_ALLOW_THREADS
-        encode_all(call, threads);
+        encode_all(call);
         Py_END_ALLOW_THREADS
     }
     result = PyLong_FromLongLong((long long)call->done);
 end:
+    release_puts(&call->puts);
     release_tables(&call->tables);
     release_views(&call->views);
     free(call);
@@ -418,9 +433,12 @@ static PyMethodDef methods[] = {
      "Carry out tasks `first` on, or those `picked`, one an item of `status`, of the product of\n"
      "the groups; `keeps`: memory for the whole chunk of each."},
     {"encode", encode, METH_VARARGS,
-     "encode(chain, groups, tasks, source, fill, out, sizes, axes, keep, threads, grain) -> done\n\n"
-     "Encode a chunk a task, which is where in `out` it goes and a row of each group. `sizes`\n"
-     "become those of what is stored; -1: all of it is fill; -2: Python is to look."},
+     "encode(chain, groups, tasks, source, fill, out, sizes, axes, keep, grain, next, puts) -> done\n\n"
+     "Encode a chunk a task, from the one that `next` (8 bytes) says on; calls at once may share the\n"
+     "tasks by it. A task is which is where in `out` it goes and a row of each group. `sizes`\n"
+     "become those of what is stored; -1: all of it is fill; -2: Python is to look. With `puts`,\n"
+     "(folders, names, writer, stamp, nanoseconds), each becomes the file of that name in the folder\n"
+     "that the task tells in place of where it goes; after so long no more are begun."},
     {"capacity", capacity_of, METH_O, "capacity(chain): bytes that a place in `out` must have."},
     {"pack", pack, METH_VARARGS,
      "pack(out, sizes, start, slot): move what lies `slot` apart together; where it ends."},

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tensorstash.driver import Request, Span
-from tensorstash.drivers.file import FileDriver, connect, writing
+from tensorstash.drivers.file import FileDriver, connect
 from tensorstash.drivers.posix import flock, partial
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Conflict, DriverError, Invalid, TimedOut
@@ -294,12 +294,12 @@ def test_tags_differ_when_the_clock_stands_still_or_goes_back(
     driver: FileDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter([*[10**18] * 50, *range(10**18, 10**18 - 100, -1)])
-    monkeypatch.setattr(writing, "_last", 0)
+    monkeypatch.setattr(partial, "_last", 0)
     monkeypatch.setattr(time, "time_ns", lambda: next(now, 10**18))
     tags = [driver.put("k", b"same") for _ in range(100)]
     assert len({*tags}) == 100
     # The kernel's own time ticks too slowly on most kernels, if perhaps not on this one.
-    assert os.stat(f"{driver.root}/k").st_mtime_ns == writing._last
+    assert os.stat(f"{driver.root}/k").st_mtime_ns == partial._last
 
 
 # -- handles --------------------------------------------------------------------------

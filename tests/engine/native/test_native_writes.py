@@ -331,16 +331,16 @@ def test_no_call_encodes_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> No
 @needs_kernel
 def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    made = library.Library.encode
+    made = encode.spread
 
-    def noted(self: Any, *rest: Any, **options: Any) -> Any:
-        seen.append(options.get("threads", 1))
-        return made(self, *rest, **options)
+    def noted(blocks: Any, work: Any, threads: int, **options: Any) -> Any:
+        seen.append(threads)
+        return made(blocks, work, threads, **options)
 
     data = np.random.default_rng(0).integers(0, 3, (8, 1 << 18), "i4")
     store: dict[str, bytes] = {}
-    stash.create(store, data.shape, "i4", chunks=(1, 1 << 17))[...] = data  # trials are over
-    monkeypatch.setattr(library.Library, "encode", noted)
+    stash.create(store, data.shape, "i4", chunks=(1, 1 << 17))  # trials are over
+    monkeypatch.setattr(encode, "spread", noted)
     for threads in (1, 3, None):
         seen.clear()
         stash.open(store, "r+", threads=threads)[...] = data
