@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import coerce
 from .attributes import Attributes
+from .columns import Placed
 from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.caching.cache import Cache
@@ -286,6 +287,9 @@ class Array(WritableHandle):
                     raise InvalidSelection(
                         f"no memory can hold shape {transform.shape} of {dtype}; select less"
                     ) from error
+            elif isinstance(out, Placed) and fields is None:
+                self._read.read(transform, out, look=look)
+                return out.array
             else:
                 result = coerce.as_out(out, transform.shape + dtype.shape, dtype.base)
             if fields is None:

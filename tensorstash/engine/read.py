@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import ChunkSpec, Pipeline
+from ..columns import Placed
 from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan, portions
-from ..indexing.selection import Point, Stride, Take, Transform
+from ..indexing.selection import Point, Stride, Take, Transform, dims_of
 from ..memory import PROCESS, Budget
 from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
@@ -34,6 +35,7 @@ from .stats import Meter
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
+_RUN = 4  # rows, on average, from which runs are read one by one
 _NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
@@ -103,14 +105,17 @@ class Reader:
     def read(
         self,
         transform: Transform,
-        out: NDArray[Any],
+        out: NDArray[Any] | Placed,
         fields: Fields | None = None,
         look: Look | None = None,
     ) -> None:
-        """``out`` (of the transform's shape and the array's dtype, any strides) is filled; with
-        ``fields``, of records of nothing but these. ``look``: in a remote store, what travels
-        along."""
+        """``out`` (of the transform's shape and the array's dtype, any strides) is filled, or the
+        places of it that rows go to; with ``fields``, of records of nothing but these. ``look``: in
+        a remote store, what travels along."""
         if 0 in transform.shape:
+            return
+        if isinstance(out, Placed):
+            self._read_placed(transform, out, look)
             return
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
@@ -139,6 +144,27 @@ class Reader:
         if self._ahead is not None:
             self._ahead.note(transform, self.warm)
 
+    def _read_placed(self, transform: Transform, placed: Placed, look: Look | None) -> None:
+        """Rows each to its place: what a cache holds or the kernel reads at once, else run by run,
+        or all of them aside."""
+        if self._kept is not None and self._kept.scatter(transform, placed):
+            return
+        out, places = placed
+        native = self._batches() if self._fetcher is not None and len(places) > 1 else None
+        if native is not None and not self._gathers:
+            left = self._run(native, transform, out, places)
+            if left is not None and not left:
+                return
+        if self._fetcher is not None and self.cache is None:
+            runs = list(even_runs(transform, places))
+            if runs and len(runs) * _RUN <= len(places):
+                for run, place in runs:
+                    self.read(run, out[place])
+                return
+        rows = np.empty(transform.shape, out.dtype)
+        self.read(transform, rows, look=look)
+        out[places] = rows
+
     def _read_natively(
         self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
     ) -> bool:
@@ -153,15 +179,23 @@ class Reader:
         native = None if fields is not None or fetcher is None else self._batches()
         if native is None or fetcher is None:
             return False
-        if self._budget.limited:
-            with self._room.threads(self.threads) as most:
-                left = native.read(transform, out, most)
-        else:
-            left = native.read(transform, out)
+        left = self._run(native, transform, out)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
         return left is not None
+
+    def _run(
+        self,
+        native: Batches,
+        transform: Transform,
+        out: NDArray[Any],
+        places: NDArray[np.int64] | None = None,
+    ) -> set[tuple[int, ...]] | None:
+        if not self._budget.limited:
+            return native.read(transform, out, None, places)
+        with self._room.threads(self.threads) as most:
+            return native.read(transform, out, most, places)
 
     def _batches(self) -> Batches | None:
         """The kernel's part in the reads of this handle, looked for on first use."""
@@ -326,6 +360,25 @@ class Reader:
         if work * parts < _THREAD_TOTAL:
             return 1
         return count_for(parts, work, self.threads)
+
+
+def even_runs(transform: Transform, places: NDArray[np.int64]) -> Iterator[tuple[Transform, slice]]:
+    """The pieces of ``transform`` whose rows follow each other, as do their places."""
+    axes = [k for k, axis_map in enumerate(transform.maps) if 0 in dims_of(axis_map)]
+    axis_map = transform.maps[axes[0]] if len(axes) == 1 else None
+    if isinstance(axis_map, Stride) and axis_map.step == 1:
+        rows = axis_map.start + np.arange(len(places))
+    elif isinstance(axis_map, Take) and axis_map.dims == (0,):
+        rows = axis_map.array
+    else:
+        return
+    apart = (np.diff(rows) != 1) | (np.diff(places) != 1)
+    cuts = (np.flatnonzero(apart) + 1).tolist()
+    for a, b in zip([0, *cuts], [*cuts, len(places)], strict=True):
+        maps = list(transform.maps)
+        maps[axes[0]] = Stride(0, int(rows[a]), 1)
+        first = int(places[a])
+        yield Transform((b - a, *transform.shape[1:]), tuple(maps)), slice(first, first + b - a)
 
 
 def _single(transform: Transform, edges: tuple[int, ...] | None) -> Part | None:

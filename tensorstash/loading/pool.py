@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, Ragged, gathered, held
+from ..columns import Columns, Placed, Ragged, gathered, held
 from ..errors import NoMemory, Unsupported, counted
 from ..memory import PROCESS, Budget
 from ..threads import alone
@@ -23,6 +23,7 @@ from .workers import Task, ThreadTuner, WorkQueue
 
 _AXES = 62  # of a row; NumPy holds 64, and a block and its rows are two
 _BUNCH = 1 << 20  # bytes of small blocks that are read together
+_WIDE = 4 << 20  # the same where they are read straight into their slots
 _MOST = 64  # blocks that are
 _LEAST = 4  # and that are worth it: to plan a read of many costs as much as some reads of one
 _TURNS = 4  # bunches a thread that may be on their way
@@ -117,7 +118,8 @@ class Pool:
         self._tuner = tuner
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
-        self._size = together(source, blocks)
+        wide = source.places and not buffers.account.limited
+        self._size = together(source, blocks, _WIDE if wide else _BUNCH)
         self._limit = min(_TURNS * queue.threads * self._size, plan.prefetch_blocks)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
@@ -242,12 +244,11 @@ class Pool:
         parts = [self._blocks.rows(block) for block in blocks]
         sizes = [len(part) for part in parts]
         cuts = np.concatenate([[0], np.cumsum(sizes)])
-        columns = self._source.take(np.concatenate(parts))
-        for name, array in self._slots.items():
-            column = columns[name]
-            for slot, size, start in zip(slots, sizes, cuts, strict=False):
-                array[slot][:size] = column[start : start + size]
-        self._keep(columns, self._flat, slots, cuts.tolist())
+        first = np.array(slots) * self._most - cuts[:-1]
+        places = np.repeat(first, sizes) + np.arange(cuts[-1])
+        out = {name: Placed(array, places) for name, array in self._flat.items()}
+        columns = self._source.take_into(np.concatenate(parts), out)
+        self._keep(columns, out, slots, cuts.tolist())
 
     def _keep(
         self, columns: Columns, fixed: dict[str, Any], slots: Sequence[int], cuts: list[int]
@@ -297,10 +298,10 @@ class Pool:
             kept.extend([None] * (count - len(kept)))
 
 
-def together(source: Source, blocks: Blocks) -> int:
-    """How many blocks are read at a time."""
+def together(source: Source, blocks: Blocks, nbytes: int = _BUNCH) -> int:
+    """How many blocks are read at a time, of about ``nbytes``."""
     size = max(1, int(np.diff(blocks.bounds).max(initial=1)) * source.row_bytes)
-    found = min(_MOST, _BUNCH // size)
+    found = min(_MOST, nbytes // size)
     return found if found >= _LEAST else 1
 
 

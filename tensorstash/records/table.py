@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
-from ..columns import Columns
+from ..columns import Columns, Placed
 from ..driver import Check, Driver, located
 from ..engine.look import Look, Together, blame
 from ..errors import Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
@@ -220,7 +220,7 @@ class Table:
         self,
         rows: Rows,
         names: Iterable[str],
-        out: Mapping[str, NDArray[Any]] | None = None,
+        out: Mapping[str, NDArray[Any] | Placed] | None = None,
         in_worker: bool = False,
     ) -> Columns:
         """The values of some fields in ``rows``; ``in_worker``: see :meth:`_columns_for`."""

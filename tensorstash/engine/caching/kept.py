@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from ...indexing.selection import Point, Stride, Transform
+from ...columns import Placed
+from ...indexing.selection import Point, Stride, Take, Transform
 from ..chunks import Chunks
 from ..stats import Meter
 from .cache import Cache
@@ -65,6 +67,40 @@ class Kept:
                 return False
             out[(*sum(outside, ()), ...)] = held[1][inside]
         self._meter.hit(count)
+        return True
+
+    def scatter(self, transform: Transform, placed: Placed) -> bool:
+        """As :meth:`read` for rows each of which goes to its place: any rows along the first axis,
+        of which a chunk has all the rest."""
+        edges, shape = self._edges, transform.shape
+        first, *rest = transform.maps or (None,)
+        if not edges or not isinstance(first, (Stride, Take)):
+            return False
+        for k, (axis_map, edge) in enumerate(zip(rest, edges[1:], strict=True), 1):
+            if axis_map != Stride(k, 0, 1) or shape[k] > edge:
+                return False
+        if isinstance(first, Stride):
+            rows = first.start + first.step * np.arange(shape[0])
+        else:
+            rows = first.array
+        chunks = rows // edges[0]
+        cuts = (np.flatnonzero(chunks[1:] != chunks[:-1]) + 1).tolist()
+        if len(cuts) >= _MOST_CHUNKS:
+            return False
+        within, tail = rows - chunks * edges[0], (0,) * len(rest)
+        inside = tuple(slice(0, n) for n in shape[1:])
+        peek, names, tag_of = self._cache.peek, self._keys, self._chunks.driver.tag
+        seen: dict[str, Any] = {}
+        for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+            chunk = (int(chunks[a]), *tail)
+            key = names.get(chunk) or self._key(chunk)
+            held = seen.get(key)
+            if held is None:
+                held = seen[key] = peek(key)
+                if held is None or (not self._immutable and tag_of(key) != held[0]):
+                    return False
+            placed.array[placed.rows[a:b]] = held[1][within[a:b]][(slice(None), *inside)]
+        self._meter.hit(len(seen))
         return True
 
     def _key(self, chunk: tuple[int, ...]) -> str:
