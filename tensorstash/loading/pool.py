@@ -23,7 +23,8 @@ from .workers import Task, ThreadTuner, WorkQueue
 
 _AXES = 62  # of a row; NumPy holds 64, and a block and its rows are two
 _BUNCH = 1 << 20  # bytes of small blocks that are read together
-_WIDE = 4 << 20  # the same where they are read straight into their slots
+_WIDE = 16 << 20  # the same where they are read straight into their slots, at no more cost
+_GROWS = 4  # times as many blocks as the time before, until it is so many
 _MOST = 64  # blocks that are
 _LEAST = 4  # and that are worth it: to plan a read of many costs as much as some reads of one
 _TURNS = 4  # bunches a thread that may be on their way
@@ -118,9 +119,13 @@ class Pool:
         self._tuner = tuner
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
-        wide = source.places and not buffers.account.limited
-        self._size = together(source, blocks, _WIDE if wide else _BUNCH)
-        self._limit = min(_TURNS * queue.threads * self._size, plan.prefetch_blocks)
+        # The first ones are few: who wants one batch should not wait for many blocks.
+        self._size = together(source, blocks, _BUNCH)
+        self._widest = self._size
+        if source.places and not buffers.account.limited:
+            widest = min(together(source, blocks), plan.prefetch_blocks // 2)
+            self._widest = max(self._size, widest)
+        self._limit = min(_TURNS * queue.threads * self._widest, plan.prefetch_blocks)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
         self._coming: deque[int] = deque()
@@ -203,6 +208,7 @@ class Pool:
             block = self._coming.popleft()
             if self._slot[block] < 0 and block not in self._bunches:
                 found.append(block)
+        self._size = min(_GROWS * self._size, self._widest)
         return found
 
     def _bunch(self, blocks: list[int]) -> _Bunch:
@@ -224,7 +230,7 @@ class Pool:
             blocks, slots, task = self._bunch(self._next() if next_ else [block])
             alone(task.do)
             task.result()
-        self._tuner.took(task.seconds / len(blocks))
+        self._tuner.took(task.seconds, len(blocks))
         self.loaded += len(blocks)
         for member, slot in zip(blocks, slots, strict=True):
             del self._bunches[member]
@@ -298,9 +304,11 @@ class Pool:
             kept.extend([None] * (count - len(kept)))
 
 
-def together(source: Source, blocks: Blocks, nbytes: int = _BUNCH) -> int:
-    """How many blocks are read at a time, of about ``nbytes``."""
+def together(source: Source, blocks: Blocks, nbytes: int | None = None) -> int:
+    """How many blocks are read at a time, of about ``nbytes``; if left out, of as many as pay."""
     size = max(1, int(np.diff(blocks.bounds).max(initial=1)) * source.row_bytes)
+    if nbytes is None:
+        nbytes = _WIDE if source.places else _BUNCH
     found = min(_MOST, nbytes // size)
     return found if found >= _LEAST else 1
 
