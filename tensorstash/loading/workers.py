@@ -137,13 +137,13 @@ class ThreadTuner:
         tell as much as many small ones."""
         if not self._open:
             return
-        each = [seconds / parts] * parts
+        some = [seconds / parts] * parts
         if not self.together:
-            self._alone += each
+            self._alone += some
             self.together = len(self._alone) >= _SOME
             return
         self._tasks += 1
-        self._others += each
+        self._others += some
         if self._tasks >= _EACH * self._threads and len(self._others) >= _SOME * self._threads:
             # The first ones were begun while the threads were, and the middle bears a few such.
             each = median(self._others) / self._threads

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Generator
 from itertools import chain
+from queue import SimpleQueue
 from typing import Any
 
 import hypothesis.strategies as st
@@ -175,3 +176,25 @@ def test_what_a_user_makes_of_rows_is_made_in_the_background() -> None:
             pass
     assert {*names} == {FEED}
     assert len(names) == 160
+
+
+def test_one_who_asks_while_the_thread_lets_go_of_the_lock_is_not_left_waiting() -> None:
+    class Slow(SimpleQueue):  # type: ignore[type-arg]
+        """After an item is in it, whoever put it there takes a while, holding the lock."""
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            super().put(item)
+            if threading.current_thread().name == FEED:
+                time.sleep(0.02)
+
+    def numbers(stop: Stop) -> Generator[int, None, None]:
+        time.sleep(0.1)  # until the queue is another
+        yield from range(40)
+
+    ahead = Prefetcher(numbers, 4)
+    ahead._making.ready = Slow()
+    found: list[int] = []
+    reader = threading.Thread(target=lambda: found.extend(ahead), daemon=True)
+    reader.start()
+    reader.join(20)
+    assert found == list(range(40))
