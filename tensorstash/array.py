@@ -292,11 +292,8 @@ class Array(WritableHandle):
                 return out.array
             else:
                 result = coerce.as_out(out, transform.shape + dtype.shape, dtype.base)
-            if fields is None:
-                self._read.read(transform, result, look=look)
-            else:
-                records = fields.records(result, transform.shape)
-                self._read.read(transform, records, fields, look)
+            into = result if fields is None else fields.records(result, transform.shape)
+            self._read.read(transform, into, fields, look)
         except MemoryError as error:
             raise self._read.chunks.no_memory("read", transform.shape, error) from error
         return result

@@ -115,7 +115,7 @@ class Reader:
         if 0 in transform.shape:
             return
         if isinstance(out, Placed):
-            self._read_placed(transform, out, look)
+            _read_placed(self, transform, out, look)
             return
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
@@ -143,27 +143,6 @@ class Reader:
             self._read_single(self._fetcher, one, out, fields)
         if self._ahead is not None:
             self._ahead.note(transform, self.warm)
-
-    def _read_placed(self, transform: Transform, placed: Placed, look: Look | None) -> None:
-        """Rows each to its place: what a cache holds or the kernel reads at once, else run by run,
-        or all of them aside."""
-        if self._kept is not None and self._kept.scatter(transform, placed):
-            return
-        out, places = placed
-        native = self._batches() if self._fetcher is not None and len(places) > 1 else None
-        if native is not None and not self._gathers:
-            left = self._run(native, transform, out, places)
-            if left is not None and not left:
-                return
-        if self._fetcher is not None and self.cache is None:
-            runs = list(even_runs(transform, places))
-            if runs and len(runs) * _RUN <= len(places):
-                for run, place in runs:
-                    self.read(run, out[place])
-                return
-        rows = np.empty(transform.shape, out.dtype)
-        self.read(transform, rows, look=look)
-        out[places] = rows
 
     def _read_natively(
         self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
@@ -360,6 +339,29 @@ class Reader:
         if work * parts < _THREAD_TOTAL:
             return 1
         return count_for(parts, work, self.threads)
+
+
+def _read_placed(reader: Reader, transform: Transform, placed: Placed, look: Look | None) -> None:
+    """Rows each to its place: what a cache holds or the kernel reads at once, else run by run, or
+    all of them aside."""
+    if reader._kept is not None and reader._kept.scatter(transform, placed):
+        return
+    out, places = placed
+    near = reader._fetcher is not None
+    native = reader._batches() if near and len(places) > 1 and not reader._gathers else None
+    if native is not None:
+        left = reader._run(native, transform, out, places)
+        if left is not None and not left:
+            return
+    if near and reader.cache is None:
+        runs = list(even_runs(transform, places))
+        if runs and len(runs) * _RUN <= len(places):
+            for run, place in runs:
+                reader.read(run, out[place])
+            return
+    rows = np.empty(transform.shape, out.dtype)
+    reader.read(transform, rows, look=look)
+    out[places] = rows
 
 
 def even_runs(transform: Transform, places: NDArray[np.int64]) -> Iterator[tuple[Transform, slice]]:
