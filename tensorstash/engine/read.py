@@ -29,9 +29,12 @@ from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
 from .native.batch import Batches, batches
+from .native.kept import KeptBatches
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
+
+Rows = NDArray[np.int64]
 
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
@@ -85,9 +88,10 @@ class Reader:
         self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
         # Of a local store's chunks that are kept Python compares the versions.
         self._native: Batches | bool | None = True if cache is None or not local else None
-        self._kept: Kept | None = None
+        self._kept: KeptBatches | None = None
         if cache is not None and sharding is None and chunks.plain and (local or immutable):
-            self._kept = Kept(chunks, cache, immutable, meter)
+            held = Kept(chunks, cache, immutable, meter)
+            self._kept = KeptBatches(chunks, held, self.threads, budget)
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
@@ -165,11 +169,7 @@ class Reader:
         return left is not None
 
     def _run(
-        self,
-        native: Batches,
-        transform: Transform,
-        out: NDArray[Any],
-        places: NDArray[np.int64] | None = None,
+        self, native: Batches, transform: Transform, out: NDArray[Any], places: Rows | None = None
     ) -> set[tuple[int, ...]] | None:
         if not self._budget.limited:
             return native.read(transform, out, None, places)
@@ -342,10 +342,8 @@ class Reader:
 
 
 def _read_placed(reader: Reader, transform: Transform, placed: Placed, look: Look | None) -> None:
-    """Rows each to its place: what a cache holds or the kernel reads at once, else run by run, or
-    all of them aside."""
-    if reader._kept is not None and reader._kept.scatter(transform, placed):
-        return
+    """Rows each to its place: what the kernel reads at once, else run by run, or all of them aside,
+    as those that a cache keeps."""
     out, places = placed
     near = reader._fetcher is not None
     native = reader._batches() if near and len(places) > 1 and not reader._gathers else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ...columns import Placed
-from ...indexing.selection import Point, Stride, Take, Transform
+from ...indexing.selection import Point, Stride, Transform
 from ..chunks import Chunks
 from ..stats import Meter
 from .cache import Cache
@@ -31,11 +30,12 @@ class Kept:
         self._edges = chunks.grid.chunks
         self._keys: dict[tuple[int, ...], str] = {}
 
-    def read(self, transform: Transform, out: NDArray[Any]) -> bool:
-        """Fill ``out``; ``False``: some of it is to be read, and what was filled is no matter."""
+    def read(self, transform: Transform, out: NDArray[Any]) -> bool | None:
+        """Fill ``out``; ``False``: some of it is to be read, and what was filled is no matter;
+        ``None``: not looked for, as it is no box, or has many chunks."""
         edges = self._edges
         if not edges:
-            return False
+            return None
         axes: list[Any] = []
         dims, count = 0, 1
         for axis_map, edge in zip(transform.maps, edges, strict=True):
@@ -52,16 +52,16 @@ class Kept:
                 pieces = _pieces(at, within, n, edge)
                 count *= len(pieces)
                 if count > _MOST_CHUNKS:
-                    return False
+                    return None
                 axes.append(pieces)
             else:
-                return False
+                return None
         if dims != len(transform.shape):
-            return False
+            return None
         peek, names, tag_of = self._cache.peek, self._keys, self._chunks.driver.tag
         for piece in product(*axes):
             chunk, inside, outside = zip(*piece, strict=True)
-            key = names.get(chunk) or self._key(chunk)
+            key = names.get(chunk) or self._key(chunk)  # spelled out: a call costs more
             held = peek(key)
             if held is None or (not self._immutable and tag_of(key) != held[0]):
                 return False
@@ -69,39 +69,27 @@ class Kept:
         self._meter.hit(count)
         return True
 
-    def scatter(self, transform: Transform, placed: Placed) -> bool:
-        """As :meth:`read` for rows each of which goes to its place: any rows along the first axis,
-        of which a chunk has all the rest."""
-        edges, shape = self._edges, transform.shape
-        first, *rest = transform.maps or (None,)
-        if not edges or not isinstance(first, (Stride, Take)):
-            return False
-        for k, (axis_map, edge) in enumerate(zip(rest, edges[1:], strict=True), 1):
-            if axis_map != Stride(k, 0, 1) or shape[k] > edge:
-                return False
-        if isinstance(first, Stride):
-            rows = first.start + first.step * np.arange(shape[0])
-        else:
-            rows = first.array
-        chunks = rows // edges[0]
-        cuts = (np.flatnonzero(chunks[1:] != chunks[:-1]) + 1).tolist()
-        if len(cuts) >= _MOST_CHUNKS:
-            return False
-        within, tail = rows - chunks * edges[0], (0,) * len(rest)
-        inside = tuple(slice(0, n) for n in shape[1:])
-        peek, names, tag_of = self._cache.peek, self._keys, self._chunks.driver.tag
-        seen: dict[str, Any] = {}
-        for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            chunk = (int(chunks[a]), *tail)
-            key = names.get(chunk) or self._key(chunk)
-            held = seen.get(key)
-            if held is None:
-                held = seen[key] = peek(key)
-                if held is None or (not self._immutable and tag_of(key) != held[0]):
-                    return False
-            placed.array[placed.rows[a:b]] = held[1][within[a:b]][(slice(None), *inside)]
-        self._meter.hit(len(seen))
-        return True
+    def holds(self, chunk: Sequence[int]) -> bool:
+        """Whether some version of a chunk is kept."""
+        return self._cache.peek(self._key_of(tuple(chunk))) is not None
+
+    def all_of(self, chunks: Sequence[Sequence[int]]) -> list[NDArray[Any]] | None:
+        """What is kept of all these, or ``None`` where something is to be read of one."""
+        peek, tag_of = self._cache.peek, self._chunks.driver.tag
+        found = []
+        for key in map(self._key_of, map(tuple, chunks)):
+            held = peek(key)
+            if held is None or (not self._immutable and tag_of(key) != held[0]):
+                return None
+            found.append(held[1])
+        return found
+
+    def hit(self, count: int) -> None:
+        """So many chunks were taken from what is kept."""
+        self._meter.hit(count)
+
+    def _key_of(self, chunk: tuple[int, ...]) -> str:
+        return self._keys.get(chunk) or self._key(chunk)
 
     def _key(self, chunk: tuple[int, ...]) -> str:
         if len(self._keys) >= _MOST_KEYS:
