@@ -189,7 +189,7 @@ def test_windows_and_mixtures_of_records(records: Any) -> None:
 
 def test_blocks_are_read_in_few_calls_more_and_more_at_a_time() -> None:
     """Each costs Python a fraction of a millisecond, and decoding a block less."""
-    r = stash.create_records("memory://", {"x": ((1024,), "uint8"), "y": "int64"}, 0)
+    r = stash.create_records({}, {"x": ((1024,), "uint8"), "y": "int64"}, 0)
     x = np.random.default_rng(0).integers(0, 9, (4096, 1024), dtype=np.uint8)
     r.extend({"x": x, "y": np.arange(4096)})
     rows = 512  # of a block
