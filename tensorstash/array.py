@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import coerce
 from .attributes import Attributes
+from .columns import Placed
 from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.caching.cache import Cache
@@ -286,13 +287,13 @@ class Array(WritableHandle):
                     raise InvalidSelection(
                         f"no memory can hold shape {transform.shape} of {dtype}; select less"
                     ) from error
+            elif isinstance(out, Placed) and fields is None:
+                self._read.read(transform, out, look=look)
+                return out.array
             else:
                 result = coerce.as_out(out, transform.shape + dtype.shape, dtype.base)
-            if fields is None:
-                self._read.read(transform, result, look=look)
-            else:
-                records = fields.records(result, transform.shape)
-                self._read.read(transform, records, fields, look)
+            into = result if fields is None else fields.records(result, transform.shape)
+            self._read.read(transform, into, fields, look)
         except MemoryError as error:
             raise self._read.chunks.no_memory("read", transform.shape, error) from error
         return result

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,18 @@ _SHORT = 32  # elements a row, on average: fewer are padded all at once, not row
 Columns: TypeAlias = dict[str, Any]
 """Values of several rows by field: arrays whose first axis is the rows, ``Ragged`` values, or
 lists. Fields within fields are named by their path, ``"next/obs"``."""
+
+
+class Placed(NamedTuple):
+    """Where rows go: row ``i`` becomes ``array[rows[i]]``, no two of them the same one."""
+
+    array: NDArray[Any]
+    rows: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """Elements that are filled."""
+        return len(self.rows) * math.prod(self.array.shape[1:])
 
 
 def nested(flat: Mapping[str, Any], kind: type[dict[str, Any]] = dict) -> dict[str, Any]:

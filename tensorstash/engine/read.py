@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import ChunkSpec, Pipeline
+from ..columns import Placed
 from ..errors import Corrupt, NoMemory
 from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan, portions
-from ..indexing.selection import Point, Stride, Take, Transform
+from ..indexing.selection import Point, Stride, Take, Transform, dims_of
 from ..memory import PROCESS, Budget
 from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
@@ -35,8 +36,11 @@ from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
 
+Rows = NDArray[np.int64]
+
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
+_RUN = 4  # rows, on average, from which runs are read one by one
 _NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
@@ -108,25 +112,34 @@ class Reader:
     def read(
         self,
         transform: Transform,
-        out: NDArray[Any],
+        out: NDArray[Any] | Placed,
         fields: Fields | None = None,
         look: Look | None = None,
     ) -> None:
-        """``out`` (of the transform's shape and the array's dtype, any strides) is filled; with
-        ``fields``, of records of nothing but these. ``look``: in a remote store, what travels
-        along."""
+        """``out`` (of the transform's shape and the array's dtype, any strides) is filled, or the
+        places of it that rows go to; with ``fields``, of records of nothing but these. ``look``: in
+        a remote store, what travels along."""
         try:
             self._read(transform, out, fields, look)
         except NoMemory:
+            if isinstance(out, Placed):
+                raise
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             if self._room.fits or not _filled(self.chunks, todo, self._sink(todo, out, fields)):
                 raise
             repeat_core(todo, out)
 
     def _read(
-        self, transform: Transform, out: NDArray[Any], fields: Fields | None, look: Look | None
+        self,
+        transform: Transform,
+        out: NDArray[Any] | Placed,
+        fields: Fields | None,
+        look: Look | None,
     ) -> None:
         if 0 in transform.shape:
+            return
+        if isinstance(out, Placed):
+            _read_placed(self, transform, out, look)
             return
         if self._ahead is not None and self._stream is not None:
             self._ahead.wait(transform)
@@ -170,15 +183,19 @@ class Reader:
         native = None if fields is not None or fetcher is None else self._batches()
         if native is None or fetcher is None:
             return False
-        if self._budget.limited:
-            with self._room.threads(self.threads) as most:
-                left = native.read(transform, out, most)
-        else:
-            left = native.read(transform, out)
+        left = self._run(native, transform, out)
         if left:
             todo = plan(transform, self.chunks.grid, self.chunks.spec.shape)
             self._read_near(fetcher, todo, out, None, left)
         return left is not None
+
+    def _run(
+        self, native: Batches, transform: Transform, out: NDArray[Any], places: Rows | None = None
+    ) -> set[tuple[int, ...]] | None:
+        if not self._budget.limited:
+            return native.read(transform, out, None, places)
+        with self._room.threads(self.threads) as most:
+            return native.read(transform, out, most, places)
 
     def _batches(self) -> Batches | None:
         """The kernel's part in the reads of this handle, looked for on first use."""
@@ -343,6 +360,47 @@ class Reader:
         if work * parts < _THREAD_TOTAL:
             return 1
         return count_for(parts, work, self.threads)
+
+
+def _read_placed(reader: Reader, transform: Transform, placed: Placed, look: Look | None) -> None:
+    """Rows each to its place: what the kernel reads at once, else run by run, or all of them aside,
+    as those that a cache keeps."""
+    out, places = placed
+    near = reader._fetcher is not None
+    native = reader._batches() if near and len(places) > 1 and not reader._gathers else None
+    if native is not None:
+        with suppress(NoMemory):  # where a chunk that is not stored needs none, reads say so below
+            left = reader._run(native, transform, out, places)
+            if left is not None and not left:
+                return
+    if near and reader.cache is None:
+        runs = list(even_runs(transform, places))
+        if runs and len(runs) * _RUN <= len(places):
+            for run, place in runs:
+                reader.read(run, out[place])
+            return
+    rows = np.empty(transform.shape, out.dtype)
+    reader.read(transform, rows, look=look)
+    out[places] = rows
+
+
+def even_runs(transform: Transform, places: NDArray[np.int64]) -> Iterator[tuple[Transform, slice]]:
+    """The pieces of ``transform`` whose rows follow each other, as do their places."""
+    axes = [k for k, axis_map in enumerate(transform.maps) if 0 in dims_of(axis_map)]
+    axis_map = transform.maps[axes[0]] if len(axes) == 1 else None
+    if isinstance(axis_map, Stride) and axis_map.step == 1:
+        rows = axis_map.start + np.arange(len(places))
+    elif isinstance(axis_map, Take) and axis_map.dims == (0,):
+        rows = axis_map.array
+    else:
+        return
+    apart = (np.diff(rows) != 1) | (np.diff(places) != 1)
+    cuts = (np.flatnonzero(apart) + 1).tolist()
+    for a, b in zip([0, *cuts], [*cuts, len(places)], strict=True):
+        maps = list(transform.maps)
+        maps[axes[0]] = Stride(0, int(rows[a]), 1)
+        first = int(places[a])
+        yield Transform((b - a, *transform.shape[1:]), tuple(maps)), slice(first, first + b - a)
 
 
 def _single(transform: Transform, edges: tuple[int, ...] | None) -> Part | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, Ragged, gathered, held
+from ..columns import Columns, Placed, Ragged, gathered, held
 from ..errors import NoMemory, Unsupported, counted
 from ..memory import PROCESS, Budget
 from ..threads import alone
@@ -23,6 +23,8 @@ from .workers import Task, ThreadTuner, WorkQueue
 
 _AXES = 62  # of a row; NumPy holds 64, and a block and its rows are two
 _BUNCH = 1 << 20  # bytes of small blocks that are read together
+_WIDE = 16 << 20  # the same where they are read straight into their slots, at no more cost
+_GROWS = 4  # times as many blocks as the time before, until it is so many
 _MOST = 64  # blocks that are
 _LEAST = 4  # and that are worth it: to plan a read of many costs as much as some reads of one
 _TURNS = 4  # bunches a thread that may be on their way
@@ -117,8 +119,13 @@ class Pool:
         self._tuner = tuner
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
-        self._size = together(source, blocks)
-        self._limit = min(_TURNS * queue.threads * self._size, plan.prefetch_blocks)
+        # The first ones are few: who wants one batch should not wait for many blocks.
+        self._size = together(source, blocks, _BUNCH)
+        self._widest = self._size
+        if source.places and not buffers.account.limited:
+            widest = min(together(source, blocks), plan.prefetch_blocks // 2)
+            self._widest = max(self._size, widest)
+        self._limit = min(_TURNS * queue.threads * self._widest, plan.prefetch_blocks)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
         self._coming: deque[int] = deque()
@@ -201,6 +208,7 @@ class Pool:
             block = self._coming.popleft()
             if self._slot[block] < 0 and block not in self._bunches:
                 found.append(block)
+        self._size = min(_GROWS * self._size, self._widest)
         return found
 
     def _bunch(self, blocks: list[int]) -> _Bunch:
@@ -222,7 +230,7 @@ class Pool:
             blocks, slots, task = self._bunch(self._next() if next_ else [block])
             alone(task.do)
             task.result()
-        self._tuner.took(task.seconds / len(blocks))
+        self._tuner.took(task.seconds, len(blocks))
         self.loaded += len(blocks)
         for member, slot in zip(blocks, slots, strict=True):
             del self._bunches[member]
@@ -242,12 +250,11 @@ class Pool:
         parts = [self._blocks.rows(block) for block in blocks]
         sizes = [len(part) for part in parts]
         cuts = np.concatenate([[0], np.cumsum(sizes)])
-        columns = self._source.take(np.concatenate(parts))
-        for name, array in self._slots.items():
-            column = columns[name]
-            for slot, size, start in zip(slots, sizes, cuts, strict=False):
-                array[slot][:size] = column[start : start + size]
-        self._keep(columns, self._flat, slots, cuts.tolist())
+        first = np.array(slots) * self._most - cuts[:-1]
+        places = np.repeat(first, sizes) + np.arange(cuts[-1])
+        out = {name: Placed(array, places) for name, array in self._flat.items()}
+        columns = self._source.take_into(np.concatenate(parts), out)
+        self._keep(columns, out, slots, cuts.tolist())
 
     def _keep(
         self, columns: Columns, fixed: dict[str, Any], slots: Sequence[int], cuts: list[int]
@@ -297,10 +304,12 @@ class Pool:
             kept.extend([None] * (count - len(kept)))
 
 
-def together(source: Source, blocks: Blocks) -> int:
-    """How many blocks are read at a time."""
+def together(source: Source, blocks: Blocks, nbytes: int | None = None) -> int:
+    """How many blocks are read at a time, of about ``nbytes``; if left out, of as many as pay."""
     size = max(1, int(np.diff(blocks.bounds).max(initial=1)) * source.row_bytes)
-    found = min(_MOST, _BUNCH // size)
+    if nbytes is None:
+        nbytes = _WIDE if source.places else _BUNCH
+    found = min(_MOST, nbytes // size)
     return found if found >= _LEAST else 1
 
 

@@ -6,10 +6,12 @@ import atexit
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import repeat
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -20,6 +22,7 @@ from ..turn import take, turn
 Item = TypeVar("Item")
 
 _OF_LATE = 4  # items, about, of which times are a mean
+_LATEST = 5  # calls of late
 _HANDED = 100e-6  # seconds that an item from another thread costs
 _PART = 0.1  # of the time that an item takes to make: less is not worth a thread
 _LINGER = 10.0  # seconds that an interpreter which ends waits for a read that is under way
@@ -155,7 +158,7 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         self._turns = threading.Lock()  # of those who ask
         self._maker: int | None = None  # the thread of them that makes an item
         self._left: float | None = None  # when the last item was
-        self._between: float | None = None  # seconds from one item to the next call, of late
+        self._between: deque[float] = deque(maxlen=_LATEST)  # seconds from an item to the next call
         self._ask()
         # Called by C when this iterator goes: an interrupt in a finalizer would be lost.
         ends: list[Callable[[Any], Any]] = [making.stop.requests.append, making.wanted.put]
@@ -180,15 +183,18 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         worth = self._noted() > max(_HANDED, _PART * making.seconds) or not self._anywhere
         own = self._own(making) if self._anywhere else None
         if own is None:
-            if making.ready.empty():  # who made the last one may hold the lock yet, and make none
-                self._ask()
+            if making.ready.empty():
+                # Who holds the lock may have made the last item that was asked for, and not let go
+                # of the lock yet.
+                self._ask(1)
             made, item = making.ready.get()
             making.spare.put(None)
+            if made:
+                making.note(making.ready.qsize())
         else:
             made, item = own
         del own  # an error that is raised must not be kept by this frame
         if made:
-            making.note(making.ready.qsize())
             if worth:
                 self._ask()
             self._left = perf_counter()
@@ -223,16 +229,15 @@ class Prefetcher(Iterator[Item], Generic[Item]):
         """Seconds that are between an item and the call for the next."""
         if self._left is None:
             return 1.0  # who knows
-        last = perf_counter() - self._left
-        before = last if self._between is None else self._between
-        self._between = before + (last - before) / _OF_LATE
-        return self._between
+        # Not their mean: who is interrupted once, on a busy machine, does no more than before.
+        self._between.append(perf_counter() - self._left)
+        return sorted(self._between)[len(self._between) // 2]
 
-    def _ask(self) -> None:
-        """Have the thread make as many as may be ready."""
+    def _ask(self, count: int | None = None) -> None:
+        """Have the thread make as many as may be ready, or ``count`` of them."""
         making = self._making
         with suppress(Empty):
-            while True:
+            for _ in repeat(None) if count is None else repeat(None, count):
                 making.spare.get_nowait()
                 making.wanted.put(None)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, runs_of
+from ..columns import Columns, Placed, runs_of
 from ..errors import Invalid, NoMemory, counted, short
 from ..limits import HUGE
 
@@ -148,6 +148,20 @@ class Source(ABC):
     def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
         """These rows, in this order, repeated ones included; each chunk is read once. Fields in
         ``out`` are read into its arrays, of shape ``(len(rows), *element)``, and are these."""
+
+    def take_into(self, rows: NDArray[Any], out: Mapping[str, Placed]) -> Columns:
+        """These rows, those of a field in ``out`` each at its place in an array, which is that
+        field's column then."""
+        columns = self.take(rows)
+        for name, (array, places) in out.items():
+            array[places] = columns[name]
+            columns[name] = array
+        return columns
+
+    @property
+    def places(self) -> bool:
+        """Whether :meth:`take_into` takes no memory beside: more rows are read by it at a time."""
+        return False
 
     @abstractmethod
     def present(self, columns: Columns) -> Any:

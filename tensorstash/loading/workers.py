@@ -15,6 +15,7 @@ from ..turn import wait
 
 Result = TypeVar("Result")
 _SOME = 8  # tasks, by one thread alone and then by each of several
+_EACH = 2  # tasks of each thread, however large
 _WORTH = 0.8  # of the time: less gain than that is not worth the processors it takes
 
 
@@ -128,18 +129,22 @@ class ThreadTuner:
         self._threads = threads
         self._alone: list[float] = []
         self._others: list[float] = []
+        self._tasks = 0
         self._open = not decided and threads > 1
 
-    def took(self, seconds: float) -> None:
-        """A task took so long, done as :attr:`together` had it."""
+    def took(self, seconds: float, parts: int = 1) -> None:
+        """A task of so many parts took so long, done as :attr:`together` had it. A few large tasks
+        tell as much as many small ones."""
         if not self._open:
             return
+        some = [seconds / parts] * parts
         if not self.together:
-            self._alone.append(seconds)
-            self.together = len(self._alone) == _SOME
+            self._alone += some
+            self.together = len(self._alone) >= _SOME
             return
-        self._others.append(seconds)
-        if len(self._others) == _SOME * self._threads:
+        self._tasks += 1
+        self._others += some
+        if self._tasks >= _EACH * self._threads and len(self._others) >= _SOME * self._threads:
             # The first ones were begun while the threads were, and the middle bears a few such.
             each = median(self._others) / self._threads
             self.together = each < _WORTH * median(self._alone)

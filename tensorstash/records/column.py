@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..array import Array
 from ..coerce import broadcast
+from ..columns import Placed
 from ..driver import Check, located
 from ..dtype import STRING
 from ..engine.in_place.single import Slot, put_row
@@ -83,7 +84,7 @@ class FieldArray(Array):
 
 
 def read_rows(
-    array: Array, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None
+    array: Array, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
 ) -> NDArray[Any]:
     """``array[rows]``; see :meth:`~tensorstash.array.Array.read`. Whether the field is still this
     one is looked at once for all fields, or by ``look``."""
@@ -106,7 +107,9 @@ class Column(NoOperators, ABC):
         self.arrays = tuple(arrays)
 
     @abstractmethod
-    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
+    def take(
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
+    ) -> Any:
         """The rows' values: an array, a ``Ragged``, or a list. ``look`` travels with what is
         asked for last, in a remote store."""
 
@@ -130,7 +133,7 @@ class Column(NoOperators, ABC):
         return values
 
     def read(
-        self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
     ) -> NDArray[Any]:
         """What the first array holds in these rows."""
         return read_rows(self.arrays[0], rows, out, look)
@@ -143,7 +146,9 @@ class Column(NoOperators, ABC):
 class FixedColumn(Column):
     """Rows of one shape and dtype."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
+    def take(
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
+    ) -> Any:
         """See :meth:`Column.take`."""
         return self.read(rows, out, look)
 
@@ -209,7 +214,9 @@ class ListColumn(Column):
 class TextColumn(ListColumn):
     """Rows of text."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
+    def take(
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
+    ) -> Any:
         """See :meth:`Column.take`: a StringDType array."""
         return self.read(rows, None, look)
 
@@ -223,7 +230,9 @@ class TextColumn(ListColumn):
 class BytesColumn(ListColumn):
     """Rows of bytes."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
+    def take(
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
+    ) -> Any:
         """See :meth:`Column.take`: a list of bytes."""
         return self.read(rows, None, look).tolist()
 
@@ -237,7 +246,9 @@ class BytesColumn(ListColumn):
 class JsonColumn(ListColumn):
     """Rows of whatever JSON can hold; one never written is ``None``."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
+    def take(
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
+    ) -> Any:
         """See :meth:`Column.take`: a list of values."""
         found = self.read(rows, None, look).tolist()
         try:
@@ -259,7 +270,9 @@ class ObjectColumn(ListColumn):
     """Rows of Python objects, pickled. Reading them runs code found in the data, so that both
     sides must have asked for it."""
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Any:
+    def take(
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
+    ) -> Any:
         """See :meth:`Column.take`: a list of objects."""
         self._allowed()
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
-from ..columns import Ragged, offsets_of, runs_of
+from ..columns import Placed, Ragged, offsets_of, runs_of
 from ..engine.look import Look
 from ..errors import Corrupt, Invalid, counted
 from .casting import safe_cast, single_row
@@ -33,7 +33,9 @@ class RaggedColumn(Column):
         # Replaced by handles that know more values, never changed: threads use it as it is.
         self._longest = arrays[0]
 
-    def take(self, rows: Rows, out: NDArray[Any] | None = None, look: Look | None = None) -> Ragged:
+    def take(
+        self, rows: Rows, out: NDArray[Any] | Placed | None = None, look: Look | None = None
+    ) -> Ragged:
         """See :meth:`Column.take`. Two reads: of offsets, and of the values they point at."""
         places = read_rows(self.arrays[1], rows)
         starts, sizes = self._sound(places)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..columns import Columns, nested
+from ..columns import Columns, Placed, nested
 from ..errors import Invalid, InvalidSelection, counted
 from ..loading.dataloader_worker import in_worker, keeping_fields
 from ..loading.present import to_rows
@@ -179,7 +179,7 @@ class RecordSource(Source):
             return None
         return self.table.mapped(rows, self._same_names())
 
-    def take(self, rows: Rows, out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+    def take(self, rows: Rows, out: Mapping[str, NDArray[Any] | Placed] | None = None) -> Columns:
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
         if out is None and (columns := self._mapped(rows)) is not None:
             return columns
@@ -188,6 +188,15 @@ class RecordSource(Source):
         for name in (*lost, *(name for name in out or () if name not in names)):
             raise self.table.missing(name)  # or its memory would stay as it is
         return self.table.take(stored, names, out, in_worker())
+
+    def take_into(self, rows: Rows, out: Mapping[str, Placed]) -> Columns:
+        """See :meth:`~tensorstash.loading.source.Source.take_into`."""
+        return self.take(rows, out)
+
+    @property
+    def places(self) -> bool:
+        """See :attr:`~tensorstash.loading.source.Source.places`."""
+        return not self.remote
 
     def put(self, positions: int | Rows, value: Any) -> None:
         """Store the values of rows that are there: those of one, or of several."""

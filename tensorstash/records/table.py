@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..array import Array, renewed
-from ..columns import Columns
+from ..columns import Columns, Placed
 from ..driver import Check, Driver, located
 from ..engine.in_place.reading import MAPPED_BYTES, MappedRows, gather_mapped
 from ..engine.look import Look, Together, blame
@@ -223,7 +223,7 @@ class Table:
         self,
         rows: Rows,
         names: Iterable[str],
-        out: Mapping[str, NDArray[Any]] | None = None,
+        out: Mapping[str, NDArray[Any] | Placed] | None = None,
         in_worker: bool = False,
     ) -> Columns:
         """The values of some fields in ``rows``; ``in_worker``: see :meth:`_columns_for`."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..cached import Cached
 from ..coerce import is_tensor, natural
-from ..columns import Columns
+from ..columns import Columns, Placed
 from ..errors import Invalid, counted, short
 from ..handle import Handle
 from ..loading.source import (
@@ -228,22 +228,36 @@ class ArraySource(Source):
 
     # -- reading --------------------------------------------------------------------------------
 
-    def take(self, rows: NDArray[Any], out: Mapping[str, NDArray[Any]] | None = None) -> Columns:
+    def take(
+        self, rows: NDArray[Any], out: Mapping[str, NDArray[Any] | Placed] | None = None
+    ) -> Columns:
         """See :meth:`~tensorstash.loading.source.Source.take`."""
         numbers = np.asarray(rows, np.int64)
         count = len(numbers)
         first = int(numbers[0]) if count else 0
         run = not count or bool((np.diff(numbers) == 1).all())
 
-        def read(column: Sliced, place: NDArray[Any] | None) -> NDArray[Any]:
+        def read(column: Sliced, place: NDArray[Any] | Placed | None) -> NDArray[Any]:
             chosen = column.run(first, first + count) if run else column.rows(numbers)
             return column.read(chosen, place)
 
-        def copy(array: NDArray[Any], place: NDArray[Any] | None) -> NDArray[Any]:
+        def copy(array: NDArray[Any], place: NDArray[Any] | Placed | None) -> NDArray[Any]:
+            if isinstance(place, Placed):
+                place.array[place.rows] = array.take(rows, axis=0)
+                return place.array
             # "clip", as "raise" copies once more; rows are in range.
             return array.take(rows, axis=0, out=place, mode="clip")
 
         return self._each(read, copy, out or {})
+
+    def take_into(self, rows: NDArray[Any], out: Mapping[str, Placed]) -> Columns:
+        """See :meth:`~tensorstash.loading.source.Source.take_into`."""
+        return self.take(rows, out)
+
+    @property
+    def places(self) -> bool:
+        """See :attr:`~tensorstash.loading.source.Source.places`."""
+        return not self.remote
 
     def take_runs(
         self, starts: Rows, length: int, out: Mapping[str, NDArray[Any]] | None = None
@@ -265,9 +279,9 @@ class ArraySource(Source):
 
     def _each(
         self,
-        read: Callable[[Sliced, NDArray[Any] | None], NDArray[Any]],
-        copy: Callable[[NDArray[Any], NDArray[Any] | None], NDArray[Any]],
-        out: Mapping[str, NDArray[Any]],
+        read: Callable[[Sliced, Any], NDArray[Any]],
+        copy: Callable[[NDArray[Any], Any], NDArray[Any]],
+        out: Mapping[str, NDArray[Any] | Placed],
     ) -> Columns:
         """Every array read or copied; in a remote store, all at once."""
         found: Columns = dict.fromkeys(self._names)

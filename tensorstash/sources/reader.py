@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from ..cached import Cached
-from ..columns import Ragged
+from ..columns import Placed, Ragged
 from ..errors import Invalid, NoMemory, counted, short
 from ..handle import Handle
 from ..indexing.fields import Fields
@@ -207,8 +207,11 @@ class Sliced:
             changed[axis] = Stride(dim, first + start, 1)
         return Transform(tuple(lengths), tuple(changed))
 
-    def read(self, transform: Transform, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def read(self, transform: Transform, out: NDArray[Any] | Placed | None = None) -> NDArray[Any]:
         """Read what :meth:`run`, :meth:`rows` or :meth:`box` has made."""
+        if isinstance(out, Placed) and self.fields is not None:
+            out.array[out.rows] = self.read(transform)
+            return out.array
         return self.array.read_transform(transform, out, self.fields)
 
     @Cached

@@ -74,6 +74,14 @@ def test_threads_are_kept_where_they_pay() -> None:
         for _ in range(99):
             pace.took(5.0)
         assert pace.together is kept
+        pace = ThreadTuner(2, decided=False)
+        pace.took(40.0, 40)  # a task that is many
+        assert pace.together
+        for _ in range(3):
+            pace.took(40 * each, 40)
+            assert pace.together
+        pace.took(40 * each, 40)
+        assert pace.together is kept
     assert ThreadTuner(2, decided=True).together
     assert not ThreadTuner(1, decided=True).together
     assert not ThreadTuner(1, decided=False).together

@@ -104,17 +104,23 @@ class Batches:
         return max(1, most)
 
     def read(
-        self, transform: Transform, out: NDArray[Any], most: int | None = None
+        self,
+        transform: Transform,
+        out: NDArray[Any],
+        most: int | None = None,
+        places: NDArray[np.int64] | None = None,
     ) -> set[Chunk] | None:
-        """Fill ``out``, by ``most`` threads at most: returns the chunks, by their index, whose part
-        of it is not filled yet; ``None`` where nothing was begun."""
+        """Fill ``out``, or the ``places`` along its first dimension, by ``most`` threads at most:
+        returns the chunks, by their index, whose part of it is not filled yet; ``None`` where
+        nothing was begun."""
         chunks = self._chunks
         if not native.enabled or out.dtype != chunks.spec.dtype:
             return None
         files = None if self._views else chunks.driver.local_path(chunks.path)
         if files is None and not self._views and chunks.driver.in_memory(()) is None:
             return None
-        table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
+        inside, outside = self._steps.strides, out.strides
+        table = groups(transform, self._edges, inside, outside, self._ratios, places)
         if table is None:
             return None
         spans = self._spans and not any(len(group.axes) > 1 for group in table)

@@ -22,6 +22,7 @@ from ...indexing.selection import Point, Stride, Take, Transform, dims_of
 _MOST_ROWS = 1 << 17  # of one group: more are planned in pieces, by Python
 
 _MOST_POINTS = 1 << 20
+_RUN = 4  # elements of a chunk on average, from which runs among them are worth a look
 
 Ints = NDArray[np.int64]
 
@@ -131,6 +132,7 @@ def groups(
     inside: Sequence[int],
     outside: Sequence[int],
     ratios: Sequence[int],
+    places: Ints | None = None,
 ) -> Table | None:
     """The groups of ``transform``, whose product are its parts, each chunk once, in the order of
     :func:`~tensorstash.indexing.plan.plan`.
@@ -141,9 +143,12 @@ def groups(
         inside: Strides of a chunk, in bytes.
         outside: Strides of the output.
         ratios: Chunks in a shard along each axis; the rows of one shard lie together.
+        places: Where along the output's first dimension each position of the transform's goes; if
+            left out, to the same.
 
     Returns:
-        ``None`` where there are too many rows to be held, or the output has dimensions that repeat.
+        ``None`` where there are too many rows to be held, the output has dimensions that repeat, or
+        its first one is indexed together with others, and has places.
     """
     maps = transform.maps
     used = {dim for axis_map in maps for dim in dims_of(axis_map)}
@@ -152,6 +157,8 @@ def groups(
     joint = joint_axes(maps) if Take in map(type, maps) else ()
     found: list[Group | Span] = []
     if joint:
+        if places is not None and any(0 in dims_of(maps[k]) for k in joint):
+            return None
         size = math.prod(transform.shape[d] for d in {d for k in joint for d in dims_of(maps[k])})
         if size > _MOST_POINTS:
             return None
@@ -164,12 +171,17 @@ def groups(
             found.append(Span(k, axis_map.at, 1, 1, edge, step, 0))
         elif isinstance(axis_map, Stride):
             dim, start, by = axis_map
+            if dim == 0 and places is not None:
+                rows = start + by * np.arange(transform.shape[0], dtype=np.int64)
+                found.append(_taken(k, rows, edge, step, outside[0], places))
+                continue
             span = Span(k, start, transform.shape[dim], by, edge, step, outside[dim])
             if span.many > _MOST_ROWS:
                 return None
             found.append(span)
         else:
-            found.append(_taken(k, axis_map.array, edge, step, outside[axis_map.dims[0]]))
+            own = places if axis_map.dims[0] == 0 else None
+            found.append(_taken(k, axis_map.array, edge, step, outside[axis_map.dims[0]], own))
     return tuple(found)
 
 
@@ -186,16 +198,35 @@ def chunks_of(
     return found
 
 
-def _taken(axis: int, array: NDArray[np.intp], edge: int, step: int, out: int) -> Group:
+def _taken(
+    axis: int, array: NDArray[np.intp], edge: int, step: int, out: int, places: Ints | None
+) -> Group:
     n = len(array)
-    where = np.arange(n, dtype=np.int64)
+    where = np.arange(n, dtype=np.int64) if places is None else places
     if n > 1 and bool((array[1:] < array[:-1]).any()):
-        where = np.argsort(array, kind="stable")
-        array = array[where]
+        order = np.argsort(array, kind="stable")
+        array, where = array[order], where[order]
     chunks = array // edge
     starts = np.flatnonzero(np.concatenate(([True], chunks[1:] != chunks[:-1])))
-    lists = np.concatenate(((array - chunks * edge) * step, where * out))
-    return Group((axis,), chunks[starts][:, None], _listed(starts, n), lists)
+    inside = array - chunks * edge
+    rows = _listed(starts, n)
+    if n >= _RUN * len(starts):
+        _find_runs(rows, starts, inside, where, step, out)
+    lists = np.concatenate((inside * step, where * out))
+    return Group((axis,), chunks[starts][:, None], rows, lists)
+
+
+def _find_runs(
+    rows: Ints, starts: NDArray[np.intp], inside: Ints, where: Ints, step: int, out: int
+) -> None:
+    """Give those of ``rows`` whose elements follow each other in both places steps for lists: what
+    fills its place is decoded there, the rest copied at once."""
+    apart = (inside[1:] - inside[:-1] != 1) | (where[1:] - where[:-1] != 1)
+    before = np.concatenate(([0], np.cumsum(apart)))
+    runs = before[starts + rows[:, 0] - 1] == before[starts]
+    rows[runs, 1], rows[runs, 2] = inside[starts[runs]] * step, step
+    rows[runs, 3], rows[runs, 4] = where[starts[runs]] * out, out
+    rows[runs, 5:] = -1
 
 
 def _listed(starts: NDArray[np.intp], n: int) -> Ints:
