@@ -144,6 +144,13 @@ class Array(WritableHandle):
 
     def __getitem__(self, selection: Any) -> Any:
         """``numpy_array[selection]``, read from storage into memory that is yours."""
+        reader, tag = self._reader, self._tag
+        if reader is not None and self.guard is None and not self.copied:
+            watched = self._watched
+            if tag is not None or not watched:
+                found = reader.take(selection, tag if watched else None)
+                if found is not None:
+                    return found
         result, rest = self._take(selection, None)
         return result[()] if result.ndim == 0 and not has_ellipsis(rest) else result
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import ChunkSpec, Pipeline
+from ..driver import Tag
 from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan, portions
-from ..indexing.selection import Point, Stride, Take, Transform
+from ..indexing.selection import Point, Stride, Take, Transform, select
 from ..memory import PROCESS, Budget
 from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
@@ -26,8 +27,9 @@ from .chunks import SPAN_FROM, Chunks, scratch
 from .in_place import MappedFetcher, RunStream, gathered, is_in_place
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
-from .native import available
+from .native import available, library
 from .native.batch import Batches, batches
+from .native.direct import direct as direct_reads
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
@@ -63,6 +65,7 @@ class Reader:
         self._fetcher: Fetcher | None = None
         self._stream: Stream | None = None
         sharding, local = chunks.sharding, chunks.driver.capabilities.local
+        indices: Cache | None = None
         if sharding is None:
             if local and in_place:
                 self._fetcher = MappedFetcher(chunks, cache, immutable, meter)
@@ -78,6 +81,7 @@ class Reader:
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
+        self._immutable = immutable
         self._budget = budget
         nbytes = chunks.room_bytes(cache is not None)
         self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
@@ -87,6 +91,9 @@ class Reader:
         if cache is not None and sharding is None and chunks.plain and (local or immutable):
             self._kept = Kept(chunks, cache, immutable, meter)
         self._edges = chunks.grid.chunks
+        # Where rows lie in maps they are copied from there.
+        self._direct: Any = None if in_place else True
+        self._indices = indices
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
             limit = cache.limit // (2 * max(1, chunks.spec.dtype.itemsize))
@@ -99,6 +106,26 @@ class Reader:
         # Elements of a chunk that may be decoded straight into where it is wanted.
         straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
+
+    def take(self, selection: Any, tag: Tag | None) -> Any:
+        """What NumPy would return of an element, a row, a patch, where the kernel can tell alone;
+        ``None``: another way is to be taken. ``tag``: the version that the array's document must
+        have then, unless that need not be looked at."""
+        direct = self._direct
+        if direct is None or not library.enabled or self._budget.limited:
+            return None
+        if direct is True:
+            ahead = self._ahead
+            own = self._meter, self.threads, self._indices, None if ahead is None else ahead.last
+            direct = self._direct = direct_reads(self.chunks, self.cache, self._immutable, *own)
+            if direct is None:
+                return None
+        return direct.take(selection, tag, self)
+
+    def follow(self, selection: Any) -> None:
+        """What was taken began where the last read had ended."""
+        if self._ahead is not None:
+            self._ahead.note(select(selection, self.chunks.spec.shape), self.warm)
 
     def read(
         self,
