@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from threading import get_ident
 
 from ..driver import Driver, Traffic
-from .native.library import library
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Meter:
         mine = [count for (pid, _), count in [*self._counts.items()] if pid == os.getpid()]
         traffic = driver.traffic or Traffic()
         process, *direct = self.direct
-        if process and process == library.process:
+        if process == os.getpid():
             chunks, nbytes, nanoseconds, hits = direct
             mine.append(_Count(chunks, nbytes, nanoseconds / 1e9, hits))
         return Stats(

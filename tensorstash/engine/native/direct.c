@@ -10,25 +10,27 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* -- processes -------------------------------------------------------------------------- */
 
-static _Atomic long long generation = 1; /* of processes: a forked child has another */
+static _Atomic long long process; /* this one; a forked child is another */
 static _Atomic long long tallied[KINDS + 2]; /* tasks by kind, then raw ones, then all */
 
 static void forked(void) {
-    atomic_fetch_add(&generation, 1);
+    atomic_store(&process, (long long)getpid());
     forget_threads();
 }
 
 void watch_forks(void) {
     static int watched;
+    atomic_store(&process, (long long)getpid());
     if (!watched) watched = !pthread_atfork(NULL, NULL, forked);
 }
 
 void note_done(const Direct *self, int64_t chunks, int64_t bytes, int64_t nanoseconds, int64_t hits) {
     int64_t *counts = self->counts.buf;
-    int64_t now = atomic_load(&generation);
+    int64_t now = atomic_load(&process);
     if (counts[0] != now) { /* those of the parent */
         memset(counts, 0, COUNTS * sizeof *counts);
         counts[0] = now;
@@ -50,10 +52,9 @@ void note_done(const Direct *self, int64_t chunks, int64_t bytes, int64_t nanose
 PyObject *tally(PyObject *module, PyObject *nothing) {
     (void)module;
     (void)nothing;
-    PyObject *found = PyTuple_New(KINDS + 3);
-    for (int k = 0; found && k < KINDS + 3; k++) {
-        long long number = k < KINDS + 2 ? atomic_load(&tallied[k]) : atomic_load(&generation);
-        PyObject *one = PyLong_FromLongLong(number);
+    PyObject *found = PyTuple_New(KINDS + 2);
+    for (int k = 0; found && k < KINDS + 2; k++) {
+        PyObject *one = PyLong_FromLongLong(atomic_load(&tallied[k]));
         if (!one || PyTuple_SetItem(found, k, one)) {
             Py_DECREF(found);
             return NULL;
@@ -99,7 +100,7 @@ PyObject *entry_of(const Direct *self, PyObject *entries, PyObject *key) {
 }
 
 PyObject *entries_of(Direct *self, PyObject *cache) {
-    long long now = atomic_load(&generation);
+    long long now = atomic_load(&process);
     if (self->process != now) { /* of a forked child each cache is empty */
         PyObject *caches[] = {self->cache, self->indices};
         for (int k = 0; k < 2; k++) {
@@ -138,7 +139,9 @@ PyObject *scalar_of(PyObject *array) {
 
 /* -- what is stored --------------------------------------------------------------------- */
 
-/* What a call works in, from read to read. */
+#define MOST_SPARE 8
+
+/* What a call works in; a few are kept, for all handles. */
 typedef struct {
     Call call;
     Job jobs[MOST_JOBS];
@@ -244,16 +247,23 @@ static int is_much(const Direct *self, const Box *box) {
         int64_t n = box->n[k] < self->edges[k] ? box->n[k] : self->edges[k];
         hull += (n - 1) * self->strides[k];
     }
-    int64_t work = hull * 4 <= self->chain.nbytes ? hull : self->chain.nbytes;
+    int64_t work = hull * 4 <= self->chain.nbytes ? hull : self->chain.nbytes; /* as in batch.py */
     return box->tasks > 1 && work > self->each / box->tasks;
 }
 
-static Room *take_room(Direct *self) {
-    Room *room = atomic_exchange(&self->spare, NULL);
-    if (room) return room;
-    room = calloc(1, sizeof *room);
+static void *_Atomic spare[MOST_SPARE];
+
+static Room *take_room(void) {
+    Room *room = NULL;
+    for (int k = 0; k < MOST_SPARE && !room; k++) room = atomic_exchange(&spare[k], NULL);
+    if (!room) room = calloc(1, sizeof *room);
     if (!room) PyErr_NoMemory();
     return room;
+}
+
+static void leave_room(Room *room) {
+    for (int k = 0; k < MOST_SPARE && room; k++) room = atomic_exchange(&spare[k], room);
+    free(room);
 }
 
 static PyObject *from_files(Direct *self, const Box *box, PyObject *tag) {
@@ -261,7 +271,7 @@ static PyObject *from_files(Direct *self, const Box *box, PyObject *tag) {
     Py_buffer to = {0};
     int64_t document[3];
     if (is_much(self, box) || (tag != Py_None && !tag_version(tag, document))) return NULL;
-    Room *room = take_room(self);
+    Room *room = take_room();
     if (!room) return NULL;
     Call *call = &room->call;
     call->chain = self->chain;
@@ -315,8 +325,7 @@ static PyObject *from_files(Direct *self, const Box *box, PyObject *tag) {
         Py_DECREF(entries[k]);
     }
     if (to.obj) PyBuffer_Release(&to);
-    Room *other = atomic_exchange(&self->spare, room);
-    free(other);
+    leave_room(room);
     if (!good) Py_CLEAR(result);
     return result && !box->dims ? scalar_of(result) : result;
 }
@@ -374,7 +383,6 @@ static void drop(PyObject *given) {
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) Py_XDECREF(all[k]);
     if (self->counts.obj) PyBuffer_Release(&self->counts);
     if (self->last.obj) PyBuffer_Release(&self->last);
-    free(atomic_load(&self->spare));
     PyObject_Free(given);
     Py_DECREF(type);
 }
@@ -403,7 +411,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     self = (Direct *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
     self->axes = (int)axes;
-    self->process = atomic_load(&generation);
+    self->process = atomic_load(&process);
     const char *text;
     Py_ssize_t size;
     if (!PyArg_ParseTuple(objects, "OOOOOOO", &self->empty, &self->dtype, &self->integer, &self->cache,

@@ -28,7 +28,6 @@ typedef struct {
     int64_t shape[MOST_AXES], edges[MOST_AXES], strides[MOST_AXES], ratios[MOST_AXES], places[MOST_AXES];
     int64_t each; /* bytes of work from which the read has threads, and is not done here */
     long long process;
-    void *_Atomic spare;
 } Direct;
 
 #define ALL(self)                                                                               \

@@ -54,7 +54,7 @@ def direct(
         found = None if chunks.pipeline is None else steps(chunks.pipeline, native.library.kinds)
         if found is None or folder is None:
             return None
-    elif sharding is not None or not (local or immutable):
+    elif not (local or immutable):
         return None
     else:
         nbytes = chunks.chunk_bytes
@@ -62,7 +62,7 @@ def direct(
     # What several threads are had for is declined; and what an interrupt would wait long for.
     alone = threads == 1 or cores() == 1
     most = CALL_BYTES if alone else 2 * THREAD_BYTES - 1
-    plain = spec.dtype.kind != "V"
+    scalars = spec.dtype.kind != "V"
     spans = found.plain and found.nbytes > SPAN_FROM
     ones, none = (1,) * spec.ndim, (0,) * spec.ndim
     by_shard = (ones, none) if sharding is None else (sharding.grid, sharding.strides)
@@ -79,7 +79,7 @@ def direct(
                 spec.fill.tobytes() if chunks.missing == "fill" else None,
                 spec.keys.separator,
             ),
-            (immutable, plain, spans, sharding is not None, most),
+            (immutable, scalars, spans, sharding is not None, most),
             meter.direct,
             last,
         )

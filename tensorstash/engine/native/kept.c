@@ -1,6 +1,8 @@
 /* A small box whose chunks are all kept decoded: copied from there, while they are the stored ones. */
 #include "direct.h"
 
+#include <string.h>
+
 typedef struct {
     PyObject *entry;
     Py_buffer chunk;
@@ -42,11 +44,36 @@ static int is_whole(const Direct *self, const Py_buffer *chunk) {
     return 1;
 }
 
+/* Where chunk `at` is stored: itself, or its shard. */
+static void stored_at(const Direct *self, const int64_t *chunk, int64_t *at) {
+    for (int k = 0; k < self->axes; k++) at[k] = chunk[k] / self->ratios[k];
+}
+
+/* By what a chunk is kept: the key of its object; of an inner chunk also its place in the shard. */
+static PyObject *key_of(const Direct *self, const int64_t *chunk, PyObject *stored) {
+    if (!self->sharded) {
+        Py_INCREF(stored);
+        return stored;
+    }
+    PyObject *place = PyTuple_New(self->axes), *found = NULL;
+    for (int k = 0; place && k < self->axes; k++) {
+        PyObject *at = PyLong_FromLongLong(chunk[k] % self->ratios[k]);
+        if (!at || PyTuple_SetItem(place, k, at)) goto end;
+    }
+    if (place) found = PyTuple_Pack(2, stored, place);
+end:
+    Py_XDECREF(place);
+    return found;
+}
+
 /* The chunk's entry, and its memory unless an `element` is wanted; 0: Python is to look. */
 static int take_kept(Direct *self, PyObject *entries, const int64_t *chunk, int element, int stat, Kept *one) {
     char name[LONGEST];
-    int64_t size = name_chunk(self, self->prefix_at, self->prefix_size, chunk, name);
-    PyObject *key = size < 0 ? NULL : PyUnicode_FromStringAndSize(name, (Py_ssize_t)size);
+    int64_t at[MOST_AXES];
+    stored_at(self, chunk, at);
+    int64_t size = name_chunk(self, self->prefix_at, self->prefix_size, at, name);
+    PyObject *stored = size < 0 ? NULL : PyUnicode_FromStringAndSize(name, (Py_ssize_t)size);
+    PyObject *key = stored ? key_of(self, chunk, stored) : NULL;
     int good = 0;
     if (key && (one->entry = entry_of(self, entries, key))) {
         PyObject *tag = PyTuple_GetItem(one->entry, 0), *values = PyTuple_GetItem(one->entry, 1);
@@ -54,11 +81,12 @@ static int take_kept(Direct *self, PyObject *entries, const int64_t *chunk, int 
         good = dtype && (dtype == self->dtype || PyObject_RichCompareBool(dtype, self->dtype, Py_EQ) > 0);
         Py_XDECREF(dtype);
         if (good && !self->immutable)
-            good = stat ? tag_version(tag, one->version) : same_version(self, key, tag) > 0;
+            good = stat ? tag_version(tag, one->version) : same_version(self, stored, tag) > 0;
         if (good && !element)
             good = !PyObject_GetBuffer(values, &one->chunk, PyBUF_STRIDES) && is_whole(self, &one->chunk);
     }
     Py_XDECREF(key);
+    Py_XDECREF(stored);
     return good;
 }
 
@@ -81,11 +109,17 @@ PyObject *read_kept(Direct *self, const Box *box, PyObject *tag) {
     if (good && (look || (stat && !self->immutable) || box->bytes >= ALONE)) {
         Py_BEGIN_ALLOW_THREADS
         char path[LONGEST];
+        int64_t at[MOST_AXES], before[MOST_AXES], *version = NULL;
         for (int64_t task = 0; good && task < taken; task++) {
             chunk_at(self, box, task, chunk);
-            if (stat && !self->immutable)
-                good = name_chunk(self, self->files_at, self->files_size, chunk, path) >= 0 &&
-                       is_at(path, kept[task].version);
+            stored_at(self, chunk, at);
+            size_t size = sizeof *at * (size_t)self->axes;
+            if (stat && !self->immutable &&
+                (!version || memcmp(at, before, size) || memcmp(version, kept[task].version, sizeof kept->version)))
+                good = name_chunk(self, self->files_at, self->files_size, at, path) >= 0 &&
+                       is_at(path, kept[task].version); /* once for the chunks of a shard */
+            version = kept[task].version;
+            memcpy(before, at, size);
             if (good && !single) place(self, box, chunk, &kept[task].chunk, to.buf);
         }
         if (good && look) good = is_at(self->document_at, document);

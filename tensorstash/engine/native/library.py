@@ -298,14 +298,9 @@ class Library:
         """Tasks by kind, also those of reads that Python has no part in."""
         found = Counter(self.done)
         if self.kernel is not None:
-            *tasks, _ = self.kernel.tally()
-            found += Counter(dict(zip((*NAMES, "raw", "tasks"), tasks, strict=True)))
+            names = *NAMES, "raw", "tasks"
+            found += Counter(dict(zip(names, self.kernel.tally(), strict=True)))
         return found
-
-    @property
-    def process(self) -> int:
-        """Which of forked processes this is; 0 without the kernel."""
-        return 0 if self.kernel is None else int(self.kernel.tally()[-1])
 
     def count(self, kinds: tuple[int, ...], done: int, verb: str = "") -> None:
         """``done`` tasks of a chain of ``kinds`` were carried out; ``verb`` is in front of what is

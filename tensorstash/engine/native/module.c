@@ -441,7 +441,7 @@ static PyMethodDef methods[] = {
     {"processors", processors, METH_O,
      "processors(number): of this process. All calls together have that many threads, or one each."},
     {"tally", tally, METH_NOARGS,
-     "tally() -> tasks of `Direct`s by kind, those of no kind, all, and which process this is."},
+     "tally() -> tasks of `Direct`s by kind, those of no kind, and all."},
     {"patch", patch, METH_VARARGS,
      "patch(look, jobs) -> how many were done\n\n"
      "Write (file, at, data) within open files ((path, fd, inode, device, size, memory or None)), while each is at\n"
