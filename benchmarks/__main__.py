@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 import time
@@ -49,7 +50,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small data, 3 rounds")
     parser.add_argument("--only", default="", help="some of S1 to S8, or W1 to W8")
     parser.add_argument("--by", default="", help="train: these libraries alone; commas between")
-    parser.add_argument("--cores", default="", help="train: 2, or 1,2; unless given 1, then all")
+    parser.add_argument(
+        "--cores",
+        default="",
+        help="held to so many; train: 2, or 1,2 in turn, unless given 1, then all",
+    )
     parser.add_argument("--rounds", type=int, help="at least; unless given 5 (fewer with --quick)")
     parser.add_argument(
         "--out",
@@ -64,6 +69,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Measure, keep what came of it, write the pages."""
     chosen = parse(arguments)
+    if chosen.cores and chosen.what != "train":  # threads of libraries are counted at import
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(chosen.cores)])
     only = _words(chosen.only.upper())
     known = _known(chosen.what)
     if unknown := set(only) - set(known):

@@ -1,270 +1,148 @@
-"""The floor: what the reads and decodes cost by themselves, in a plain loop.
+"""The floor: what the reads, decodes and writes cost by themselves, in a plain loop of C.
 
-One open, one read and one close a file, a decode into reused memory, one strided copy into the
-output. Nothing is planned, checked, locked or cached (shard indices excepted: they are read once,
-before the clock runs). Of raw chunks only the span of bytes that the selection needs is read.
+One open, one read and one close a file, a decode into reused memory, one copy into the output,
+names made as it goes (``floor.c``). Nothing is checked, locked or kept (shard indices excepted:
+they are read once, before the clock runs). Of raw chunks only the span of bytes that the selection
+needs is read, of a Blosc chunk of which less than half is wanted that alone is decoded. Decoders
+and encoders are numcodecs', the ones that the kernel calls.
 """
 
 from __future__ import annotations
 
-import itertools
+import ctypes
 import math
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numcodecs
+import numcodecs.blosc
+import numcodecs.zstd
 import numpy as np
-from numcodecs import blosc
 
 from .layout import Layout
 from .samples import Array
 
-Part = tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]
-"""A chunk, what to take of it, where that goes in the output."""
-SMALL = 1 << 16
-"""Below this a zstd context of one's own is worth its price."""
-
-_local = threading.local()
-
-
-def decoder(layout: Layout) -> Callable[[memoryview, memoryview], object]:
-    """The fastest binding at hand that decodes ``data`` into ``out``."""
-    if layout.codec == "lz4":
-        return lambda data, out: blosc.decompress(data, out)
-    if math.prod(layout.chunks) * layout.itemsize <= SMALL:
-        try:
-            import zstandard
-        except ImportError:
-            pass
-        else:
-
-            def small(data: memoryview, out: memoryview) -> None:
-                context = getattr(_local, "zstd", None)
-                if context is None:
-                    context = _local.zstd = zstandard.ZstdDecompressor()
-                out[:] = context.decompress(data)
-
-            return small
-    codec = numcodecs.Zstd(1)
-    return lambda data, out: codec.decode(data, out)
+CODECS = {"raw": 0, "lz4": 1, "zstd": 2}
+"""As in ``floor.c``."""
+FUNCTIONS = {
+    "blosc_decompress": (numcodecs.blosc, "blosc_decompress_ctx"),
+    "blosc_getitem": (numcodecs.blosc, "blosc_getitem"),
+    "blosc_compress": (numcodecs.blosc, "blosc_compress_ctx"),
+    "zstd_dctx": (numcodecs.zstd, "ZSTD_createDCtx"),
+    "zstd_decompress": (numcodecs.zstd, "ZSTD_decompressDCtx"),
+    "zstd_cctx": (numcodecs.zstd, "ZSTD_createCCtx"),
+    "zstd_compress": (numcodecs.zstd, "ZSTD_compressCCtx"),
+}
+"""What the loop calls, in the order of its ``Library``, and the modules that export it."""
 
 
-@dataclass(slots=True)
-class Scratch:
-    """Memory of one thread: encoded bytes, the decoded chunk, and it as an array."""
+@cache
+def loop() -> ctypes.CDLL:
+    """``floor.c``, compiled once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="floor-"))
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+    built = folder / "floor.so"
+    source = Path(__file__).with_suffix(".c")
+    flags = ["-O3", "-shared", "-fPIC", "-pthread", "-o", str(built), str(source)]
+    subprocess.run([*compiler, *flags], check=True)
+    library = ctypes.CDLL(str(built))
+    library.floor_new.restype = ctypes.c_void_p
+    built.unlink()
+    folder.rmdir()
+    return library
 
-    encoded: memoryview
-    decoded: memoryview
-    chunk: Array
 
-    @classmethod
-    def of(cls, layout: Layout, limit: int) -> Scratch:
-        """Enough for one file of ``layout``."""
-        chunk = np.empty(layout.chunks, layout.dtype)
-        return cls(
-            memoryview(bytearray(limit)), memoryview(chunk.reshape(-1).view("u1").data), chunk
-        )
+@cache
+def _functions() -> Array:
+    """Addresses of :data:`FUNCTIONS`."""
+    found = [
+        ctypes.cast(getattr(ctypes.CDLL(module.__file__), name), ctypes.c_void_p).value
+        for module, name in FUNCTIONS.values()
+    ]
+    return np.array(found, np.uint64)
+
+
+def _numbers(values: Sequence[int]) -> Array:
+    return np.array(values, np.int64)
+
+
+def _at(array: Array) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 class Floor:
-    """Bare reads of one Zarr v3 array on the local disk."""
+    """Bare reads and writes of one Zarr v3 array on the local disk."""
 
     def __init__(self, path: Path, layout: Layout, threads: int = 1) -> None:
         self.layout = layout
-        self.root = f"{path}/c/"
-        self.raw = layout.codec == "raw"
-        self.decode = decoder(layout)
-        self.limit = max(p.stat().st_size for p in path.rglob("c/**/*") if p.is_file())
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
-        self.threads = threads
-        self.strides = tuple(
-            math.prod(layout.chunks[i + 1 :]) * layout.itemsize for i in range(len(layout.chunks))
-        )
-        self.spare: list[Scratch] = []
-        self.index: dict[str, list[tuple[int, int]]] = {}
+        self.root = os.fsencode(f"{path}/c/")
+        files = [p for p in path.rglob("c/**/*") if p.is_file()]
+        limit = max((p.stat().st_size for p in files), default=0)
+        inner = None
+        self.index = _numbers([])
         if layout.shards:
-            self.inner = tuple(s // c for s, c in zip(layout.shards, layout.chunks, strict=True))
-            for file in path.rglob("c/**/*"):
-                if file.is_file():
-                    tail = file.read_bytes()[-16 * math.prod(self.inner) - 4 : -4]
-                    table = np.frombuffer(tail, "<u8").reshape(-1, 2)
-                    self.index[str(file)] = [tuple(row) for row in table.tolist()]
-
-    def close(self) -> None:
-        """End the threads."""
-        if self.pool:
-            self.pool.shutdown()
+            inner = [s // c for s, c in zip(layout.shards, layout.chunks, strict=True)]
+            grid = [-(-n // s) for n, s in zip(layout.shape, layout.shards, strict=True)]
+            slots = math.prod(inner)
+            names = ["/".join(map(str, at)) for at in np.ndindex(*grid)]
+            tails = [(path / "c" / name).read_bytes()[-16 * slots - 4 : -4] for name in names]
+            self.index = np.frombuffer(b"".join(tails), "<i8")
+        # What C goes on pointing to is the index alone.
+        shape, chunks, per_shard = map(_numbers, (layout.shape, layout.chunks, inner or ()))
+        self.c = ctypes.c_void_p(
+            loop().floor_new(
+                _at(_functions()),
+                ctypes.c_int64(len(layout.shape)),
+                _at(shape),
+                _at(chunks),
+                _at(per_shard) if inner else None,
+                ctypes.c_int64(layout.itemsize),
+                ctypes.c_int64(CODECS[layout.codec]),
+                ctypes.c_int64(limit),
+                ctypes.c_int64(threads),
+                _at(self.index),
+            )
+        )
 
     def read(self, where: tuple[Any, ...]) -> Array:
         """A box of slices (step 1) and integers."""
         layout = self.layout
-        fixed = [i for i, w in enumerate(where) if not isinstance(w, slice)]
-        box = [
-            w if isinstance(w, slice) else slice(w, w + 1)
-            for w in (*where, *([slice(None)] * (len(layout.shape) - len(where))))
-        ]
-        spans = [s.indices(n)[:2] for s, n in zip(box, layout.shape, strict=True)]
-        out = np.empty([hi - lo for lo, hi in spans], layout.dtype)
-        self._run(list(self._parts(spans)), out)
-        return out.squeeze(tuple(fixed)) if fixed else out
-
-    def _parts(self, spans: Sequence[tuple[int, int]]) -> Iterator[Part]:
-        per_axis = []
-        for (lo, hi), size in zip(spans, self.layout.chunks, strict=True):
-            axis = []
-            for i in range(lo // size, -(-hi // size)):
-                first, last = max(lo, i * size), min(hi, (i + 1) * size)
-                source = slice(first - i * size, last - i * size)
-                axis.append((i, source, slice(first - lo, last - lo)))
-            per_axis.append(axis)
-        for combined in itertools.product(*per_axis):
-            at, source, target = zip(*combined, strict=True)
-            yield at, source, target
-
-    def _run(self, parts: list[Part], out: Array) -> None:
-        work = self._shards if self.layout.shards else self._chunks
-        if self.pool is None or len(parts) < 2 * self.threads:
-            work(parts, out)
-            return
-        step = -(-len(parts) // (4 * self.threads))
-        blocks = [parts[i : i + step] for i in range(0, len(parts), step)]
-        list(self.pool.map(lambda block: work(block, out), blocks))
-
-    def _chunks(self, parts: Sequence[Part], out: Array) -> None:
-        scratch = self.spare.pop() if self.spare else Scratch.of(self.layout, self.limit)
-        chunk, decoded, encoded = scratch.chunk, scratch.decoded, scratch.encoded
-        for at, source, target in parts:
-            file = os.open(self.root + "/".join(map(str, at)), os.O_RDONLY)
-            if self.raw:
-                first = sum(s.start * n for s, n in zip(source, self.strides, strict=True))
-                last = sum((s.stop - 1) * n for s, n in zip(source, self.strides, strict=True))
-                os.preadv(file, [decoded[first : last + self.layout.itemsize]], first)
-            else:
-                size = os.readv(file, [encoded])
-                self.decode(encoded[:size], decoded)
-            os.close(file)
-            out[target] = chunk[source]
-        self.spare.append(scratch)
-
-    def _shards(self, parts: Sequence[Part], out: Array) -> None:
-        """Inner chunks; a shard of which most is needed is read whole."""
-        groups: dict[tuple[int, ...], list[Part]] = {}
-        inner = self.inner
-        for part in parts:
-            key = tuple(i // n for i, n in zip(part[0], inner, strict=True))
-            groups.setdefault(key, []).append(part)
-        scratch = self.spare.pop() if self.spare else Scratch.of(self.layout, self.limit)
-        chunk, decoded, encoded = scratch.chunk, scratch.decoded, scratch.encoded
-        for key, group in groups.items():
-            name = self.root + "/".join(map(str, key))
-            index = self.index[name]
-            file = os.open(name, os.O_RDONLY)
-            whole = 2 * len(group) > len(index)
-            if whole:
-                os.readv(file, [encoded])
-            for at, source, target in group:
-                slot = 0
-                for i, n in zip(at, inner, strict=True):
-                    slot = slot * n + i % n
-                start, size = index[slot]
-                if whole:
-                    data = encoded[start : start + size]
-                else:
-                    data = encoded[:size]
-                    os.preadv(file, [data], start)
-                if self.raw:
-                    decoded[:] = data
-                else:
-                    self.decode(data, decoded)
-                out[target] = chunk[source]
-            os.close(file)
-        self.spare.append(scratch)
-
-    def take(self, rows: Array) -> Array:
-        """Rows of a 2-d array, each chunk read once."""
-        layout = self.layout
-        unique, back = np.unique(rows, return_inverse=True)
-        out = np.empty((len(unique), *layout.shape[1:]), layout.dtype)
-        size = layout.chunks[0]
-        bounds = np.flatnonzero(np.diff(unique // size)) + 1
-        parts: list[tuple[int, Array, slice]] = []
-        for low, high in itertools.pairwise((0, *bounds.tolist(), len(unique))):
-            at = int(unique[low]) // size
-            parts.append((at, unique[low:high] - at * size, slice(low, high)))
-        if self.pool is None:
-            self._rows(parts, out)
-        else:
-            step = -(-len(parts) // (2 * self.threads))
-            blocks = [parts[i : i + step] for i in range(0, len(parts), step)]
-            list(self.pool.map(lambda block: self._rows(block, out), blocks))
-        return out if np.array_equal(unique, rows) else out[back]
-
-    def _rows(self, parts: Sequence[tuple[int, Array, slice]], out: Array) -> None:
-        layout = self.layout
-        rest = (0,) * (len(layout.shape) - 1)
-        row = self.strides[0]
-        per_shard = layout.shards[0] // layout.chunks[0] if layout.shards else 1
-        scratch = self.spare.pop() if self.spare else Scratch.of(layout, self.limit)
-        for at, local, target in parts:
-            name = self.root + "/".join(map(str, (at // per_shard, *rest)))
-            start, size = self.index[name][at % per_shard] if layout.shards else (0, self.limit)
-            file = os.open(name, os.O_RDONLY)
-            if self.raw:
-                for i, place in zip(local.tolist(), range(target.start, target.stop), strict=True):
-                    os.preadv(file, [out[place]], start + i * row)
-            else:
-                size = os.preadv(file, [scratch.encoded[:size]], start)
-                self.decode(scratch.encoded[:size], scratch.decoded)
-                np.take(scratch.chunk, local, 0, out[target], mode="clip")
-            os.close(file)
-        self.spare.append(scratch)
+        fixed = tuple(i for i, w in enumerate(where) if not isinstance(w, slice))
+        low, high = [], []
+        for i, size in enumerate(layout.shape):
+            w = where[i] if i < len(where) else slice(None)
+            start, stop = w.indices(size)[:2] if isinstance(w, slice) else (w, w + 1)
+            low.append(start)
+            high.append(stop)
+        lows, highs = _numbers(low), _numbers(high)
+        out = np.empty(highs - lows, layout.dtype)
+        if loop().floor_read(self.c, self.root, _at(lows), _at(highs), _at(out)):
+            raise OSError("the floor could not read it all")
+        return out.squeeze(fixed) if fixed else out
 
     def reads(self, boxes: Sequence[tuple[Any, ...]]) -> list[Array]:
         """Boxes one by one."""
         return [self.read(box) for box in boxes]
 
-
-class FloorWriter:
-    """Bare writes: contiguous copy, encode, a file beside its place, rename."""
-
-    def __init__(self, path: Path, layout: Layout, threads: int = 1) -> None:
-        self.path, self.layout, self.threads = path, layout, threads
-        if layout.codec == "lz4":
-            shuffle = blosc.SHUFFLE
-            self.codec: Any = numcodecs.Blosc("lz4", 5, shuffle)
-        else:
-            self.codec = None if layout.codec == "raw" else numcodecs.Zstd(1)
+    def take(self, rows: Array) -> Array:
+        """Rows of a 2-d array, each chunk read once."""
+        layout = self.layout
+        unique, back = np.unique(rows, return_inverse=True)
+        unique = np.ascontiguousarray(unique, np.int64)
+        out = np.empty((len(unique), *layout.shape[1:]), layout.dtype)
+        cuts = np.flatnonzero(np.diff(unique // layout.chunks[0])) + 1
+        bounds = np.concatenate([[0], cuts, [len(unique)]]).astype(np.int64)
+        count = ctypes.c_int64(len(bounds) - 1)
+        if loop().floor_take(self.c, self.root, _at(unique), _at(bounds), count, _at(out)):
+            raise OSError("the floor could not read it all")
+        return out if np.array_equal(unique, rows) else out[back]
 
     def write(self, values: Array) -> None:
-        """The whole array."""
-        grid = [-(-n // c) for n, c in zip(self.layout.shape, self.layout.chunks, strict=True)]
-        places = list(np.ndindex(*grid))
-        if self.threads == 1:
-            self._some(places, values)
-            return
-        with ThreadPoolExecutor(self.threads) as pool:
-            blocks = [places[i :: 4 * self.threads] for i in range(4 * self.threads)]
-            list(pool.map(lambda block: self._some(block, values), blocks))
-
-    def _some(self, places: Sequence[tuple[int, ...]], values: Array) -> None:
-        made: set[str] = set()
-        for at in places:
-            box = tuple(
-                slice(i * c, (i + 1) * c) for i, c in zip(at, self.layout.chunks, strict=True)
-            )
-            chunk = np.ascontiguousarray(values[box])
-            data: Any = chunk if self.codec is None else self.codec.encode(chunk)
-            name = f"{self.path}/c/" + "/".join(map(str, at))
-            folder = os.path.dirname(name)
-            if folder not in made:
-                os.makedirs(folder, exist_ok=True)
-                made.add(folder)
-            file = os.open(name + ".part", os.O_WRONLY | os.O_CREAT, 0o666)
-            os.write(file, data)
-            os.close(file)
-            os.rename(name + ".part", name)
+        """The whole array, contiguous."""
+        if loop().floor_write(self.c, self.root, _at(values)):
+            raise OSError("the floor could not write it all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import samples
-from .cases import Case, Goal, Workload
+from .cases import FLOOR, Case, Goal, Workload
 from .datasets import Dataset
 from .layout import Layout
 from .setting import Setting, floors, race, readers
@@ -49,7 +49,7 @@ def patches(setting: Setting) -> Workload:
         ]
         results = race(setting, f"S5 {data.layout.codec}", field)
         aside = tuple(p.name + CACHED for p in caching)
-        goals = (Goal("TensorStore", 0.3),)
+        goals = (Goal("TensorStore", 0.3), Goal(FLOOR, 1.2))
         case = Case("S5", data.layout.codec, results, goals, COUNT, aside=aside)
         work.cases.append(case)
     work.note = (
@@ -81,7 +81,7 @@ def small(setting: Setting) -> Workload:
         kind = "S5's array" if data.layout.shards else "4 KiB chunks"
         name = f"{kind}, {data.layout.codec}"
         results = race(setting, f"S6 {name}", field)
-        goals = (Goal("zarr-python", 0.1), Goal("zarrs", 1.5))
+        goals = (Goal("zarrs", 0.6), Goal(FLOOR, 1.2))
         count = int(
             np.prod(
                 [-(-n // c) for n, c in zip(data.layout.shape, data.layout.chunks, strict=True)]

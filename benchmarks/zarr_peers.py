@@ -63,6 +63,17 @@ class Tensorstash(Peer):
         return handle
 
 
+class Looking(Tensorstash):
+    """Ours, whose kept chunks are looked at before each read: files may be replaced."""
+
+    name = f"{OURS}, with a look"
+
+    def open(self, path: Path, cached: bool = False) -> Any:
+        import tensorstash as stash
+
+        return stash.open(str(path), **({"cache": CACHE} if cached else {}))
+
+
 class TensorStore(Peer):
     """google/tensorstore. Files are not synced on write (``file_io_sync``): nobody else does."""
 
