@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codec import ChunkSpec, Pipeline
-from ..driver import Tag
 from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
@@ -27,9 +26,9 @@ from .chunks import SPAN_FROM, Chunks, scratch
 from .in_place import MappedFetcher, RunStream, gathered, is_in_place
 from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
-from .native import available, library
+from .native import available
 from .native.batch import Batches, batches
-from .native.direct import direct as direct_reads
+from .native.direct import Small
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
@@ -81,7 +80,6 @@ class Reader:
             else:
                 self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
         self._meter = meter
-        self._immutable = immutable
         self._budget = budget
         nbytes = chunks.room_bytes(cache is not None)
         self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
@@ -91,13 +89,13 @@ class Reader:
         if cache is not None and sharding is None and chunks.plain and (local or immutable):
             self._kept = Kept(chunks, cache, immutable, meter)
         self._edges = chunks.grid.chunks
-        # Where rows lie in maps they are copied from there.
-        self._direct: Any = None if in_place else True
-        self._indices = indices
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:
             limit = cache.limit // (2 * max(1, chunks.spec.dtype.itemsize))
             self._ahead = ReadAhead(chunks.grid, chunks.spec.shape, limit)
+        last = None if self._ahead is None else self._ahead.last
+        own = chunks, cache, immutable, meter, self.threads, indices, last
+        self.small = Small(None if in_place else own, budget)
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
@@ -106,21 +104,6 @@ class Reader:
         # Elements of a chunk that may be decoded straight into where it is wanted.
         straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
-
-    def take(self, selection: Any, tag: Tag | None) -> Any:
-        """What NumPy would return of an element, a row, a patch, where the kernel can tell alone;
-        ``None``: another way is to be taken. ``tag``: the version that the array's document must
-        have then, unless that need not be looked at."""
-        direct = self._direct
-        if direct is None or not library.enabled or self._budget.limited:
-            return None
-        if direct is True:
-            ahead = self._ahead
-            own = self._meter, self.threads, self._indices, None if ahead is None else ahead.last
-            direct = self._direct = direct_reads(self.chunks, self.cache, self._immutable, *own)
-            if direct is None:
-                return None
-        return direct.take(selection, tag, self)
 
     def follow(self, selection: Any) -> None:
         """What was taken began where the last read had ended."""

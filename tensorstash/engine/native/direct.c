@@ -369,7 +369,7 @@ static PyObject *take(PyObject *given, PyObject *arguments) {
         Py_RETURN_NONE;
     }
     if (self->last.obj && follows(self, &box)) {
-        PyObject *done = PyObject_CallMethod(told, "follow", "(O)", selection);
+        PyObject *done = PyObject_CallFunctionObjArgs(told, selection, NULL);
         if (!done) Py_CLEAR(found);
         Py_XDECREF(done);
     }
@@ -481,8 +481,8 @@ failed:
 static PyMethodDef methods[] = {
     {"take", take, METH_VARARGS,
      "take(selection, tag, told) -> what NumPy returns, or None: Python is to look\n\n"
-     "`tag`: the version that the document must have afterwards, or None. `told.follow(selection)` is\n"
-     "called where a box begins where the one before ended."},
+     "`tag`: the version that the document must have afterwards, or None. `told(selection)` is called\n"
+     "where a box begins where the one before ended."},
     {NULL, NULL, 0, NULL},
 };
 

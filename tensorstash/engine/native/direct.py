@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ...driver import Tag
+from ...memory import Budget
 from ...metadata.node import lock_key
 from ...threads import cores
 from ..caching.cache import Cache
@@ -19,6 +22,29 @@ from .batch import CALL_BYTES, THREAD_BYTES
 from .steps import Steps, steps
 
 _MOST_AXES = 16  # as in direct.c
+
+
+class Small:
+    """Reads of elements, rows and patches of one array, by the kernel alone. ``own``: what
+    :func:`direct` takes; ``None``: of arrays whose rows are copied from where they are mapped."""
+
+    def __init__(self, own: tuple[Any, ...] | None, budget: Budget) -> None:
+        self._own = own
+        self._budget = budget
+        self._direct: Any = None
+
+    def take(self, selection: Any, tag: Tag | None, follow: Callable[[Any], None]) -> Any:
+        """What NumPy would return; ``None``: another way is to be taken. ``tag``: the version that
+        the array's document must have then, unless that need not be looked at. ``follow`` is called
+        with a selection that begins where the last read had ended."""
+        if self._direct is None:
+            if self._own is None or native.library.kernel is None:
+                return None
+            self._direct, self._own = direct(*self._own), None
+            return None if self._direct is None else self.take(selection, tag, follow)
+        if not native.enabled or self._budget.limited:
+            return None
+        return self._direct.take(selection, tag, follow)
 
 
 def direct(

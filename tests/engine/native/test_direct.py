@@ -31,7 +31,7 @@ DTYPES = [dtype for dtype in ALL if dtype != "bfloat16"]
 def taken(array: stash.Array, index: Any) -> Any:
     """What the kernel alone returns; ``None`` where it declines."""
     tag = array._tag if array._watched else None
-    return array._read.take(index, tag)
+    return array._read.small.take(index, tag, array._read.follow)
 
 
 @st.composite
