@@ -164,7 +164,8 @@ class Bench:
         }
         found = [_result(result, counts[result.name]) for result in results]
         words = ", ".join(
-            f"{r['name']} {r['error'] or '{requests} in {wall:.3f}'.format(**r)}" for r in found
+            f"{r['name']} {r['error'] or '{requests} in {wall:.3f} ({cpu:.3f} CPU)'.format(**r)}"
+            for r in found
         )
         print(f"{title} [least {minimum.requests}, {least['seconds']:.3f} s]: {words}", flush=True)
         return {"name": title, "minimum": least, "aside": aside, "results": found}

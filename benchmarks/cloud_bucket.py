@@ -69,9 +69,10 @@ def buckets() -> Iterator[tuple[Bucket, Bucket, Link]]:
 
         server = moto()
         words = f"moto {library.__version__} (a range costs it the whole object)"
-    # From where alone TensorStore takes them.
+    # From where alone TensorStore takes them; without files it complains with each handle.
     os.environ["AWS_ACCESS_KEY_ID"] = server.key
     os.environ["AWS_SECRET_ACCESS_KEY"] = server.secret
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
     try:
         name = server.make_bucket()
         with Link(server.address, latency=LATENCY, bandwidth=BANDWIDTH) as link:

@@ -95,7 +95,7 @@ class TensorStore(CloudPeer):
     def _context(self, cache: str) -> Any:
         import tensorstore as ts
 
-        words: dict[str, Any] = {}
+        words: dict[str, Any] = {"aws_credentials": {"type": "environment"}}
         if self.requests:
             words["s3_request_concurrency"] = {"limit": self.requests}
         if cache:  # a pool of its own for every handle

@@ -13,13 +13,12 @@ import numpy as np
 from . import samples
 from .cloud_link import Link, Passed
 from .layout import Layout
-from .redis_peers import RedisPeer, everyone
+from .redis_peers import KINDS, RedisPeer, everyone
 from .samples import Array
 from .setting import same
 from .timing import Contestant, interleave
 
 WIDTH, HEIGHT, BATCH = 512, 64, 256
-CODECS = ("raw", "lz4")
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,20 @@ def measure(quick: bool, rounds: int | None, folder: Path) -> dict[str, Any]:
     server = valkey()
     try:
         with Link(("127.0.0.1", server.port), http=False) as link:
-            for codec in CODECS:
+            for kind in KINDS:
+                codec = "lz4" if kind == "lz4" else "raw"
                 layout = Layout(values.shape, "f4", (HEIGHT, WIDTH), codec)
-                field = [peer for peer in peers if codec in peer.codecs]
+                field = [peer for peer in peers if kind in peer.kinds]
                 for peer in field:
-                    peer.write(peer.create(server.port, _name(peer, codec), layout), values)
+                    peer.write(peer.create(server.port, _name(peer, kind), layout), values)
                 for work in works(values):
-                    case = _case(work, field, layout, server, link, rounds, 0.5 if quick else 3)
-                    cases.append({"name": f"{codec}, {work.name}", "least": work.least, **case})
-                    words = ", ".join(
-                        f"{r['name']} {r['error'] or '{trips} in {wall:.4f}'.format(**r)}"
-                        for r in case["results"]
+                    place = _Place(kind, layout, server, link)
+                    case = _case(work, field, place, rounds, 0.5 if quick else 3)
+                    cases.append({"name": f"{kind}, {work.name}", "least": work.least, **case})
+                    print(
+                        f"{kind}, {work.name}: {', '.join(map(_words, case['results']))}",
+                        flush=True,
                     )
-                    print(f"{codec}, {work.name}: {words}", flush=True)
     finally:
         server.close()
     return {
@@ -91,17 +91,31 @@ def measure(quick: bool, rounds: int | None, folder: Path) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where the tables of one kind are."""
+
+    kind: str
+    layout: Layout
+    server: Any
+    link: Link
+
+    def connect(self, peer: RedisPeer, port: int) -> Any:
+        """A peer's table, at the server's port or the link's."""
+        return peer.connect(port, _name(peer, self.kind), self.layout)
+
+
+def _words(found: dict[str, Any]) -> str:
+    if found["error"]:
+        return f"{found['name']} {found['error']}"
+    return "{name} {trips} in {wall:.4f} ({cpu:.4f} CPU)".format(**found)
+
+
 def _case(
-    work: Work,
-    peers: list[RedisPeer],
-    layout: Layout,
-    server: Any,
-    link: Link,
-    rounds: int,
-    patience: float,
+    work: Work, peers: list[RedisPeer], place: _Place, rounds: int, patience: float
 ) -> dict[str, Any]:
     def contestant(peer: RedisPeer) -> Contestant:
-        handle = peer.connect(server.port, _name(peer, layout.codec), layout)
+        handle = place.connect(peer, place.server.port)
         return Contestant(
             peer.name,
             lambda _: work.run(peer, handle),
@@ -114,7 +128,7 @@ def _case(
         if result.error:
             found.append({"name": peer.name, "error": result.error})
             continue
-        passed, commands = _count(work, peer, layout, server, link)
+        passed, commands = _count(work, peer, place)
         found.append(
             {
                 "name": peer.name,
@@ -131,14 +145,12 @@ def _case(
     return {"results": found}
 
 
-def _count(
-    work: Work, peer: RedisPeer, layout: Layout, server: Any, link: Link
-) -> tuple[Passed, dict[str, int]]:
+def _count(work: Work, peer: RedisPeer, place: _Place) -> tuple[Passed, dict[str, int]]:
     """What one call costs on connections that are open: round trips by the link, commands by the
     server (those inside its scripts, too)."""
-    handle = peer.connect(link.port, _name(peer, layout.codec), layout)
+    handle, link = place.connect(peer, place.link.port), place.link
     work.run(peer, handle)
-    with server.client(decode_responses=True) as client:
+    with place.server.client(decode_responses=True) as client:
         client.config_resetstat()
         link.forget()
         work.run(peer, handle)
@@ -152,5 +164,5 @@ def _count(
     return passed, commands
 
 
-def _name(peer: RedisPeer, codec: str) -> str:
-    return f"{''.join(c if c.isalnum() else '-' for c in peer.name)}/{codec}"
+def _name(peer: RedisPeer, kind: str) -> str:
+    return f"{''.join(c if c.isalnum() else '-' for c in peer.name)}/{kind.replace(' ', '-')}"

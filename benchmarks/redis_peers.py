@@ -15,6 +15,8 @@ from .samples import Array
 from .zarr_peers import Tensorstash as Local
 
 HOST = "127.0.0.1"
+KINDS = ("raw", "lz4", "in place")
+"""``in place``: raw, and rows are written within what is stored."""
 
 
 class RedisPeer(Installed, ABC):
@@ -23,7 +25,8 @@ class RedisPeer(Installed, ABC):
     name: ClassVar[str]
     how: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ("redis",)
-    codecs: ClassVar[tuple[str, ...]] = ("raw", "lz4")
+    kinds: ClassVar[tuple[str, ...]] = KINDS
+    """Of which kinds of tables it has one."""
 
     @abstractmethod
     def create(self, port: int, name: str, layout: Layout) -> Any:
@@ -54,7 +57,12 @@ class Tensorstash(RedisPeer):
     """This package."""
 
     name = OURS
-    how = "defaults; writes of a part of a chunk are safe among writers"
+    how = (
+        "defaults; writes of a part of a chunk are safe among writers (*in place*: "
+        "`in_place=True`, where of writers of one row parts of each may remain)"
+    )
+    kinds = ("raw", "lz4")
+    in_place = False
 
     @property
     def version(self) -> str:
@@ -70,6 +78,7 @@ class Tensorstash(RedisPeer):
             dtype=layout.dtype,
             chunks=layout.chunks,
             codecs=layout.inner,
+            in_place=self.in_place,
         )
 
     def connect(self, port: int, name: str, layout: Layout) -> Any:
@@ -92,13 +101,20 @@ class Tensorstash(RedisPeer):
         handle[...] = values
 
 
+class InPlace(Tensorstash):
+    """This package, with rows in place."""
+
+    kinds = ("in place",)
+    in_place = True
+
+
 class TensorDict(RedisPeer):
     """TensorDict's store: the table is one string of raw bytes."""
 
     name = "TensorDictStore"
     how = "defaults; one string, up to 512 MB, uncompressed; rows by a script"
     packages = ("tensordict", "torch")
-    codecs = ("raw",)
+    kinds = ("raw", "in place")
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
@@ -235,4 +251,4 @@ class PlainBatch(PlainLoop):
 
 def everyone() -> list[RedisPeer]:
     """All contestants, ours first, whether installed or not."""
-    return [Tensorstash(), TensorDict(), PlainLoop(), PlainBatch()]
+    return [Tensorstash(), InPlace(), TensorDict(), PlainLoop(), PlainBatch()]

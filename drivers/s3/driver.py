@@ -30,9 +30,9 @@ from tensorstash.drivers.s3.options import Limits, Settings
 from tensorstash.drivers.s3.requests import Requests
 from tensorstash.errors import Conflict, Invalid, Unsupported, counted
 
-_GAP = 256 << 10
-# Of 64 requests that are under way together, one more takes 20 ms / 64 and some CPU, which at
-# 100 MB/s is worth 100 to 250 KB: measured, see docs/decisions/0009.
+_GAP = 64 << 10
+# Of 64 requests that are under way together, one more takes 20 ms / 64 and 0.3 ms of CPU, which at
+# 100 MB/s is worth 60 KB: measured, see docs/decisions/0009.
 _LARGEST_PUT = 5 << 30
 _AT_ONCE = 1000  # keys of one delete request
 _LIMITS = Limits()

@@ -29,6 +29,7 @@ from .look import Look
 from .native import available
 from .native.batch import Batches, batches
 from .native.direct import Small
+from .native.kept import KeptBatches
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
 from .stats import Meter
@@ -85,9 +86,10 @@ class Reader:
         self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
         # Of a local store's chunks that are kept Python compares the versions.
         self._native: Batches | bool | None = True if cache is None or not local else None
-        self._kept: Kept | None = None
+        self._kept: KeptBatches | None = None
         if cache is not None and sharding is None and chunks.plain and (local or immutable):
-            self._kept = Kept(chunks, cache, immutable, meter)
+            held = Kept(chunks, cache, immutable, meter)
+            self._kept = KeptBatches(chunks, held, self.threads, budget)
         self._edges = chunks.grid.chunks
         self._ahead: ReadAhead | None = None
         if cache is not None and chunks.spec.ndim:

@@ -27,6 +27,7 @@ from .remote import SPLIT_FROM, Arrival, Stream, with_place
 from .stats import Meter
 
 _LEAST = 16  # shards whose indices are asked for together, at least
+_INDEX_GAPS = 4  # gaps that are worth a round trip of its own
 _WHOLE_BYTES = 64 << 20  # the largest shard (decoded) that is read in one piece
 
 Index = NDArray[np.int64]
@@ -148,15 +149,15 @@ class ShardStream(Stream):
             shard.confirmed = True
 
     def _is_whole(self, shard: _Shard) -> bool:
-        """Whether to fetch it in one piece: what is not wanted of it is no more than a gap that
-        would be bridged anyhow."""
+        """Whether to fetch it in one piece: what is not wanted of it takes no longer to come than a
+        request for its index, which must be answered before the next is sent."""
         sharding = self.sharding
         inside = (
             min(g, n - s * g)
             for g, n, s in zip(sharding.grid, self._counts, shard.place, strict=True)
         )
         unwanted = math.prod(inside) - len(shard.parts)
-        gap = self.chunks.driver.capabilities.gap_bytes
+        gap = _INDEX_GAPS * self.chunks.driver.capabilities.gap_bytes
         return unwanted * sharding.inner.spec.nbytes <= gap and sharding.spec.nbytes <= _WHOLE_BYTES
 
     def _index(self, shard: _Shard, data: Buffer, tag: Tag) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -29,11 +30,12 @@ class Kept:
         self._edges = chunks.grid.chunks
         self._keys: dict[tuple[int, ...], str] = {}
 
-    def read(self, transform: Transform, out: NDArray[Any]) -> bool:
-        """Fill ``out``; ``False``: some of it is to be read, and what was filled is no matter."""
+    def read(self, transform: Transform, out: NDArray[Any]) -> bool | None:
+        """Fill ``out``; ``False``: some of it is to be read, and what was filled is no matter;
+        ``None``: not looked for, as it is no box, or has many chunks."""
         edges = self._edges
         if not edges:
-            return False
+            return None
         axes: list[Any] = []
         dims, count = 0, 1
         for axis_map, edge in zip(transform.maps, edges, strict=True):
@@ -50,22 +52,44 @@ class Kept:
                 pieces = _pieces(at, within, n, edge)
                 count *= len(pieces)
                 if count > _MOST_CHUNKS:
-                    return False
+                    return None
                 axes.append(pieces)
             else:
-                return False
+                return None
         if dims != len(transform.shape):
-            return False
+            return None
         peek, names, tag_of = self._cache.peek, self._keys, self._chunks.driver.tag
         for piece in product(*axes):
             chunk, inside, outside = zip(*piece, strict=True)
-            key = names.get(chunk) or self._key(chunk)
+            key = names.get(chunk) or self._key(chunk)  # spelled out: a call costs more
             held = peek(key)
             if held is None or (not self._immutable and tag_of(key) != held[0]):
                 return False
             out[(*sum(outside, ()), ...)] = held[1][inside]
         self._meter.hit(count)
         return True
+
+    def holds(self, chunk: Sequence[int]) -> bool:
+        """Whether some version of a chunk is kept."""
+        return self._cache.peek(self._key_of(tuple(chunk))) is not None
+
+    def all_of(self, chunks: Sequence[Sequence[int]]) -> list[NDArray[Any]] | None:
+        """What is kept of all these, or ``None`` where something is to be read of one."""
+        peek, tag_of = self._cache.peek, self._chunks.driver.tag
+        found = []
+        for key in map(self._key_of, map(tuple, chunks)):
+            held = peek(key)
+            if held is None or (not self._immutable and tag_of(key) != held[0]):
+                return None
+            found.append(held[1])
+        return found
+
+    def hit(self, count: int) -> None:
+        """So many chunks were taken from what is kept."""
+        self._meter.hit(count)
+
+    def _key_of(self, chunk: tuple[int, ...]) -> str:
+        return self._keys.get(chunk) or self._key(chunk)
 
     def _key(self, chunk: tuple[int, ...]) -> str:
         if len(self._keys) >= _MOST_KEYS:

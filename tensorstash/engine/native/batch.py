@@ -23,7 +23,7 @@ from . import library as native
 from .arrivals import Arrivals
 from .library import ABSENT, DONE, Library
 from .steps import Steps, steps
-from .tables import Table, groups
+from .tables import Table, chunks_of, groups
 
 CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
@@ -320,7 +320,6 @@ class _Call:
         if batches._views:  # copied from memory: a second thread pays later
             self._work = out.nbytes // max(1, math.prod(group.many for group in table))
             self._each = _THREAD_COPIED
-        self._axes = [axis for group in table for axis in group.axes]
 
     def run(self, jobs: list[Any], first: int, count: int) -> NDArray[np.uint8] | None:
         """What became of ``count`` tasks of ``jobs`` from ``first`` on; ``None``: all are done."""
@@ -361,14 +360,7 @@ class _Call:
         """The indices of the chunks of such tasks."""
         low = low or (0,) * len(self.table)
         high = high or tuple(group.many for group in self.table)
-        rows = np.unravel_index(
-            np.asarray(tasks, np.intp), [b - a for a, b in zip(low, high, strict=True)]
-        )
-        parts = [
-            group.chunks_of(at + a) for group, at, a in zip(self.table, rows, low, strict=True)
-        ]
-        found: list[list[int]] = np.concatenate(parts, axis=1)[:, np.argsort(self._axes)].tolist()
-        return found
+        return chunks_of(self.table, tasks, low, high)
 
 
 def _path(text: str) -> bytes | None:

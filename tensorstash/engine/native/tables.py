@@ -173,6 +173,19 @@ def groups(
     return tuple(found)
 
 
+def chunks_of(
+    table: Table, tasks: Any, low: tuple[int, ...], high: tuple[int, ...]
+) -> list[list[int]]:
+    """The indices of the chunks of ``tasks``, by their numbers in the product of the rows ``low``
+    to ``high`` of each group."""
+    extent = [b - a for a, b in zip(low, high, strict=True)]
+    rows = np.unravel_index(np.asarray(tasks, np.intp), extent)
+    parts = [group.chunks_of(at + a) for group, at, a in zip(table, rows, low, strict=True)]
+    axes = [axis for group in table for axis in group.axes]
+    found: list[list[int]] = np.concatenate(parts, axis=1)[:, np.argsort(axes)].tolist()
+    return found
+
+
 def _taken(axis: int, array: NDArray[np.intp], edge: int, step: int, out: int) -> Group:
     n = len(array)
     where = np.arange(n, dtype=np.int64)
