@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from . import coerce
 from .attributes import Attributes
@@ -145,6 +145,11 @@ class Array(WritableHandle):
 
     def __getitem__(self, selection: Any) -> Any:
         """``numpy_array[selection]``, read from storage into memory that is yours."""
+        reader, tag = self._reader, self._tag if self._watched else None
+        if reader and not (self.guard or self.copied or (self._watched and tag is None)):
+            found = reader.small.take(selection, tag, reader.follow)
+            if found is not None:
+                return found
         result, rest = self._take(selection, None)
         return result[()] if result.ndim == 0 and not has_ellipsis(rest) else result
 
@@ -297,11 +302,6 @@ class Array(WritableHandle):
         except MemoryError as error:
             raise self._read.chunks.no_memory("read", transform.shape, error) from error
         return result
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("a stored array has no memory of its own: copy=False cannot be had")
-        return self.read().astype(dtype or self.dtype, copy=False)
 
     def __iter__(self) -> Iterator[Any]:
         """Rows along the first axis; each chunk is read once."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from . import coerce
 from .codec import Codec
@@ -224,6 +224,11 @@ class Handle(ABC, NoOperators):
         if not self.shape:
             raise TypeError("len() of a 0-d array")
         return self.shape[0]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a stored array has no memory of its own: copy=False cannot be had")
+        return np.asarray(self[...]).astype(dtype or self.dtype, copy=False)
 
     def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         """``value`` as an array of ``shape``, broadcast by NumPy's assignment rules."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..indexing.axis import Index
 from ..indexing.copying import byte_range, core, gather, joint_first, repeat_core, scatter
 from ..indexing.fields import Fields
 from ..indexing.plan import Part, Plan, plan, portions
-from ..indexing.selection import Point, Stride, Take, Transform, dims_of
+from ..indexing.selection import Point, Stride, Take, Transform, dims_of, select
 from ..memory import PROCESS, Budget
 from ..memory.reads import ReadRoom
 from ..threads import THREAD_BYTES, count_for, spread
@@ -31,6 +31,7 @@ from .local import ChunkFetcher, Fetched, Fetcher, Memory, ShardFetcher
 from .look import Look
 from .native import available
 from .native.batch import Batches, batches
+from .native.direct import Small
 from .native.kept import KeptBatches
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
@@ -71,6 +72,7 @@ class Reader:
         self._fetcher: Fetcher | None = None
         self._stream: Stream | None = None
         sharding, local = chunks.sharding, chunks.driver.capabilities.local
+        indices: Cache | None = None
         if sharding is None:
             if local and in_place:
                 self._fetcher = MappedFetcher(chunks, cache, immutable, meter)
@@ -100,6 +102,9 @@ class Reader:
         if cache is not None and chunks.spec.ndim:
             limit = cache.limit // (2 * max(1, chunks.spec.dtype.itemsize))
             self._ahead = ReadAhead(chunks.grid, chunks.spec.shape, limit)
+        last = None if self._ahead is None else self._ahead.last
+        own = chunks, cache, immutable, meter, self.threads, indices, last
+        self.small = Small(None if in_place else own, budget)
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
@@ -108,6 +113,11 @@ class Reader:
         # Elements of a chunk that may be decoded straight into where it is wanted.
         straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
+
+    def follow(self, selection: Any) -> None:
+        """What was taken began where the last read had ended."""
+        if self._ahead is not None:
+            self._ahead.note(select(selection, self.chunks.spec.shape), self.warm)
 
     def read(
         self,

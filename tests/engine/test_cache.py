@@ -76,7 +76,7 @@ def test_many_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     assert 0 <= cache.nbytes <= 1000
-    assert cache.nbytes == sum(size for _, _, size in cache._entries.values())
+    assert cache.nbytes == sum(size for _, _, size in cache.entries.values())
     assert not cache._flights
 
 

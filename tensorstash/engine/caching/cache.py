@@ -41,19 +41,25 @@ class Cache:
 
     def _empty(self) -> None:
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, tuple[Tag, Any, int]] = OrderedDict()
+        self.entries: OrderedDict[Hashable, tuple[Tag, Any, int]] = OrderedDict()
+        """Tag, value and bytes by key, what was used last at the end: the kernel looks here too."""
         self._flights: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
         self.nbytes = 0
         self.hits = 0
         self.misses = 0
         self._pid = os.getpid()  # last: until then other threads come here too
 
+    def here(self) -> None:
+        """See that a forked child has one of its own, before :attr:`entries` are looked at."""
+        if self._pid != os.getpid():
+            self._reset()
+
     def peek(self, key: Hashable) -> tuple[Tag, Any] | None:
         """The kept tag and value, whatever version they are of."""
         if self._pid != os.getpid():
             self._reset()
         # Each of these is one step for other threads, and between them an entry may only go.
-        entries = self._entries
+        entries = self.entries
         found = entries.get(key)
         if found is None:
             return None
@@ -77,14 +83,14 @@ class Cache:
         if self._pid != os.getpid():
             self._reset()
         with turn(self._lock):
-            old = self._entries.pop(key, None)
+            old = self.entries.pop(key, None)
             if old is not None:
                 self.nbytes -= old[2]
             if nbytes <= self.limit:
-                self._entries[key] = (tag, value, nbytes)
+                self.entries[key] = (tag, value, nbytes)
                 self.nbytes += nbytes
                 while self.nbytes > self.limit:
-                    _, (_, _, size) = self._entries.popitem(last=False)
+                    _, (_, _, size) = self.entries.popitem(last=False)
                     self.nbytes -= size
             self._note()
         if self._budget.limited:
@@ -97,22 +103,22 @@ class Cache:
             self._reset()
         gone = 0
         with turn(self._lock):
-            while gone < nbytes and self._entries:
-                _, (_, _, size) = self._entries.popitem(last=False)
+            while gone < nbytes and self.entries:
+                _, (_, _, size) = self.entries.popitem(last=False)
                 self.nbytes -= size
                 gone += size + _ENTRY
             self._note()
         return gone
 
     def _note(self) -> None:
-        self._account.set(self.nbytes + _ENTRY * len(self._entries))
+        self._account.set(self.nbytes + _ENTRY * len(self.entries))
 
     def drop(self, key: Hashable) -> None:
         """Forget one value."""
         if self._pid != os.getpid():
             self._reset()
         with turn(self._lock):
-            old = self._entries.pop(key, None)
+            old = self.entries.pop(key, None)
             if old is not None:
                 self.nbytes -= old[2]
                 self._note()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,19 +24,22 @@ class ReadAhead:
         self._grid = grid
         self._shape = tuple(shape)
         self._limit = limit
-        self._last: Box | None = None
+        self.last = array("q", [-1] * (2 * len(self._shape)))
+        """Of the last read along each axis where it began and ended, which the kernel notes too;
+        -1: it was no box."""
         self._running: tuple[int, Task[None]] | None = None
         self._done: Box | None = None
 
     def note(self, transform: Transform, warm: Callable[[Transform], None]) -> None:
         """Called with every read, after it. ``warm`` brings chunks into the cache; it is the
         reader's, and not kept: each would keep the other, and the driver, alive."""
-        box = _box(transform)
-        last, self._last = self._last, box
-        if box is None or last is None:
+        box, last = _box(transform), self.last.tolist()
+        flat = [-1] * len(last) if box is None else [at for cut in box for at in cut]
+        self.last[:] = array("q", flat)
+        if box is None or last[0] < 0:
             return
-        moved = [k for k, (a, b) in enumerate(zip(last, box, strict=True)) if a != b]
-        if len(moved) != 1 or box[moved[0]][0] != last[moved[0]][1]:
+        moved = [k for k, (a, b) in enumerate(box) if (a, b) != (last[2 * k], last[2 * k + 1])]
+        if len(moved) != 1 or box[moved[0]][0] != last[2 * moved[0] + 1]:
             return
         ahead = self._next(box, moved[0])
         if ahead is None or ahead == self._done or self._busy():

@@ -45,4 +45,4 @@ def counts() -> dict[str, int]:
     ``"lz4"``, ``"crc32c"``, ``"swap"``), and those that it encoded, under the same names behind
     ``"encoded "``; chunks of nothing but fill, of which nothing is made, are not among these. Also
     the ``"indices"`` of shards that it read."""
-    return dict(_library.library.done)
+    return dict(_library.library.counts())

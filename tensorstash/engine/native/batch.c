@@ -371,6 +371,24 @@ static void work(void *given, Scratch *scratch) {
     atomic_fetch_add(&call->nanoseconds, worker.nanoseconds);
 }
 
+static atomic_int running, processors = MOST_THREADS;
+
+void threads_at_most(int most) { atomic_store(&processors, most); }
+
+/* In a forked child none runs. */
+void forget_threads(void) { atomic_store(&running, 0); }
+
+/* The caller runs, and `wanted` helpers may as well, or as many as there are processors free: calls of
+   many threads of the caller's have no more threads together. Nobody waits for one. */
+static int begin_threads(int wanted) {
+    int now = atomic_fetch_add(&running, 1) + 1, most = atomic_load(&processors), taken;
+    do {
+        taken = wanted < most - now ? wanted : most - now;
+        if (taken <= 0) return 0;
+    } while (!atomic_compare_exchange_weak(&running, &now, now + taken));
+    return taken;
+}
+
 typedef struct {
     void (*work)(void *, Scratch *);
     void *call;
@@ -382,6 +400,7 @@ static void *helper(void *given) {
     memset(&scratch, 0, sizeof scratch);
     todo->work(todo->call, &scratch);
     release(&scratch);
+    atomic_fetch_sub(&running, 1);
     return NULL;
 }
 
@@ -394,7 +413,8 @@ void in_threads(void (*work)(void *, Scratch *), void *call, int threads) {
     pthread_t helpers[MOST_THREADS];
     Work todo = {work, call};
     int begun = 0;
-    if (threads > 1) {
+    int most = begin_threads(threads - 1);
+    if (most > 0) {
         sigset_t all, before;
         sigfillset(&all);  /* signals are for Python's threads, but for those of a crash */
         sigdelset(&all, SIGSEGV);
@@ -403,7 +423,8 @@ void in_threads(void (*work)(void *, Scratch *), void *call, int threads) {
         sigdelset(&all, SIGILL);
         sigdelset(&all, SIGABRT);
         pthread_sigmask(SIG_BLOCK, &all, &before);
-        while (begun < threads - 1 && !pthread_create(&helpers[begun], NULL, helper, &todo)) begun++;
+        while (begun < most && !pthread_create(&helpers[begun], NULL, helper, &todo)) begun++;
+        atomic_fetch_sub(&running, most - begun);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     pthread_once(&kept_once, make_kept);
@@ -424,6 +445,7 @@ void in_threads(void (*work)(void *, Scratch *), void *call, int threads) {
         work(call, &own);
         release(&own);
     }
+    atomic_fetch_sub(&running, 1);
     while (begun) pthread_join(helpers[--begun], NULL);
 }
 

@@ -20,6 +20,9 @@
 PyObject *patch(PyObject *module, PyObject *arguments);
 PyObject *gather(PyObject *module, PyObject *arguments);
 PyObject *reserves(PyObject *module, PyObject *descriptor);
+PyObject *tally(PyObject *module, PyObject *nothing);
+int add_direct(PyObject *module);
+int take_chain(Chain *chain, PyObject *given, int encoding);
 
 #define ROW 7        /* count, in, in_step, out, out_step, in_list, out_list */
 #define LONGEST 4096 /* of a path */
@@ -138,6 +141,9 @@ void run_all(Call *call, int threads);
 void encode_all(Encoding *encoding);
 void in_threads(void (*work)(void *, Scratch *), void *call, int threads);
 void keep_at_most(int64_t size);
+void threads_at_most(int most);
+void forget_threads(void);
+void watch_forks(void);
 void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
                   int end, int64_t *out, int64_t *versions, uint8_t *status);
 

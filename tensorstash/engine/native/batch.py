@@ -25,14 +25,14 @@ from .library import ABSENT, DONE, Library
 from .steps import Steps, steps
 from .tables import Table, chunks_of, groups
 
-_CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
+CALL_BYTES = 256 << 20  # of chunks, decoded in one call: an interrupt waits for its end
 _CALL_TASKS = 1 << 16
 _CALL_VIEWS = 64  # files that are mapped at once
 _CALL_INDICES = 32 << 20  # bytes of shards' indices that are held for one call
 _FEW_INDICES = 1 << 20
 _INDICES = 256  # shards whose indices are read together, and the bytes that these may have
 _INDEX_BYTES = 4 << 20
-_THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
+THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
 _THREAD_COPIED = 4 << 20  # the same of what is only copied
 _MOST_DIMS = 64  # as in kernel.h
 
@@ -100,7 +100,7 @@ class Batches:
 
     def _most(self) -> int:
         """Tasks of one call."""
-        most = _CALL_VIEWS if self._views else min(_CALL_TASKS, _CALL_BYTES // self._steps.nbytes)
+        most = _CALL_VIEWS if self._views else min(_CALL_TASKS, CALL_BYTES // self._steps.nbytes)
         return max(1, most)
 
     def read(
@@ -322,7 +322,7 @@ class _Call:
             hull = sum(filter(None, hulls))
             if hull * 4 <= self._work:
                 self._work = hull + batches._steps.itemsize
-        self._each = _THREAD_BYTES
+        self._each = THREAD_BYTES
         if batches._views:  # copied from memory: a second thread pays later
             self._work = out.nbytes // max(1, math.prod(group.many for group in table))
             self._each = _THREAD_COPIED

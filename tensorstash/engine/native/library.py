@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...cached import Cached
 from ...codec import BytesCodec
+from ...threads import cores
 
 enabled = os.environ.get("TENSORSTASH_NATIVE", "1") != "0"
 """Whether the kernel may be used: not where ``TENSORSTASH_NATIVE=0`` was set at the start."""
@@ -25,7 +26,7 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
-_VERSION = 7  # of what the kernel's functions take, as in module.c
+_VERSION = 8  # of what the kernel's functions take, as in module.c
 
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
@@ -50,6 +51,7 @@ class Library:
         try:
             from ._kernel import (  # type: ignore[import-not-found, unused-ignore]
                 VERSION,
+                Direct,
                 capacity,
                 encode,
                 encoder,
@@ -59,14 +61,18 @@ class Library:
                 keep,
                 pack,
                 patch,
+                processors,
                 reserves,
                 run,
+                tally,
             )
         except ImportError:
             return None
         if VERSION != _VERSION:  # an editable install may have an older one
             return None
+        processors(cores())
         return SimpleNamespace(
+            Direct=Direct,
             capacity=capacity,
             encode=encode,
             encoder=encoder,
@@ -76,8 +82,10 @@ class Library:
             keep=keep,
             pack=pack,
             patch=patch,
+            processors=processors,
             reserves=reserves,
             run=run,
+            tally=tally,
         )
 
     def be_thrifty(self, thrifty: bool) -> None:
@@ -290,6 +298,14 @@ class Library:
         ):
             # In memory of its own: what is kept must not keep the others.
             found.append(((inode, modified, size), index.copy()) if code == DONE else None)
+        return found
+
+    def counts(self) -> Counter[str]:
+        """Tasks by kind, also those of reads that Python has no part in."""
+        found = Counter(self.done)
+        if self.kernel is not None:
+            names = *NAMES, "raw", "tasks"
+            found += Counter(dict(zip(names, self.kernel.tally(), strict=True)))
         return found
 
     def count(self, kinds: tuple[int, ...], done: int, verb: str = "") -> None:

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 7 /* of what the functions take: library.py has the same */
+#define VERSION 8 /* of what the functions take: library.py has the same */
 
 static void free_buffers(Py_buffer *buffers, int64_t count) {
     for (int64_t k = 0; buffers && k < count; k++)
@@ -88,7 +88,7 @@ static int take_step(Step *step, const Chain *chain, PyObject *given, int encodi
 }
 
 /* Steps outermost first; to encode, innermost first. */
-static int take_chain(Chain *chain, PyObject *given, int encoding) {
+int take_chain(Chain *chain, PyObject *given, int encoding) {
     PyObject *steps;
     long long nbytes, most, itemsize;
     if (!PyArg_ParseTuple(given, "OLLL", &steps, &nbytes, &most, &itemsize)) return 0;
@@ -426,6 +426,14 @@ static PyObject *keep(PyObject *module, PyObject *size) {
     Py_RETURN_NONE;
 }
 
+static PyObject *processors(PyObject *module, PyObject *number) {
+    (void)module;
+    long most = PyLong_AsLong(number);
+    if (most == -1 && PyErr_Occurred()) return NULL;
+    threads_at_most(most < 1 ? 1 : most > 1 << 20 ? 1 << 20 : (int)most);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS,
      "run(chain, groups, jobs, out, fill, status, ratios, strides, axes, separator, spans,\n"
@@ -448,6 +456,10 @@ static PyMethodDef methods[] = {
      "indices(paths, count, limit, checksum, end, out, versions, status)\n\n"
      "Read the index of each shard, with the file's version; `status` says what became of each."},
     {"keep", keep, METH_O, "keep(size): bytes of scratch that a thread keeps, at most."},
+    {"processors", processors, METH_O,
+     "processors(number): of this process. All calls together have that many threads, or one each."},
+    {"tally", tally, METH_NOARGS,
+     "tally() -> tasks of `Direct`s by kind, those of no kind, and all."},
     {"patch", patch, METH_VARARGS,
      "patch(look, jobs) -> how many were done\n\n"
      "Write (file, at, data) within open files ((path, fd, inode, device, size, memory or None)), while each is at\n"
@@ -465,12 +477,13 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static int add_version(PyObject *module) {
-    return PyModule_AddIntConstant(module, "VERSION", VERSION);
+static int add_names(PyObject *module) {
+    watch_forks();
+    return PyModule_AddIntConstant(module, "VERSION", VERSION) || add_direct(module) ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, add_version},
+    {Py_mod_exec, add_names},
 #ifdef Py_GIL_DISABLED
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

@@ -508,6 +508,10 @@ def hostile(module: str, rounds: int, seed: int) -> None:
                         for index in (..., np.s_[::-3, 2:40:5], picked, (picked, picked)):
                             with suppress(Corrupt):
                                 stash.open(location, threads=2)[index]
+                        opened = stash.open(location)
+                        for small in (np.s_[2:33, 7], (5, 6), (5, 7), np.s_[30:, 30:], np.s_[-1]):
+                            with suppress(Corrupt):
+                                opened[small]
                         store.put(key, whole[key])
                     assert (stash.open(location)[...] == data).all()
     large(rng)
