@@ -32,6 +32,7 @@ from .look import Look
 from .native import available
 from .native.batch import Batches, batches
 from .native.direct import Small
+from .native.keeping import KeepingBatches
 from .native.kept import KeptBatches
 from .remote import Arrival, ChunkStream, Stream
 from .remote_shards import ShardStream
@@ -42,6 +43,7 @@ Rows = NDArray[np.int64]
 _THREAD_TOTAL = 512 << 10  # bytes to decode in all before a second thread is asked
 _INDEX_BYTES = 64 << 20
 _RUN = 4  # rows, on average, from which runs are read one by one
+_KEPT_TOGETHER = 64  # chunks that are decoded in one call, to be kept, under a limit on memory
 _NATIVE_FROM = 4  # chunks of a remote store for which the kernel's tables pay
 
 
@@ -91,8 +93,8 @@ class Reader:
         self._budget = budget
         nbytes = chunks.room_bytes(cache is not None)
         self._room = ReadRoom(budget, nbytes, chunks.driver, chunks.path)
-        # Of a local store's chunks that are kept Python compares the versions.
-        self._native: Batches | bool | None = True if cache is None or not local else None
+        self._native: Batches | bool | None = True
+        self._immutable = immutable
         self._kept: KeptBatches | None = None
         if cache is not None and sharding is None and chunks.plain and (local or immutable):
             held = Kept(chunks, cache, immutable, meter)
@@ -108,8 +110,8 @@ class Reader:
         pipeline = chunks.pipeline
         self._memory = pipeline.stored if pipeline is not None and pipeline.direct else None
         self._partial = pipeline is not None and _partial(pipeline)
-        # Of one chunk that is not to be decoded Python reads a part sooner than the kernel.
-        self._plain = pipeline is None or pipeline.raw
+        # One chunk that is not to be decoded, or that may be kept, Python reads sooner.
+        self._plain = pipeline is None or pipeline.raw or (local and cache is not None)
         # Elements of a chunk that may be decoded straight into where it is wanted.
         straight = pipeline is not None and pipeline.direct and pipeline.ordered
         self._whole = pipeline.spec.count if pipeline is not None and straight else -1
@@ -204,7 +206,9 @@ class Reader:
     ) -> set[tuple[int, ...]] | None:
         if not self._budget.limited:
             return native.read(transform, out, None, places)
-        with self._room.threads(self.threads) as most:
+        # For what is kept a chunk each, of as many as are worth a call.
+        wanted = self.threads if self.cache is None else _KEPT_TOGETHER
+        with self._room.threads(wanted) as most:
             return native.read(transform, out, most, places)
 
     def _batches(self) -> Batches | None:
@@ -212,8 +216,13 @@ class Reader:
         native, fetcher = self._native, self._fetcher
         if native is True and available():
             shards = fetcher if isinstance(fetcher, ShardFetcher) else None
-            known = (None, None) if shards is None else (shards.index, shards.indices)
-            native = self._native = batches(self.chunks, self._meter, self.threads, *known)
+            index, indices = (None, None) if shards is None else (shards.index, shards.indices)
+            kind: Callable[..., Batches] = Batches
+            if self._fetcher is not None and self.cache is not None:
+                kind = partial(KeepingBatches, self.cache, self._immutable)
+            native = self._native = batches(
+                self.chunks, self._meter, self.threads, index, indices, kind
+            )
         return native if isinstance(native, Batches) else None
 
     def warm(self, transform: Transform) -> None:

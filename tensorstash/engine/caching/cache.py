@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -80,19 +80,29 @@ class Cache:
 
     def put(self, key: Hashable, tag: Tag, value: Any, nbytes: int) -> None:
         """Keep ``value``, dropping the least recently used; one above the limit is not kept."""
+        self.put_all([(key, tag, value, nbytes)])
+
+    def put_all(self, values: Sequence[tuple[Hashable, Tag, Any, int]]) -> None:
+        """As :meth:`put` each key, tag, value and number of bytes."""
         if self._pid != os.getpid():
             self._reset()
+        gone = []  # freed without the lock
         with turn(self._lock):
-            old = self.entries.pop(key, None)
-            if old is not None:
-                self.nbytes -= old[2]
-            if nbytes <= self.limit:
-                self.entries[key] = (tag, value, nbytes)
-                self.nbytes += nbytes
-                while self.nbytes > self.limit:
-                    _, (_, _, size) = self.entries.popitem(last=False)
-                    self.nbytes -= size
+            entries = self.entries
+            for key, tag, value, nbytes in values:
+                old = entries.pop(key, None)
+                if old is not None:
+                    self.nbytes -= old[2]
+                    gone.append(old)
+                if nbytes <= self.limit:
+                    entries[key] = (tag, value, nbytes)
+                    self.nbytes += nbytes
+                    while self.nbytes > self.limit:
+                        _, old = entries.popitem(last=False)
+                        self.nbytes -= old[2]
+                        gone.append(old)
             self._note()
+        del gone
         if self._budget.limited:
             self._budget.give_way()
 
@@ -131,6 +141,21 @@ class Cache:
             lock = self._flights.get(key) or threading.Lock()
             self._flights[key] = lock
         return _Flight(lock)
+
+    def rights(self, keys: Iterable[Hashable]) -> dict[Hashable, object]:
+        """Those of ``keys`` that no thread fetches now, as in its :meth:`flight` until what is
+        returned for it is gone. Nobody is waited for."""
+        if self._pid != os.getpid():
+            self._reset()
+        found: dict[Hashable, object] = {}
+        with turn(self._lock):
+            for key in keys:
+                lock = self._flights.get(key) or threading.Lock()
+                self._flights[key] = lock
+                right = take(lock, 0)
+                if right is not None:
+                    found[key] = right
+        return found
 
     def __reduce__(self) -> tuple[type[Cache], tuple[int, Budget]]:
         return Cache, (self.limit, self._budget)

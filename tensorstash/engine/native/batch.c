@@ -209,6 +209,7 @@ static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t
         if (!key_path(call, job, chunk, path)) return UNOPENED;
         fd = open_file(path, &status, &code);
         if (fd < 0) return code;
+        if (call->versions) version_of(&status, call->versions + 3 * nth);
         *size = (int64_t)status.st_size;
         if (*size > chain->most) code = TOO_LARGE;
         /* Of a chunk that is read in part, Python does not look at the rest, either. */

@@ -79,6 +79,7 @@ typedef struct {
     const int64_t *picked; /* the tasks, where they are not those from `first` on; of one job */
     Py_buffer *keeps;      /* of each task, memory for all of its chunk; `buf` NULL: none is wanted */
     int64_t kept;
+    int64_t *versions;     /* of each task, three numbers: of the file that was read; or NULL */
     atomic_llong next, done, absent, bytes, nanoseconds;
     Views views;
 } Call;

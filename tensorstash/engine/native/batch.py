@@ -103,6 +103,10 @@ class Batches:
         most = _CALL_VIEWS if self._views else min(_CALL_TASKS, CALL_BYTES // self._steps.nbytes)
         return max(1, most)
 
+    def _can(self) -> bool:
+        """Whether chunks as they are decoded will do."""
+        return True
+
     def read(
         self,
         transform: Transform,
@@ -110,11 +114,12 @@ class Batches:
         most: int | None = None,
         places: NDArray[np.int64] | None = None,
     ) -> set[Chunk] | None:
-        """Fill ``out``, or the ``places`` along its first dimension, by ``most`` threads at most:
+        """Fill ``out``, or the ``places`` along its first dimension, by ``most`` threads at most
+        (or, to be kept, chunks at a time):
         returns the chunks, by their index, whose part of it is not filled yet; ``None`` where
         nothing was begun."""
         chunks = self._chunks
-        if not native.enabled or out.dtype != chunks.spec.dtype:
+        if not native.enabled or out.dtype != chunks.spec.dtype or not self._can():
             return None
         files = None if self._views else chunks.driver.local_path(chunks.path)
         if files is None and not self._views and chunks.driver.in_memory(()) is None:
@@ -126,18 +131,17 @@ class Batches:
         spans = self._spans and not any(len(group.axes) > 1 for group in table)
         if self._library.thrifty != (most is not None):
             self._library.be_thrifty(most is not None)
-        call = _Call(self, table, out.view(self._raw), spans, most)
+        call = Call(self, table, out.view(self._raw), spans, most)
         if self._index is not None:
             self._read_shards(call, files, self._index)
         elif not self._read_chunks(call, files):
             return None
         return call.left
 
-    def _read_chunks(self, call: _Call, files: str | None) -> bool:
+    def _read_chunks(self, call: Call, files: str | None) -> bool:
         chunks, fill = self._chunks, self._fill
-        high = tuple(group.many for group in call.table)
-        low, count = (0,) * len(high), math.prod(high)
-        path = b"" if files is None else _path(files + chunks.spec.keys.prefix)
+        low, high, count = call.low, call.high, call.count
+        path = b"" if files is None else file_path(files + chunks.spec.keys.prefix)
         if path is None:
             return False
         most = self._most()
@@ -179,12 +183,12 @@ class Batches:
             found = known[folder] = self._chunks.driver.plain_folder(folder)
         return found
 
-    def _read_shards(self, call: _Call, files: str | None, index: Index) -> None:
+    def _read_shards(self, call: Call, files: str | None, index: Index) -> None:
         most = self._most()
         jobs: list[Any] = []
         tasks = held = 0
         for shard, low, high in self._known(self._shards(call.table), files):
-            count = _tasks(low, high)
+            count = tasks_of(low, high)
             job = self._job(shard, files, index)
             if job is None:
                 call.leave(range(count), low, high)
@@ -209,7 +213,7 @@ class Batches:
         size = max(1, min(_INDICES, _INDEX_BYTES // sharding.index_nbytes))
         while some := [*islice(shards, size)]:
             keys = [key for shard, *_ in some if indices.peek(key := key_of(shard)) is None]
-            named = [_path(files + key.removeprefix(prefix)) for key in keys]
+            named = [file_path(files + key.removeprefix(prefix)) for key in keys]
             paths = [path for path in named if path is not None]
             if len(keys) > 1 and len(paths) == len(keys):
                 end = sharding.index_location == "end"
@@ -233,11 +237,11 @@ class Batches:
             held = driver.get_tagged(key)
             if held is None or held[1] != tag:
                 return None
-            return b"", entries, None, [held[0]]
-        path = _path(files + key.removeprefix(self._chunks.path))
+            return b"", entries, tag, [held[0]]
+        path = file_path(files + key.removeprefix(self._chunks.path))
         return (path, entries, tag, None) if path is not None and _is_version(tag) else None
 
-    def _run_shards(self, call: _Call, jobs: list[Any], tasks: int, most: int) -> None:
+    def _run_shards(self, call: Call, jobs: list[Any], tasks: int, most: int) -> None:
         """Read ``tasks`` of ``jobs``, ``most`` in one call, also where one shard has more."""
         rest: list[NDArray[np.intp]] = []
         for first in range(0, tasks, most):
@@ -248,7 +252,7 @@ class Batches:
         left = np.concatenate(rest) if rest else np.empty(0, np.intp)
         first = 0
         for *_, low, high in jobs if len(left) else ():
-            count = _tasks(low, high)
+            count = tasks_of(low, high)
             here = left[(left >= first) & (left < first + count)]
             call.leave(here - first, low, high)
             first += count
@@ -269,8 +273,10 @@ def batches(
     threads: int | None,
     index: Index | None,
     indices: Cache | None,
+    kind: Callable[..., Batches] = Batches,
 ) -> Batches | None:
-    """What reads the array at ``chunks``; ``None`` where the kernel is not there, or cannot."""
+    """What reads the array at ``chunks``, of a ``kind``; ``None`` where the kernel is not there, or
+    cannot."""
     library, pipeline = native.library, chunks.pipeline
     if library.kernel is None or pipeline is None or not chunks.plain:
         return None
@@ -283,10 +289,10 @@ def batches(
     found = steps(pipeline, library.kinds)
     if found is None:
         return None
-    return Batches(chunks, library, found, meter, threads, index, indices)
+    return kind(chunks, library, found, meter, threads, index, indices)
 
 
-def _tasks(low: Chunk, high: Chunk) -> int:
+def tasks_of(low: Chunk, high: Chunk) -> int:
     """How many the rows ``low`` to ``high`` of each group make."""
     return math.prod(b - a for a, b in zip(low, high, strict=True))
 
@@ -296,7 +302,7 @@ def _is_version(tag: Any) -> bool:
     return len(tag) == 3 and all(0 <= number < 1 << 63 for number in tag)
 
 
-class _Call:
+class Call:
     """One read under way: its tables, its output, and the chunks that are ``left``."""
 
     def __init__(
@@ -308,11 +314,14 @@ class _Call:
         most: int | None,
     ) -> None:
         self.table = table
+        self.out = out
+        self.most = most
         self.left: set[Chunk] = set()
+        self.high = tuple(group.many for group in table)
+        self.low = (0,) * len(table)
+        self.count = math.prod(self.high)
         self._batches = batches
-        self._out = out
         self._spans = spans
-        self._most = most
         # Where there is a limit on memory, few indices are held at a time.
         self.indices = _CALL_INDICES if most is None else _FEW_INDICES
         # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
@@ -324,7 +333,7 @@ class _Call:
                 self._work = hull + batches._steps.itemsize
         self._each = THREAD_BYTES
         if batches._views:  # copied from memory: a second thread pays later
-            self._work = out.nbytes // max(1, math.prod(group.many for group in table))
+            self._work = out.nbytes // max(1, self.count)
             self._each = _THREAD_COPIED
 
     def run(self, jobs: list[Any], first: int, count: int) -> NDArray[np.uint8] | None:
@@ -332,14 +341,10 @@ class _Call:
         batches = self._batches
         steps, library = batches._steps, batches._library
         status = np.zeros(count, np.uint8)
-        threads = 1
-        if count > 1 and not nested():
-            most = cores() if batches._threads is None else batches._threads
-            most = most if self._most is None else min(most, self._most)
-            threads = max(1, min(most, count, count * self._work // self._each))
+        threads = self.threads(count, self._work, self._each)
         try:
             done, _, nbytes, nanoseconds = library.run(
-                *(steps.chain, self.table, jobs, self._out, batches._fill, status),
+                *(steps.chain, self.table, jobs, self.out, batches._fill, status),
                 *(batches._ratios, batches._strides),
                 separator=batches._chunks.spec.keys.separator,
                 spans=self._spans,
@@ -354,6 +359,14 @@ class _Call:
             library.count(steps.kinds, done)
         return None if done == count else status
 
+    def threads(self, count: int, work: int, each: int = THREAD_BYTES) -> int:
+        """How many threads pay for ``count`` tasks of ``work`` bytes, ``each`` for one more."""
+        if count < 2 or nested():
+            return 1
+        most = self._batches._threads or cores()
+        most = most if self.most is None else min(most, self.most)
+        return max(1, min(most, count, count * work // each))
+
     def leave(
         self, tasks: Any, low: tuple[int, ...] | None = None, high: tuple[int, ...] | None = None
     ) -> None:
@@ -364,12 +377,10 @@ class _Call:
         self, tasks: Any, low: tuple[int, ...] | None = None, high: tuple[int, ...] | None = None
     ) -> list[list[int]]:
         """The indices of the chunks of such tasks."""
-        low = low or (0,) * len(self.table)
-        high = high or tuple(group.many for group in self.table)
-        return chunks_of(self.table, tasks, low, high)
+        return chunks_of(self.table, tasks, low or self.low, high or self.high)
 
 
-def _path(text: str) -> bytes | None:
+def file_path(text: str) -> bytes | None:
     """As files are named; ``None`` where none can have that name."""
     try:
         return None if "\0" in text else os.fsencode(text)

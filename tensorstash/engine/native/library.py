@@ -26,7 +26,7 @@ CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP = range(7)
 AGAIN, DONE, ABSENT = range(3)
 """What became of a task, as in kernel.h; what is above was in the way, and is done again too."""
 
-_VERSION = 8  # of what the kernel's functions take, as in module.c
+_VERSION = 9  # of what the kernel's functions take, as in module.c
 
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
@@ -237,6 +237,7 @@ class Library:
         grain: int = 1,
         picked: Any = None,
         keeps: list[Any] | None = None,
+        versions: NDArray[np.int64] | None = None,
     ) -> tuple[int, int, int, int]:
         """Carry out the tasks from ``first`` on, one for each item of ``status``.
 
@@ -258,9 +259,11 @@ class Library:
             threads: The most threads.
             first: The first task.
             grain: Tasks that a thread takes at a time.
-            picked: Numbers of the tasks, where they are not those from ``first`` on; of one job,
-                each of whose ``values`` is of the task at its place.
+            picked: Numbers of the tasks, where they are not those from ``first`` on; in order,
+                where there are several jobs. Of ``values`` each is of the task at its place then.
             keeps: Memory for all of the chunk, for each task, or ``None`` where none is wanted.
+            versions: Of each task three numbers, which become those of its file (as ``tag`` has
+                them), where it has one of its own.
 
         Returns:
             Tasks that were done, that were absent, the bytes that were stored of the former, and
@@ -269,7 +272,7 @@ class Library:
         assert self.kernel is not None
         found: tuple[int, int, int, int] = self.kernel.run(
             *(chain, groups, jobs, out, fill, status, ratios, strides),
-            *(len(ratios), ord(separator), spans, threads, first, grain, picked, keeps),
+            *(len(ratios), ord(separator), spans, threads, first, grain, picked, keeps, versions),
         )
         return found
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 8 /* of what the functions take: library.py has the same */
+#define VERSION 9 /* of what the functions take: library.py has the same */
 
 static void free_buffers(Py_buffer *buffers, int64_t count) {
     for (int64_t k = 0; buffers && k < count; k++)
@@ -123,13 +123,25 @@ static void drop(Call *call) {
 }
 
 /* Tasks that are picked, and memory for their chunks: an item a task. */
-static int take_picked(Call *call, PyObject *picked, PyObject *keeps, int64_t total) {
+static int take_picked(Call *call, PyObject *picked, PyObject *keeps, PyObject *versions,
+                       int64_t total) {
     if (picked != Py_None) {
-        if (call->all != 1) return wrong("tasks are picked of one job");
         call->picked = numbers(&call->views, picked, call->tasks, NULL);
         if (!call->picked) return 0;
-        for (int64_t k = 0; k < call->tasks; k++)
+        for (int64_t k = 0; k < call->tasks; k++) {
             if (call->picked[k] < 0 || call->picked[k] >= total) return wrong("a task that is not there");
+            /* A thread goes from job to job as it goes from task to task. */
+            if (call->all != 1 && k && call->picked[k] <= call->picked[k - 1])
+                return wrong("tasks of several jobs are picked in order");
+        }
+        call->first = 0;
+    }
+    if (versions != Py_None) {
+        Py_buffer *buffer;
+        if (!view(&call->views, versions, PyBUF_WRITABLE, &buffer)) return 0;
+        if (buffer->len != call->tasks * 24 || (uintptr_t)buffer->buf % 8)
+            return wrong("three numbers a task");
+        call->versions = buffer->buf;
     }
     if (keeps == Py_None) return 1;
     if (!PyList_Check(keeps)) return wrong("a list of buffers");
@@ -143,15 +155,15 @@ static int take_picked(Call *call, PyObject *picked, PyObject *keeps, int64_t to
 }
 
 static PyObject *run(PyObject *module, PyObject *arguments) {
-    PyObject *chain, *groups, *jobs, *out, *fill, *status, *ratios, *strides, *picked, *keeps;
+    PyObject *chain, *groups, *jobs, *out, *fill, *status, *ratios, *strides, *picked, *keeps, *versions;
     PyObject *result = NULL;
     int separator, axes, spans, threads;
     long long first, grain;
     Py_buffer *buffer;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOO!OOOOOiiiiLLOO", &chain, &groups, &PyList_Type, &jobs, &out,
+    if (!PyArg_ParseTuple(arguments, "OOO!OOOOOiiiiLLOOO", &chain, &groups, &PyList_Type, &jobs, &out,
                           &fill, &status, &ratios, &strides, &axes, &separator, &spans, &threads,
-                          &first, &grain, &picked, &keeps))
+                          &first, &grain, &picked, &keeps, &versions))
         return NULL;
     if (axes < 0 || axes > MOST_DIMS || separator < 1 || separator > 127 || grain < 1 || first < 0) {
         wrong("no such call");
@@ -170,7 +182,7 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
         PyErr_NoMemory();
         goto end;
     }
-    if (!make_views(&call->views, call->all + 3 * MOST_DIMS + 4)) goto end;
+    if (!make_views(&call->views, call->all + 3 * MOST_DIMS + 5)) goto end;
     if (!take_chain(&call->chain, chain, 0) || !take_groups(&call->tables, &call->views, groups, axes)) goto end;
     if (!integers(ratios, call->ratios, axes) || !integers(strides, call->strides, axes)) goto end;
     for (int k = 0; k < axes; k++)
@@ -192,7 +204,7 @@ static PyObject *run(PyObject *module, PyObject *arguments) {
     if (!view(&call->views, status, PyBUF_WRITABLE, &buffer)) goto end;
     call->status = buffer->buf;
     call->tasks = (int64_t)buffer->len;
-    if (!take_picked(call, picked, keeps, total)) goto end;
+    if (!take_picked(call, picked, keeps, versions, total)) goto end;
     if (!call->picked && (call->first > total || call->tasks > total - call->first)) {
         wrong("more tasks than there are");
         goto end;
@@ -437,9 +449,9 @@ static PyObject *processors(PyObject *module, PyObject *number) {
 static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS,
      "run(chain, groups, jobs, out, fill, status, ratios, strides, axes, separator, spans,\n"
-     "    threads, first, grain, picked, keeps) -> (done, absent, bytes, nanoseconds)\n\n"
+     "    threads, first, grain, picked, keeps, versions) -> (done, absent, bytes, nanoseconds)\n\n"
      "Carry out tasks `first` on, or those `picked`, one an item of `status`, of the product of\n"
-     "the groups; `keeps`: memory for the whole chunk of each."},
+     "the groups; `keeps`: memory for the whole chunk of each; `versions`: of the file of each, set."},
     {"encode", encode, METH_VARARGS,
      "encode(chain, groups, tasks, source, fill, out, sizes, axes, keep, grain, next, puts) -> done\n\n"
      "Encode a chunk a task, from the one that `next` (8 bytes) says on; calls at once may share the\n"
