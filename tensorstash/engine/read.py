@@ -301,7 +301,7 @@ class Reader:
 
             return fill
 
-        where = todo.transform, out, self.cache, self._budget.limited
+        where = todo.transform, out, self.cache
         batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
         native = None if batches is None else batches.arrivals(*where)
         threads, sharding = self._threads(todo), self.chunks.sharding
