@@ -310,9 +310,8 @@ class Reader:
 
             return fill
 
-        where = todo.transform, out, self.cache, self._budget.limited
         batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
-        native = None if batches is None else batches.arrivals(*where)
+        native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
         threads, sharding = self._threads(todo), self.chunks.sharding
         ratios = None if sharding is None else sharding.grid
         with self._room.window(len(todo), threads, sharding is not None) as (threads, most):

@@ -84,7 +84,8 @@ class Writer:
             chunks.pipeline.check()
         todo = plan(transform, chunks.grid, chunks.spec.shape)
         source = core(todo, value, -1)  # of values for one element, the last one stays
-        sharding = chunks.sharding
+        sharding, able = chunks.sharding, self._encoder
+        encoded = 0 if able is None else able.encoded
         if sharding is None:
             part_job = Job(
                 partial(self._whole_chunk, todo, source),
@@ -92,9 +93,9 @@ class Writer:
                 partial(self._covers, todo),
                 lambda part: part.chunk,
             )
-            part_job = self._ahead(part_job, todo, value)
-            with steps(self.budget, chunks, len(todo), self._threads(todo), _BATCH) as how:
-                self._store(part_job, todo.parts(), how, look)
+            most = self._threads(todo), _BATCH, encoded
+            with steps(self.budget, chunks, len(todo), *most) as how:
+                self._store(self._ahead(part_job, todo, value, how), todo.parts(), how, look)
             return
         shard_job = Job(
             partial(self._whole_shard, sharding, todo, source),
@@ -102,29 +103,25 @@ class Writer:
             partial(self._covers_whole_shard, sharding, todo),
             lambda item: item[0],
         )
-        shard_job = self._ahead(shard_job, todo, value)
         shards = ((shard, list(parts)) for shard, parts in todo.shards(sharding.grid))
         batch = max(1, min(_BATCH, _SHARD_BYTES // sharding.spec.nbytes))
-        with steps(self.budget, chunks, len(todo), 1, batch) as how:
-            self._store(shard_job, shards, how, look)  # threads encode within a shard
-
-    @property
-    def _encoder(self) -> Encoder | None:  # what is encoded ahead is not counted
-        return None if self.budget.limited else self._native
+        # Threads encode within a shard.
+        with steps(self.budget, chunks, len(todo), 1, batch, encoded) as how:
+            self._store(self._ahead(shard_job, todo, value, how), shards, how, look)
 
     @Cached
-    def _native(self) -> Encoder | None:
-        return encoder(self.chunks, self.threads)
+    def _encoder(self) -> Encoder | None:
+        return encoder(self.chunks, self.threads) if self.fields is None else None
 
     @property
     def _keeping(self) -> Keeping:
         fenced = self.fence is not None and self.chunks.sharding is None
         return Keeping(self._stays, self.write_fill or fenced, self.grown_from is not None)
 
-    def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any]) -> Job[Item]:
+    def _ahead(self, job: Job[Item], todo: Plan, value: NDArray[Any], how: Steps) -> Job[Item]:
         """``job``, its whole chunks encoded by the kernel, many in a call, where it can."""
-        able, free = self._encoder if self.fields is None else None, self.check is held
-        whole = None if able is None else able.of_plan(todo, value, self._keeping, free)
+        able, free = self._encoder, self.check is held
+        whole = None if able is None else able.of_plan(todo, value, self._keeping, free, how.room)
         if whole is None:
             return job
         ahead = Ahead(whole, job.place, job.covers, job.whole)
@@ -136,7 +133,10 @@ class Writer:
         if sharding is None:
             self._put(self.chunks.key(index), self._encode(index, chunk))
             return
-        found = None if self._encoder is None else self._encoder.shard(index, chunk, self._keeping)
+        able, found = self._encoder, None
+        if able is not None:
+            room = 2 * self.chunks.object_bytes if self.budget.limited else None
+            found = able.shard(index, chunk, self._keeping, room)
         self._put(*(found or self._shard(sharding, index, [*sharding.pieces(chunk)])))
 
     def _shard(

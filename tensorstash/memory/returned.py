@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from contextlib import suppress
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _FROM = 128 << 10  # as in a process that begins
 
 _done: list[bool] = []
+_told: list[Callable[[], object]] = []
 
 
 def keeps_little() -> bool:
     """Whether threads are to keep little from call to call: there is a limit, or was."""
     return bool(_done)
+
+
+def when_limited(do: Callable[[], object]) -> None:
+    """Have ``do``, which may come twice, done once there is a limit; now, where there was one."""
+    _told.append(do)
+    if _done:
+        do()
 
 
 def return_freed() -> None:
@@ -26,6 +35,8 @@ def return_freed() -> None:
     if _done:
         return
     _done.append(True)
+    for do in _told:
+        do()
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, _FROM)

@@ -38,12 +38,14 @@ class Target(Protocol):
 
 
 class Steps(NamedTuple):
-    """Threads that write at once, objects that are merged together, and objects that each thread
-    has sent and knows nothing of yet (``None``: as many as the driver likes)."""
+    """Threads that write at once, objects that are merged together, objects that each thread has
+    sent and knows nothing of yet (``None``: as many as the driver likes), and bytes that one thread
+    may take to have more of them encoded, in place of one itself (``None``: any number)."""
 
     threads: int
     batch: int
     window: int | None = None
+    room: int | None = None
 
 
 def divided(units: int, threads: int, batch: int, concurrency: int) -> Steps:
@@ -54,9 +56,20 @@ def divided(units: int, threads: int, batch: int, concurrency: int) -> Steps:
     return Steps(threads, min(batch, units), None if window > concurrency else window)
 
 
+def room_ahead(how: Steps, units: int, nbytes: int, encoded: int, concurrency: int) -> int:
+    """Bytes for the one thread that has objects encoded ahead, of ``units`` objects of ``nbytes``,
+    which may be ``encoded`` bytes once they are, while the others are where they need most."""
+    sent = concurrency if how.window is None else how.window
+    making = (COPIES - 1) * nbytes
+    return max(0, COPIES * units * nbytes - how.threads * (sent * encoded + making) + making)
+
+
 @contextmanager
-def steps(budget: Budget, target: Target, count: int, threads: int, batch: int) -> Iterator[Steps]:
-    """Memory for a write of ``count`` objects, and in which steps it goes."""
+def steps(
+    budget: Budget, target: Target, count: int, threads: int, batch: int, encoded: int = 0
+) -> Iterator[Steps]:
+    """Memory for a write of ``count`` objects, and in which steps it goes. ``encoded``: bytes of
+    one that the kernel has encoded, at most; 0: it encodes none."""
     if not budget.limited:
         yield Steps(threads, batch)
         return
@@ -65,7 +78,11 @@ def steps(budget: Budget, target: Target, count: int, threads: int, batch: int) 
     most = min(count, max(batch, threads * (concurrency + 1)))
     place = partial(located, target.driver, target.path)
     with budget.share("in_flight", COPIES * nbytes, most, nbytes, place) as units:
-        yield divided(units, threads, batch, concurrency)
+        if not encoded:
+            yield divided(units, threads, batch, concurrency)
+            return
+        how = divided(units, min(threads, max(1, units // 2)), batch, concurrency)
+        yield how._replace(room=room_ahead(how, units, nbytes, encoded, concurrency))
 
 
 def check_chunk(budget: Budget, target: Target) -> None:

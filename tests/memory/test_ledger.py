@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 
 import tensorstash as stash
 from tensorstash.engine.caching.cache import _ENTRY, Cache
+from tensorstash.engine.native.encode import Encoder
 from tensorstash.errors import Invalid, NoMemory
 from tensorstash.memory import PROCESS, Budget
 from tensorstash.memory.ledger import KINDS, Entry, room, units
-from tensorstash.memory.steps import divided
+from tensorstash.memory.steps import divided, room_ahead
 from tests.support.interrupts import in_thread, interrupted, places, uncollected
 from tests.support.races import in_threads
 
@@ -71,6 +73,38 @@ def test_divided(count: int, threads: int, batch: int, concurrency: int) -> None
         assert how.window * how.threads <= count
     else:  # as many as the driver likes, which is no more than there is room for
         assert how.threads * concurrency < count
+
+
+@given(
+    *(st.integers(1, 500), st.integers(1, 16), st.integers(1, 128), st.integers(1, 32)),
+    *(st.integers(1, 4000), st.integers(0, 2000), st.sampled_from(["puts", "chunks", "shards"])),
+)
+def test_what_the_kernel_holds_fits(
+    units: int, threads: int, batch: int, concurrency: int, nbytes: int, encoded: int, kind: str
+) -> None:
+    encoded += nbytes
+    inner = max(1, encoded // 12)
+    sharding = SimpleNamespace() if kind == "shards" else None
+    slot = encoded if sharding is None else inner
+    able: Any = SimpleNamespace(
+        slot=slot, encoded=encoded, threads=8, chunks=SimpleNamespace(sharding=sharding)
+    )
+    if kind == "puts":
+        concurrency = 1
+    how = divided(units, 1 if sharding else min(threads, max(1, units // 2)), batch, concurrency)
+    room = room_ahead(how, units, nbytes, encoded, concurrency)
+    most, ahead = Encoder.fit(able, room, kind == "puts")
+    if most < 1 or (kind == "chunks" and ahead < 4):
+        return
+    sent = how.threads * (concurrency if how.window is None else how.window) * encoded
+    others = sent + (how.threads - 1) * 2 * nbytes
+    if kind == "puts":
+        taken = [2 * most * slot]
+    elif kind == "shards":
+        taken = [encoded + most * slot]
+    else:  # while they are encoded, then copied; and while its thread merges one by itself
+        taken = [ahead * slot + most * slot, 2 * ahead * slot, ahead * slot + 2 * nbytes]
+    assert others + max(taken) <= 3 * units * nbytes
 
 
 # -- against a model -----------------------------------------------------------------------

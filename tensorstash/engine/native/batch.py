@@ -81,10 +81,10 @@ class Batches:
         self._raw = np.dtype(("V", steps.itemsize))
 
     def arrivals(
-        self, transform: Transform, out: NDArray[Any], cache: Cache | None, limited: bool = False
+        self, transform: Transform, out: NDArray[Any], cache: Cache | None
     ) -> Arrivals | None:
         """What places the chunks of a remote store in ``out`` as they arrive; ``None`` where
-        Python is to. ``limited``: there is a limit on memory."""
+        Python is to."""
         chunks, pipeline = self._chunks, self._chunks.pipeline
         if not native.enabled or out.dtype != chunks.spec.dtype:
             return None
@@ -93,8 +93,6 @@ class Batches:
         table = groups(transform, self._edges, self._steps.strides, out.strides, self._ratios)
         if table is None:
             return None
-        if limited and not self._library.thrifty:
-            self._library.be_thrifty(True)
         rest = table, out.view(self._raw), self._fill, cache, self._meter
         return Arrivals(chunks, self._library, self._steps, *rest)
 
@@ -129,8 +127,6 @@ class Batches:
         if table is None:
             return None
         spans = self._spans and not any(len(group.axes) > 1 for group in table)
-        if self._library.thrifty != (most is not None):
-            self._library.be_thrifty(most is not None)
         call = Call(self, table, out.view(self._raw), spans, most)
         if self._index is not None:
             self._read_shards(call, files, self._index)

@@ -61,6 +61,26 @@ class Encoder:
         self._threads = threads
         self._fill = chunks.spec.fill.tobytes()
         self._copies = not how.steps and how.decoding.nbytes > _PLAIN and chunks.sharding is None
+        aligned = -(-how.capacity // _ALIGNED) * _ALIGNED
+        self.slot = aligned if chunks.sharding is None else how.capacity
+        """Bytes for a chunk, or inner chunk, that is encoded."""
+
+    @property
+    def encoded(self) -> int:
+        """Bytes that a stored object has at most, where it is encoded here."""
+        sharding = self.chunks.sharding
+        return self.slot if sharding is None else sharding.index_nbytes + sharding.count * self.slot
+
+    def fit(self, room: int, puts: bool) -> tuple[int, int]:
+        """Threads, and chunks that a call encodes ahead, in ``room`` bytes."""
+        slot, most = self.slot, self.threads
+        if self.chunks.sharding is not None:  # what a thread compresses is gathered before
+            return min(most, (room - self.encoded) // slot), _CALL_TASKS
+        if puts:  # gathered, and encoded: nothing is left when the call ends
+            return min(most, room // (2 * slot)), _PUT_TASKS
+        threads = min(most, room // (4 * slot))
+        # All are copied once they are encoded: one that is on its way must not keep the others.
+        return threads, (room - threads * slot) // (2 * slot)
 
     @property
     def threads(self) -> int:
@@ -69,9 +89,12 @@ class Encoder:
             return 1
         return cores() if self._threads is None else self._threads
 
-    def of_plan(self, todo: Plan, value: NDArray[Any], how: Keeping, free: bool) -> Whole | None:
+    def of_plan(
+        self, todo: Plan, value: NDArray[Any], how: Keeping, free: bool, room: int | None
+    ) -> Whole | None:
         """What encodes the whole chunks that ``value`` brings where ``todo`` says; ``None`` where
-        the kernel cannot, or they are too few. ``free``: it may put them as well."""
+        the kernel cannot, they are too few, or a call does not fit into ``room`` bytes. ``free``:
+        it may put them as well."""
         sharding, puts = self.chunks.sharding, None
         if sharding is not None:
             fewest = sharding.count
@@ -80,16 +103,24 @@ class Encoder:
             fewest = _FEWEST if puts is None else _FEWEST_PUT
         if todo.joint or todo.count < fewest or (self._copies and puts is None):
             return None
+        fit = None if room is None else self.fit(room, puts is not None)
+        if fit is not None and (fit[0] < 1 or fit[1] < _FEWEST_PUT):
+            return None
         tables = self.tables(todo.transform, value)
-        return None if tables is None else Whole(self, tables, how, puts)
+        return None if tables is None else Whole(self, tables, how, puts, fit)
 
-    def shard(self, place: Chunk, values: NDArray[Any], how: Keeping) -> Stored | None:
-        """The shard of all ``values``; ``None`` where the kernel cannot."""
+    def shard(
+        self, place: Chunk, values: NDArray[Any], how: Keeping, room: int | None
+    ) -> Stored | None:
+        """The shard of all ``values``; ``None`` where the kernel cannot, in ``room`` bytes."""
+        fit = None if room is None else self.fit(room, False)
+        if fit is not None and fit[0] < 1:
+            return None
         origin = self.chunks.spec.grid.origin(place)
         maps = tuple(Stride(axis, start, 1) for axis, start in enumerate(origin))
         tables = self.tables(Transform(values.shape, maps), values)
         try:
-            return None if tables is None else Whole(self, tables, how).shard(place)
+            return None if tables is None else Whole(self, tables, how, None, fit).shard(place)
         except MemoryError:
             return None
 
@@ -209,10 +240,15 @@ class Files(NamedTuple):
 
 class Whole:
     """Encodes the whole chunks of one write, whose tables are ``tables``, for one thread; and puts
-    them by ``puts``."""
+    them by ``puts``. ``fit``: as of :meth:`Encoder.fit`, where there is a limit on memory."""
 
     def __init__(
-        self, encoder: Encoder, tables: Tables, how: Keeping, puts: LocalPuts | None = None
+        self,
+        encoder: Encoder,
+        tables: Tables,
+        how: Keeping,
+        puts: LocalPuts | None = None,
+        fit: tuple[int, int] | None = None,
     ) -> None:
         self.puts = puts
         self._encoder = encoder
@@ -221,8 +257,11 @@ class Whole:
         nbytes, sharding = encoder.how.decoding.nbytes, encoder.chunks.sharding
         self.sharded = sharding is not None
         # Asked here: a worker that puts what is encoded may be the one who has the next encoded.
-        self._threads = encoder.threads
+        self._threads = encoder.threads if fit is None else fit[0]
         self._most = max(self._threads, min(_CALL_TASKS, _BATCH_BYTES // nbytes))
+        self._apart = fit is not None
+        if fit is not None:
+            self._most = min(self._most, fit[1])
         first = _FIRST if sharding is None else max(self._threads, _FIRST_BYTES // nbytes)
         self.size = min(first, self._most)
         if puts is not None:
@@ -244,14 +283,15 @@ class Whole:
         """Those of ``places`` that need no Python, with what is stored there."""
         encoder = self._encoder
         places, tasks = self._tasks(places)
-        slot = -(-encoder.how.capacity // _ALIGNED) * _ALIGNED
+        slot = encoder.slot
         tasks[:, 0] = np.arange(len(places)) * slot
         out = np.empty(len(places) * slot, np.uint8)
         sizes = self._encode(tasks, out).tolist()
         view = out.data.toreadonly()
         for place, at, size in zip(places, tasks[:, 0].tolist(), sizes, strict=True):
             if size >= 0:
-                yield place, (self.key(place), view[at : at + size])
+                data = view[at : at + size]
+                yield place, (self.key(place), bytes(data) if self._apart else data)
             elif size == -1 and not self._how.stays(place):
                 yield place, (self.key(place), None)
 
@@ -334,7 +374,7 @@ class Whole:
             if not self._how.grown and not whole.all():
                 return None
             along.append(rows)
-        slot, start, count = encoder.how.capacity, sharding.body_at, sharding.count
+        slot, start, count = encoder.slot, sharding.body_at, sharding.count
         out = np.empty(sharding.index_nbytes + count * slot, np.uint8)
         sizes = np.empty(count, np.int64)
         first = 0

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...cached import Cached
 from ...codec import BytesCodec
+from ...memory.returned import when_limited
 from ...threads import cores
 
 enabled = os.environ.get("TENSORSTASH_NATIVE", "1") != "0"
@@ -31,7 +33,7 @@ _VERSION = 9  # of what the kernel's functions take, as in module.c
 NAMES = ("crc32c", "blosc", "zstd", "gzip", "zlib", "lz4", "swap")
 
 
-_MUCH, _LITTLE = 32 << 20, 512 << 10  # bytes of scratch
+_SCRATCH = 512 << 10  # bytes that a thread keeps from call to call, where there is a limit, or was
 
 
 class Library:
@@ -39,8 +41,6 @@ class Library:
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
-        self.thrifty = False
-        """Whether threads keep little scratch from call to call."""
         self._encodes: dict[tuple[int, tuple[int, ...]], bool] = {}
 
     @Cached
@@ -71,6 +71,7 @@ class Library:
         if VERSION != _VERSION:  # an editable install may have an older one
             return None
         processors(cores())
+        when_limited(partial(keep, _SCRATCH))
         return SimpleNamespace(
             Direct=Direct,
             capacity=capacity,
@@ -79,7 +80,6 @@ class Library:
             find=find,
             gather=gather,
             indices=indices,
-            keep=keep,
             pack=pack,
             patch=patch,
             processors=processors,
@@ -87,12 +87,6 @@ class Library:
             run=run,
             tally=tally,
         )
-
-    def be_thrifty(self, thrifty: bool) -> None:
-        """Have threads keep little scratch from call to call, or as much as is quickest."""
-        if self.kernel is not None:
-            self.kernel.keep(_LITTLE if thrifty else _MUCH)
-        self.thrifty = thrifty
 
     @Cached
     def kinds(self) -> frozenset[int]:

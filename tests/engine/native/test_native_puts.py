@@ -113,9 +113,43 @@ def test_who_writes_in_another_way_is_asked(tmp_path: Path) -> None:
     assert put_by_kernel(made(Other(tmp_path / "a"))) == 0
     assert put_by_kernel(made(FileDriver(tmp_path / "b", fsync=True))) == 0
     assert put_by_kernel(made(FileDriver(tmp_path / "d"))) == WHOLE
-    limited = stash.open(tmp_path / "d", "r+", memory_limit="1GiB")
-    assert put_by_kernel(limited, DATA[::-1]) == 0
-    same(stash.open(tmp_path / "d")[...], DATA[::-1])
+
+
+@needs_kernel
+@pytest.mark.parametrize("shards", [None, (32, 32)])
+@pytest.mark.parametrize("near", [True, False], ids=["files", "memory"])
+def test_under_a_limit_it_encodes_and_puts_too(
+    near: bool, shards: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stash.create({}, 64, "i4", chunks=1)[...] = 1  # what is tried before a first one
+    held: list[int] = []
+    encodes = library.Library.encode
+
+    def noted(self: Any, *args: Any, **options: Any) -> int:
+        held.append(args[5].nbytes)
+        return encodes(self, *args, **options)
+
+    monkeypatch.setattr(library.Library, "encode", noted)
+    each = 8 * 8 * 4 * (1 if shards is None else 16)
+    counts = []
+    for chunks in (1, 2, 9, 40, 4000):
+        held.clear()
+        place: Any = tmp_path / str(chunks) if near else {}
+        array = stash.create(
+            *(place, (64, 64), "i4"), chunks=(8, 8), shards=shards, memory_limit=chunks * each
+        )
+        before = native.counts()
+        array[...] = DATA[:64]
+        now = native.counts()
+        with turned(False):
+            same(stash.open(place)[...], DATA[:64])
+        names = "put tasks", "encoded tasks"
+        counts.append([now.get(name, 0) - before.get(name, 0) for name in names])
+        assert max(held, default=0) <= max(chunks, 2) * each
+        assert array.settings.memory.use()["in_flight"] == 0
+    puts = WHOLE if near and shards is None else 0
+    assert counts[0][0] == 0, "one and no more goes through"
+    assert counts[3:] == [[puts, WHOLE], [puts, WHOLE]]
 
 
 @needs_kernel
