@@ -59,9 +59,9 @@ class SingleRows:
         self._since = 0.0
 
     def note(self, rows: int, driver: Driver, path: str, specs: Iterable[ArraySpec]) -> None:
-        """So many rows are about to be appended to arrays of ``specs``; nothing is stored yet, for a
-        filter may make an error of the warning. Called by what a user calls, or a writer, whose rows
-        do not count."""
+        """So many rows are about to be appended to arrays of ``specs``; nothing is stored yet, for
+        a filter may make an error of the warning. Called by what a user calls, or a writer, whose
+        rows do not count."""
         caller = sys._getframe(1).f_back  # none where C called, as at exit
         if rows != 1 or (caller is not None and _module(caller) in _WRITERS):
             return

@@ -415,8 +415,8 @@ class MappedFields:
         return dict(zip(self._names, outs, strict=True)) if done else None
 
     def _meets_many(self, rows: NDArray[Any]) -> bool:
-        """Whether rows are of more files than the driver keeps open: each call would open them, only
-        to find that they are too many."""
+        """Whether rows are of more files than the driver keeps open: each call would open them,
+        only to find that they are too many."""
         low, high = int(rows.min()), int(rows.max()) + 1
         if low < 0:  # counted from the end
             low, high = 0, self._catalog.rows
