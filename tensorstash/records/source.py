@@ -172,7 +172,7 @@ class RecordSource(Source):
         if isinstance(positions, int):
             return self.row(positions)
         tried = type(key) is np.ndarray and key.dtype.kind == "i"
-        return self.present(self._planned(positions) if tried else self.take(positions))
+        return self.present(self.take(positions, {} if tried else None))
 
     def _mapped(self, rows: Any) -> Columns | None:
         """See :meth:`Table.mapped`."""
@@ -184,11 +184,6 @@ class RecordSource(Source):
         """These rows of the view; see :meth:`~tensorstash.loading.source.Source.take`."""
         if out is None and (columns := self._mapped(rows)) is not None:
             return columns
-        return self._planned(rows, out)
-
-    def _planned(
-        self, rows: Rows, out: Mapping[str, NDArray[Any] | Placed] | None = None
-    ) -> Columns:
         stored, names = as_slice(self.stored(rows)), self._same_names()
         lost = self.table.dropped if self._names is None else ()
         for name in (*lost, *(name for name in out or () if name not in names)):
