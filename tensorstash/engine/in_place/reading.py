@@ -25,6 +25,7 @@ from ..remote import Arrival, ChunkStream, with_place
 from .writing import is_in_place, places, strides_of, summed
 
 MAPPED_BYTES = 64 << 20  # of rows that lie in maps; of more, threads copy parts
+MAPPED_FILES = 128  # of all fields that are read in one step, which the driver keeps open
 _FAR_BYTES = 8 << 20  # of those in a remote store
 _FEW_CHUNKS = 64  # files that are mapped at once, as in patch.c
 _LOOKS = 3  # files may be replaced meanwhile
@@ -189,6 +190,10 @@ class MappedRows:
         """What the kernel is told of this array and of where its rows go."""
         data = out if self.plain else out.reshape(-1).view(np.uint8)
         return self._known, self._per, self.nbytes, self._fill, data
+
+    def files(self, start: int, stop: int) -> int:
+        """Of how many files rows from ``start`` to ``stop`` are."""
+        return max(0, (stop - 1) // self._per - start // self._per + 1)
 
     def look(self, number: int) -> bool:
         """Look what is there of a chunk; ``False``: another way has to say what is wrong."""
