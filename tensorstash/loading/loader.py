@@ -347,7 +347,8 @@ class BatchLoader(Generic[Batch]):
         """How even the order is, and what it costs to read, found without reading anything; see
         :meth:`EpochSampler.quality`. ``blocks_read`` counts those of the iteration begun last."""
         now = self.sampler.position
-        return {**self.sampler.quality(), "blocks_read": 0 if now is None else now.blocks_read}
+        found = self.sampler.quality(self._budget.limited)
+        return {**found, "blocks_read": 0 if now is None else now.blocks_read}
 
     @property
     def threads(self) -> int:

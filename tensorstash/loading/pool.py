@@ -18,7 +18,7 @@ from ..threads import alone
 from .order import Numbers
 from .prefetch import Stop
 from .ranks import EpochPlan
-from .source import Blocks, Fields, Source
+from .source import Fields
 from .workers import Task, ThreadTuner, WorkQueue
 
 _AXES = 62  # of a row; NumPy holds 64, and a block and its rows are two
@@ -119,12 +119,7 @@ class Pool:
         self._tuner = tuner
         self._stop = stop
         self._most = int(np.diff(blocks.bounds).max(initial=1))
-        # The first ones are few: who wants one batch should not wait for many blocks.
-        self._size = together(source, blocks, _BUNCH)
-        self._widest = self._size
-        if source.places and not buffers.account.limited:
-            widest = min(together(source, blocks), plan.prefetch_blocks // 2)
-            self._widest = max(self._size, widest)
+        self._size, self._widest = together(plan, buffers.account.limited)
         self._limit = min(_TURNS * queue.threads * self._widest, plan.prefetch_blocks)
         self._slot = np.full(len(blocks), -1, np.int64)
         self._planned = np.zeros(len(blocks), bool)
@@ -208,7 +203,7 @@ class Pool:
             block = self._coming.popleft()
             if self._slot[block] < 0 and block not in self._bunches:
                 found.append(block)
-        self._size = min(_GROWS * self._size, self._widest)
+        self._size = more_together(self._size, self._widest)
         return found
 
     def _bunch(self, blocks: list[int]) -> _Bunch:
@@ -304,13 +299,25 @@ class Pool:
             kept.extend([None] * (count - len(kept)))
 
 
-def together(source: Source, blocks: Blocks, nbytes: int | None = None) -> int:
-    """How many blocks are read at a time, of about ``nbytes``; if left out, of as many as pay."""
-    size = max(1, int(np.diff(blocks.bounds).max(initial=1)) * source.row_bytes)
-    if nbytes is None:
-        nbytes = _WIDE if source.places else _BUNCH
-    found = min(_MOST, nbytes // size)
-    return found if found >= _LEAST else 1
+def together(plan: EpochPlan, sparing: bool = False) -> tuple[int, int]:
+    """How many blocks are read at a time: at first, for who wants one batch should not wait for
+    many, and at most. ``sparing``: no more than that, as memory is limited."""
+    blocks = plan.order.blocks
+    size = max(1, int(np.diff(blocks.bounds).max(initial=1)) * plan.source.row_bytes)
+
+    def of(nbytes: int) -> int:
+        found = min(_MOST, nbytes // size)
+        return found if found >= _LEAST else 1
+
+    first = of(_BUNCH)
+    if sparing or not plan.source.places:
+        return first, first
+    return first, max(first, min(of(_WIDE), plan.prefetch_blocks // 2))
+
+
+def more_together(size: int, most: int) -> int:
+    """How many blocks the read after one of ``size`` takes."""
+    return min(_GROWS * size, most)
 
 
 def _own(piece: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .order import Exact, Numbers, Order
-from .pool import together
+from .pool import more_together, together
 from .ranks import EpochPlan, RankBatches
 from .source import Blocks, Source
 
@@ -30,33 +30,57 @@ class _Count(NamedTuple):
 
 
 def _repetition(
-    source: Source, blocks: Blocks, wanted: Callable[[int], Numbers], size: int, in_order: bool
+    plan: EpochPlan, wanted: Callable[[int], Numbers], sizes: tuple[int, int], in_order: bool
 ) -> float:
-    """How often a chunk is decoded, on average, where every block is taken once, ``size`` of them
-    at a time in the order in which they are ``wanted`` (the block of each of the first so many
-    rows). ``in_order``: what a cache keeps is what comes next."""
+    """How often a chunk is decoded, on average, where every block is taken once, so many of them
+    at a time (at first, and at most) in the order in which they are ``wanted`` (the block of each
+    of the first so many rows). ``in_order``: what a cache keeps is what comes next."""
+    source, blocks = plan.source, plan.order.blocks
     if not int(blocks.bounds[-1]):
         return 1.0
     most = _most_rows(source, blocks)
     stretches = _stretches(blocks, most)
     here = _summed([_counts(source, groups) for groups in stretches])
     looked_at = sum(map(len, stretches))
-    taken, of = here, looked_at
-    if size > 1:  # small blocks, which share chunks the less the better they are shuffled
+    taken = [count.pairs / looked_at for count in here]  # of a block
+    if sizes[1] > 1:  # small blocks, which share chunks the less the better they are shuffled
         found = wanted(most)
         names = found[np.sort(np.unique(found, return_index=True)[1])].tolist()
         rows = _rows_of_a_block(blocks, most)
-        names = names[: max(1, most // rows // size) * size]
-        bunches = [names[k : k + size] for k in range(0, len(names), size)]
-        groups = [np.concatenate([_some(blocks, k, rows) for k in bunch]) for bunch in bunches]
-        taken, of = _counts(source, groups), len(names)
+        first, wide = _bunches(names, sizes, most // rows)
+        taken = [0.0] * len(here)
+        begun, more = sum(map(len, first)), sum(map(len, wide))
+        share = begun / max(begun + more, len(blocks) / plan.ranks.world) if wide else 1.0
+        for bunches, part in ((first, share), (wide, 1 - share)):
+            if bunches:
+                groups = [np.concatenate([_some(blocks, k, rows) for k in b]) for b in bunches]
+                each = part / sum(map(len, bunches))
+                taken = [
+                    before + count.pairs * each
+                    for before, count in zip(taken, _counts(source, groups), strict=True)
+                ]
     times, chunks = 0.0, 0.0
-    for (_, distinct, kept), (pairs, *_) in zip(here, taken, strict=True):
+    for (_, distinct, kept), pairs in zip(here, taken, strict=True):
         each = distinct / looked_at
         again = 0.0 if in_order and kept else 1 - kept
-        times += each + max(0.0, pairs / of - each) * again
+        times += each + max(0.0, pairs - each) * again
         chunks += each
     return times / chunks if chunks else 1.0
+
+
+def _bunches(
+    names: list[int], sizes: tuple[int, int], most: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Blocks as they are read together: the first few times, and when as many are as may be. About
+    ``most`` blocks in all; the last bunch, of what is left, only where these are all."""
+    first: list[list[int]] = []
+    wide: list[list[int]] = []
+    size, at = sizes[0], 0
+    while at < len(names) and (at == 0 or at + size <= max(most, 2 * sizes[1])):
+        (wide if size == sizes[1] else first).append(names[at : at + size])
+        at += size
+        size = more_together(size, sizes[1])
+    return first, wide
 
 
 def _scattered(
@@ -161,10 +185,10 @@ def evenness(order: Order, ranks: RankBatches) -> dict[str, float]:
     }
 
 
-def read_amplification(plan: EpochPlan, in_order: bool) -> float:
+def read_amplification(plan: EpochPlan, in_order: bool, sparing: bool) -> float:
     """Chunks that this rank decodes of an epoch over its part of them all, estimated. Where a block
     has but a part of some chunks, these are decoded again for others, though every block is read
-    once."""
+    once. ``sparing``: as memory is limited, few of them are read at a time."""
     source, order, ranks = plan.source, plan.order, plan.ranks
     blocks, held = order.blocks, plan.slots > 0
     by_blocks = _blocks_read(order, ranks, held)
@@ -188,8 +212,7 @@ def read_amplification(plan: EpochPlan, in_order: bool) -> float:
                 break
         return np.concatenate([np.empty(0, np.int64), *own])
 
-    size = together(source, blocks)
-    return by_blocks * _repetition(source, blocks, wanted, size, in_order)
+    return by_blocks * _repetition(plan, wanted, together(plan, sparing), in_order)
 
 
 def _blocks_read(order: Order, ranks: RankBatches, held: bool) -> float:

@@ -463,8 +463,9 @@ class EpochSampler:
         in_batch = self.ranks.whole * blocks // max(1, order.count)
         return max(1, min(blocks, held + in_batch + _AHEAD))
 
-    def quality(self) -> dict[str, Any]:
+    def quality(self, sparing: bool = False) -> dict[str, Any]:
         """How even the order is, and what it costs to read, found without reading anything.
+        ``sparing``: by a loader whose memory is limited, which reads fewer blocks at a time.
 
         ``inflation`` is the spread of batch means over that of a true shuffle where the rows of
         a block are all alike (1.0: as even); ``blocks_per_batch`` how many blocks a global batch
@@ -482,7 +483,9 @@ class EpochSampler:
             found |= {"lanes": state.lanes, "pool": state.pool, "pool_wanted": wanted}
             found["cut_by_budget"] = state.pool < wanted
         found |= evenness(order, self.ranks)
-        found["read_amplification"] = round(read_amplification(plan, self._kind == "in order"), 2)
+        found["read_amplification"] = round(
+            read_amplification(plan, self._kind == "in order", sparing), 2
+        )
         return found
 
 

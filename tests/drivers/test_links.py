@@ -15,6 +15,7 @@ import pytest
 import tensorstash as stash
 from tensorstash.drivers.file import FileDriver, links
 from tensorstash.errors import AlreadyExists, Denied, DriverError, Invalid, StashError
+from tests.support.native import turned
 
 HERE = np.arange(12.0).reshape(4, 3)
 THERE = HERE + 100
@@ -449,7 +450,8 @@ def test_reading_a_chunk_looks_at_no_link(tmp_path: Path, monkeypatch: pytest.Mo
 
     for name in ("open", "stat", "lstat", "fstat", "readv", "pread", "close", "readlink"):
         count(name, getattr(os, name))
-    a[:2]
+    with turned(False):  # the kernel makes its calls itself
+        a[:2]
     # It is closed by its owner (descriptor.py), and the document is still of the same version.
     assert calls == ["open", "readv", "stat"]
 

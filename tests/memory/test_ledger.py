@@ -315,7 +315,7 @@ def test_caches_stay_within_the_limit(puts: list[tuple[int, int]], limit: int) -
     caches = [Cache(2000, budget), Cache(100_000, budget)]
     for k, (key, nbytes) in enumerate(puts):
         caches[k % 2].put(key, None, key, 50 * nbytes)
-        held = sum(cache.nbytes + _ENTRY * len(cache._entries) for cache in caches)
+        held = sum(cache.nbytes + _ENTRY * len(cache.entries) for cache in caches)
         assert held == budget.use()["caches"] <= limit
         assert all(cache.nbytes <= cache.limit for cache in caches)
     caches.clear()
