@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...driver import Buffer, OpenFile, Request, Span
-from ...errors import Corrupt
+from ...errors import Corrupt, StashError
 from ...indexing.plan import Part, Plan
 from ...indexing.selection import Stride, Take, Transform
 from ..chunks import Chunks
@@ -202,13 +202,16 @@ class MappedRows:
             known.clear()
             owners.clear()
         driver = self._chunks.driver
-        found = driver.opened(key, self._per * self.nbytes, None)
-        if found is not None:
-            owners[number] = weakref.ref(found[1], lambda _: known.pop(number, None))
-            known[number] = found[0]
-            return True
-        root = driver.local_path("")
-        if root is None or driver.get(key) is not None:
+        try:
+            found = driver.opened(key, self._per * self.nbytes, None)
+            if found is not None:
+                owners[number] = weakref.ref(found[1], lambda _: known.pop(number, None))
+                known[number] = found[0]
+                return True
+            root = driver.local_path("")
+            if root is None or driver.get(key) is not None:
+                return False
+        except StashError:  # another chunk may be the first that is to be told of
             return False
         path = root + key
         while not os.path.exists(folder := os.path.dirname(path)):
