@@ -379,7 +379,7 @@ class Array(WritableHandle):
         self._refuse_field("append rows to")
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
-        self._singles.note(value.shape[axis], self.driver, self.path, (self.spec,), axis)
+        self._singles.note(value.shape[axis], self.driver, self.path, (self.spec,))
         try:
             wait, make = self.settings.lock_timeout, self.make_writer
             self._grown, start = sizes.append(

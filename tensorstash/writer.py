@@ -48,12 +48,6 @@ def _module(frame: FrameType) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _has_own_chunks(spec: ArraySpec, axis: int) -> bool:
-    """Whether each row along ``axis`` is of other stored objects than the one before."""
-    edges = spec.grid.chunks
-    return edges is not None and edges[axis] == 1
-
-
 class SingleRows:
     """Counts the appends of one row through a handle: of a hundred within a minute, which is a loop
     and no log that grows now and then, the process is warned once that a writer is for that."""
@@ -64,12 +58,10 @@ class SingleRows:
         self._count = 0
         self._since = 0.0
 
-    def note(
-        self, rows: int, driver: Driver, path: str, specs: Iterable[ArraySpec], axis: int = 0
-    ) -> None:
-        """So many rows are about to be appended along ``axis`` of arrays of ``specs``; nothing is
-        stored yet, for a filter may make an error of the warning. Called by what a user calls, or a
-        writer, whose rows do not count."""
+    def note(self, rows: int, driver: Driver, path: str, specs: Iterable[ArraySpec]) -> None:
+        """So many rows are about to be appended to arrays of ``specs``; nothing is stored yet, for
+        a filter may make an error of the warning. Called by what a user calls, or a writer, whose
+        rows do not count."""
         caller = sys._getframe(1).f_back  # none where C called, as at exit
         if rows != 1 or (caller is not None and _module(caller) in _WRITERS):
             return
@@ -79,10 +71,7 @@ class SingleRows:
         self._count += 1
         if self._count < _MANY or _told.here():
             return
-        shared = [spec for spec in specs if not _has_own_chunks(spec, axis)]
-        if not shared:  # a writer would store as many
-            return
-        again = "metadata" if all(spec.in_place for spec in shared) else "a chunk and metadata"
+        again = "metadata" if all(spec.in_place for spec in specs) else "a chunk and metadata"
         _told.here().append(None)
         level, frame = 1, sys._getframe()
         while frame.f_back is not None and _module(frame).partition(".")[0] == _OURS:

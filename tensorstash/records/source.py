@@ -171,7 +171,8 @@ class RecordSource(Source):
         positions = normalize(key, len(self))
         if isinstance(positions, int):
             return self.row(positions)
-        return self.present(self.take(positions))
+        tried = type(key) is np.ndarray and key.dtype.kind == "i"
+        return self.present(self.take(positions, {} if tried else None))
 
     def _mapped(self, rows: Any) -> Columns | None:
         """See :meth:`Table.mapped`."""

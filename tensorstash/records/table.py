@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..array import Array, renewed
 from ..columns import Columns, Placed
 from ..driver import Check, Driver, located
-from ..engine.in_place.reading import MAPPED_BYTES, MappedRows, gather_mapped
+from ..engine.in_place.reading import MAPPED_BYTES, MAPPED_FILES, MappedRows, gather_mapped
 from ..engine.look import Look, Together, blame
 from ..errors import Closed, Corrupt, Invalid, NotFound, ReadOnly, Unsupported
 from ..handle import Settings
@@ -393,6 +393,7 @@ class MappedFields:
                 return
             self._arrays.append(MappedRows(chunks))
         self._most = MAPPED_BYTES // sum(each.nbytes for each in self._arrays)
+        self._few = sum(each.files(0, catalog.rows) for each in self._arrays) <= MAPPED_FILES
 
     def is_of(self, catalog: Catalog, names: tuple[str, ...]) -> bool:
         """Whether it is of these fields, as they are known."""
@@ -401,7 +402,9 @@ class MappedFields:
     def take(self, rows: NDArray[Any]) -> Columns | None:
         """Rows by number (negative ones count from the end), those of all fields in one step;
         ``None`` where they do not lie so, or are not sure to."""
-        if rows.ndim != 1 or rows.dtype.kind != "i" or len(rows) > self._most:
+        if rows.ndim != 1 or rows.dtype.kind != "i" or not 0 < len(rows) <= self._most:
+            return None
+        if not self._few and self._meets_many(rows):
             return None
         look = None if self._latest is None else self._latest.document(self._catalog)
         if look is None and self._latest is not None:
@@ -410,6 +413,15 @@ class MappedFields:
         numbers = np.ascontiguousarray(rows, np.int64)
         done = gather_mapped(look, self._arrays, numbers, self._catalog.rows, outs)
         return dict(zip(self._names, outs, strict=True)) if done else None
+
+    def _meets_many(self, rows: NDArray[Any]) -> bool:
+        """Whether rows are of more files than the driver keeps open: each call would open them,
+        only to find that they are too many."""
+        low, high = int(rows.min()), int(rows.max()) + 1
+        if low < 0:  # counted from the end
+            low, high = 0, self._catalog.rows
+        files = (min(len(rows), each.files(low, high)) for each in self._arrays)
+        return sum(files) > MAPPED_FILES
 
 
 def column_of(path: str, field: Field, arrays: Sequence[Array]) -> Column:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from ..engine.in_place.writing import is_in_place
 from ..errors import Closed, Invalid, Unsupported
 from ..loading.source import SourceHolder
 from ..memory.steps import WRITERS
+from .catalog import Catalog
+from .column import Column
 from .ingest import check_row, check_rows
 from .rowset import normalize
 from .source import RecordSource
@@ -319,6 +322,14 @@ class WritableRows(SourceHolder):
         table.driver.flush(table.path)
 
 
+class _Bound(NamedTuple):
+    """What a setter knows of records as ``catalog`` has them; no ``slots``: not in place."""
+
+    catalog: Catalog
+    columns: Mapping[str, Column]
+    slots: list[tuple[str, Slot]] | None
+
+
 class RowSetter:
     """Stores single rows of records; ``records.setter()`` returns one."""
 
@@ -338,10 +349,10 @@ class RowSetter:
             InvalidSelection: there is no such row. Invalid: values do not fit. Conflict: the
             records or a field were replaced. Closed: the handle was closed.
         """
-        table = self._source.table
-        if table.catalog is not self._catalog:
-            self._bind()
-        slots, count = self._slots, self._catalog.rows
+        table, bound = self._source.table, self._bound
+        if table.catalog is not bound.catalog:
+            bound = self._bind()
+        slots, count = bound.slots, bound.catalog.rows
         if slots is None or type(row) is not int or type(values) is not dict:
             self._assign(row, values)
             return
@@ -355,35 +366,34 @@ class RowSetter:
                 if name not in values:
                     self._assign(row, values)
                     return
-                column = self._columns[name]
+                column = bound.columns[name]
                 checked = column.checked(column.one(values[name]), 1)[0]
                 data = slot.plain(np.ascontiguousarray(checked, slot.dtype).reshape(slot.shape))
             ready.append((slot, data))
         if table.closed:
             table.check()
-        put_row(table.latest.document(self._catalog), self._check_same, ready, row % count)
+        check = partial(table.check_same, bound.columns)
+        put_row(table.latest.document(bound.catalog), check, ready, row % count)
 
     @property
     def in_place(self) -> bool:
         """Whether rows are stored in place, as the records were when a row was stored last."""
-        return self._slots is not None
+        return self._bound.slots is not None
 
-    def _check_same(self) -> None:
-        self._source.table.check_same(self._names)
-
-    def _bind(self) -> None:
+    def _bind(self) -> _Bound:
+        """Set at once, for other threads may store rows meanwhile."""
         table = self._source.table
-        self._catalog = table.catalog
-        self._columns = table.columns
-        self._names = [*self._columns]
+        catalog, columns = table.catalog, table.columns
         slots = []
-        for name, column in self._columns.items():
+        for name, column in columns.items():
             array = column.arrays[0]
             chunks = array.make_writer(array.spec).chunks
             if not is_in_place(chunks) or not Slot.fits(chunks):
                 break
             slots.append((name, Slot(chunks)))
-        self._slots = slots if len(slots) == len(self._columns) else None
+        found = slots if len(slots) == len(columns) else None
+        self._bound = bound = _Bound(catalog, columns, found)
+        return bound
 
     def _assign(self, row: Any, values: Any) -> None:
         self._source.put(normalize(row, len(self._source)), values)

@@ -280,3 +280,14 @@ def test_the_kernel_copies_no_rows_that_are_not_there(tmp_path: Path) -> None:
             gather(rows, {5: odd})
     with pytest.raises(TypeError):
         kernel.gather(1, [field], rows, 20)
+
+
+def test_of_two_chunks_that_fail_the_first_is_told_of(tmp_path: Path) -> None:
+    made(tmp_path / "r")
+    x = stash.open(tmp_path / "r" / "x", missing="raise")
+    chunks = tmp_path / "r" / "x" / "c"
+    (chunks / "0" / "0").unlink()
+    (chunks / "2" / "0").unlink()
+    (chunks / "2" / "0").mkdir()
+    with pytest.raises(NotFound, match="c/0/0"):
+        x[np.array([20, 15, 0])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import zarr
 from hypothesis import given, settings
 
 import tensorstash as stash
+from tensorstash.engine import native
+from tensorstash.engine.in_place.single import Slot
 from tensorstash.engine.native import library
 from tensorstash.errors import Closed, Conflict, Invalid, InvalidSelection, NotFound, ReadOnly
+from tensorstash.records import table
 from tests.support.layouts import EXAMPLES
 from tests.support.oracle import same
 
@@ -259,3 +263,57 @@ def test_what_is_deleted_is_held_by_no_handle(tmp_path: Path) -> None:
     assert f"{tmp_path}/r/x/c" in maps.read_text()
     del stash.open_group(tmp_path, "r+")["r"]
     assert str(tmp_path) not in maps.read_text()
+
+
+def test_threads_share_a_setter_that_is_bound_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = stash.create_records(str(tmp_path), {"x": "int32"}, 4, in_place=True)
+    records[0] = {"x": 1}
+    records.add_field("y", "int32", in_place=True)
+    fits, binding, go = Slot.fits, threading.Event(), threading.Event()
+
+    def slowly(chunks: Any) -> bool:
+        if threading.current_thread() is thread:
+            binding.set()
+            go.wait(30)
+        return fits(chunks)
+
+    monkeypatch.setattr(Slot, "fits", staticmethod(slowly))
+    thread = threading.Thread(target=records.__setitem__, args=(0, {"x": 2, "y": 2}))
+    thread.start()
+    assert binding.wait(30)
+    try:
+        with pytest.raises(Invalid, match="no value for 'y'"):
+            records[1] = {"x": 3}
+        records[1] = {"x": 4, "y": 4}
+    finally:
+        go.set()
+        thread.join()
+    assert records["x"][:2].tolist() == records["y"][:2].tolist() == [2, 4]
+
+
+@pytest.mark.skipif(not native.available(), reason="no kernel")
+def test_rows_of_more_files_than_are_kept_open_are_not_tried_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "enabled", True)
+    fields: Any = dict.fromkeys("abc", ((2048,), "int32"))
+    records = stash.create_records(str(tmp_path), fields, 60, in_place=True, rows_per_chunk=4)
+    numbers = np.repeat(np.arange(60, dtype=np.int32), 2048).reshape(60, 2048)
+    records[:] = dict.fromkeys(fields, numbers)
+    steps = []
+
+    def counted(*given: Any) -> bool:
+        steps.append(gather(*given))
+        return bool(steps[-1])
+
+    gather = table.gather_mapped
+    monkeypatch.setattr(table, "gather_mapped", counted)
+    monkeypatch.setattr(table, "MAPPED_FILES", 12)
+    for rows in ([0, 15], [3, -1, 59, 31], [*range(20)], [*range(16)], [-1], [-1, 1, 2, 3, 4]):
+        found = records[np.array(rows)]
+        for name in fields:
+            same(found[name], numbers[rows])
+    same(records[np.array([], int)]["b"], numbers[:0])
+    assert steps == [True] * 4

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...driver import Buffer, OpenFile, Request, Span
-from ...errors import Corrupt
+from ...errors import Corrupt, StashError
 from ...indexing.plan import Part, Plan
 from ...indexing.selection import Stride, Take, Transform
 from ..chunks import Chunks
@@ -25,6 +25,7 @@ from ..remote import Arrival, ChunkStream, with_place
 from .writing import is_in_place, places, strides_of, summed
 
 MAPPED_BYTES = 64 << 20  # of rows that lie in maps; of more, threads copy parts
+MAPPED_FILES = 128  # of all fields that are read in one step, which the driver keeps open
 _FAR_BYTES = 8 << 20  # of those in a remote store
 _FEW_CHUNKS = 64  # files that are mapped at once, as in patch.c
 _LOOKS = 3  # files may be replaced meanwhile
@@ -190,6 +191,10 @@ class MappedRows:
         data = out if self.plain else out.reshape(-1).view(np.uint8)
         return self._known, self._per, self.nbytes, self._fill, data
 
+    def files(self, start: int, stop: int) -> int:
+        """Of how many files rows from ``start`` to ``stop`` are."""
+        return max(0, (stop - 1) // self._per - start // self._per + 1)
+
     def look(self, number: int) -> bool:
         """Look what is there of a chunk; ``False``: another way has to say what is wrong."""
         known, owners, key = self._known, self._owners, self._key(number)
@@ -197,13 +202,16 @@ class MappedRows:
             known.clear()
             owners.clear()
         driver = self._chunks.driver
-        found = driver.opened(key, self._per * self.nbytes, None)
-        if found is not None:
-            owners[number] = weakref.ref(found[1], lambda _: known.pop(number, None))
-            known[number] = found[0]
-            return True
-        root = driver.local_path("")
-        if root is None or driver.get(key) is not None:
+        try:
+            found = driver.opened(key, self._per * self.nbytes, None)
+            if found is not None:
+                owners[number] = weakref.ref(found[1], lambda _: known.pop(number, None))
+                known[number] = found[0]
+                return True
+            root = driver.local_path("")
+            if root is None or driver.get(key) is not None:
+                return False
+        except StashError:  # another chunk may be the first that is to be told of
             return False
         path = root + key
         while not os.path.exists(folder := os.path.dirname(path)):

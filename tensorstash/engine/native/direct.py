@@ -38,9 +38,10 @@ class Small:
         the array's document must have then, unless that need not be looked at. ``follow`` is called
         with a selection that begins where the last read had ended."""
         if self._direct is None:
-            if self._own is None or native.library.kernel is None:
+            own = self._own  # another thread may take it away
+            if own is None or native.library.kernel is None:
                 return None
-            self._direct, self._own = direct(*self._own), None
+            self._direct, self._own = direct(*own), None
             return None if self._direct is None else self.take(selection, tag, follow)
         if not native.enabled or self._budget.limited:
             return None

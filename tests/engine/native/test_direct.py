@@ -19,6 +19,7 @@ from hypothesis import given
 import tensorstash as stash
 from tensorstash.engine import native
 from tensorstash.engine.native import library
+from tensorstash.engine.native.direct import Small
 from tensorstash.errors import Conflict, Corrupt, InvalidSelection, NotFound
 from tests.engine.native.test_kernel import CHAINS, random_of
 from tests.engine.native.test_kernel import DTYPES as ALL
@@ -303,3 +304,24 @@ def test_helpers_are_counted_over_the_process() -> None:
     finally:
         kernel.processors(os.cpu_count() or 1)
     assert most[0] <= before + 1 + 3 + 2 + 2  # a helper that ended may be there for a moment
+
+
+@needs_kernel
+def test_two_threads_make_what_reads_small_boxes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stash.save(tmp_path / "a", np.arange(12), chunks=3)
+    a = stash.open(tmp_path / "a")
+    small, real = Small(a._read.small._own, a._read._budget), library.library
+
+    class Between:
+        """The library, where another thread comes in between at the first look."""
+
+        @property
+        def kernel(self) -> Any:
+            monkeypatch.setattr(library, "library", real)
+            assert small.take(1, a._tag, str) == 1
+            return real.kernel
+
+    monkeypatch.setattr(library, "library", Between())
+    assert small.take(2, a._tag, str) == 2
