@@ -71,24 +71,10 @@ class Reader:
         self._mapped = MappedRows(chunks) if in_place and MappedRows.fits(chunks) else None
         if in_place:
             cache = self.cache = None
-        self._fetcher: Fetcher | None = None
-        self._stream: Stream | None = None
         sharding, local = chunks.sharding, chunks.driver.capabilities.local
-        indices: Cache | None = None
-        if sharding is None:
-            if local and in_place:
-                self._fetcher = MappedFetcher(chunks, cache, immutable, meter)
-            elif local:
-                self._fetcher = ChunkFetcher(chunks, cache, immutable, meter)
-            else:
-                kind = RunStream if in_place else ChunkStream
-                self._stream = kind(chunks, cache, immutable, meter)
-        else:
-            indices = Cache(_INDEX_BYTES, budget)
-            if local:
-                self._fetcher = ShardFetcher(chunks, cache, immutable, meter, sharding, indices)
-            else:
-                self._stream = ShardStream(chunks, cache, immutable, meter, sharding, indices)
+        indices = None if sharding is None else Cache(_INDEX_BYTES, budget)
+        self._fetcher = _fetcher(chunks, cache, immutable, meter, indices) if local else None
+        self._stream = None if local else _stream(chunks, cache, immutable, meter, indices)
         self._meter = meter
         self._budget = budget
         nbytes = chunks.room_bytes(cache is not None)
@@ -286,7 +272,7 @@ class Reader:
         self, todo: Plan, blocks: Callable[[int], Iterator[Any]], work: Callable[[], Any]
     ) -> None:
         """Have threads do the work of ``blocks(pieces)``."""
-        threads, joined = self._threads(todo), self.chunks.sharding is not None
+        threads, joined = _threads(self, todo), self.chunks.sharding is not None
         with self._room.blocks(len(todo), threads, joined) as (threads, pieces):
             spread(blocks(pieces), work, threads)
 
@@ -312,7 +298,7 @@ class Reader:
 
         batches = self._batches() if fields is None and len(todo) >= _NATIVE_FROM else None
         native = None if batches is None else batches.arrivals(todo.transform, out, self.cache)
-        threads, sharding = self._threads(todo), self.chunks.sharding
+        threads, sharding = _threads(self, todo), self.chunks.sharding
         ratios = None if sharding is None else sharding.grid
         with self._room.window(len(todo), threads, sharding is not None) as (threads, most):
             for portion, last in portions(todo, most, ratios):
@@ -361,30 +347,52 @@ class Reader:
             inside = (*inside, ...)
         out[...] = self.chunks.spec.fill if chunk is None else chunk[inside]
 
-    def _threads(self, todo: Plan) -> int:
-        """As many as there is work for: handing the interpreter's lock over costs more than
-        small work gains."""
-        pipeline = self.chunks.pipeline
-        parts = len(todo)
-        if parts < 2 or not self.chunks.plain or pipeline is None:
-            return 1
-        work = pipeline.spec.nbytes
-        if work < THREAD_BYTES or work * parts < _THREAD_TOTAL:
-            return 1
-        if pipeline.spans and self._partial and not todo.joint:
-            span = byte_range(next(todo.parts()).inside, pipeline.spec)
-            if span is not None:  # not much more than this is decoded of a chunk
-                work = span[1] - span[0]
-        if work * parts < _THREAD_TOTAL:
-            return 1
-        return count_for(parts, work, self.threads)
+
+def _threads(reader: Reader, todo: Plan) -> int:
+    """As many as there is work for: handing the interpreter's lock over costs more than
+    small work gains."""
+    pipeline = reader.chunks.pipeline
+    parts = len(todo)
+    if parts < 2 or not reader.chunks.plain or pipeline is None:
+        return 1
+    work = pipeline.spec.nbytes
+    if work < THREAD_BYTES or work * parts < _THREAD_TOTAL:
+        return 1
+    if pipeline.spans and reader._partial and not todo.joint:
+        span = byte_range(next(todo.parts()).inside, pipeline.spec)
+        if span is not None:  # not much more than this is decoded of a chunk
+            work = span[1] - span[0]
+    if work * parts < _THREAD_TOTAL:
+        return 1
+    return count_for(parts, work, reader.threads)
+
+
+def _fetcher(
+    chunks: Chunks, cache: Cache | None, immutable: bool, meter: Meter, indices: Cache | None
+) -> Fetcher:
+    """What fetches from a local store; ``indices`` of shards are kept."""
+    if chunks.sharding is not None and indices is not None:
+        return ShardFetcher(chunks, cache, immutable, meter, chunks.sharding, indices)
+    if is_in_place(chunks):
+        return MappedFetcher(chunks, cache, immutable, meter)
+    return ChunkFetcher(chunks, cache, immutable, meter)
+
+
+def _stream(
+    chunks: Chunks, cache: Cache | None, immutable: bool, meter: Meter, indices: Cache | None
+) -> Stream:
+    """What chunks arrive by from a remote store; ``indices`` of shards are kept."""
+    if chunks.sharding is not None and indices is not None:
+        return ShardStream(chunks, cache, immutable, meter, chunks.sharding, indices)
+    kind = RunStream if is_in_place(chunks) else ChunkStream
+    return kind(chunks, cache, immutable, meter)
 
 
 def _read_placed(reader: Reader, transform: Transform, placed: Placed, look: Look | None) -> None:
     """Rows each to its place: what the kernel reads at once, else run by run, or all of them aside,
     as those that a cache keeps."""
     out, places = placed
-    near = reader._fetcher is not None
+    near = reader._fetcher is not None and out.dtype == reader.chunks.spec.dtype
     native = reader._batches() if near and len(places) > 1 and not reader._gathers else None
     if native is not None:
         with suppress(NoMemory):  # where a chunk that is not stored needs none, reads say so below
