@@ -27,6 +27,7 @@ from .indexing.grid import cuts
 from .location import Location, resolve
 from .memory.steps import COPIES
 from .metadata import node
+from .metadata.apart import apart_from
 from .metadata.spec import ArraySpec
 from .metadata.trailer import new_identity
 from .options import CopyOptions, shown
@@ -71,8 +72,8 @@ def copy(
     Raises:
         NotFound: nothing is stored at ``source``.
         AlreadyExists: an array or group is stored at ``target``, and ``overwrite`` is false.
-        Invalid: the source is a group, the target is the source or holds it, an option does not
-            fit, or tqdm is missing.
+        Invalid: the source is a group, the target is the source or holds it, by whatever name,
+            an option does not fit, or tqdm is missing; nothing is changed then.
         Conflict: another array took the source's place meanwhile.
 
     >>> a = stash.save("memory://from", np.arange(8.0), chunks=2)
@@ -103,7 +104,8 @@ def copy(
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize, spec.dtype.itemsize)
     before, least = (largest(each, each.grid) for each in (origin.spec, spec))
     each = least + max(2 * before, COPIES * least)  # of what is read or written, what takes more
-    with node.making(driver, "", spec, "copy", overwrite=overwrite) as check:
+    apart = apart_from(origin.driver, node.lock_key(origin.path, origin.spec))
+    with node.making(driver, "", spec, "copy", overwrite=overwrite, spare=apart) as check:
 
         def move(where: tuple[slice, ...]) -> None:
             with memory.share("in_flight", each, 1, least, partial(located, driver)):

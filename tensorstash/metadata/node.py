@@ -26,13 +26,13 @@ from ..errors import (
 )
 from ..urls import told
 from . import trailer, zarr2, zarr3
-from .belongings import Belongings, look
+from .belongings import look
 from .copies import drop, dropped
 from .document import GroupDocument
 from .mark import Layout, Marked, is_records
 from .spec import ANOTHER, ArraySpec, difference, is_another
 from .trailer import Trailer
-from .unfinished import Alone, Claim, claim, finish, put_instead, remove, still_ours
+from .unfinished import Alone, Claim, Spare, claim, finish, put_instead, remove, still_ours
 
 Content = ArraySpec | GroupDocument
 
@@ -277,19 +277,19 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
 
 @contextmanager
 def making(
-    driver: Driver, path: str, content: Content, what: str, *, overwrite: bool = False
+    driver: Driver, path: str, content: Content, what: str, *, overwrite: bool, spare: Spare = None
 ) -> Iterator[Check]:
     """Create a node that is whole, and can be opened, when the block ends; until then, and where
     it does not end well, it is marked as unfinished by ``what`` (``"copy"``). No other may replace
     it meanwhile. Yields what is to be called before each step of making it, and raises where
-    another may have."""
+    another may have. ``spare``: as for :func:`~tensorstash.metadata.unfinished.claim`."""
     check_place(driver, path)
     if overwrite:
         _remove_link(driver, path)
     elif load_any(driver, path):
         raise _exists(driver, path)
     try:
-        with _making(driver, path, content, what, fresh=not overwrite) as made:
+        with _making(driver, path, content, what, fresh=not overwrite, spare=spare) as made:
             try:
                 yield made.check
                 made.check()
@@ -307,10 +307,7 @@ def making(
 
 
 def delete(
-    driver: Driver,
-    path: str,
-    known: Mapping[str, ArraySpec] | None = None,
-    spare: Callable[[Belongings], bool] | None = None,
+    driver: Driver, path: str, known: Mapping[str, ArraySpec] | None = None, spare: Spare = None
 ) -> None:
     """Remove a node and what belongs to it; of a link to a node, the link.
     :class:`~tensorstash.errors.AlreadyExists` where something else is stored there, which stays, as
@@ -548,16 +545,18 @@ class _Taken(Exception):
 
 @contextmanager
 def _making(
-    driver: Driver, path: str, content: Content, what: str, *, fresh: bool
+    driver: Driver, path: str, content: Content, what: str, *, fresh: bool, spare: Spare = None
 ) -> Iterator[Claim]:
-    document = _documents(content)[0] if content.zarr_format == 3 else None
+    v3 = _documents(content)[0] if content.zarr_format == 3 else None
     coming = layouts({"": content} if isinstance(content, ArraySpec) else {})
     with Alone(driver, _locked(driver, path)) as check:
         _make_ancestors(driver, path, content, drops=True)
         if fresh and load_any(driver, path):
             raise _Taken
         try:
-            made = claim(driver, path, what, check, document=document, coming=coming, fresh=fresh)
+            made = claim(
+                driver, path, what, check, document=v3, coming=coming, fresh=fresh, spare=spare
+            )
         except Conflict:
             if fresh:
                 raise _Taken from None

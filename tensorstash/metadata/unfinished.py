@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..driver import Buffer, Check, Driver, Span, Tag, located, pause
 from ..errors import AlreadyExists, Conflict, Unsupported
@@ -20,6 +20,8 @@ from . import mark, zarr2, zarr3
 from .belongings import Belongings
 from .copies import dropped
 from .mark import Layouts, Mark
+
+Spare: TypeAlias = Callable[[Belongings], bool] | None
 
 _TRIES = 200
 _AT_ONCE = 10_000  # keys of one delete
@@ -88,7 +90,7 @@ def claim(
     coming: Layouts | None = None,
     known: Layouts | None = None,
     fresh: bool = False,
-    spare: Callable[[Belongings], bool] | None = None,
+    spare: Spare = None,
 ) -> Claim | None:
     """Mark the node at ``path``, with ``document`` for what it will be (``None``: nothing, or
     nothing of Zarr v3) and the layouts ``coming`` with it, and delete whatever is there: ``known``
