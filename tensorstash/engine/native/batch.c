@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,10 +74,25 @@ static int key_path(const Call *call, const Job *job, const int64_t *chunk, char
     return 1;
 }
 
-static void version_of(const struct stat *status, int64_t *version) {
+/* A time beyond that of 64 bits is another one here, and no tag of Python's. */
+void version_of(const struct stat *status, int64_t *version) {
+#ifdef __APPLE__
+    struct timespec at = status->st_mtimespec;
+#else
+    struct timespec at = status->st_mtim;
+#endif
     version[0] = (int64_t)status->st_ino;
-    version[1] = (int64_t)MODIFIED(*status).tv_sec * 1000000000 + MODIFIED(*status).tv_nsec;
+    version[1] = (int64_t)((uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec);
     version[2] = (int64_t)status->st_size;
+}
+
+/* Whether a file of that version is at the path, and no link. */
+int is_at(const char *path, const int64_t *version) {
+    struct stat status;
+    int64_t found[3];
+    if (fstatat(AT_FDCWD, path, &status, AT_SYMLINK_NOFOLLOW) || !S_ISREG(status.st_mode)) return 0;
+    version_of(&status, found);
+    return !memcmp(found, version, sizeof found);
 }
 
 /* Open the shard of `job`, unless it is open, and see that it is the version that is known. */

@@ -8,14 +8,9 @@
 #include <Python.h>
 
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "kernel.h"
-
-#ifdef __APPLE__
-#define MODIFIED(status) ((status).st_mtimespec)
-#else
-#define MODIFIED(status) ((status).st_mtim)
-#endif
 
 PyObject *patch(PyObject *module, PyObject *arguments);
 PyObject *gather(PyObject *module, PyObject *arguments);
@@ -145,6 +140,8 @@ void keep_at_most(int64_t size);
 void threads_at_most(int most);
 void forget_threads(void);
 void watch_forks(void);
+void version_of(const struct stat *status, int64_t *version);
+int is_at(const char *path, const int64_t *version);
 void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
                   int end, int64_t *out, int64_t *versions, uint8_t *status);
 

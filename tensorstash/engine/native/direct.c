@@ -5,11 +5,9 @@
    version, damage, more chunks than a few. Python then reads all of it again, and says what is wrong. */
 #include "direct.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* -- processes -------------------------------------------------------------------------- */
@@ -64,13 +62,6 @@ PyObject *tally(PyObject *module, PyObject *nothing) {
 }
 
 /* -- versions --------------------------------------------------------------------------- */
-
-int is_at(const char *path, const int64_t *version) {
-    struct stat status;
-    return !fstatat(AT_FDCWD, path, &status, AT_SYMLINK_NOFOLLOW) && S_ISREG(status.st_mode) &&
-           (int64_t)status.st_ino == version[0] && (int64_t)status.st_size == version[2] &&
-           (int64_t)MODIFIED(status).tv_sec * 1000000000 + MODIFIED(status).tv_nsec == version[1];
-}
 
 /* The tag of a file's version; whether it is one. */
 int tag_version(PyObject *tag, int64_t *version) {
@@ -359,10 +350,9 @@ static PyObject *take(PyObject *given, PyObject *arguments) {
     PyObject *selection, *tag, *told;
     Box box;
     if (!PyArg_ParseTuple(arguments, "OOO", &selection, &tag, &told)) return NULL;
-    int wanted = box_of(self, selection, &box);
-    if (wanted < 0) return NULL;
     PyObject *found = NULL;
-    if (wanted) found = self->cache == Py_None ? from_files(self, &box, tag) : read_kept(self, &box, tag);
+    if (box_of(self, selection, &box))
+        found = self->cache == Py_None ? from_files(self, &box, tag) : read_kept(self, &box, tag);
     if (!found) { /* Python says it again, but what no read may swallow */
         if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) return NULL;
         PyErr_Clear();
@@ -376,14 +366,24 @@ static PyObject *take(PyObject *given, PyObject *arguments) {
     return found;
 }
 
+/* What refers to it can be cleared: there is nothing to be cleared in here. */
+static int visit_all(PyObject *given, visitproc visit, void *arg) {
+    Direct *self = (Direct *)given;
+    PyObject *all[] = ALL(self);
+    Py_VISIT(Py_TYPE(given));
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) Py_VISIT(all[k]);
+    return 0;
+}
+
 static void drop(PyObject *given) {
     Direct *self = (Direct *)given;
     PyTypeObject *type = Py_TYPE(given);
+    PyObject_GC_UnTrack(given);
     PyObject *all[] = ALL(self);
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) Py_XDECREF(all[k]);
     if (self->counts.obj) PyBuffer_Release(&self->counts);
     if (self->last.obj) PyBuffer_Release(&self->last);
-    PyObject_Free(given);
+    PyObject_GC_Del(given);
     Py_DECREF(type);
 }
 
@@ -411,9 +411,8 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     self = (Direct *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
     self->axes = (int)axes;
-    self->process = atomic_load(&process);
-    const char *text;
-    Py_ssize_t size;
+    const char *text = "";
+    Py_ssize_t size = 0;
     if (!PyArg_ParseTuple(objects, "OOOOOOO", &self->empty, &self->dtype, &self->integer, &self->cache,
                           &self->indices, &self->tag_of, &self->absent) ||
         !PyArg_ParseTuple(texts, "OOOOOs#", &self->prefix, &self->files, &self->document, &self->key,
@@ -426,7 +425,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
         if (all[k] != self->move) Py_XINCREF(all[k]);
         whole = whole && all[k];
     }
-    if (!whole || !PyType_Check(self->integer) || size != 1) {
+    if (!whole || !PyType_Check(self->integer) || size != 1 || !*text) {
         wrong("what is needed is missing");
         goto failed;
     }
@@ -439,7 +438,8 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     int64_t far, reach = self->chain.itemsize;
     for (int k = 0; k < self->axes; k++)
         if (__builtin_mul_overflow(self->edges[k] - 1, self->strides[k], &far) ||
-            __builtin_add_overflow(reach, far, &reach))
+            __builtin_add_overflow(reach, far, &reach) ||
+            self->places[k] > INT64_MAX / 64 / self->ratios[k])
             reach = INT64_MAX / 2;
     if (self->cache == Py_None && reach > self->chain.nbytes) {
         wrong("a row reaches beyond a chunk");
@@ -453,10 +453,17 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     self->prefix_at = PyUnicode_AsUTF8AndSize(self->prefix, &self->prefix_size);
     if (!self->prefix_at) goto failed;
     if (self->files != Py_None) {
-        self->files_at = PyBytes_AsString(self->files);
+        char *files, *document;
+        if (PyBytes_AsStringAndSize(self->files, &files, NULL) ||
+            PyBytes_AsStringAndSize(self->document, &document, NULL))
+            goto failed;
+        self->files_at = files;
         self->files_size = PyBytes_Size(self->files);
-        self->document_at = PyBytes_AsString(self->document);
-        if (!self->files_at || !self->document_at) goto failed;
+        self->document_at = document;
+        if (self->files_size + 2 > LONGEST) {
+            wrong("no path of a file");
+            goto failed;
+        }
     } else if (self->cache == Py_None) {
         wrong("neither a cache nor files");
         goto failed;
@@ -489,12 +496,14 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_new, make},
     {Py_tp_dealloc, drop},
+    {Py_tp_traverse, visit_all},
     {Py_tp_methods, methods},
     {Py_tp_doc, "Direct(chain, sizes, objects, texts, flags, counts, last): small boxes of an array."},
     {0, NULL},
 };
 
-static PyType_Spec spec = {"tensorstash.engine.native._kernel.Direct", sizeof(Direct), 0, Py_TPFLAGS_DEFAULT, slots};
+static PyType_Spec spec = {"tensorstash.engine.native._kernel.Direct", sizeof(Direct), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
 
 int add_direct(PyObject *module) {
     PyObject *type = PyType_FromSpec(&spec);

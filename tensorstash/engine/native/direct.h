@@ -52,7 +52,6 @@ PyObject *read_kept(Direct *self, const Box *box, PyObject *tag);
 
 /* direct.c */
 void note_done(const Direct *self, int64_t chunks, int64_t bytes, int64_t nanoseconds, int64_t hits);
-int is_at(const char *path, const int64_t *version);
 int tag_version(PyObject *tag, int64_t *version);
 int same_version(const Direct *self, PyObject *key, PyObject *tag);
 PyObject *entry_of(const Direct *self, PyObject *entries, PyObject *key);
