@@ -17,7 +17,6 @@ PyObject *gather(PyObject *module, PyObject *arguments);
 PyObject *reserves(PyObject *module, PyObject *descriptor);
 PyObject *tally(PyObject *module, PyObject *nothing);
 int add_direct(PyObject *module);
-int take_chain(Chain *chain, PyObject *given, int encoding);
 
 #define ROW 7        /* count, in, in_step, out, out_step, in_list, out_list */
 #define LONGEST 4096 /* of a path */
@@ -122,6 +121,7 @@ void release_tables(Tables *tables);
 int wrong(const char *what);
 const int64_t *numbers(Views *views, PyObject *object, int64_t count, int64_t *found);
 int integers(PyObject *tuple, int64_t *to, int64_t count);
+int take_chain(Chain *chain, PyObject *given, int encoding);
 int take_groups(Tables *tables, Views *views, PyObject *groups, int axes);
 int check_rows(const Tables *tables, const Chain *chain, int64_t low_out, int64_t high_out);
 int extent(const Py_buffer *array, int64_t *low, int64_t *high);
