@@ -84,13 +84,13 @@ def test_one_call_does_no_more_than_a_call_may(monkeypatch: pytest.MonkeyPatch) 
     chunk[700] ^= 1
     monkeypatch.setattr(batch, "_CALL_TASKS", 100)
     calls: list[int] = []
-    run = batch._Call.run
+    run = batch.Call.run
 
     def noted(self: Any, jobs: Any, first: int, count: int) -> Any:
         calls.append(count)
         return run(self, jobs, first, count)
 
-    monkeypatch.setattr(batch._Call, "run", noted)
+    monkeypatch.setattr(batch.Call, "run", noted)
     assert np.array_equal(stash.open(store)[...], data)
     assert max(calls) <= 100
     assert sum(calls) == 1024
