@@ -290,6 +290,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     }
     self = (Direct *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
+    PyObject_GC_UnTrack(self); /* until what it refers to is its own */
     self->axes = (int)axes;
     const char *text = "";
     Py_ssize_t size = 0;
@@ -359,6 +360,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
         wrong("buffers of another size");
         goto failed;
     }
+    PyObject_GC_Track(self);
     return (PyObject *)self;
 failed:
     Py_DECREF(self);
