@@ -13,6 +13,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
+import warnings
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def act(place: Path, begun: Event) -> None:
     """The actor: append a row for each step, the second half beside a learner that has begun."""
     random = np.random.default_rng(0)
     buffer = stash.open_records(place, mode="r+")
+    # A writer would store rows faster, and show them later: here each is to be seen at once.
+    warnings.simplefilter("ignore", stash.StashPerformanceWarning)
     obs = np.zeros(4, "float32")
     for step in range(ROWS):
         if step == ROWS // 2:

@@ -376,7 +376,7 @@ class Array(WritableHandle):
         (1, (3, 2))
         """
         self._open(write=True)
-        self._refuse_field("append rows to")
+        self._refuse_field()
         axis = self.as_axis(axis)
         value = self.as_rows(rows, axis)
         self._singles.note(value.shape[axis], self.driver, self.path, (self.spec,))
@@ -405,7 +405,7 @@ class Array(WritableHandle):
         (2,)
         """
         self._open(write=True)
-        self._refuse_field("resize")
+        self._refuse_field()
         wanted = coerce.parse_lengths(shape, "shape")
         try:
             node = sizes.resize(

@@ -22,12 +22,15 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``value`` as an array that NumPy can assign into one of ``dtype``.
 
     Arrays keep their dtype (they are cast as they are stored, as NumPy casts); anything else is
-    made an array of ``dtype`` by NumPy's rules. Torch tensors keep bfloat16.
+    made an array of ``dtype`` by NumPy's rules, which refuse a scalar that does not fit. Torch
+    tensors keep bfloat16. Masked elements are refused.
     """
     if not isinstance(value, np.ndarray):
         if is_tensor(value):
             return as_array(to_numpy(value), dtype)
         typed = getattr(value, "dtype", None) is not None and hasattr(value, "__array__")
+        if isinstance(value, np.generic):
+            typed = dtype.kind == "O" or value.dtype == dtype
         try:
             made = np.asarray(value) if typed else _untyped(value, dtype)
         except (TypeError, ValueError, OverflowError) as error:
@@ -35,23 +38,55 @@ def as_array(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
                 f"cannot make {type(value).__name__} into an array of {dtype}: {error}"
             ) from error
         return as_array(made, dtype)
-    if value.dtype == dtype or (value.dtype.kind in "biufc" and dtype.kind in "biufc"):
-        return value
+    array = _unmasked(value)
+    if array.dtype == dtype or (array.dtype.kind in "biufc" and dtype.kind in "biufc"):
+        return array
     try:
-        cast: NDArray[Any] = value.astype(dtype)
+        cast: NDArray[Any] = array.astype(dtype)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Invalid(f"cannot store {value.dtype} in an array of {dtype}: {error}") from error
+        raise Invalid(f"cannot store {array.dtype} in an array of {dtype}: {error}") from error
     return cast
 
 
 def _untyped(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not is_small_int(dtype):
-        return np.asarray(value, dtype=dtype)
-    wide = np.asarray(value, dtype=widened(dtype))
+        return _assigned(value, dtype)
+    wide = _assigned(value, widened(dtype))
     low, high = int_range(dtype)
     if wide.size and not low <= wide.min() <= wide.max() <= high:  # NumPy raises, ml_dtypes wraps
         raise OverflowError(f"{dtype} holds integers from {low} to {high}")
     return wide.astype(dtype)
+
+
+def _assigned(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not isinstance(value, np.generic):
+        _check_listed(value)
+        return np.asarray(value, dtype=dtype)
+    made = np.empty((), dtype)
+    made[()] = value  # np.asarray would cast, and make numbers of nan and of what is out of range
+    return made
+
+
+def _unmasked(array: NDArray[Any]) -> NDArray[Any]:
+    """``array`` without a mask, in which nothing may be masked: what is hidden is no value."""
+    if type(array) is np.ndarray or not isinstance(array, np.ma.MaskedArray):
+        return array
+    mask = np.ascontiguousarray(np.ma.getmaskarray(array)).reshape(-1).view(bool)  # of fields too
+    if mask.any():
+        verb = "is" if len(mask) == 1 else "are"
+        raise Invalid(
+            f"{mask.sum()} of {counted(len(mask), 'value')} {verb} masked; store values.filled(x)"
+        )
+    return np.asarray(array)
+
+
+def _check_listed(value: Any) -> None:
+    """Refuse what is masked in a list, of which NumPy would make nan or what is hidden."""
+    if isinstance(value, (list, tuple)):
+        of_arrays = {kind for kind in set(map(type, value)) if issubclass(kind, np.ndarray)}
+        for row in value if of_arrays - {np.ndarray} else ():
+            if isinstance(row, np.ndarray):
+                _unmasked(row)
 
 
 def as_objects(value: Any, shape: tuple[int, ...], raw: bool) -> NDArray[Any]:
@@ -81,6 +116,9 @@ def natural(value: Any) -> NDArray[Any]:
     if is_tensor(value):
         found: NDArray[Any] = to_numpy(value)
         return found
+    if isinstance(value, np.ndarray):
+        value = _unmasked(value)
+    _check_listed(value)
     try:
         array = np.asarray(value)
     except ValueError as error:

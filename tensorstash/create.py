@@ -101,6 +101,12 @@ def _behind_cache(
     return found
 
 
+def _unknown(name: str, options: type, function: str) -> Invalid:
+    close = get_close_matches(name, ["shape", "dtype", *options.__annotations__], 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"see help(tensorstash.{function})"
+    return Invalid(f"an array has no option {name!r}; {hint}")
+
+
 def make_spec(
     shape: int | Sequence[int] | None = None,
     dtype: Any = None,
@@ -125,9 +131,7 @@ def make_spec(
     32 KiB. ``codecs``: see :func:`tensorstash.metadata.defaults.chain`.
     """
     for name in unknown:
-        close = get_close_matches(name, make_spec.__kwdefaults__ or (), 1)
-        hint = f"did you mean {close[0]!r}?" if close else "see help(tensorstash.create)"
-        raise Invalid(f"an array has no option {name!r}; {hint}")
+        raise _unknown(name, NewArrayOptions, "create")
     if shape is None or dtype is None:
         raise Invalid("a new array needs shape= and dtype=")
     extent = lengths(list(parse_lengths(shape, "shape")), "shape", 0)
@@ -360,8 +364,10 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
     handle, layout = parted(how, OpenArrayOptions)
     driver, settings = open_place(location, "r" if mode == "r" else "r+", **handle)
     if mode in ("r", "r+"):
-        if layout:
-            raise Invalid(f"mode {mode!r} creates nothing, so it takes no {sorted(layout)[0]!r}")
+        for name in sorted(layout):
+            if name not in OpenOrCreateOptions.__annotations__:
+                raise _unknown(name, OpenOrCreateOptions, "open")
+            raise Invalid(f"mode {mode!r} creates nothing, so it takes no {name!r}")
         return Array(driver, "", settings).refresh()
     if mode == "a":
         try:

@@ -260,12 +260,12 @@ class Handle(ABC, NoOperators):
             where = located(self.driver, self.path)
             raise ReadOnly(f'{where} was opened for reading; open it with mode="r+" to write')
 
-    def _refuse_field(self, verb: str) -> None:
+    def _refuse_field(self) -> None:
         if self.spec.of_records:
             where = located(self.driver, self.path)
             raise Unsupported(
-                f"{where} is a field of records, and as long as they are: {verb} the records, "
-                "opened with open_records()"
+                f"{where} is a field of records, and as long as they are: add rows with append() "
+                "or extend() of the records, opened with open_records(); none can be taken away"
             )
 
     @abstractmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from .limits import Limits
@@ -157,5 +158,7 @@ def only(given: Mapping[str, Any], options: type, function: str) -> dict[str, An
     """``given``, of which none may be unknown; the error is Python's own for such a call."""
     mine, others = parted(given, options)
     for name in others:
-        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+        close = get_close_matches(name, options.__annotations__, 1)
+        hint = f". Did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
     return mine

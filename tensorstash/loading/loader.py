@@ -347,7 +347,8 @@ class BatchLoader(Generic[Batch]):
         """How even the order is, and what it costs to read, found without reading anything; see
         :meth:`EpochSampler.quality`. ``blocks_read`` counts those of the iteration begun last."""
         now = self.sampler.position
-        found = self.sampler.quality(self._budget.limited)
+        room = self._buffers.account.room() if self._budget.limited else None
+        found = self.sampler.quality(room)
         return {**found, "blocks_read": 0 if now is None else now.blocks_read}
 
     @property

@@ -122,7 +122,7 @@ class PoolBudget:
         pool = self.wanted(blocks, ranks)
         if self.pool is None:
             # All ranks together, for each holds its own lanes.
-            held = self.limit // _mean_bytes(source, blocks) * ranks.world
+            held = self.limit // mean_bytes(source, blocks) * ranks.world
             if held < len(blocks):
                 begun = ranks.whole * len(blocks) // max(1, int(blocks.bounds[-1])) + 1
                 held = max(1, held - held // _ASIDE - begun)
@@ -132,12 +132,12 @@ class PoolBudget:
 
     def prefetch_blocks(self, source: Source) -> int:
         """How many blocks may be on their way that are not wanted yet."""
-        return max(1, self.limit // _ASIDE // _mean_bytes(source, source.blocks))
+        return max(1, self.limit // _ASIDE // mean_bytes(source, source.blocks))
 
     def fits(self, source: Source) -> bool:
         """Whether a rank may hold every block."""
         blocks = source.blocks
-        return len(blocks) * _mean_bytes(source, blocks) <= self.limit
+        return len(blocks) * mean_bytes(source, blocks) <= self.limit
 
 
 class EpochPlan(NamedTuple):
@@ -154,6 +154,7 @@ class EpochPlan(NamedTuple):
     prefetch_blocks: int
 
 
-def _mean_bytes(source: Source, blocks: Blocks) -> int:
+def mean_bytes(source: Source, blocks: Blocks) -> int:
+    """Of a block."""
     rows = int(blocks.bounds[-1])
     return max(1, source.row_bytes * -(-rows // max(1, len(blocks))))

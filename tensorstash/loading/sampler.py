@@ -18,7 +18,7 @@ from .dataloader_worker import check_shared_out
 from .order import BlockShuffle, Exact, InOrder, Order
 from .permutation import key_of
 from .quality import evenness, read_amplification
-from .ranks import EpochPlan, PoolBudget, RankBatches
+from .ranks import EpochPlan, PoolBudget, RankBatches, mean_bytes
 from .source import Blocks, Source, wrapped
 
 Shuffle: TypeAlias = bool | Literal["exact"]
@@ -463,9 +463,10 @@ class EpochSampler:
         in_batch = self.ranks.whole * blocks // max(1, order.count)
         return max(1, min(blocks, held + in_batch + _AHEAD))
 
-    def quality(self, sparing: bool = False) -> dict[str, Any]:
+    def quality(self, room: int | None = None) -> dict[str, Any]:
         """How even the order is, and what it costs to read, found without reading anything.
-        ``sparing``: by a loader whose memory is limited, which reads fewer blocks at a time.
+        ``room``: bytes that a loader's memory is limited to, which then reads fewer blocks at a
+        time, and each batch by itself where it has none for those that rows are drawn from.
 
         ``inflation`` is the spread of batch means over that of a true shuffle where the rows of
         a block are all alike (1.0: as even); ``blocks_per_batch`` how many blocks a global batch
@@ -477,6 +478,9 @@ class EpochSampler:
         state = self._state
         plan = self.plan(state)
         order = plan.order
+        if room is not None and plan.slots:
+            drawn = state.pool // self.ranks.world * mean_bytes(plan.source, order.blocks)
+            plan = plan._replace(slots=0 if drawn > room else plan.slots)
         found: dict[str, Any] = {"order": state.order, "blocks": len(order.blocks)}
         if state.pool:
             wanted = self._budget.wanted(plan.source.blocks, self.ranks)
@@ -484,7 +488,7 @@ class EpochSampler:
             found["cut_by_budget"] = state.pool < wanted
         found |= evenness(order, self.ranks)
         found["read_amplification"] = round(
-            read_amplification(plan, self._kind == "in order", sparing), 2
+            read_amplification(plan, self._kind == "in order", room is not None), 2
         )
         return found
 

@@ -43,6 +43,14 @@ class FieldArray(Array):
         """Refused: rows have all fields."""
         raise self._alone()
 
+    def as_value(self, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        """``value`` as an array of ``shape``; refused where numbers would lose a part."""
+        dtype = self.spec.dtype
+        known = type(value) is int and dtype.kind in "iu"  # NumPy refuses those that do not fit
+        if dtype.kind not in "OT" and not known:
+            value = safe_cast(value, dtype)
+        return super().as_value(value, shape)
+
     def write_run(self, rows: Rows, values: Any) -> bool:
         """``array[rows] = values`` of rows that follow each other in one chunk; ``False``: they do
         not, or are no plain memory."""
@@ -54,7 +62,7 @@ class FieldArray(Array):
             return False
         self._open(write=True)
         try:
-            return write_into_one(self._write, rows.start, self.as_value(values, wanted), 0)
+            return write_into_one(self._write, rows.start, super().as_value(values, wanted), 0)
         except MemoryError as error:
             raise self._read.chunks.no_memory("write", values.shape, error) from error
 

@@ -139,6 +139,12 @@ CREATE: dict[str, Row] = {
 }
 
 PLACES: dict[str, Row] = {
+    "an option's typo, opened": (
+        lambda w: stash.open(w.store, cashe="1GiB"),
+        Invalid,
+        "'cashe'; did you mean 'cache'",
+    ),
+    "an option's typo, created": (lambda w: w.create(cashe=1), Invalid, "did you mean 'cache'"),
     "scheme, a typo": (lambda w: stash.open("flie:///x"), Unsupported, "did you mean 'file'"),
     "scheme": (lambda w: stash.open("gopher://x/y"), Unsupported, "'gopher://'; known: file"),
     "scheme, our module": (lambda w: stash.open("flock://x"), Unsupported, "known: file"),
@@ -313,6 +319,12 @@ def test_the_error_says_it(
     assert len(str(caught.value)) < 300
     assert world.stored() == before, "a call that failed changed what is stored"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_groups_and_records_ask_what_was_meant() -> None:
+    for function in (stash.open_group, stash.open_records):
+        with pytest.raises(TypeError, match=r"'cashe'\. Did you mean 'cache'\?"):
+            function({}, cashe="1GiB")  # type: ignore[operator]
 
 
 def test_no_secret_of_options_is_printed() -> None:

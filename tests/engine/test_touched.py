@@ -111,6 +111,18 @@ def test_a_true_shuffle_reads_what_is_told(case: str) -> None:
     assert told == pytest.approx(times / chunks, rel=0.1)
 
 
+@pytest.mark.parametrize("limit", ["2MiB", "64MiB"])
+def test_it_is_told_where_blocks_have_no_room(limit: str) -> None:
+    driver = Noting(MemoryDriver())
+    feed: BatchLoader[Any] = BatchLoader(
+        CASES["fixed"](driver), 32, shuffle=True, prefetch=0, memory_limit=limit
+    )
+    told = feed.quality()["read_amplification"]
+    times, chunks = read(driver, feed)
+    assert (told > 5) == (limit == "2MiB")
+    assert told == pytest.approx(times / chunks, rel=0.1)
+
+
 def test_of_several_ranks_each_tells_its_own() -> None:
     driver = Noting(MemoryDriver())
     source = CASES["ragged"](driver)

@@ -1,18 +1,13 @@
-/* Many tasks (read, decode, copy to their places) in threads that exist only while a call lasts,
-   without the interpreter's lock. */
+/* Many tasks (read, decode, copy to their places), without the interpreter's lock. */
 #include "batch.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define KEPT (32 << 20) /* bytes of scratch that a thread keeps from call to call */
 #define PARTLY 49152     /* bytes of a stored chunk from which reading a part of it pays */
 #define HEAD 4096        /* of them, that are read first */
 #define OPEN (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW)
@@ -75,10 +70,25 @@ static int key_path(const Call *call, const Job *job, const int64_t *chunk, char
     return 1;
 }
 
-static void version_of(const struct stat *status, int64_t *version) {
+/* A time beyond that of 64 bits is another one here, and no tag of Python's. */
+void version_of(const struct stat *status, int64_t *version) {
+#ifdef __APPLE__
+    struct timespec at = status->st_mtimespec;
+#else
+    struct timespec at = status->st_mtim;
+#endif
     version[0] = (int64_t)status->st_ino;
-    version[1] = (int64_t)MODIFIED(*status).tv_sec * 1000000000 + MODIFIED(*status).tv_nsec;
+    version[1] = (int64_t)((uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec);
     version[2] = (int64_t)status->st_size;
+}
+
+/* Whether a file of that version is at the path, and no link. */
+int is_at(const char *path, const int64_t *version) {
+    struct stat status;
+    int64_t found[3];
+    if (fstatat(AT_FDCWD, path, &status, AT_SYMLINK_NOFOLLOW) || !S_ISREG(status.st_mode)) return 0;
+    version_of(&status, found);
+    return !memcmp(found, version, sizeof found);
 }
 
 /* Open the shard of `job`, unless it is open, and see that it is the version that is known. */
@@ -335,17 +345,6 @@ static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Work
 
 /* -- all of them ------------------------------------------------------------------------ */
 
-static pthread_key_t kept;
-static pthread_once_t kept_once = PTHREAD_ONCE_INIT;
-static int keeps;
-
-static void drop_kept(void *scratch) {
-    release(scratch);
-    free(scratch);
-}
-
-static void make_kept(void) { keeps = pthread_key_create(&kept, drop_kept) == 0; }
-
 static void work(void *given, Scratch *scratch) {
     Call *call = given;
     Worker worker = {.scratch = scratch, .file = {.fd = -1}};
@@ -370,84 +369,6 @@ static void work(void *given, Scratch *scratch) {
     atomic_fetch_add(&call->absent, worker.absent);
     atomic_fetch_add(&call->bytes, worker.bytes);
     atomic_fetch_add(&call->nanoseconds, worker.nanoseconds);
-}
-
-static atomic_int running, processors = MOST_THREADS;
-
-void threads_at_most(int most) { atomic_store(&processors, most); }
-
-/* In a forked child none runs. */
-void forget_threads(void) { atomic_store(&running, 0); }
-
-/* The caller runs, and `wanted` helpers may as well, or as many as there are processors free: calls of
-   many threads of the caller's have no more threads together. Nobody waits for one. */
-static int begin_threads(int wanted) {
-    int now = atomic_fetch_add(&running, 1) + 1, most = atomic_load(&processors), taken;
-    do {
-        taken = wanted < most - now ? wanted : most - now;
-        if (taken <= 0) return 0;
-    } while (!atomic_compare_exchange_weak(&running, &now, now + taken));
-    return taken;
-}
-
-typedef struct {
-    void (*work)(void *, Scratch *);
-    void *call;
-} Work;
-
-static void *helper(void *given) {
-    const Work *todo = given;
-    Scratch scratch;
-    memset(&scratch, 0, sizeof scratch);
-    todo->work(todo->call, &scratch);
-    release(&scratch);
-    atomic_fetch_sub(&running, 1);
-    return NULL;
-}
-
-static _Atomic size_t most_kept = KEPT;
-
-void keep_at_most(int64_t size) { atomic_store(&most_kept, size > 0 ? (size_t)size : 0); }
-
-/* Have `work` done by so many threads, the caller's among them; what they take in turns is theirs. */
-void in_threads(void (*work)(void *, Scratch *), void *call, int threads) {
-    pthread_t helpers[MOST_THREADS];
-    Work todo = {work, call};
-    int begun = 0;
-    int most = begin_threads(threads - 1);
-    if (most > 0) {
-        sigset_t all, before;
-        sigfillset(&all);  /* signals are for Python's threads, but for those of a crash */
-        sigdelset(&all, SIGSEGV);
-        sigdelset(&all, SIGBUS);
-        sigdelset(&all, SIGFPE);
-        sigdelset(&all, SIGILL);
-        sigdelset(&all, SIGABRT);
-        pthread_sigmask(SIG_BLOCK, &all, &before);
-        while (begun < most && !pthread_create(&helpers[begun], NULL, helper, &todo)) begun++;
-        atomic_fetch_sub(&running, most - begun);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-    }
-    pthread_once(&kept_once, make_kept);
-    Scratch *scratch = keeps ? pthread_getspecific(kept) : NULL;
-    Scratch own;
-    if (!scratch && keeps) {
-        scratch = calloc(1, sizeof *scratch);
-        if (scratch && pthread_setspecific(kept, scratch)) {
-            free(scratch);
-            scratch = NULL;
-        }
-    }
-    if (scratch) {
-        work(call, scratch);
-        if (held(scratch) > atomic_load(&most_kept)) release(scratch);
-    } else {
-        memset(&own, 0, sizeof own);
-        work(call, &own);
-        release(&own);
-    }
-    atomic_fetch_sub(&running, 1);
-    while (begun) pthread_join(helpers[--begun], NULL);
 }
 
 void run_all(Call *call, int threads) { in_threads(work, call, threads); }

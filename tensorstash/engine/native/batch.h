@@ -8,21 +8,15 @@
 #include <Python.h>
 
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "kernel.h"
-
-#ifdef __APPLE__
-#define MODIFIED(status) ((status).st_mtimespec)
-#else
-#define MODIFIED(status) ((status).st_mtim)
-#endif
 
 PyObject *patch(PyObject *module, PyObject *arguments);
 PyObject *gather(PyObject *module, PyObject *arguments);
 PyObject *reserves(PyObject *module, PyObject *descriptor);
 PyObject *tally(PyObject *module, PyObject *nothing);
 int add_direct(PyObject *module);
-int take_chain(Chain *chain, PyObject *given, int encoding);
 
 #define ROW 7        /* count, in, in_step, out, out_step, in_list, out_list */
 #define LONGEST 4096 /* of a path */
@@ -127,6 +121,7 @@ void release_tables(Tables *tables);
 int wrong(const char *what);
 const int64_t *numbers(Views *views, PyObject *object, int64_t count, int64_t *found);
 int integers(PyObject *tuple, int64_t *to, int64_t count);
+int take_chain(Chain *chain, PyObject *given, int encoding);
 int take_groups(Tables *tables, Views *views, PyObject *groups, int axes);
 int check_rows(const Tables *tables, const Chain *chain, int64_t low_out, int64_t high_out);
 int extent(const Py_buffer *array, int64_t *low, int64_t *high);
@@ -145,6 +140,8 @@ void keep_at_most(int64_t size);
 void threads_at_most(int most);
 void forget_threads(void);
 void watch_forks(void);
+void version_of(const struct stat *status, int64_t *version);
+int is_at(const char *path, const int64_t *version);
 void read_indices(const char **paths, int64_t all, int64_t count, int64_t limit, int checksum,
                   int end, int64_t *out, int64_t *versions, uint8_t *status);
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-/* 1: a box; 0: another way is to look at it; -1: an error is set. */
+/* Whether it is a box; if not, another way is to look at it, and an error may be set. */
 int box_of(const Direct *self, PyObject *selection, Box *box) {
     int several = PyTuple_CheckExact(selection), axis = 0;
     Py_ssize_t given = several ? PyTuple_Size(selection) : 1;
@@ -25,21 +25,12 @@ int box_of(const Direct *self, PyObject *selection, Box *box) {
         if (PyLong_CheckExact(item) || PyObject_TypeCheck(item, (PyTypeObject *)self->integer)) {
             int over;
             int64_t at = PyLong_AsLongLongAndOverflow(item, &over);
-            if (over || (at == -1 && PyErr_Occurred())) {
-                PyErr_Clear();
-                return 0;
-            }
-            if (at < -size || at >= size) return 0;
+            if (over || (at == -1 && PyErr_Occurred()) || at < -size || at >= size) return 0;
             box->start[axis] = at < 0 ? at + size : at;
             box->n[axis] = box->point[axis] = 1;
         } else if (PySlice_Check(item)) {
             Py_ssize_t start, stop, step;
-            if (PySlice_Unpack(item, &start, &stop, &step)) {
-                if (!PyErr_ExceptionMatches(PyExc_TypeError) && !PyErr_ExceptionMatches(PyExc_ValueError))
-                    return -1;
-                PyErr_Clear();
-                return 0;
-            }
+            if (PySlice_Unpack(item, &start, &stop, &step)) return 0;
             box->n[axis] = PySlice_AdjustIndices((Py_ssize_t)size, &start, &stop, step);
             if (step != 1 || box->n[axis] < 1) return 0;
             box->start[axis] = start;

@@ -58,7 +58,7 @@ int arrange(Dim *dims, int count, int64_t *in, int64_t *out, size_t *item) {
 }
 
 /* One dimension of elements of a size that the compiler knows. */
-#define ROW(SIZE)                                                                            \
+#define LISTED(SIZE)                                                                         \
     for (int64_t i = 0; i < n; i++) {                                                        \
         memcpy(out + (out_list ? out_list[i] : i * out_step),                                \
                in + (in_list ? in_list[i] : i * in_step), SIZE);                             \
@@ -78,11 +78,11 @@ static void row(const uint8_t *in, uint8_t *out, const Dim *dim, size_t item) {
     const int64_t *in_list = dim->in_list, *out_list = dim->out_list;
     if (in_list || out_list) {
         switch (item) {
-        case 1: ROW(1);
-        case 2: ROW(2);
-        case 4: ROW(4);
-        case 8: ROW(8);
-        default: ROW(item);
+        case 1: LISTED(1);
+        case 2: LISTED(2);
+        case 4: LISTED(4);
+        case 8: LISTED(8);
+        default: LISTED(item);
         }
     } else if (out_step == (int64_t)item) {
         if (in_step == 0 && item == 1) {

@@ -5,137 +5,8 @@
    version, damage, more chunks than a few. Python then reads all of it again, and says what is wrong. */
 #include "direct.h"
 
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-/* -- processes -------------------------------------------------------------------------- */
-
-static _Atomic long long process; /* this one; a forked child is another */
-static _Atomic long long tallied[KINDS + 2]; /* tasks by kind, then raw ones, then all */
-
-static void forked(void) {
-    atomic_store(&process, (long long)getpid());
-    forget_threads();
-}
-
-void watch_forks(void) {
-    static int watched;
-    atomic_store(&process, (long long)getpid());
-    if (!watched) watched = !pthread_atfork(NULL, NULL, forked);
-}
-
-void note_done(const Direct *self, int64_t chunks, int64_t bytes, int64_t nanoseconds, int64_t hits) {
-    int64_t *counts = self->counts.buf;
-    int64_t now = atomic_load(&process);
-    if (counts[0] != now) { /* those of the parent */
-        memset(counts, 0, COUNTS * sizeof *counts);
-        counts[0] = now;
-    }
-    if (chunks) {
-        __atomic_fetch_add(counts + 1, chunks, __ATOMIC_RELAXED);
-        __atomic_fetch_add(counts + 2, bytes, __ATOMIC_RELAXED);
-        __atomic_fetch_add(counts + 3, nanoseconds, __ATOMIC_RELAXED);
-        int64_t kinds = 0;
-        for (int k = 0; k < self->chain.count; k++) kinds |= 1ll << self->chain.steps[k].kind;
-        if (!kinds) kinds = 1ll << KINDS;
-        for (int k = 0; k <= KINDS; k++)
-            if (kinds >> k & 1) atomic_fetch_add(&tallied[k], chunks);
-        atomic_fetch_add(&tallied[KINDS + 1], chunks);
-    }
-    if (hits) __atomic_fetch_add(counts + 4, hits, __ATOMIC_RELAXED);
-}
-
-PyObject *tally(PyObject *module, PyObject *nothing) {
-    (void)module;
-    (void)nothing;
-    PyObject *found = PyTuple_New(KINDS + 2);
-    for (int k = 0; found && k < KINDS + 2; k++) {
-        PyObject *one = PyLong_FromLongLong(atomic_load(&tallied[k]));
-        if (!one || PyTuple_SetItem(found, k, one)) {
-            Py_DECREF(found);
-            return NULL;
-        }
-    }
-    return found;
-}
-
-/* -- versions --------------------------------------------------------------------------- */
-
-int is_at(const char *path, const int64_t *version) {
-    struct stat status;
-    return !fstatat(AT_FDCWD, path, &status, AT_SYMLINK_NOFOLLOW) && S_ISREG(status.st_mode) &&
-           (int64_t)status.st_ino == version[0] && (int64_t)status.st_size == version[2] &&
-           (int64_t)MODIFIED(status).tv_sec * 1000000000 + MODIFIED(status).tv_nsec == version[1];
-}
-
-/* The tag of a file's version; whether it is one. */
-int tag_version(PyObject *tag, int64_t *version) {
-    if (integers(tag, version, 3)) return 1;
-    PyErr_Clear();
-    return 0;
-}
-
-/* Whether what is stored at `key` is of version `tag`: 1, 0, or -1 where asking failed. */
-int same_version(const Direct *self, PyObject *key, PyObject *tag) {
-    PyObject *found = PyObject_CallFunctionObjArgs(self->tag_of, key, NULL);
-    if (!found) return -1;
-    int same = PyObject_RichCompareBool(found, tag, Py_EQ);
-    Py_DECREF(found);
-    return same;
-}
-
-/* What a cache has for `key`, now used last; NULL: nothing, or with an error set. */
-PyObject *entry_of(const Direct *self, PyObject *entries, PyObject *key) {
-    PyObject *found = PyObject_GetItem(entries, key);
-    PyObject *moved = found ? PyObject_CallMethodObjArgs(entries, self->move, key, NULL) : NULL;
-    if (!moved && PyErr_ExceptionMatches(PyExc_KeyError)) PyErr_Clear(); /* it may go meanwhile */
-    Py_XDECREF(moved);
-    if (found && !PyErr_Occurred() && PyTuple_Check(found) && PyTuple_Size(found) == 3) return found;
-    Py_XDECREF(found);
-    return NULL;
-}
-
-PyObject *entries_of(Direct *self, PyObject *cache) {
-    long long now = atomic_load(&process);
-    if (self->process != now) { /* of a forked child each cache is empty */
-        PyObject *caches[] = {self->cache, self->indices};
-        for (int k = 0; k < 2; k++) {
-            PyObject *done = caches[k] == Py_None ? NULL : PyObject_CallMethod(caches[k], "here", NULL);
-            if (!done && PyErr_Occurred()) return NULL;
-            Py_XDECREF(done);
-        }
-        self->process = now;
-    }
-    return PyObject_GetAttrString(cache, "entries");
-}
-
-PyObject *make_output(const Direct *self, const Box *box, Py_buffer *buffer) {
-    PyObject *shape = PyTuple_New(box->dims), *out = NULL;
-    for (int k = 0, dim = 0; shape && k < self->axes; k++) {
-        PyObject *n = box->point[k] ? NULL : PyLong_FromLongLong(box->n[k]);
-        if (!box->point[k] && (!n || PyTuple_SetItem(shape, dim++, n))) goto end;
-    }
-    if (shape) out = PyObject_CallFunctionObjArgs(self->empty, shape, self->dtype, NULL);
-    if (out && (PyObject_GetBuffer(out, buffer, PyBUF_WRITABLE) || buffer->len != box->bytes)) {
-        if (buffer->obj) PyBuffer_Release(buffer);
-        Py_CLEAR(out);
-    }
-end:
-    Py_XDECREF(shape);
-    return out;
-}
-
-/* NumPy's scalar of an array of no dimensions, which goes. */
-PyObject *scalar_of(PyObject *array) {
-    PyObject *none = PyTuple_New(0), *scalar = none ? PyObject_GetItem(array, none) : NULL;
-    Py_XDECREF(none);
-    Py_DECREF(array);
-    return scalar;
-}
 
 /* -- what is stored --------------------------------------------------------------------- */
 
@@ -359,10 +230,9 @@ static PyObject *take(PyObject *given, PyObject *arguments) {
     PyObject *selection, *tag, *told;
     Box box;
     if (!PyArg_ParseTuple(arguments, "OOO", &selection, &tag, &told)) return NULL;
-    int wanted = box_of(self, selection, &box);
-    if (wanted < 0) return NULL;
     PyObject *found = NULL;
-    if (wanted) found = self->cache == Py_None ? from_files(self, &box, tag) : read_kept(self, &box, tag);
+    if (box_of(self, selection, &box))
+        found = self->cache == Py_None ? from_files(self, &box, tag) : read_kept(self, &box, tag);
     if (!found) { /* Python says it again, but what no read may swallow */
         if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) return NULL;
         PyErr_Clear();
@@ -376,14 +246,24 @@ static PyObject *take(PyObject *given, PyObject *arguments) {
     return found;
 }
 
+/* What refers to it can be cleared: there is nothing to be cleared in here. */
+static int visit_all(PyObject *given, visitproc visit, void *arg) {
+    Direct *self = (Direct *)given;
+    PyObject *all[] = ALL(self);
+    Py_VISIT(Py_TYPE(given));
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) Py_VISIT(all[k]);
+    return 0;
+}
+
 static void drop(PyObject *given) {
     Direct *self = (Direct *)given;
     PyTypeObject *type = Py_TYPE(given);
+    PyObject_GC_UnTrack(given);
     PyObject *all[] = ALL(self);
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) Py_XDECREF(all[k]);
     if (self->counts.obj) PyBuffer_Release(&self->counts);
     if (self->last.obj) PyBuffer_Release(&self->last);
-    PyObject_Free(given);
+    PyObject_GC_Del(given);
     Py_DECREF(type);
 }
 
@@ -410,10 +290,10 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     }
     self = (Direct *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
+    PyObject_GC_UnTrack(self); /* until what it refers to is its own */
     self->axes = (int)axes;
-    self->process = atomic_load(&process);
-    const char *text;
-    Py_ssize_t size;
+    const char *text = "";
+    Py_ssize_t size = 0;
     if (!PyArg_ParseTuple(objects, "OOOOOOO", &self->empty, &self->dtype, &self->integer, &self->cache,
                           &self->indices, &self->tag_of, &self->absent) ||
         !PyArg_ParseTuple(texts, "OOOOOs#", &self->prefix, &self->files, &self->document, &self->key,
@@ -426,7 +306,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
         if (all[k] != self->move) Py_XINCREF(all[k]);
         whole = whole && all[k];
     }
-    if (!whole || !PyType_Check(self->integer) || size != 1) {
+    if (!whole || !PyType_Check(self->integer) || size != 1 || !*text) {
         wrong("what is needed is missing");
         goto failed;
     }
@@ -439,7 +319,8 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     int64_t far, reach = self->chain.itemsize;
     for (int k = 0; k < self->axes; k++)
         if (__builtin_mul_overflow(self->edges[k] - 1, self->strides[k], &far) ||
-            __builtin_add_overflow(reach, far, &reach))
+            __builtin_add_overflow(reach, far, &reach) ||
+            self->places[k] > INT64_MAX / 64 / self->ratios[k])
             reach = INT64_MAX / 2;
     if (self->cache == Py_None && reach > self->chain.nbytes) {
         wrong("a row reaches beyond a chunk");
@@ -453,10 +334,17 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
     self->prefix_at = PyUnicode_AsUTF8AndSize(self->prefix, &self->prefix_size);
     if (!self->prefix_at) goto failed;
     if (self->files != Py_None) {
-        self->files_at = PyBytes_AsString(self->files);
+        char *files, *document;
+        if (PyBytes_AsStringAndSize(self->files, &files, NULL) ||
+            PyBytes_AsStringAndSize(self->document, &document, NULL))
+            goto failed;
+        self->files_at = files;
         self->files_size = PyBytes_Size(self->files);
-        self->document_at = PyBytes_AsString(self->document);
-        if (!self->files_at || !self->document_at) goto failed;
+        self->document_at = document;
+        if (self->files_size + 2 > LONGEST) {
+            wrong("no path of a file");
+            goto failed;
+        }
     } else if (self->cache == Py_None) {
         wrong("neither a cache nor files");
         goto failed;
@@ -472,6 +360,7 @@ static PyObject *make(PyTypeObject *type, PyObject *arguments, PyObject *names) 
         wrong("buffers of another size");
         goto failed;
     }
+    PyObject_GC_Track(self);
     return (PyObject *)self;
 failed:
     Py_DECREF(self);
@@ -489,12 +378,14 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_new, make},
     {Py_tp_dealloc, drop},
+    {Py_tp_traverse, visit_all},
     {Py_tp_methods, methods},
     {Py_tp_doc, "Direct(chain, sizes, objects, texts, flags, counts, last): small boxes of an array."},
     {0, NULL},
 };
 
-static PyType_Spec spec = {"tensorstash.engine.native._kernel.Direct", sizeof(Direct), 0, Py_TPFLAGS_DEFAULT, slots};
+static PyType_Spec spec = {"tensorstash.engine.native._kernel.Direct", sizeof(Direct), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
 
 int add_direct(PyObject *module) {
     PyObject *type = PyType_FromSpec(&spec);

@@ -47,17 +47,16 @@ int64_t cut_box(const Direct *self, const Box *box, int k, int64_t at, int64_t *
 void chunk_at(const Direct *self, const Box *box, int64_t task, int64_t *chunk);
 int64_t name_chunk(const Direct *self, const char *base, int64_t size, const int64_t *numbers, char *to);
 
-/* kept.c */
-PyObject *read_kept(Direct *self, const Box *box, PyObject *tag);
-
-/* direct.c */
+/* shared.c */
 void note_done(const Direct *self, int64_t chunks, int64_t bytes, int64_t nanoseconds, int64_t hits);
-int is_at(const char *path, const int64_t *version);
 int tag_version(PyObject *tag, int64_t *version);
 int same_version(const Direct *self, PyObject *key, PyObject *tag);
 PyObject *entry_of(const Direct *self, PyObject *entries, PyObject *key);
 PyObject *entries_of(Direct *self, PyObject *cache);
 PyObject *make_output(const Direct *self, const Box *box, Py_buffer *buffer);
 PyObject *scalar_of(PyObject *array);
+
+/* kept.c */
+PyObject *read_kept(Direct *self, const Box *box, PyObject *tag);
 
 #endif

@@ -21,7 +21,7 @@ from . import library as native
 from .batch import CALL_BYTES, THREAD_BYTES
 from .steps import Steps, steps
 
-_MOST_AXES = 16  # as in direct.c
+_MOST_AXES = 16  # as in direct.h
 
 
 class Small:

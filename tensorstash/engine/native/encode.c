@@ -43,7 +43,7 @@ static struct {
     const char *(*version)(void);
 } lz4;
 
-static Zstd zstd[2]; /* for all frames but small ones, and for these */
+static Zstd zstd[MOST_ENCODERS]; /* for all frames but small ones, and for these */
 
 static const char *const blosc_names[] = {"blosc_compress_ctx", "blosc_get_version_string"};
 static const char *const zstd_names[] = {
@@ -144,10 +144,10 @@ int64_t capacity(const Chain *chain) {
 
 static int64_t pack_zstd(Scratch *scratch, const Step *step, const uint8_t *data, int64_t size,
                          uint8_t *to, int64_t most) {
-    int which = step->numbers[2] ? ENCODES_SMALL_ZSTD : ENCODES_ZSTD;
     const Zstd *library = &zstd[step->numbers[2]];
-    if (!scratch->encoders[which]) scratch->encoders[which] = library->create();
-    void *context = scratch->encoders[which];
+    Context *own = &scratch->encoders[step->numbers[2]];
+    if (!own->at) *own = (Context){library->create(), library->free, library->held};
+    void *context = own->at;
     if (!context) return FAILED;
     if (library->error(library->reset(context, 3 /* the session and all parameters */)) ||
         library->error(library->set(context, 100 /* the level */, (int)step->numbers[0])) ||
@@ -193,22 +193,6 @@ static int64_t pack(Scratch *scratch, const Step *step, const uint8_t *data, int
     default:
         return pack_zlib(step, data, size, to, most);
     }
-}
-
-void release_encoders(Scratch *scratch) {
-    for (int k = 0; k < 2; k++) {
-        void *context = scratch->encoders[k ? ENCODES_SMALL_ZSTD : ENCODES_ZSTD];
-        if (context) zstd[k].free(context);
-    }
-}
-
-size_t encoders_held(const Scratch *scratch) {
-    size_t held = 0;
-    for (int k = 0; k < 2; k++) {
-        const void *context = scratch->encoders[k ? ENCODES_SMALL_ZSTD : ENCODES_ZSTD];
-        if (context) held += zstd[k].held(context);
-    }
-    return held;
 }
 
 /* -- one chunk --------------------------------------------------------------------------- */

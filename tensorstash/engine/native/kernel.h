@@ -11,6 +11,7 @@
 #define MOST_NUMBERS 5 /* that say how a step encodes */
 #define MOST_FAMILY 16
 #define MOST_PARTS 64
+#define MOST_ENCODERS 2 /* of Zstandard: for all frames but small ones, and for these */
 
 /* What became of a task. All but DONE and ABSENT are carried out again in Python, which says what
    is wrong in its own words. */
@@ -20,7 +21,7 @@ enum { AGAIN, DONE, ABSENT, UNOPENED, CHANGED, SHORT, TOO_LARGE, CHECKSUM, SIZE,
 enum { CRC32C, BLOSC, ZSTD, GZIP, ZLIB, LZ4, SWAP, KINDS };
 
 /* What the bytes of an encoder are of: small frames of zstd come from a library of their own. */
-enum { ENCODES_BLOSC, ENCODES_ZSTD, ENCODES_SMALL_ZSTD, ENCODES_ZLIB, ENCODES_LZ4, ENCODERS };
+enum { ENCODES_BLOSC, ENCODES_ZSTD, ENCODES_SMALL_ZSTD, ENCODES_ZLIB, ENCODES_LZ4 };
 
 typedef struct {
     int kind;
@@ -41,11 +42,17 @@ typedef struct {
     size_t size;
 } Memory;
 
+/* What a library keeps from call to call, and that library's functions. */
+typedef struct {
+    void *at;
+    size_t (*free)(void *);
+    size_t (*held)(const void *);
+} Context;
+
 /* What one thread works in, from chunk to chunk. */
 typedef struct {
     Memory stored, decoded, blocks;
-    void *zstd;
-    void *encoders[ENCODERS];
+    Context decoder, encoders[MOST_ENCODERS];
     int some;  /* of the stored chunk not all was read */
 } Scratch;
 
@@ -95,8 +102,6 @@ void swap(uint8_t *at, int64_t size, int64_t width);
 int64_t capacity(const Chain *chain);
 const char *resolve_encoder(int which, const char *path, const char *version);
 int encodes(const Step *step);
-void release_encoders(Scratch *scratch);
-size_t encoders_held(const Scratch *scratch);
 
 int arrange(Dim *dims, int count, int64_t *in, int64_t *out, size_t *item);
 void copy(const uint8_t *in, uint8_t *out, const Dim *dims, int count, size_t item);

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #ifdef __linux__
 #include <sys/vfs.h>
 #endif
@@ -56,17 +55,22 @@ static int written(const Patch *patch) {
     return !fstat(patch->fd, &status) && status.st_nlink > 0;
 }
 
-static int is_version(const char *path, unsigned long long inode, long long modified, long long size) {
-    struct stat status;
-    return !fstatat(AT_FDCWD, path, &status, AT_SYMLINK_NOFOLLOW) && S_ISREG(status.st_mode) &&
-           (unsigned long long)status.st_ino == inode && (long long)status.st_size == size &&
-           (long long)MODIFIED(status).tv_sec * 1000000000 + MODIFIED(status).tv_nsec == modified;
-}
-
 static int is_tuple(PyObject *item) {
     if (PyTuple_Check(item)) return 1;
     PyErr_SetString(PyExc_TypeError, "a tuple is needed");
     return 0;
+}
+
+/* The document, as (path, inode, modified, size), or None; 0: an error is set. */
+static int take_look(PyObject *look, const char **path, int64_t *version) {
+    unsigned long long inode;
+    long long modified, size;
+    if (look == Py_None) return 1;
+    if (!is_tuple(look) || !PyArg_ParseTuple(look, "yKLL", path, &inode, &modified, &size)) return 0;
+    version[0] = (int64_t)inode;
+    version[1] = modified;
+    version[2] = size;
+    return 1;
 }
 
 /* Whether the file system keeps room for a file that it has reserved, so that a store to a map of it
@@ -88,14 +92,12 @@ PyObject *reserves(PyObject *module, PyObject *descriptor) {
 PyObject *patch(PyObject *module, PyObject *arguments) {
     PyObject *look, *jobs, *result = NULL;
     const char *document = NULL;
-    unsigned long long inode = 0;
-    long long modified = 0, size = 0, done = 0;
+    int64_t version[3];
+    long long done = 0;
     Py_ssize_t taken = 0;
     (void)module;
     if (!PyArg_ParseTuple(arguments, "OO!", &look, &PyList_Type, &jobs)) return NULL;
-    if (look != Py_None &&
-        (!is_tuple(look) || !PyArg_ParseTuple(look, "yKLL", &document, &inode, &modified, &size)))
-        return NULL;
+    if (!take_look(look, &document, version)) return NULL;
     Py_ssize_t count = PyList_Size(jobs);
     if (count > MOST_PATCHES) {
         PyErr_SetString(PyExc_ValueError, "too many patches");
@@ -121,7 +123,7 @@ PyObject *patch(PyObject *module, PyObject *arguments) {
         }
     }
     Py_BEGIN_ALLOW_THREADS
-    if (document && !is_version(document, inode, modified, size)) done = -1;
+    if (document && !is_at(document, version)) done = -1;
     else
         while (done < count && written(&patches[done])) done++;
     Py_END_ALLOW_THREADS
@@ -158,10 +160,11 @@ typedef struct {
 
 /* Rows as the caller has them, who may change them meanwhile, counted from the start; which are the
    first and the last. */
-static int ranged(int64_t *rows, const int64_t *given, int64_t n, int64_t count, int64_t *low, int64_t *high) {
+static int ranged(int64_t *rows, const void *given, int64_t n, int64_t count, int64_t *low, int64_t *high) {
     *low = INT64_MAX, *high = -1;
+    memcpy(rows, given, (size_t)n * sizeof *rows); /* of any alignment */
     for (int64_t i = 0; i < n; i++) {
-        int64_t row = given[i];
+        int64_t row = rows[i];
         if (row < 0) row += count;
         if (row < *low) *low = row;
         if (row > *high) *high = row;
@@ -246,17 +249,14 @@ static void release_field(Field *field) {
 PyObject *gather(PyObject *module, PyObject *arguments) {
     PyObject *look, *given, *numbers, *result = NULL;
     const char *document = NULL;
-    unsigned long long inode = 0;
-    long long modified = 0, size = 0, count;
-    int64_t low = 0, high = 0, *rows = NULL;
+    long long count;
+    int64_t version[3], low = 0, high = 0, *rows = NULL;
     Py_buffer asked = {0};
     Py_ssize_t taken = 0;
     int near = 1, moved = 0, same = 1;
     (void)module;
     if (!PyArg_ParseTuple(arguments, "OO!OL", &look, &PyList_Type, &given, &numbers, &count)) return NULL;
-    if (look != Py_None &&
-        (!is_tuple(look) || !PyArg_ParseTuple(look, "yKLL", &document, &inode, &modified, &size)))
-        return NULL;
+    if (!take_look(look, &document, version)) return NULL;
     Py_ssize_t many = PyList_Size(given);
     if (many > MOST_FIELDS) {
         PyErr_SetString(PyExc_ValueError, "too many fields");
@@ -303,7 +303,7 @@ PyObject *gather(PyObject *module, PyObject *arguments) {
                 moved += chunk->moved;
             }
         for (Py_ssize_t f = 0; !moved && f < many; f++) copy_rows(&fields[f], rows, n);
-        if (!moved && document) same = is_version(document, inode, modified, size);
+        if (!moved && document) same = is_at(document, version);
         Py_END_ALLOW_THREADS
     }
     if (!near || !same) result = PyBool_FromLong(0);

@@ -4,7 +4,6 @@
 
 #include <dlfcn.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define EXPANSION 32768 /* as in codecs/streams.py: no byte of a format here becomes more */
@@ -88,36 +87,6 @@ int resolved(int kind) {
     default:
         return 1;
     }
-}
-
-/* At least `size` bytes; what was in them is lost. NULL where there is no memory. */
-uint8_t *room(Memory *memory, int64_t size) {
-    size_t wanted = size > 0 ? (size_t)size : 1;
-#ifdef TENSORSTASH_EXACT  /* for the sanitizers: a block of just this size, each time */
-    free(memory->at);
-    memory->at = NULL;
-    memory->size = 0;
-#endif
-    if (memory->size < wanted) {
-        free(memory->at);
-        memory->at = malloc(wanted);
-        memory->size = memory->at ? wanted : 0;
-    }
-    return memory->at;
-}
-
-void release(Scratch *scratch) {
-    free(scratch->stored.at);
-    free(scratch->decoded.at);
-    free(scratch->blocks.at);
-    if (scratch->zstd) library.zstd.free(scratch->zstd);
-    release_encoders(scratch);
-    memset(scratch, 0, sizeof *scratch);
-}
-
-/* Bytes that it keeps. */
-size_t held(const Scratch *scratch) {
-    return scratch->stored.size + scratch->decoded.size + scratch->blocks.size + encoders_held(scratch);
 }
 
 static uint32_t load32(const uint8_t *at) {
@@ -302,17 +271,17 @@ static int unzstd(Scratch *scratch, const uint8_t *data, int64_t size, uint8_t *
                   const Wanted *wanted) {
     if (library.zstd.content(data, (size_t)size) != (unsigned long long)total) return SIZE;
     if (!total || total > size * EXPANSION) return SIZE;
-    if (!scratch->zstd) scratch->zstd = library.zstd.create();
-    if (!scratch->zstd) return NO_MEMORY;
+    Context *context = &scratch->decoder;
+    if (!context->at) *context = (Context){library.zstd.create(), library.zstd.free, NULL};
+    if (!context->at) return NO_MEMORY;
     /* As in codecs/zstd.py: what comes after the last byte wanted is left out, where it is much. */
     int checked = size < 5 || data[4] & 4; /* a frame's own checksum stands at its end */
     if (wanted && !checked && total > 2 * BLOCK && 5 * wanted->stop <= 3 * total) {
-        int code = zstd_start(scratch->zstd, data, size, out, total, wanted->stop);
+        int code = zstd_start(context->at, data, size, out, total, wanted->stop);
         if (code != AGAIN) return code;
     }
     if (library.zstd.frame(data, (size_t)size) != (size_t)size) return DAMAGED;
-    size_t made =
-        library.zstd.decode(scratch->zstd, out, (size_t)total, data, (size_t)size);
+    size_t made = library.zstd.decode(context->at, out, (size_t)total, data, (size_t)size);
     return made == (size_t)total ? DONE : DAMAGED;
 }
 

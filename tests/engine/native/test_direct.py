@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 import threading
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from hypothesis import given
 import tensorstash as stash
 from tensorstash.engine import native
 from tensorstash.engine.native import library
-from tensorstash.engine.native.direct import Small
+from tensorstash.engine.native.direct import Small, direct
 from tensorstash.errors import Conflict, Corrupt, InvalidSelection, NotFound
 from tests.engine.native.test_kernel import CHAINS, random_of
 from tests.engine.native.test_kernel import DTYPES as ALL
@@ -215,11 +217,15 @@ def test_links_are_left_to_python(tmp_path: Path) -> None:
 
 @needs_kernel
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("cache", [0, "1MB"])
-def test_a_forked_child_begins_anew(tmp_path: Path, cache: Any) -> None:
+def test_a_forked_child_begins_anew(tmp_path: Path, cache: Any, before: bool) -> None:
     stash.save(tmp_path / "a", np.arange(100), chunks=10)
     a = stash.open(tmp_path / "a", cache=cache)
-    assert [a[k] for k in range(0, 100, 9)] == [*range(0, 100, 9)]
+    if before:
+        assert [a[k] for k in range(0, 100, 9)] == [*range(0, 100, 9)]
+    else:  # what reads small boxes is made by the child
+        assert a[...].tolist() == [*range(100)]
     pid = os.fork()
     if not pid:
         good = a.stats.chunks == a.stats.cache_hits == 0
@@ -325,3 +331,63 @@ def test_two_threads_make_what_reads_small_boxes(
 
     monkeypatch.setattr(library, "library", Between())
     assert small.take(2, a._tag, str) == 2
+
+
+@needs_kernel
+@pytest.mark.parametrize("folder", ["/" + "x" * 5000 + "/", "/a\0b/"])
+def test_a_path_that_no_file_has_is_none_of_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    stash.save(tmp_path / "a", np.arange(100).reshape(10, 10), chunks=5)
+    small = stash.open(tmp_path / "a")._read.small
+    assert small._own is not None
+    monkeypatch.setattr(small._own[0].driver, "local_path", lambda _: folder)
+    assert direct(*small._own) is None
+
+
+class Stops(np.int64):
+    """An index that is interrupted, once."""
+
+    left = 1
+
+    def __index__(self) -> int:
+        if self.left:
+            self.left -= 1
+            raise KeyboardInterrupt
+        return 3
+
+
+@needs_kernel
+@pytest.mark.parametrize("cut", [lambda stops: stops, lambda stops: slice(stops, None)])
+def test_an_interrupt_in_an_index_is_not_lost(tmp_path: Path, cut: Any) -> None:
+    a = stash.save(tmp_path / "a", np.arange(100), chunks=10)
+    assert a[5] == 5
+    with pytest.raises(KeyboardInterrupt):
+        a[cut(Stops(3))]
+
+
+@needs_kernel
+@pytest.mark.parametrize("cache", [0, "1MB"])
+@pytest.mark.parametrize("shards", [None, 20])
+def test_files_of_a_time_that_64_bits_do_not_hold(
+    tmp_path: Path, cache: Any, shards: int | None
+) -> None:
+    stash.save(tmp_path / "a", np.arange(100), chunks=10, shards=shards)
+    for path in (tmp_path / "a").rglob("*"):
+        os.utime(path, (10**10, 10**10))
+    a = stash.open(tmp_path / "a", cache=cache)
+    for _ in range(2):
+        assert [a[k] for k in range(0, 100, 9)] == [*range(0, 100, 9)]
+        assert a[...].tolist() == [*range(100)]
+
+
+@needs_kernel
+def test_the_collector_sees_through_it(tmp_path: Path) -> None:
+    stash.save(tmp_path / "a", np.arange(100), chunks=10)
+    a = stash.open(tmp_path / "a")
+    assert taken(a, 5) == 5
+    a.driver.users = [a]  # type: ignore[attr-defined]
+    gone = weakref.ref(a.driver)
+    del a
+    gc.collect()
+    assert gone() is None

@@ -584,6 +584,8 @@ def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
         f"test_kernel.hostile({module!r}, 3, 0)\n"
         "from tests.engine.native import test_native_writes\n"
         "test_native_writes.hostile(0)\n"
+        "from tests.engine.native import hostile_files\n"
+        "hostile_files.hostile(0)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -594,4 +596,4 @@ def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("done ") == 2
+    assert done.stdout.count("done ") == 3
