@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -16,18 +17,18 @@ from . import dtype as dtypes
 from . import fill as fills
 from .array import Array
 from .create import create, make_spec, open
-from .driver import Driver, located
+from .driver import Buffer, Driver, Request, Span, located, pause
 from .engine.chunks import largest
 from .engine.in_place.writing import check_in_place
 from .engine.stored import count, stored_blocks, whole
-from .errors import Invalid
+from .errors import Conflict, Invalid
 from .fill import is_fill
 from .handle import Settings
 from .indexing.grid import cuts
 from .location import Location, resolve
 from .memory.steps import COPIES
-from .metadata import node
-from .metadata.apart import apart_from
+from .metadata import node, trailer
+from .metadata.belongings import PROBE, Belongings
 from .metadata.spec import ArraySpec
 from .metadata.trailer import new_identity
 from .options import CopyOptions, shown
@@ -36,6 +37,7 @@ from .threads import spread
 from .wrapper import limited
 
 _BYTES = 128 << 20  # of target chunks under way at once
+_TRIES = 200
 _FEW = 1024  # chunks of a source that are asked for rather than listed
 
 
@@ -104,7 +106,7 @@ def copy(
         blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize, spec.dtype.itemsize)
     before, least = (largest(each, each.grid) for each in (origin.spec, spec))
     each = least + max(2 * before, COPIES * least)  # of what is read or written, what takes more
-    apart = apart_from(origin.driver, node.lock_key(origin.path, origin.spec))
+    apart = _apart_from(origin.driver, node.lock_key(origin.path, origin.spec))
     with node.making(driver, "", spec, "copy", overwrite=overwrite, spare=apart) as check:
 
         def move(where: tuple[slice, ...]) -> None:
@@ -178,6 +180,91 @@ def _refuse_inside(origin: Array, target: Driver) -> None:
         tag = target.tag(node.lock_key(below[len(above) :].lstrip("/"), origin.spec))
         if tag is not None and tag == origin.driver.tag(node.lock_key(origin.path, origin.spec)):
             raise Invalid(f"{below[:-1]} cannot be copied over itself; copy it elsewhere first")
+
+
+def _apart_from(source: Driver, key: str) -> Callable[[Belongings], bool]:
+    """What :func:`~tensorstash.metadata.unfinished.claim` is to ask before it marks anything, for
+    who reads the array whose document is at ``key`` of ``source`` meanwhile. It raises
+    :class:`~tensorstash.errors.Invalid` where that is among what would be deleted.
+
+    Names do not tell: links, several names of one server, a driver around another's folder. So
+    the place is asked. Where a document below it may be the source's own, a key that no cache can
+    know is put beside that and beside a chunk, and looked for at the source."""
+    path, slash, name = key.rpartition("/")
+    here = path + slash
+
+    def spare(found: Belongings) -> bool:
+        for document in _alike(source, key, found):
+            root = document.removesuffix(name)
+            if any(_is_seen(source, here, found.driver, root, at) for at in _at(found, root)):
+                raise Invalid(
+                    f"{located(source, path)} cannot be copied over itself: what is stored at "
+                    f"{located(found.driver, root)} is the same by another name, or by a link; "
+                    "copy it elsewhere first"
+                )
+        return False
+
+    return spare
+
+
+def _alike(source: Driver, key: str, found: Belongings) -> list[str]:
+    """The documents that may be the source's: those that differ from it are another's, unless it
+    was changed while they were read."""
+    name = key.rpartition("/")[2]
+    keys = [each for each in found.documents if each.rpartition("/")[2] == name]
+    if not keys:
+        return []
+    for attempt in range(_TRIES):
+        before = _document(source, key)
+        most = Span(0, found.driver.metadata_limit)
+        pairs = found.driver.get_many_tagged(Request(each, most) for each in keys)
+        alike = [keys[i] for i, pair in pairs if pair is not None and _may_be(before, pair[0])]
+        if alike or _document(source, key) == before:
+            return alike
+        pause(attempt)
+    raise Conflict(
+        f"{located(source, key.rpartition('/')[0])} is changed by others without a break; "
+        "repeat the call",
+        key=key,
+    )
+
+
+def _at(found: Belongings, root: str) -> list[str]:
+    """Folders of the array at ``root``, from there: its own, and one of chunks, which may be
+    another array's too, by a link; but none that goes without what it leads to."""
+    chunk = next((each for each in found.chunks if each.startswith(root)), root)
+    folder = chunk[: chunk.rfind("/") + 1]
+    shared = folder != root and found.driver.linked(folder) is None
+    return ["", folder[len(root) :]] if shared else [""]
+
+
+def _is_seen(source: Driver, here: str, target: Driver, root: str, folder: str) -> bool:
+    """Whether what is put in a folder of the target is in that folder of the source."""
+    token = secrets.token_hex(8)
+    probe = f"{folder}{PROBE}{token}"
+    try:
+        target.put(root + probe, token.encode())
+        seen = source.get_tagged(here + probe)
+        return seen is not None and bytes(seen[0]) == token.encode()
+    finally:
+        target.delete(root + probe)
+
+
+def _document(source: Driver, key: str) -> bytes:
+    found = source.get_tagged(key)
+    if found is None:
+        raise Conflict(
+            f"the array at {located(source, key.rpartition('/')[0])} was replaced or deleted "
+            "meanwhile; nothing was copied",
+            key=key,
+        )
+    return bytes(found[0])
+
+
+def _may_be(one: bytes, other: Buffer) -> bool:
+    """Whether two documents can be one: of one identity, or where there is none, the same."""
+    identity = trailer.decode(one).identity
+    return identity == trailer.decode(other).identity if identity else one == bytes(other)
 
 
 _NOT_IN_PLACE = ("codecs", "shards", "filters", "zarr_format", "order", "dtype")
