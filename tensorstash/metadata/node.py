@@ -277,12 +277,17 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
 
 @contextmanager
 def making(
-    driver: Driver, path: str, content: Content, what: str, *, overwrite: bool, spare: Spare = None
+    driver: Driver,
+    path: str,
+    content: Content,
+    what: str,
+    *,
+    overwrite: bool = False,
+    spare: Spare = None,
 ) -> Iterator[Check]:
-    """Create a node that is whole, and can be opened, when the block ends; until then, and where
-    it does not end well, it is marked as unfinished by ``what`` (``"copy"``). No other may replace
-    it meanwhile. Yields what is to be called before each step of making it, and raises where
-    another may have. ``spare``: as for :func:`~tensorstash.metadata.unfinished.claim`."""
+    """Create a node that is whole, and can be opened, when the block ends; before, and where it
+    does not end well, it is marked as unfinished by ``what`` (``"copy"``). What is yielded is called
+    before each step, and raises where another may have replaced it. ``spare``: as of ``claim``."""
     check_place(driver, path)
     if overwrite:
         _remove_link(driver, path)
