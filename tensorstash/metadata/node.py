@@ -286,8 +286,8 @@ def making(
     spare: Spare = None,
 ) -> Iterator[Check]:
     """Create a node that is whole, and can be opened, when the block ends; before, and where it
-    does not end well, it is marked as unfinished by ``what`` (``"copy"``). What is yielded is called
-    before each step, and raises where another may have replaced it. ``spare``: as of ``claim``."""
+    does not end well, it is marked as unfinished by ``what`` (``"copy"``). What is yielded is to be
+    called before each step; it raises where another took its place. ``spare``: as of ``claim``."""
     check_place(driver, path)
     if overwrite:
         _remove_link(driver, path)
