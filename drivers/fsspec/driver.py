@@ -17,6 +17,8 @@ from tensorstash.drivers.fsspec.reading import TEMPORARY, FsspecReader, digest
 from tensorstash.drivers.window import Window
 from tensorstash.errors import DriverError, Invalid, Unsupported
 
+_TRIES = 5  # of a put, whose folder others may take away
+
 
 class FsspecDriver(FsspecReader):
     """Values are files of an fsspec filesystem below one path.
@@ -157,7 +159,8 @@ class FsspecDriver(FsspecReader):
                 client.call("mv", place, path)
             return True
 
-        if client.ask("put", key, store) is None:
+        # Who deletes others may take the folder away before anything is in it.
+        if all(client.ask("put", key, store) is None for _ in range(_TRIES)):
             raise DriverError(
                 f"cannot put {key!r} in {self.url}: its folder cannot be made; check the path",
                 key=key,
