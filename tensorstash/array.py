@@ -17,7 +17,7 @@ from .driver import Check, Driver, Tag, held
 from .engine import resize as sizes
 from .engine.caching.cache import Cache
 from .engine.chunks import Chunks
-from .engine.in_place.writing import writer_of
+from .engine.in_place.writing import writer_kind
 from .engine.look import Found, Guard, Look, blame
 from .engine.mmap import mapped
 from .engine.read import Reader
@@ -530,7 +530,7 @@ class Array(WritableHandle):
         if chunks.spec is not spec:
             chunks = self._chunks = chunks.of(spec)
         own = how.threads, how.write_fill, grown_from, check
-        return writer_of(chunks, *own, seen, fields, how.memory)
+        return writer_kind(chunks)(chunks, *own, seen, fields, how.memory)
 
     def _take(self, selection: Any, out: Any) -> tuple[NDArray[Any], Any]:
         """What a selection gives, and the rest of it, without names of fields. Where what is known

@@ -11,6 +11,7 @@ import pytest
 from tensorstash.engine import native
 from tensorstash.engine.native import library
 from tensorstash.errors import StashError
+from tests.support.oracle import same
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason=native.status())
 
@@ -31,3 +32,11 @@ def outcome(call: Callable[[], Any]) -> Any:
         return call()
     except StashError as error:
         return type(error), str(error), vars(error).get("key"), vars(error).get("chunk")
+
+
+def same_outcome(one: Any, other: Any) -> None:
+    """Two of :func:`outcome` are alike: the same values, or the same error."""
+    if isinstance(one, tuple) or isinstance(other, tuple):
+        assert one == other
+    else:
+        same(one, other)

@@ -9,17 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...cached import Cached
-from ...driver import Buffer, Check, Driver, Parts, held
+from ...driver import Buffer, Driver, Parts
 from ...errors import Corrupt, Unsupported
 from ...indexing.copying import core, gather
-from ...indexing.fields import Fields
 from ...indexing.plan import Part, Plan, plan
 from ...indexing.selection import Transform
-from ...memory import PROCESS, Budget
 from ...metadata.spec import ArraySpec
 from ..chunks import Chunks, beyond, blank
 from ..look import Look
-from ..update import Guess, Masked
+from ..update import Masked
 from ..write import Change, Writer
 
 
@@ -45,19 +43,9 @@ def _cells(chunk: NDArray[Any]) -> NDArray[np.uint8]:
     return flat.reshape(chunk.size, chunk.dtype.itemsize)
 
 
-def writer_of(
-    chunks: Chunks,
-    threads: int | None = None,
-    write_fill: bool = False,
-    grown_from: tuple[int, ...] | None = None,
-    check: Check = held,
-    guess: Guess | None = None,
-    fields: Fields | None = None,
-    budget: Budget = PROCESS,
-) -> Writer:
+def writer_kind(chunks: Chunks) -> type[Writer]:
     """What writes to an array: in place, or by replacing chunks."""
-    kind = InPlaceWriter if is_in_place(chunks) else Writer
-    return kind(chunks, threads, write_fill, grown_from, check, guess, fields, budget)
+    return InPlaceWriter if is_in_place(chunks) else Writer
 
 
 class InPlaceWriter(Writer):

@@ -58,13 +58,11 @@ static int key_path(const Call *call, const Job *job, const int64_t *chunk, char
     memcpy(path, job->path, (size_t)at);
     for (int k = 0; k < call->axes; k++) {
         char digits[24];
-        int n = 0;
-        uint64_t number = (uint64_t)chunk[k];
-        do digits[n++] = (char)('0' + number % 10);
-        while (number /= 10);
+        int n = digits_of(chunk[k], digits);
         if (at + n + 2 > LONGEST) return 0;
         if (k) path[at++] = call->separator;
-        while (n) path[at++] = digits[--n];
+        memcpy(path + at, digits, (size_t)n);
+        at += n;
     }
     path[at] = 0;
     return 1;

@@ -77,12 +77,10 @@ int64_t name_chunk(const Direct *self, const char *base, int64_t size, const int
     memcpy(to, base, (size_t)size);
     for (int k = 0; k < self->axes; k++) {
         char digits[24];
-        int n = 0;
-        uint64_t number = (uint64_t)numbers[k];
-        do digits[n++] = (char)('0' + number % 10);
-        while (number /= 10);
+        int n = digits_of(numbers[k], digits);
         if (k) to[size++] = self->separator;
-        while (n) to[size++] = digits[--n];
+        memcpy(to + size, digits, (size_t)n);
+        size += n;
     }
     to[size] = 0;
     return size;

@@ -84,6 +84,17 @@ typedef struct {
     const int64_t *in_list, *out_list;
 } Dim;
 
+/* A number as digits, of a name; how many. Here, as a call would cost as much as they do. */
+static inline int digits_of(int64_t value, char digits[24]) {
+    uint64_t number = (uint64_t)value;
+    char turned[24];
+    int n = 0;
+    do turned[n++] = (char)('0' + number % 10);
+    while (number /= 10);
+    for (int k = 0; k < n; k++) digits[k] = turned[n - 1 - k];
+    return n;
+}
+
 uint8_t *room(Memory *memory, int64_t size);
 void release(Scratch *scratch);
 size_t held(const Scratch *scratch);

@@ -24,7 +24,7 @@ from tensorstash.engine import native
 from tensorstash.engine.native import library
 from tensorstash.errors import Corrupt, NotFound
 from tensorstash.threads import alone, cores
-from tests.support.native import needs_kernel, outcome, turned
+from tests.support.native import needs_kernel, outcome, same_outcome, turned
 from tests.support.oracle import advanced_index, numpy_index, same, shapes
 from tests.support.project import ROOT
 
@@ -183,11 +183,7 @@ def test_what_is_damaged_is_told_in_the_same_words(
         with turned(on):
             array = stash.open(store, threads=1)
             found.append(outcome(lambda: array[index]))  # noqa: B023
-    one, other = found
-    if isinstance(one, tuple) or isinstance(other, tuple):
-        assert one == other
-    else:
-        same(one, other)
+    same_outcome(*found)
 
 
 @needs_kernel
