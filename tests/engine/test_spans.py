@@ -183,7 +183,7 @@ def test_rows_far_apart_in_a_raw_file_cost_their_bytes(tmp_path: Any) -> None:
     before = read_so_far()
     np.testing.assert_array_equal(a[[2040, 3, 3000]], numbers[[2040, 3, 3000]])
     moved = read_so_far() - before
-    assert 3 * 2048 <= moved
+    assert moved >= 3 * 2048
     if native.enabled:
         assert moved < 100_000
 
