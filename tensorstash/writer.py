@@ -177,7 +177,7 @@ class BufferedWriter:
             held = self._hold(index)
         else:
             self._held.move_to_end(index)
-        part = (inside, *map(slice, row.shape))
+        part: tuple[int | slice, ...] = (inside, *map(slice, row.shape))
         mask = held.mask[part]
         held.values[part] = row
         held.filled += mask.size - int(np.count_nonzero(mask))

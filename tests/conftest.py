@@ -29,7 +29,7 @@ from tests.servers.fixtures import (  # noqa: F401
     valkey_server,
 )
 from tests.support.long import LONG
-from tests.support.worker_ends import collect_left_workers, quick_end  # noqa: F401
+from tests.torch.worker_ends import collect_left_workers, quick_end  # noqa: F401
 
 # Deadlines measure the machine, not the code; slow generation is bounded by max_examples.
 _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -16,7 +16,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 import tensorstash as stash
 from tensorstash.errors import Invalid
 from tensorstash.torch import Loader, ShuffleBatchSampler
-from tests.support.worker_ends import collect_left_workers
+from tests.torch.worker_ends import collect_left_workers
 
 ROWS = 120
 
