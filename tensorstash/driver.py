@@ -111,6 +111,8 @@ class Capabilities:
     """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
     lists: bool = True
     """``list`` names every key that is stored: what it does not name need not be asked for."""
+    folders: bool = True
+    """``list_dir`` costs what it names. Elsewhere as much as ``list`` of all that lies below."""
     one_thread: bool = False
     """Serves only the thread that opened it: reading and writing is not spread over others."""
     in_place: bool = False
@@ -468,6 +470,12 @@ class Driver(InPlace, ABC):
     def remove_link(self, prefix: str) -> bool:
         """Remove the symbolic link that stands for the folder ``prefix``, and nothing in what it
         leads to; ``False`` where there is none, as in most places."""
+        return False
+
+    def remove_root(self, *, link: bool = False) -> bool:
+        """Remove the folder that is the root, where it is empty; with ``link`` only the symbolic
+        link that stands for the root, and nothing in what it leads to. ``False`` where there is no
+        such thing, as in most places."""
         return False
 
     def linked(self, prefix: str) -> str | None:

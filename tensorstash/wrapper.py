@@ -39,6 +39,9 @@ class WrapperDriver(Driver):
     def remove_link(self, prefix: str) -> bool:
         return self.driver.remove_link(prefix)
 
+    def remove_root(self, *, link: bool = False) -> bool:
+        return self.driver.remove_root(link=link)
+
     def linked(self, prefix: str) -> str | None:
         return self.driver.linked(prefix)
 

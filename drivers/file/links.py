@@ -16,6 +16,7 @@ from stat import S_ISLNK
 from typing import Any, NamedTuple, cast
 
 from tensorstash.driver import Driver, Tag, check_prefix
+from tensorstash.drivers.file.errors import failure
 from tensorstash.drivers.posix import partial
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Invalid
@@ -85,6 +86,21 @@ class FilesBelow(Driver):
             return self._links.judge(folder).link is None
         except (OSError, UnicodeError):
             return False
+
+    def remove_root(self, *, link: bool = False) -> bool:
+        """Remove the root where it is an empty directory; with ``link`` where it is a symbolic
+        link. An empty directory that may not be removed stays."""
+        root = self._links.root
+        try:
+            if link != os.path.islink(root):
+                return False
+            (os.unlink if link else os.rmdir)(root)
+        except OSError as error:
+            if link:
+                raise failure("delete", root, "", error, self.scheme) from error
+            return False
+        self._links.forget()
+        return True
 
     def _stamps(self, count: int) -> int:
         self._writes = True

@@ -65,6 +65,10 @@ class ShmDriver(FileDriver):
         self._hold = None
         vars(self).pop("_base", None)
 
+    def remove_root(self, *, link: bool = False) -> bool:
+        """As of files, below a store; the store itself is there for as long as it is held."""
+        return "/" in self.name and super().remove_root(link=link)
+
     def __getattr__(self, name: str) -> Any:
         # Asked for what is missing only: close() takes away what every method needs.
         if name != "_base":

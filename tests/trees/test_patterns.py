@@ -1,0 +1,140 @@
+"""Patterns on paths against pathlib's, and what is not looked at for them."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import sys
+from pathlib import PurePosixPath
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import example, given
+
+from tensorstash.errors import Invalid
+from tensorstash.trees.patterns import Choice, matches
+
+NAMES = st.text("ab.-0 ü[]!*?\n", min_size=1, max_size=3).filter(lambda name: name.strip("."))
+PATHS = st.lists(NAMES, min_size=1, max_size=5).map("/".join)
+PARTS = st.one_of(
+    st.sampled_from(
+        ["**", "*", "a", "b", "?", "*a", "a*", "[ab]", "[!a]", "[", "[]", "a**", "[a-"]
+    ),
+    st.text("ab.*?[]!-0ü", min_size=1, max_size=4).filter(lambda part: part.strip(".")),
+)
+PATTERNS = st.lists(PARTS, min_size=1, max_size=5).map("/".join)
+
+
+def slow(path: str, pattern: str) -> bool:
+    """What Python 3.13 makes of a pattern: one expression, in which ``**`` matches whole parts."""
+    *parts, last = pattern.split("/")
+    text = ""
+    for k, part in enumerate(parts):
+        if part != "**":
+            text += within(part) + "/"
+        elif [*parts, last][k + 1] != "**":
+            text += "(?:.+/)?"
+    text += ".*" if last == "**" else within(last)
+    return re.fullmatch(text, path, re.DOTALL) is not None
+
+
+def within(part: str) -> str:
+    """Of one name: nothing of it matches a slash."""
+    if "[" not in part:
+        part = re.sub(r"\*+", "*", part)
+        return (
+            "[^/]+"
+            if part == "*"
+            else "".join(
+                {"*": "[^/]*", "?": "[^/]"}.get(letter, re.escape(letter)) for letter in part
+            )
+        )
+    return f"(?:(?!/){fnmatch.translate(part).removesuffix(chr(92) + 'Z')})"
+
+
+def full_match(path: str, pattern: str) -> bool:
+    if sys.version_info >= (3, 13):
+        return PurePosixPath(path).full_match(pattern)
+    return slow(path, pattern)
+
+
+def has_range(pattern: str) -> bool:
+    """Whether a set of letters may hold the slash, for Python: ``[!a]``, ``[+-a]``."""
+    return "[" in pattern
+
+
+@given(PATHS, PATTERNS)
+@example("raw", "raw/**")
+@example("raw/x", "raw/**")
+@example("raw", "**/raw")
+@example("raw/a/b", "raw/**/b")
+@example("raw/b", "raw/**/b")
+@example("raw", "**/**")
+@example("a/b", "a?b")
+def test_as_pathlib_has_them(path: str, pattern: str) -> None:
+    if has_range(pattern):
+        return
+    assert matches(path, pattern) == full_match(path, pattern)
+
+
+@given(NAMES, PARTS)
+def test_within_a_name_as_fnmatch_has_them(name: str, part: str) -> None:
+    if part != "**":
+        assert matches(name, part) == fnmatch.fnmatchcase(name, part)
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "found"),
+    [
+        ("a/b", "a[!x]b", False),
+        ("a/b", "a[+-a]b", False),
+        ("a/b", "a/[!x]", True),
+        ("a/b", "/a/b/", True),
+        ("a/b", "a//b", True),
+        ("a/b", "./a/./b", True),
+        ("a/b/c", "a/**", True),
+        ("a", "a/**", False),
+        ("a", "**", True),
+        (".zz", "*", True),
+        ("A", "a", False),
+        ("a[1]", "a[[]1]", True),
+        ("run7x", "run[0-9]?", True),
+    ],
+)
+def test_what_is_said_of_them(path: str, pattern: str, found: bool) -> None:
+    assert matches(path, pattern) is found
+    assert matches(path, [pattern, "nothing"]) is found
+    assert matches(path, exclude=pattern) is not found
+
+
+@given(PATHS, st.lists(PATTERNS, max_size=3), st.lists(PATTERNS, max_size=3))
+def test_many_at_once(path: str, include: list[str], exclude: list[str]) -> None:
+    above = [path[:k] for k in range(1, len(path) + 1) if path[k : k + 1] in ("", "/")]
+    wanted = any(matches(path, one) for one in include)
+    wanted = wanted and not any(matches(one, two) for one in above for two in exclude)
+    assert matches(path, include, exclude) is wanted
+    assert matches(path, iter(include), tuple(exclude)) is wanted
+    assert matches(path, None, exclude) is not any(matches(a, b) for a in above for b in exclude)
+
+
+@given(PATHS, PATHS, st.lists(PATTERNS, max_size=3), st.lists(PATTERNS, max_size=2))
+def test_what_lies_below_a_place_that_is_not_looked_at_is_not_wanted(
+    above: str, below: str, include: list[str], exclude: list[str]
+) -> None:
+    choice = Choice.of(include, exclude)
+    for name in above.split("/"):
+        choice = choice.below(name)
+    if not choice.may_hold:
+        assert not matches(f"{above}/{below}", include, exclude)
+
+
+@pytest.mark.parametrize("bad", ["", "/", "..", "a/../b", ".", 3, b"a", [b"a"], [""], ["a", 3]])
+def test_what_is_no_pattern_is_refused(bad: Any) -> None:
+    for option in ("include", "exclude"):
+        with pytest.raises(Invalid, match=option):
+            Choice.of(**{"include": None, "exclude": None, option: bad})
+
+
+def test_a_long_pattern_takes_no_time_that_grows_without_end() -> None:
+    assert not matches("/".join("a" * 200), "/".join(["**", "a"] * 100) + "/b")
