@@ -39,14 +39,14 @@ class WrapperDriver(Driver):
     def remove_link(self, prefix: str) -> bool:
         return self.driver.remove_link(prefix)
 
-    def remove_root(self, *, link: bool = False) -> bool:
-        return self.driver.remove_root(link=link)
-
     def linked(self, prefix: str) -> str | None:
         return self.driver.linked(prefix)
 
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
+
+    def remove_root(self) -> None:
+        self.driver.remove_root()
 
     def is_lasting(self, tag: Tag) -> bool:
         return self.driver.is_lasting(tag)

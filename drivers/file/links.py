@@ -12,6 +12,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from stat import S_ISLNK
 from typing import Any, NamedTuple, cast
 
@@ -53,6 +54,8 @@ class FilesBelow(Driver):
     at once."""
 
     _base: str
+    _may_go: bool = True
+    """Whether the root is a directory like those below it, and no part of what serves them."""
     _links: Links
     _writes: bool
     fsync: bool
@@ -87,20 +90,22 @@ class FilesBelow(Driver):
         except (OSError, UnicodeError):
             return False
 
-    def remove_root(self, *, link: bool = False) -> bool:
-        """Remove the root where it is an empty directory; with ``link`` where it is a symbolic
-        link. An empty directory that may not be removed stays."""
+    def remove_link(self, prefix: str) -> bool:
+        """Of the root: remove it, where it is a symbolic link."""
         root = self._links.root
-        try:
-            if link != os.path.islink(root):
-                return False
-            (os.unlink if link else os.rmdir)(root)
-        except OSError as error:
-            if link:
-                raise failure("delete", root, "", error, self.scheme) from error
+        if prefix or not self._may_go or not os.path.islink(root):
             return False
-        self._links.forget()
+        try:
+            os.unlink(root)
+        except OSError as error:
+            raise failure("delete", root, "", error, self.scheme) from error
         return True
+
+    def remove_root(self) -> None:
+        """Remove the root, where it is an empty directory that may be removed."""
+        if self._may_go:
+            with suppress(OSError):
+                os.rmdir(self._links.root)
 
     def _stamps(self, count: int) -> int:
         self._writes = True

@@ -51,6 +51,7 @@ class ShmDriver(FileDriver):
         self._prefix = f"tensorstash-{os.geteuid()}-"
         self._folder = os.path.join(self._memory, self._prefix + store)
         super().__init__(os.path.join(self._folder, hold.CONTENT, inner))
+        self._may_go = bool(inner)  # the store itself is there for as long as it is held
         self._hold: hold.Hold | None = self._take()
         self._inode = self._hold.inode
 
@@ -64,10 +65,6 @@ class ShmDriver(FileDriver):
         else it is gone, and use raises :class:`~tensorstash.errors.Closed`."""
         self._hold = None
         vars(self).pop("_base", None)
-
-    def remove_root(self, *, link: bool = False) -> bool:
-        """As of files, below a store; the store itself is there for as long as it is held."""
-        return "/" in self.name and super().remove_root(link=link)
 
     def __getattr__(self, name: str) -> Any:
         # Asked for what is missing only: close() takes away what every method needs.

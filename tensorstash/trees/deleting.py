@@ -60,10 +60,7 @@ def delete(
         )
     if not driver.capabilities.writable:
         raise ReadOnly(f"{located(driver, at)} cannot be deleted: {driver.url} is read-only")
-    if at:
-        _refuse_field(driver, at)
-    elif driver.remove_root(link=True):
-        return
+    _refuse_field(driver, at)
     node.delete(driver, at, spare=_is_kept)
     if not at:
         driver.remove_root()
