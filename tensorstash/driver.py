@@ -396,7 +396,7 @@ class Driver(InPlace, ABC):
         return False
 
     def modified(self, key: str) -> float | None:
-        """When ``key`` was stored, in seconds since 1970 by the store's clock; ``None``: unknown."""
+        """When ``key`` was stored, in seconds since 1970 by the clock there; ``None``: unknown."""
         return None
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -433,7 +433,7 @@ class Driver(InPlace, ABC):
                 yield names[i], found[1]
 
     def replacing(self, key: str, value: Buffer, tag: Tag | None) -> Put:
-        """Return a put that replaces version ``tag`` (``None``: nothing), if there are conditions."""
+        """Return a put that replaces version ``tag`` (``None``: nothing), as far as can be."""
         if not self.capabilities.conditional_put:
             return Put(key, value)
         return Put(key, value, if_absent=tag is None, if_tag=tag)
