@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..driver import Driver, located
-from ..errors import Invalid, NotFound, ReadOnly
+from ..errors import AlreadyExists, Invalid, NotFound, ReadOnly
 from ..location import Location, resolve
 from ..metadata import node
 from ..metadata.belongings import Belongings
@@ -61,7 +61,13 @@ def delete(
     if not driver.capabilities.writable:
         raise ReadOnly(f"{located(driver, at)} cannot be deleted: {driver.url} is read-only")
     _refuse_field(driver, at)
-    node.delete(driver, at, spare=_is_kept)
+    try:
+        node.delete(driver, at, spare=_is_kept)
+    except AlreadyExists:
+        # What nothing explains may be what others are deleting: so it is looked at once more. Where
+        # they deleted all of the node, what is left there is not of it.
+        if node.load_any(driver, at):
+            node.delete(driver, at, spare=_is_kept)
     if not at:
         driver.remove_root()
 
