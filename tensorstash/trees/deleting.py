@@ -28,7 +28,7 @@ def delete(
     Until the last of it is gone, every reader refuses what is left, and if a delete fails or is
     killed in between, the next one finishes it. Files that are not Zarr's are never deleted: where
     some lie among the rest, nothing is. Of a symbolic link to a node the link goes, and what it
-    leads to stays. A handle that was opened before raises ``NotFound``.
+    leads to stays. Handles that were opened before raise ``NotFound`` or ``Conflict``.
 
     Args:
         location: what to delete, or what it lies in: a path, a URL such as ``"s3://bucket/x"``, a
