@@ -40,6 +40,7 @@ from .location import Location
 from .log import log_requests
 from .memory import memory_limit, memory_use
 from .transfer import copy
+from .trees import Entry, delete, exists, ls, walk
 from .view import View
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ __all__ = [
     "Denied",
     "Driver",
     "DriverError",
+    "Entry",
     "Explanation",
     "Group",
     "Info",
@@ -83,9 +85,12 @@ __all__ = [
     "create",
     "create_group",
     "create_records",
+    "delete",
+    "exists",
     "json",
     "load",
     "log_requests",
+    "ls",
     "memory_limit",
     "memory_use",
     "open",
@@ -94,6 +99,7 @@ __all__ = [
     "ragged",
     "save",
     "save_records",
+    "walk",
     "zarr_store",
 ]
 

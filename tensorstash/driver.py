@@ -28,7 +28,6 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Tag: TypeAlias = Hashable
 """Names one version of one value (an ETag, an inode and time, ...). Compare with ``==`` only."""
 
-
 _HUGE = 1 << 50  # bytes; no value is as large
 
 
@@ -111,6 +110,8 @@ class Capabilities:
     """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
     lists: bool = True
     """``list`` names every key that is stored: what it does not name need not be asked for."""
+    folders: bool = True
+    """``list_dir`` costs what it names; elsewhere as much as to list all that lies below."""
     one_thread: bool = False
     """Serves only the thread that opened it: reading and writing is not spread over others."""
     in_place: bool = False
@@ -395,8 +396,7 @@ class Driver(InPlace, ABC):
         return False
 
     def modified(self, key: str) -> float | None:
-        """When ``key`` was last stored, in seconds since 1970 by the store's clock; ``None`` where
-        nothing is, or the store does not say."""
+        """When ``key`` was stored, in seconds since 1970 by the clock there; ``None``: unknown."""
         return None
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -422,8 +422,7 @@ class Driver(InPlace, ABC):
                 yield i, None
 
     def taken(self, prefix: str = "") -> Iterator[str]:
-        """Every key below ``prefix`` at which there is anything, also what is not a value and
-        therefore not listed, such as a folder in the place of a file."""
+        """Every key below ``prefix`` at which is anything, also what is no value, as a folder."""
         return self.list(prefix)
 
     def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
@@ -434,8 +433,7 @@ class Driver(InPlace, ABC):
                 yield names[i], found[1]
 
     def replacing(self, key: str, value: Buffer, tag: Tag | None) -> Put:
-        """Return a put that replaces version ``tag`` (``None``: nothing is stored) by ``value``;
-        an unconditional one, if the driver has no conditions."""
+        """Return a put that replaces version ``tag`` (``None``: nothing), as far as can be."""
         if not self.capabilities.conditional_put:
             return Put(key, value)
         return Put(key, value, if_absent=tag is None, if_tag=tag)
@@ -466,8 +464,8 @@ class Driver(InPlace, ABC):
         self.delete_many(list(self.list(prefix)))
 
     def remove_link(self, prefix: str) -> bool:
-        """Remove the symbolic link that stands for the folder ``prefix``, and nothing in what it
-        leads to; ``False`` where there is none, as in most places."""
+        """Remove the symbolic link that stands for the folder ``prefix`` (empty: the root), and
+        nothing in what it leads to; ``False`` where there is none, as in most places."""
         return False
 
     def linked(self, prefix: str) -> str | None:
@@ -477,6 +475,9 @@ class Driver(InPlace, ABC):
     def prune(self, prefix: str) -> None:
         """Remove empty folders and unused locks below ``prefix`` (empty or ending in ``/``).
         Links are not followed; no value is deleted."""
+
+    def remove_root(self) -> None:
+        """Remove the folder that is the root, where there is one, and it is empty."""
 
     def kept(self, key: str) -> str | None:
         """The name in ``key``, or in the driver's path, that it keeps and never lists."""
@@ -577,8 +578,7 @@ def flat(value: Buffer) -> bytes | memoryview:
 
 
 def as_bytes(value: Any, key: str) -> bytes:
-    """Return the value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` if it is not
-    a buffer."""
+    """Return the value of ``key`` as ``bytes``, or raise ``Corrupt`` where it is no buffer."""
     try:
         return bytes(memoryview(value))
     except TypeError:

@@ -45,6 +45,9 @@ class WrapperDriver(Driver):
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
 
+    def remove_root(self) -> None:
+        self.driver.remove_root()
+
     def is_lasting(self, tag: Tag) -> bool:
         return self.driver.is_lasting(tag)
 

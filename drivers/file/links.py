@@ -12,10 +12,12 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from stat import S_ISLNK
 from typing import Any, NamedTuple, cast
 
 from tensorstash.driver import Driver, Tag, check_prefix
+from tensorstash.drivers.file.errors import failure
 from tensorstash.drivers.posix import partial
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Invalid
@@ -52,6 +54,8 @@ class FilesBelow(Driver):
     at once."""
 
     _base: str
+    _may_go: bool = True
+    """Whether the root is a directory like those below it, and no part of what serves them."""
     _links: Links
     _writes: bool
     fsync: bool
@@ -85,6 +89,23 @@ class FilesBelow(Driver):
             return self._links.judge(folder).link is None
         except (OSError, UnicodeError):
             return False
+
+    def remove_link(self, prefix: str) -> bool:
+        """Of the root: remove it, where it is a symbolic link."""
+        root = self._links.root
+        if prefix or not self._may_go or not os.path.islink(root):
+            return False
+        try:
+            os.unlink(root)
+        except OSError as error:
+            raise failure("delete", root, "", error, self.scheme) from error
+        return True
+
+    def remove_root(self) -> None:
+        """Remove the root, where it is an empty directory that may be removed."""
+        if self._may_go:
+            with suppress(OSError):
+                os.rmdir(self._links.root)
 
     def _stamps(self, count: int) -> int:
         self._writes = True

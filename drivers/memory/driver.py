@@ -96,7 +96,7 @@ class MemoryDriver(Driver):
     """
 
     scheme = "memory"
-    capabilities = Capabilities(shared=False, local=True, gap_bytes=0, maps=True)
+    capabilities = Capabilities(shared=False, local=True, gap_bytes=0, maps=True, folders=False)
 
     def __init__(
         self,

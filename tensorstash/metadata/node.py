@@ -319,7 +319,7 @@ def delete(
     does all the rest. ``known``: arrays there by their path from ``path``, whose documents may be
     missing. ``spare``: whether what is there shall stay. What a kill leaves is marked: no array
     that reads as fill, and deleted by the next that is asked to."""
-    if _remove_link(driver, path):
+    if _remove_link(driver, path) or (not path and driver.remove_link("")):
         return
     below = layouts(known or {})
     if not _present(driver, path) and not look(driver, path, below).chunks:
@@ -535,7 +535,7 @@ def _remove_link(driver: Driver, path: str) -> bool:
     """Remove the link that stands for the node, if it is one."""
     if driver.linked(path) is not None:
         drop(driver, path)
-    return driver.remove_link(path)
+    return bool(path) and driver.remove_link(path)  # the root is where its user wants it
 
 
 def _locked(driver: Driver, path: str) -> list[str]:

@@ -16,6 +16,7 @@ PUBLIC = [
     "Denied",
     "Driver",
     "DriverError",
+    "Entry",
     "Explanation",
     "Group",
     "Info",
@@ -38,9 +39,12 @@ PUBLIC = [
     "create",
     "create_group",
     "create_records",
+    "delete",
+    "exists",
     "json",
     "load",
     "log_requests",
+    "ls",
     "memory_limit",
     "memory_use",
     "open",
@@ -49,6 +53,7 @@ PUBLIC = [
     "ragged",
     "save",
     "save_records",
+    "walk",
     "zarr_store",
 ]
 
