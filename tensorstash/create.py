@@ -505,8 +505,8 @@ def as_values(value: Any, shape: Any, dtype: Any) -> tuple[NDArray[Any], np.dtyp
     the dtype that the array is to have."""
     if isinstance(value, Ragged | Mapping):
         raise Invalid(
-            f"a {type(value).__name__} is not the values of one array; store it as fields of "
-            "records, as save_records(location, {name: value}) does"
+            f"values are an array, a tensor or nested lists, not {type(value).__name__}; store rows"
+            " of fields, or of different lengths, as save_records(location, {name: rows}) does"
         )
     kind = None if dtype is None else dtypes.parse(dtype)
     values = natural(value) if kind is None else as_array(value, kind)

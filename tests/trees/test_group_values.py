@@ -136,8 +136,8 @@ def test_what_is_no_array_is_told_where_it_belongs() -> None:
     jagged = records.ragged_as("jagged")["t"][:]
     assert isinstance(jagged, stash.Ragged)
     for value, said in (
-        (jagged, "save_records"),
-        ({"a": 1}, "save_records"),
+        (jagged, "not Ragged; store rows.*save_records"),
+        ({"a": 1}, "not dict; store rows.*save_records"),
         ([[1], [1, 2]], "cannot make list into an array"),
         (sub, "copy"),
         (group, "copy"),
