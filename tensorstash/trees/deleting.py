@@ -60,13 +60,13 @@ def delete(
         )
     if not driver.capabilities.writable:
         raise ReadOnly(f"{located(driver, at)} cannot be deleted: {driver.url} is read-only")
-    _refuse_field(driver, at)
-    node.delete(driver, at, spare=_is_kept)
+    refuse_field(driver, at)
+    node.delete(driver, at, spare=refuse_if_field)
     if not at:
         driver.remove_root()
 
 
-def _refuse_field(driver: Driver, at: str) -> None:
+def refuse_field(driver: Driver, at: str) -> None:
     """:class:`~tensorstash.errors.Invalid` where rows of records above are stored at ``at``: their
     document would go on naming them."""
     parts = at.split("/")[:-1]
@@ -81,7 +81,7 @@ def _refuse_field(driver: Driver, at: str) -> None:
                 )
 
 
-def _is_kept(found: Belongings) -> bool:
+def refuse_if_field(found: Belongings) -> bool:
     """What is asked of what is there before it is marked."""
     if found.is_field:
         raise Invalid(
