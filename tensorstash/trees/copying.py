@@ -130,6 +130,12 @@ def _probe(source: Place, target: Place) -> Iterator[str]:
         target.driver.delete(target.path + name)
 
 
+def check_apart(source: Place, target: Place) -> None:
+    """:class:`~tensorstash.errors.Invalid` where what is stored at the target is in the source."""
+    with _probe(source, target) as name:
+        look(source.driver, source.path, Choice(), name)
+
+
 def _looked(source: Place, target: Place, choice: Choice, there: bool) -> Tree:
     """The tree; where there is something at the target, that is not in it."""
     if there:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..driver import Driver, located
-from ..errors import Invalid, NotFound, ReadOnly
+from ..errors import AlreadyExists, Invalid, NotFound, ReadOnly
 from ..location import Location, resolve
 from ..metadata import node
 from ..metadata.belongings import Belongings
@@ -28,7 +28,7 @@ def delete(
     Until the last of it is gone, every reader refuses what is left, and if a delete fails or is
     killed in between, the next one finishes it. Files that are not Zarr's are never deleted: where
     some lie among the rest, nothing is. Of a symbolic link to a node the link goes, and what it
-    leads to stays. A handle that was opened before raises ``NotFound``.
+    leads to stays. Handles that were opened before raise ``NotFound`` or ``Conflict``.
 
     Args:
         location: what to delete, or what it lies in: a path, a URL such as ``"s3://bucket/x"``, a
@@ -61,7 +61,13 @@ def delete(
     if not driver.capabilities.writable:
         raise ReadOnly(f"{located(driver, at)} cannot be deleted: {driver.url} is read-only")
     refuse_field(driver, at)
-    node.delete(driver, at, spare=refuse_if_field)
+    try:
+        node.delete(driver, at, spare=refuse_if_field)
+    except AlreadyExists:
+        # What nothing explains may be what others are deleting: so it is looked at once more. Where
+        # they deleted all of the node, what is left there is not of it.
+        if node.load_any(driver, at):
+            node.delete(driver, at, spare=refuse_if_field)
     if not at:
         driver.remove_root()
 

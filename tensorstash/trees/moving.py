@@ -17,7 +17,7 @@ from ..metadata.document import GroupDocument
 from ..metadata.unfinished import Alone, claim, remove, what_is_unfinished
 from ..wrapper import unwrapped
 from .apart import apart_from, refuse_inside
-from .copying import Bar, Place, bytes_of, copy_tree
+from .copying import Bar, Place, bytes_of, check_apart, copy_tree
 from .deleting import refuse_field, refuse_if_field
 from .members import Tree, chunks, look
 from .patterns import Choice
@@ -75,9 +75,10 @@ def _rename(source: Place, target: Place, first: str, there: bool) -> bool:
     """Whether it was moved in one step."""
     if type(unwrapped(source.driver)) is not type(unwrapped(target.driver)):
         return False
-    if _is_below(target, source):
+    if source.driver is target.driver and target.path.startswith(source.path):
         return False  # what copies says why
     if there:
+        check_apart(source, target)
         apart = apart_from(source.driver, first)
 
         def spare(found: Belongings) -> bool:
@@ -99,10 +100,6 @@ def _rename(source: Place, target: Place, first: str, there: bool) -> bool:
             return False
     target.driver.prune(target.path)
     return True
-
-
-def _is_below(one: Place, other: Place) -> bool:
-    return str(one).startswith(str(other).rstrip("/") + "/")
 
 
 def _remove(source: Place) -> None:

@@ -33,7 +33,7 @@ from tensorstash.location import resolve
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
 from tests.support.every_place import KINDS, place, stored
 from tests.support.groups import populated
-from tests.support.races import fork, in_threads
+from tests.support.races import TRIALS, fork, in_processes, in_threads
 
 DATA = np.arange(1, 25, dtype="i4").reshape(4, 6)
 
@@ -52,6 +52,12 @@ def rows(at: Any) -> None:
     driver = resolve(at)
     for key in records.driver.list():
         driver.put(key, records.driver.get(key) or b"")
+
+
+def near_first(*usual: str) -> list[Any]:
+    """The kinds of places: in the usual run these, the others in the long one."""
+    long = pytest.mark.long
+    return [kind if kind in usual else pytest.param(kind, marks=long) for kind in KINDS]
 
 
 MAKERS: dict[str, Callable[[Any], Any]] = {
@@ -134,7 +140,7 @@ def test_fields_of_records_go_by_drop_field(driver: Driver) -> None:
 def test_fields_of_records_by_their_own_place(tmp_path: Path) -> None:
     for place_ in (tmp_path / "r", "memory://fields-by-place"):
         rows(place_)
-        for path in ("x", "t/values", "in/y"):
+        for path in ("x", "t", "t/values", "in", "in/y"):
             with pytest.raises(Invalid, match=r"is a field of records.*drop_field\(\)"):
                 stash.delete(f"{place_}/{path}")
         assert stash.open_records(place_)["x"][...].tolist() == [0, 1, 2]
@@ -156,27 +162,32 @@ def between(at: Any, whole: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("dies", [False, True], ids=["fails once", "is dead from then on"])
-def test_a_failure_of_any_request(kind: str, dies: bool) -> None:
-    for number in range(200):
-        inner = MemoryDriver({})
-        MAKERS[kind](inner)
-        whole = stored(inner)
-        met: list[Call] = []
+@pytest.mark.parametrize("where", near_first("memory"))
+def test_a_failure_of_any_request(
+    where: str, kind: str, dies: bool, tmp_path: Path, request: Any
+) -> None:
+    number, step = 0, 1
+    met: list[Call] = [Call("", "", 0)]
+    while met:
+        with place(where, tmp_path, request.getfixturevalue) as inner:
+            MAKERS[kind](inner)
+            whole = stored(inner)
+            met = []
 
-        def when(call: Call, number: int = number, met: list[Call] = met) -> Fault | None:
-            if call.number == number or (dies and call.number > number):
-                met.append(call)
-                return "error"
-            return None
+            def when(call: Call, number: int = number, met: list[Call] = met) -> Fault | None:
+                if call.number == number or (dies and call.number > number):
+                    met.append(call)
+                    return "error"
+                return None
 
-        with suppress(StashError):
-            stash.delete(FailingDriver(inner, when))
-        between(inner, whole)
-        stash.delete(inner, missing_ok=True)
-        assert stored(inner) == {}
-        if not met:
-            break
-    assert 4 < number < 199
+            with suppress(StashError):
+                stash.delete(FailingDriver(inner, when))
+            between(inner, whole)
+            stash.delete(inner, missing_ok=True)
+            assert stored(inner) == {}
+            step = 1 if inner.capabilities.local else 5  # far away some: near by all are tried
+        number += step
+    assert number > 4
 
 
 class Dying(FailingDriver):
@@ -244,6 +255,25 @@ def test_several_at_once(driver: Driver, kind: str) -> None:
     in_threads(4, work)
     assert len(told) < 4
     assert stored(driver) == {}
+
+
+def delete_a_member(barrier: Any, path: Path, name: str) -> None:
+    barrier.wait()
+    with suppress(NotFound, Conflict):
+        stash.delete(path, path=name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="fork")
+def test_processes_at_once(tmp_path: Path, zarr_format: Any) -> None:
+    for trial in range(TRIALS):
+        path = tmp_path / str(trial)
+        populated(path, zarr_format).consolidate()
+        names = ["raw", "raw/image", "raw", "time"]
+        in_processes(fork, delete_a_member, *((path, name) for name in names))
+        assert [entry.path for entry in stash.walk(path)] == ["empty"]
+        documents = {"zarr.json"} if zarr_format == 3 else {".zgroup", ".zattrs"}
+        kept = {f"{at}{name}" for at in ("", "empty/") for name in documents}
+        assert stored(FileDriver(path)).keys() == kept
 
 
 def test_handles_from_before(driver: Driver, zarr_format: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -152,6 +153,7 @@ def test_how_entries_read() -> None:
     assert repr(stash.ls(place, path="raw")) == "[<Entry image  array  (64, 64) uint8>]"
     one, other = stash.ls(place, path="raw"), stash.ls(place, path="raw")
     assert one == other and len({*one, *other}) == 1
+    assert pickle.loads(pickle.dumps([*stash.walk(place)])) == [*stash.walk(place)]
     with pytest.raises(AttributeError):
         one[0].path = "x"  # type: ignore[misc]
 
@@ -223,6 +225,27 @@ def test_consolidated_metadata_is_one_read(zarr_format: Any) -> None:
     del place["time/" + ("zarr.json" if zarr_format == 3 else ".zarray")]
     assert stash.ls(driver)[-1].path == "time"  # as a group says that is opened for reading
     assert not stash.exists(driver, path="time")
+
+
+@pytest.mark.parametrize("kind", ["s3fs", "obstore", "redis"])
+def test_requests_to_servers(kind: str, tmp_path: Path, request: Any) -> None:
+    with place(kind, tmp_path, request.getfixturevalue) as driver:
+        group = populated(driver)
+        group.create("many", 40, "u1", chunks=1)[...] = 1
+        scan = kind == "redis"  # which asks for a hundred documents in one pipeline
+
+        def requests(call: Any) -> int:
+            assert driver.traffic is not None
+            before = driver.traffic.requests
+            call()
+            return driver.traffic.requests - before
+
+        stash.exists(driver)  # connected
+        assert requests(lambda: stash.exists(driver)) == (1 if scan else 3)
+        # The group's document; its listing; those of members.
+        assert requests(lambda: stash.ls(driver)) <= (3 if scan else 1 + 1 + 4)
+        assert requests(lambda: paths(driver)) <= (4 if scan else 1 + 3 + 6)
+        assert requests(lambda: paths(driver, include="raw/*")) <= (4 if scan else 1 + 2 + 3)
 
 
 class Endless(Driver):

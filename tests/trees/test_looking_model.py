@@ -3,6 +3,8 @@ dict of what is in it."""
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,6 +216,35 @@ def test_any_of_it_is_deleted(tree: Node, data: Any) -> None:
             if where is not place:
                 assert not (where / path).exists()
                 place = keys_of(tree)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+@given(TREES, st.data())
+def test_a_link_anywhere_is_what_it_leads_to_and_goes_alone(tree: Node, data: Any) -> None:
+    kinds = {e[0]: e[1] for e in expected(tree, False)}
+    holder = data.draw(st.sampled_from(["", *(p for p, kind in kinds.items() if kind == "group")]))
+    apart = [path for path in kinds if not f"{holder}/".startswith(f"{path}/")]
+    if not apart:
+        return
+    target = data.draw(st.sampled_from(apart))
+    linked = copy.deepcopy(tree)
+    members = at(linked, holder).members
+    assert isinstance(members, dict)
+    members["zz"] = at(linked, target)
+    link = f"{holder}/zz".strip("/")
+    with TemporaryDirectory() as folder:
+        where = written(keys_of(tree), Path(folder) / "x")
+        before = stored(FileDriver(where))
+        os.symlink(where / target, where / link)
+        assert found(where) == [*expected(linked, False)]
+        stash.delete(where, path=link)
+        assert not os.path.lexists(where / link)
+        assert stored(FileDriver(where)) == before
+        if holder and not holds_foreign(at(tree, holder)):
+            os.symlink(where / target, where / link)
+            stash.delete(where, path=holder)
+            left = {k: v for k, v in before.items() if not k.startswith(f"{holder}/")}
+            assert stored(FileDriver(where)) == left
 
 
 def test_what_the_model_is_compared_with_is_varied() -> None:
