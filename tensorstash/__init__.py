@@ -39,7 +39,7 @@ from .group import Group, create_group, open_group
 from .location import Location
 from .log import log_requests
 from .memory import memory_limit, memory_use
-from .transfer import copy
+from .transfer import copy, move
 from .trees import Entry, delete, exists, ls, walk
 from .view import View
 
@@ -93,6 +93,7 @@ __all__ = [
     "ls",
     "memory_limit",
     "memory_use",
+    "move",
     "open",
     "open_group",
     "open_records",

@@ -364,14 +364,13 @@ class Driver(InPlace, ABC):
         return parts, tag
 
     def map(self, key: str) -> memoryview | None:
-        """The memory that a value lies in, read-only, without copying; ``None`` when absent. It
-        stays what it is, and readable, when the value is replaced or deleted."""
+        """The memory that a value lies in, read-only; ``None`` when absent. It stays as it is when
+        the value is replaced or deleted."""
         raise Unsupported(f"driver {self.scheme!r} has no memory to map; read {key!r} instead")
 
     def local_path(self, prefix: str) -> str | None:
-        """What paths of values begin with whose keys begin with ``prefix``, where each is a file: a
-        regular one that is no link is read without asking the driver, and its tag is ``(inode,
-        modification time in ns, size)``. ``None`` elsewhere."""
+        """How paths of values begin below ``prefix``, where each is a file: one that is no link is
+        read directly, and its tag is ``(inode, mtime in ns, size)``. Else ``None``."""
         return None
 
     def local_puts(self) -> tuple[str, str, Callable[[int], int]] | None:
@@ -383,8 +382,7 @@ class Driver(InPlace, ABC):
         return None
 
     def plain_folder(self, folder: str) -> bool:
-        """Where values are files: whether no link leads to ``folder`` (without a slash at its end),
-        so that a file which is not there is an absent value."""
+        """Where values are files: whether no link leads to ``folder`` (no slash at its end)."""
         return False
 
     def tag(self, key: str) -> Tag | None:
@@ -392,7 +390,7 @@ class Driver(InPlace, ABC):
         return None if (found := self.get_tagged(key)) is None else found[1]
 
     def is_lasting(self, tag: Tag) -> bool:
-        """Whether no later version can have a ``tag`` that a put returned; ``False``: it may."""
+        """Whether no later version can have a ``tag`` that a put returned."""
         return False
 
     def modified(self, key: str) -> float | None:
@@ -473,8 +471,11 @@ class Driver(InPlace, ABC):
         return None
 
     def prune(self, prefix: str) -> None:
-        """Remove empty folders and unused locks below ``prefix`` (empty or ending in ``/``).
-        Links are not followed; no value is deleted."""
+        """Remove empty folders and unused locks below ``prefix``; no link is followed."""
+
+    def rename(self, prefix: str, target: Driver, target_prefix: str) -> bool:
+        """Move all below ``prefix`` in one step to where nothing is. ``False``: not here."""
+        return False
 
     def remove_root(self) -> None:
         """Remove the folder that is the root, where there is one, and it is empty."""
@@ -484,8 +485,8 @@ class Driver(InPlace, ABC):
         return None
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
-        """Hold the name ``key`` alone, among all processes that can reach the data. Released
-        when its holder dies, or is interrupted, at whatever instant. Not reentrant. After
+        """Hold the name ``key`` alone, among all processes that can reach the data. Released when
+        its holder dies, or is interrupted. Not reentrant. After
         ``timeout`` seconds of waiting :class:`~tensorstash.errors.TimedOut` is raised, which
         says who holds it, as far as that is known. Yields a :data:`Check`: a lock that is a
         lease can be lost by a holder that was stopped for longer than it lasts."""
@@ -518,8 +519,8 @@ class Driver(InPlace, ABC):
 
 
 def check_key(key: str) -> str:
-    """Return ``key`` if it stays below its root; :class:`~tensorstash.errors.Invalid` when
-    it is empty, absolute, or has an empty, ``.`` or ``..`` segment, a backslash or a NUL."""
+    """Return ``key`` if it stays below its root, or raise ``Invalid``: it is empty, absolute, or
+    has an empty, ``.`` or ``..`` segment, a backslash or a NUL."""
     if not key or "\\" in key or "\0" in key or key[0] == "/":
         raise Invalid(f"key {key!r} is not a relative path of plain names")
     if "." in key or "//" in key or key[-1] == "/":
@@ -550,8 +551,7 @@ def check_size(key: str, nbytes: int, most: int | None) -> None:
 
 
 def get_at_most(driver: Driver, key: str, most: int) -> tuple[Buffer, Tag] | None:
-    """A value and its tag, or ``None``; :class:`~tensorstash.errors.Corrupt` where it has more
-    than ``most`` bytes, which are not read then."""
+    """A value and its tag, or ``None``; ``Corrupt`` where it is larger, and unread."""
     [(_, found)] = driver.get_many_tagged([Request(key, None, None, most)])
     return found
 

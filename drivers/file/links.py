@@ -27,6 +27,11 @@ _KEPT = 4096
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
+_NOT_HERE = {errno.EXDEV, errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR}
+_NOT_HERE |= {errno.EINVAL, errno.EBUSY, errno.EPERM, errno.ENOSYS}
+"""What is said of directories of two file systems, or where something is at the new name."""
+
+
 class Verdict(NamedTuple):
     """About a folder: the first link on the way to it from the root (a path), and whether it lies
     outside of the root, where that was asked."""
@@ -99,6 +104,33 @@ class FilesBelow(Driver):
             os.unlink(root)
         except OSError as error:
             raise failure("delete", root, "", error, self.scheme) from error
+        return True
+
+    def rename(self, prefix: str, target: Driver, target_prefix: str) -> bool:
+        """Rename the directory, where both are on one file system and no link leads to either."""
+        other = target if isinstance(target, FilesBelow) and type(target) is type(self) else None
+        if other is None or not (self._may_go and other._may_go):
+            return False
+        pairs = (self, check_prefix(prefix)[:-1]), (other, check_prefix(target_prefix)[:-1])
+        if any(driver._links.inside or not driver.plain_folder(folder) for driver, folder in pairs):
+            return False
+        old, new = ((driver._base + folder).rstrip("/") for driver, folder in pairs)
+        if os.path.islink(old) or os.path.islink(new):
+            return False
+        try:
+            os.makedirs(os.path.dirname(new), exist_ok=True)
+            os.rename(old, new)  # over an empty directory, and no other
+        except OSError as error:
+            if error.errno in _NOT_HERE:
+                return False
+            raise failure("rename", old, prefix, error, self.scheme) from error
+        finally:
+            self._links.forget()
+            other._links.forget()
+        if self.fsync or other.fsync:
+            for folder in {os.path.dirname(old), os.path.dirname(new)}:
+                with Descriptor(folder, _FOLDER) as file:
+                    os.fsync(file.fileno())
         return True
 
     def remove_root(self) -> None:

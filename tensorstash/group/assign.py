@@ -10,7 +10,7 @@ from ..driver import located
 from ..errors import AlreadyExists, Invalid, Unsupported
 from ..metadata import node
 from ..metadata.belongings import Belongings
-from ..transfer import copy_to
+from ..trees.rewriting import copy_to
 
 if TYPE_CHECKING:
     from .group import Group

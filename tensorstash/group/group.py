@@ -35,11 +35,12 @@ from ..options import LayoutOptions, shown
 from .assign import assign
 from .consolidate import documents, put_copy
 from .tree import Branch, draw
+from .whole import WholeMembers
 
 _TRIES = 10
 
 
-class Group:
+class Group(WholeMembers):
     """A handle on a stored group: ``g["raw/image"]`` opens a member, an array or a group.
 
     ``"raw" in g``, ``len(g)`` and iteration are about the direct members, and ``del g[name]``

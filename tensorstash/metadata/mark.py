@@ -26,6 +26,7 @@ FIELD: Final = "tensorstash_unfinished"
 _ADVICE: Final = {
     "copy": "a copy that is not whole; if nobody is at it any more, copy again with overwrite=True",
     "delete": "what a delete left; delete it again, or replace it with overwrite=True",
+    "move": "what is left of what was moved elsewhere; move it again, or delete it",
     "replace": "what was being replaced; replace it again with overwrite=True, or delete it",
     "field": "a field of records that is not whole; add the field again",
 }

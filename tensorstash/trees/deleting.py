@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..driver import Driver, located
+from ..create import check_above
+from ..driver import located
 from ..errors import AlreadyExists, Invalid, NotFound, ReadOnly
 from ..location import Location, resolve
 from ..metadata import node
 from ..metadata.belongings import Belongings
 from ..metadata.consolidated import place_path
-from ..metadata.document import GroupDocument
-from ..metadata.mark import fields_of
-from .documents import read
 
 
 def delete(
@@ -60,34 +58,19 @@ def delete(
         )
     if not driver.capabilities.writable:
         raise ReadOnly(f"{located(driver, at)} cannot be deleted: {driver.url} is read-only")
-    _refuse_field(driver, at)
+    check_above(driver, at, overwrite=True)
     try:
-        node.delete(driver, at, spare=_is_kept)
+        node.delete(driver, at, spare=refuse_if_field)
     except AlreadyExists:
         # What nothing explains may be what others are deleting: so it is looked at once more. Where
         # they deleted all of the node, what is left there is not of it.
         if node.load_any(driver, at):
-            node.delete(driver, at, spare=_is_kept)
+            node.delete(driver, at, spare=refuse_if_field)
     if not at:
         driver.remove_root()
 
 
-def _refuse_field(driver: Driver, at: str) -> None:
-    """:class:`~tensorstash.errors.Invalid` where rows of records above are stored at ``at``: their
-    document would go on naming them."""
-    parts = at.split("/")[:-1]
-    above = ["".join(f"{part}/" for part in parts[:k]) for k in range(len(parts))]
-    for group, found in zip(above, read(driver, above), strict=True):
-        rest = at[len(group) :]
-        for field in fields_of(found.attributes) if isinstance(found, GroupDocument) else ():
-            if rest.startswith(f"{field}/") or f"{field}/".startswith(rest):
-                raise Invalid(
-                    f"{rest[:-1]!r} holds rows of {field!r}, a field of the records at "
-                    f"{located(driver, group)}; open_records() and drop_field() it"
-                )
-
-
-def _is_kept(found: Belongings) -> bool:
+def refuse_if_field(found: Belongings) -> bool:
     """What is asked of what is there before it is marked."""
     if found.is_field:
         raise Invalid(

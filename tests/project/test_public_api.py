@@ -47,6 +47,7 @@ PUBLIC = [
     "ls",
     "memory_limit",
     "memory_use",
+    "move",
     "open",
     "open_group",
     "open_records",
