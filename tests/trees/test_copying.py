@@ -1,5 +1,5 @@
-"""Copies of whole trees between all drivers: every byte of what is theirs, nothing else, marked until
-they are whole, killed at any step, and kept apart from what they are copied from."""
+"""Copies of whole trees between all drivers: every byte of what is theirs, nothing else, marked
+until they are whole, killed at any step, and kept apart from what they are copied from."""
 
 from __future__ import annotations
 
