@@ -442,8 +442,7 @@ class Driver(InPlace, ABC):
         return self.put(key, value, if_absent=if_absent, if_tag=if_tag)
 
     def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
-        """Put the value that is stored already again, on the condition ``tag``, to get another tag;
-        also where tags are digests of the bytes, if the server allows that."""
+        """Put the stored value again, if it is of ``tag``, to get another tag, also of digests."""
         return self.put(key, value, if_tag=tag)
 
     def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:

@@ -19,7 +19,7 @@ from .metadata import node
 from .metadata.consolidated import place_path
 from .metadata.document import GroupDocument
 from .metadata.mark import is_records
-from .options import CopyOptions, only, shown
+from .options import CopyOptions, shown
 from .trees.copying import Bar, Place, copy_tree
 from .trees.moving import move_tree
 from .trees.patterns import Choice, Wanted
@@ -85,7 +85,7 @@ def copy(
     """
     if progress:
         need_tqdm()
-    how = only(changes, CopyOptions, "copy") if "shape" not in changes else {**changes}
+    how = dict(changes)
     place, origin, limits, budget = _origin(source, path)
     driver = limited(resolve(target, options), limits)
     if origin is not None:
