@@ -10,12 +10,12 @@ from ..create import check_above
 from ..driver import Driver, Request
 from ..errors import Conflict, Corrupt, ReadOnly
 from ..memory import Budget
-from ..metadata import mark, node, trailer, zarr2
+from ..metadata import node, trailer, zarr2
 from ..metadata.belongings import Belongings
 from ..metadata.belongings import look as look_at_all
 from ..metadata.copies import dropped
 from ..metadata.document import GroupDocument
-from ..metadata.unfinished import Alone, claim, remove, what_is_unfinished
+from ..metadata.unfinished import Alone, claim, mark_at, remove, what_is_unfinished
 from ..wrapper import unwrapped
 from .apart import apart_from, refuse_inside
 from .copying import Bar, Place, bytes_of, check_apart, copy_tree
@@ -37,27 +37,32 @@ def move_tree(
     """Move the array, group or records at ``source``, with all below, to ``target``. One of the
     two is whole at every instant, and the other whole, marked or absent."""
     first = _check(source, target)
-    if what_is_unfinished(source.driver, source.path) == "move":
-        if not node.load_any(target.driver, target.path):
-            raise Corrupt(f"{source} is {mark.Mark.new('move', {}).advice}", key=source.path)
-        _remove(source)
+    left = mark_at(source.driver, source.path)
+    if left is not None and left.what == "move":
+        if left.target != str(target) or not node.load_any(target.driver, target.path):
+            raise Corrupt(
+                f"{source} is what is left of what was moved to {left.target}; if that is there, "
+                "delete the rest here, or repeat that move",
+                key=source.path,
+            )
+        _remove(source, target)
         return
     unfinished = what_is_unfinished(target.driver, target.path) == "copy"
     there = node.load_any(target.driver, target.path)
     if there and not (overwrite or unfinished):
         raise node.exists_already(target.driver, target.path)
-    if _rename(source, target, first, there):
-        return
-    look_at_all(source.driver, source.path)  # other programs' files, which would not be deleted
 
     def stays(found: Belongings) -> bool:
         if found.what is None and found.documents and not overwrite:  # another was first
             raise node.exists_already(target.driver, target.path)
         return refuse_if_field(found)
 
+    if _rename(source, target, first, there, stays):
+        return
+    look_at_all(source.driver, source.path)  # other programs' files, which would not be deleted
     tree = copy_tree(source, target, budget=budget, overwrite=there, spare=stays, bar=bar)
     _compare(source, target, tree, budget)
-    _remove(source)
+    _remove(source, target)
 
 
 def _check(source: Place, target: Place) -> str:
@@ -78,7 +83,9 @@ def _check(source: Place, target: Place) -> str:
     return present[0]
 
 
-def _rename(source: Place, target: Place, first: str, there: bool) -> bool:
+def _rename(
+    source: Place, target: Place, first: str, there: bool, stays: Callable[[Belongings], bool]
+) -> bool:
     """Whether it was moved in one step."""
     if type(unwrapped(source.driver)) is not type(unwrapped(target.driver)):
         return False
@@ -89,7 +96,7 @@ def _rename(source: Place, target: Place, first: str, there: bool) -> bool:
         apart = apart_from(source.driver, first)
 
         def spare(found: Belongings) -> bool:
-            return refuse_if_field(found) or apart(found)
+            return stays(found) or apart(found)
 
         node.delete(target.driver, target.path, spare=spare)
     v2 = first.rpartition("/")[2] in (zarr2.ARRAY, zarr2.GROUP)
@@ -109,9 +116,14 @@ def _rename(source: Place, target: Place, first: str, there: bool) -> bool:
     return True
 
 
-def _remove(source: Place) -> None:
+def _remove(source: Place, target: Place) -> None:
+    """Delete what was moved."""
     with Alone(source.driver, node.locked(source.driver, source.path)) as check:
-        made = claim(source.driver, source.path, "move", check, spare=refuse_if_field)
+        made = claim(
+            *(source.driver, source.path, "move", check),
+            spare=refuse_if_field,
+            target=str(target),
+        )
         assert made is not None
         remove(made)
     source.driver.prune(source.path)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tensorstash as stash
@@ -16,6 +17,7 @@ from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound, StashError
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
+from tensorstash.trees import moving
 from tests.support.every_place import KINDS, place, stored
 from tests.support.groups import populated
 from tests.trees.test_copying import plain
@@ -153,3 +155,57 @@ def test_a_failure_of_any_request(kind: str, side: str) -> None:
         if not met:
             break
     assert 5 < number < 399
+
+
+def apart(mapping: dict[str, Any]) -> Apart:
+    return Apart(MemoryDriver(mapping), lambda call: None)
+
+
+def test_a_move_that_was_killed_is_repeated_to_its_own_target_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed(made: object) -> None:
+        raise Killed
+
+    place: dict[str, Any] = {}
+    values = np.arange(6, dtype="i4")
+    stash.save(apart(place), values, chunks=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("tensorstash.trees.moving.remove", killed)
+        with pytest.raises(Killed):
+            stash.move(apart(place), "memory://moved/here")
+    stash.save("memory://moved/elsewhere", [7])
+    for target in ("memory://moved/elsewhere", "memory://moved/nowhere"):
+        with pytest.raises(Corrupt, match="moved to memory://moved/here; if that is there"):
+            stash.move(apart(place), target)
+    stash.move(apart(place), "memory://moved/here", overwrite=True)
+    assert not stash.exists(place)
+    assert stash.load("memory://moved/here").tolist() == values.tolist()
+
+
+def test_of_two_moves_to_one_place_the_second_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finds the first one's copy under way, and that whole when its own turn comes."""
+    one: dict[str, Any] = {}
+    other: dict[str, Any] = {}
+    stash.save(apart(one), [1, 2, 3])
+    stash.save(apart(other), [4, 5])
+    real = moving.what_is_unfinished
+    target = "memory://both/here"
+
+    def looked(driver: Any, path: str) -> str | None:
+        found = real(driver, path)
+        if driver.url == target and not asked:
+            asked.append(True)
+            stash.move(apart(one), target)
+            return "copy"  # as it was a moment ago
+        return found
+
+    asked: list[bool] = []
+    monkeypatch.setattr(moving, "what_is_unfinished", looked)
+    with pytest.raises(AlreadyExists):
+        stash.move(apart(other), target)
+    assert stash.load(target).tolist() == [1, 2, 3]
+    assert stash.load(other).tolist() == [4, 5]
