@@ -55,9 +55,7 @@ class ChunkTable:
     def find(self, index: Index, load: Load) -> Reference | None:
         """Where one chunk is; None where none is stored."""
 
-    def get(
-        self, indices: NDArray[np.int64], load: Load
-    ) -> tuple[NDArray[np.bool_], Refs]:
+    def get(self, indices: NDArray[np.int64], load: Load) -> tuple[NDArray[np.bool_], Refs]:
         """Which of the chunks (n, ndim) are stored, and the references of those, in order; one
         call of ``load`` per level."""
 

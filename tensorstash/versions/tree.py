@@ -36,9 +36,7 @@ class Tree:
     def apply(self, changes: Mapping[str, bytes | None], load: Load, new: NewPages) -> Changed:
         """The tree after ``changes``; None deletes a key, also one that is not there."""
 
-    def differs(
-        self, other: Tree, load: Load
-    ) -> Iterator[tuple[str, bytes | None, bytes | None]]:
+    def differs(self, other: Tree, load: Load) -> Iterator[tuple[str, bytes | None, bytes | None]]:
         """(key, here, there) where the two trees differ, sorted; shared pages are not read."""
 
 
