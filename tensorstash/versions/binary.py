@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..driver import REPAIR
 from ..errors import Corrupt, counted
 
-_VARINT = 10  # bytes: 70 bits
+_LAST = 63  # where the highest seven bits of a varint are
 _WIDTH = 8
 
 
@@ -34,9 +34,9 @@ def sized(data: bytes) -> bytes:
 
 
 def column(values: NDArray[Any]) -> bytes:
-    """Numbers of at least 0: the smallest, a width in bytes, and what the others are above it, first
-    the low byte of each, then the next. Nothing for no numbers; :meth:`Reader.column` is told
-    how many there are."""
+    """Numbers of at least 0: the smallest, a width in bytes, and what each is above it: first the
+    low byte of each, then the next. Nothing for no numbers; :meth:`Reader.column` is told how
+    many there are."""
     if not len(values):
         return b""
     low = int(values.min())
@@ -86,15 +86,15 @@ class Reader:
 
     def varint(self, most: int) -> int:
         """The next varint, at most ``most``."""
-        value = 0
-        for shift in range(0, 7 * _VARINT, 7):
+        byte = self.byte()
+        value, shift = byte & 127, 0
+        while byte > 127:
+            shift += 7
             byte = self.byte()
             value |= (byte & 127) << shift
-            if byte < 128:
-                if not byte and shift:
-                    break  # it has a shorter form
-                return self.most(value, most)
-        self.fail("has a number that is cut wrongly")
+            if not byte or shift > _LAST:
+                self.fail("has a number of more bytes than it needs")
+        return self.most(value, most)
 
     def most(self, value: int, most: int) -> int:
         """``value``, which is at most ``most``."""

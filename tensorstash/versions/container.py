@@ -54,6 +54,11 @@ def pack(kind: Kind, repo: bytes, raw: Buffer, most: int) -> bytes:
     return b"".join((header, _CHECK.pack(_checksum(header, frame)), frame))
 
 
+def packed_nbytes(raw: Buffer) -> int:
+    """Bytes that :func:`pack` makes of ``raw``."""
+    return _BEGIN + len(zstandard.ZstdCompressor(level=LEVEL).compress(raw))
+
+
 def unpack(data: Buffer, kind: Kind, repo: bytes, what: str, most: int) -> bytes:
     """The raw bytes of a stored object.
 

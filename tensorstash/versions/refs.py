@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ class Refs:
         table = reader.take(SESSION_BYTES * known)
         cuts = range(0, len(table), SESSION_BYTES)
         sessions = tuple(from_bytes(table[at : at + SESSION_BYTES], reader.what) for at in cuts)
-        if any(one >= other for one, other in zip(sessions, sessions[1:], strict=False)):
+        if any(one >= other for one, other in pairwise(sessions)):
             reader.fail("lists its sessions in a wrong order")
         which = reader.column(count, max(known - 1, 0))
         if not np.all(np.bincount(which, minlength=known) > 0) or (count and not known):

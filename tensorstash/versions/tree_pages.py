@@ -127,7 +127,7 @@ def cut(level: int, keys: Sequence[bytes], items: Sequence[Item], sizes: Sizes) 
         return []
     ends = list(accumulate(map(_weight, keys, items)))
     total = ends[-1]
-    # Two at least in each above the leaves, else no level would have fewer nodes than the one below.
+    # Above the leaves two at least in each: else a level would have as many as the one below.
     least = 2 if level else 1
     pieces = min(-(-3 * total // (2 * sizes.split)), len(keys) // least)
     if total <= sizes.split or pieces < 2:

@@ -65,7 +65,7 @@ def test_another_repository_another_kind_and_a_newer_format_are_told_apart() -> 
     with pytest.raises(errors.Corrupt, match="kind 2, where refs"):
         unpack(data, Kind.REFS, REPO, "page/x/0", MOST)
     newer = packed(2, REPO, 3, data[37:], form=2)
-    with pytest.raises(errors.Unsupported, match="format 2.* reads format 1"):
+    with pytest.raises(errors.Unsupported, match=r"format 2.* reads format 1"):
         unpack(newer, Kind.TREE, REPO, "page/x/0", MOST)
 
 

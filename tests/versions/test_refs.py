@@ -163,7 +163,7 @@ def test_claims_of_size_are_not_believed() -> None:
     ):
         with pytest.raises(errors.Corrupt, match="page/x/0"):
             REF_PAGES.parse(raw, "page/x/0")
-    with pytest.raises(errors.Unsupported, match="references of kind 2.* newer tensorstash"):
+    with pytest.raises(errors.Unsupported, match=r"references of kind 2.* newer tensorstash"):
         REF_PAGES.parse(b"\2", "page/x/0")
 
 
