@@ -60,6 +60,14 @@ class NewPages:
         self.stored.append((reference, data))
         return reference
 
+    def retract(self, reference: Reference) -> bool:
+        """Take the page that was added last back, if it is this one and was not taken out."""
+        if not self.stored or self.stored[-1][0] != reference:
+            return False
+        self.stored.pop()
+        self.next -= 1
+        return True
+
     def items(self) -> list[tuple[str, bytes]]:
         """Keys and values to be put, all at once or in any order: nothing refers to them yet."""
         return [(page_key(reference), data) for reference, data in self.stored]
