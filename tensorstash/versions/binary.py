@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..driver import REPAIR
 from ..errors import Corrupt, counted
+from .ids import MOST_NBYTES, MOST_NUMBER, SESSION_BYTES, Reference, from_bytes, to_bytes
 
 _LAST = 63  # where the highest seven bits of a varint are
 _WIDTH = 8
@@ -26,6 +27,11 @@ def varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def encode_reference(to: Reference) -> bytes:
+    """A reference that stands alone; those of a table are columns."""
+    return b"".join((to_bytes(to.session), varint(to.number), varint(to.nbytes)))
 
 
 def sized(data: bytes) -> bytes:
@@ -43,7 +49,7 @@ def column(values: NDArray[Any]) -> bytes:
     above = (values - values.dtype.type(low)).astype("<u8")
     width = (int(above.max()).bit_length() + 7) // 8
     planes = above.view(np.uint8).reshape(-1, _WIDTH)[:, :width].T
-    return varint(low) + bytes((width,)) + planes.tobytes()
+    return b"".join((varint(low), bytes((width,)), planes.tobytes()))
 
 
 def steps(values: NDArray[Any]) -> bytes:
@@ -105,6 +111,15 @@ class Reader:
     def sized(self, most: int) -> bytes:
         """The next bytes behind their length, at most ``most``."""
         return self.take(self.varint(most))
+
+    def session(self) -> str:
+        """The next session's id."""
+        return from_bytes(self.take(SESSION_BYTES), self.what)
+
+    def reference(self) -> Reference:
+        """The next reference."""
+        session, number = self.session(), self.varint(MOST_NUMBER - 1)
+        return Reference(session, number, self.varint(MOST_NBYTES - 1))
 
     def column(self, count: int, most: int) -> NDArray[Any]:
         """The next column of ``count`` numbers, each at most ``most`` (below 2^63); its dtype is

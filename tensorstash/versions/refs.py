@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import Unsupported
 from .binary import Reader, column, steps, varint
 from .container import Kind
-from .ids import MOST_NBYTES, MOST_NUMBER, SESSION_BYTES, Reference, from_bytes, to_bytes
+from .ids import MOST_NBYTES, MOST_NUMBER, Reference, to_bytes
 from .pages import Form
 
 MOST_POSITIONS = 4096
@@ -126,9 +126,7 @@ class Refs:
     def read(cls, reader: Reader, count: int) -> Refs:
         """``count`` references."""
         known = reader.varint(count)
-        table = reader.take(SESSION_BYTES * known)
-        cuts = range(0, len(table), SESSION_BYTES)
-        sessions = tuple(from_bytes(table[at : at + SESSION_BYTES], reader.what) for at in cuts)
+        sessions = tuple(reader.session() for _ in range(known))
         if any(one >= other for one, other in pairwise(sessions)):
             reader.fail("lists its sessions in a wrong order")
         which = reader.column(count, max(known - 1, 0))

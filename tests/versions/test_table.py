@@ -13,14 +13,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tensorstash import errors
-from tensorstash.versions import table_edit
-from tensorstash.versions.blocks import Blocks, Index, choose_block
 from tensorstash.versions.ids import Reference, new_session
 from tensorstash.versions.pages import NewPages
 from tensorstash.versions.refs import PageChange, RefPage, Refs
-from tensorstash.versions.table import ChunkTable
-from tensorstash.versions.table_edit import Applied, ReadyPage, apply
-from tests.support.pages import Pages
+from tensorstash.versions.table import (
+    Applied,
+    Blocks,
+    ChunkTable,
+    Index,
+    ReadyPage,
+    apply,
+    choose_block,
+)
+from tensorstash.versions.table import edit as table_edit
+from tests.versions.pages import Pages
 
 Model = dict[Index, Reference]
 

@@ -13,10 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tensorstash import errors
 from tensorstash.versions.container import packed_nbytes
 from tensorstash.versions.ids import Reference, new_session
-from tensorstash.versions.tree import Tree
-from tensorstash.versions.tree_diff import differences
-from tensorstash.versions.tree_pages import TREE_PAGES, VALUES, Node, Sizes
-from tests.support.pages import Pages
+from tensorstash.versions.tree import TREE_PAGES, VALUES, Node, Sizes, Tree, differences
+from tests.versions.pages import Pages
 
 TINY = Sizes(split=120, merge=40, value=20, root=30)
 
@@ -221,6 +219,8 @@ def test_a_key_that_is_too_long_is_refused() -> None:
     Tree().apply({"k" * 4096: b""}, Pages().load, new)
     with pytest.raises(errors.Invalid, match=r"4097 bytes.*shorter names"):
         Tree().apply({"k" * 4097: b""}, Pages().load, new)
+    with pytest.raises(errors.Invalid, match="no text in UTF-8"):
+        Tree().apply({"\ud800": b""}, Pages().load, new)
 
 
 def test_a_page_that_is_not_the_one_its_parent_speaks_of_is_corrupt() -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..driver import REPAIR
-from ..errors import Corrupt
-from .binary import Reader, varint
+from ...driver import REPAIR
+from ...errors import Corrupt
+from ..binary import Reader, encode_reference, varint
+from ..ids import MOST_NBYTES, Reference, page_key
+from ..pages import Load
+from ..refs import REF_PAGES, RefPage, Refs
 from .blocks import MOST_INDEX_BITS, Blocks
-from .ids import MOST_NBYTES, MOST_NUMBER, SESSION_BYTES, Reference, from_bytes, page_key, to_bytes
-from .pages import Load
-from .refs import REF_PAGES, RefPage, Refs
 
 _INLINE, _STORED = 0, 1
 _AT_ONCE = 64  # pages that a listing reads ahead at most
@@ -49,8 +49,7 @@ class ChunkTable:
         if isinstance(self.root, RefPage):
             parts += (bytes((_INLINE,)), self.root.encode())
         else:
-            where = varint(self.root.number) + varint(self.root.nbytes)
-            parts += (bytes((_STORED,)), to_bytes(self.root.session), where)
+            parts += (bytes((_STORED,)), encode_reference(self.root))
         return b"".join(parts)
 
     @classmethod
@@ -65,9 +64,7 @@ class ChunkTable:
             root = RefPage.read(reader)
             _check(root, blocks, blocks.levels - 1, what)
         elif how == _STORED:
-            session = from_bytes(reader.take(SESSION_BYTES), what)
-            number = reader.varint(MOST_NUMBER - 1)
-            root = Reference(session, number, reader.varint(MOST_NBYTES - 1))
+            root = reader.reference()
         else:
             reader.fail(f"has a table of kind {how}, which there is not")
         reader.end()

@@ -12,16 +12,17 @@ Level 0 holds values; a page of level n + 1 refers to pages of level n, each und
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from ..limits import METADATA
-from .binary import Reader, sized, varint
-from .container import Kind
-from .ids import MOST_NBYTES, MOST_NUMBER, SESSION_BYTES, Reference, from_bytes, to_bytes
-from .pages import Form
+from ...limits import METADATA
+from ..binary import Reader, sized, varint
+from ..container import Kind
+from ..ids import MOST_NBYTES, MOST_NUMBER, Reference, to_bytes
+from ..pages import Form
 
 Item: TypeAlias = bytes | Reference
 
@@ -70,6 +71,10 @@ class Node:
         """Bytes of memory that it takes, roughly: for caches."""
         return 200 + sum(200 + len(key) for key in self.keys) + sum(map(_size, self.items))
 
+    def child(self, key: bytes) -> int:
+        """Which of its items holds ``key``, if any does."""
+        return max(bisect_right(self.keys, key) - 1, 0)
+
     def encode(self) -> bytes:
         """Its raw bytes."""
         names = {item.session: 0 for item in self.items if isinstance(item, Reference)}
@@ -94,9 +99,7 @@ class Node:
         """What :meth:`encode` gave."""
         level = reader.most(reader.byte(), _MOST_LEVEL)
         known = reader.varint(_MOST)
-        table = reader.take(SESSION_BYTES * known)
-        cuts = range(0, len(table), SESSION_BYTES)
-        names = [from_bytes(table[at : at + SESSION_BYTES], reader.what) for at in cuts]
+        names = [reader.session() for _ in range(known)]
         keys: list[bytes] = []
         items: list[Item] = []
         before = b""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .pages import Load
+from ..pages import Load
+from .edit import children
+from .nodes import Item, Node
 from .tree import Tree, top, values_of
-from .tree_edit import children
-from .tree_pages import Item, Node
 
 _AT_ONCE = 256  # large values
 

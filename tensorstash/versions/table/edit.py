@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import Invalid, counted
+from ...errors import Invalid, counted
+from ..ids import Reference
+from ..pages import Load, NewPages
+from ..refs import NONE, REF_PAGES, PageChange, RefPage, Refs
 from .blocks import MOST_INDEX_BITS, Blocks, Index
-from .ids import Reference
-from .pages import Load, NewPages
-from .refs import NONE, REF_PAGES, PageChange, RefPage, Refs
 from .table import ChunkTable
 
 INLINE = 3 << 10

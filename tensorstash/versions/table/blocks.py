@@ -14,15 +14,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .binary import Reader, varint
-from .refs import MOST_POSITIONS
+from ...metadata.document import MAX_NDIM
+from ..binary import Reader, varint
+from ..refs import MOST_POSITIONS
 
 Index: TypeAlias = tuple[int, ...]
 
 MOST_INDEX_BITS = 62
 """Of the index of a chunk along one axis."""
 
-_MOST_NDIM = 255
 _MOST_LEVELS = 64
 _PAGE_BITS = MOST_POSITIONS.bit_length() - 1
 
@@ -35,7 +35,7 @@ def choose_block(counts: Sequence[int]) -> Index:
 
 
 def _bits(counts: Sequence[int], growing: Sequence[int], most: Sequence[int] = ()) -> list[int]:
-    """Bits of a block along each axis, at most ``most``; what ``counts`` leave go to ``growing``."""
+    """Bits of a block along each axis, at most ``most``; ``growing`` get those not needed."""
     wanted = [max(count - 1, 0).bit_length() for count in counts]
     bits = [0] * len(counts)
     for _ in range(_PAGE_BITS):
@@ -152,7 +152,7 @@ class Blocks:
     @classmethod
     def read(cls, reader: Reader) -> Blocks:
         """What :meth:`encode` gave."""
-        ndim = reader.varint(_MOST_NDIM)
+        ndim = reader.varint(MAX_NDIM)
         levels = reader.varint(_MOST_LEVELS)
         if not levels:
             reader.fail("has a table without levels")

@@ -6,18 +6,17 @@ change writes the pages on the way to it and no others, and each level is one ca
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-from ..errors import Invalid, short
-from .binary import Reader, varint
-from .container import packed_nbytes
-from .ids import MOST_NBYTES, MOST_NUMBER, SESSION_BYTES, Reference, from_bytes, to_bytes
-from .pages import Load, NewPages
-from .tree_edit import Edits, children, edited
-from .tree_pages import MOST_KEY, SIZES, TREE_PAGES, VALUES, Item, Node, Sizes
+from ...errors import Invalid, short
+from ..binary import Reader, encode_reference
+from ..container import packed_nbytes
+from ..ids import Reference
+from ..pages import Load, NewPages
+from .edit import Edits, children, edited
+from .nodes import MOST_KEY, SIZES, TREE_PAGES, VALUES, Item, Node, Sizes
 
 _EMPTY, _INLINE, _STORED = 0, 1, 2
 _AT_ONCE = 64  # pages that a listing reads ahead at most
@@ -36,8 +35,7 @@ class Tree:
             return bytes((_EMPTY,))
         if isinstance(self.root, Node):
             return bytes((_INLINE,)) + self.root.encode()
-        reference = to_bytes(self.root.session) + varint(self.root.number)
-        return bytes((_STORED,)) + reference + varint(self.root.nbytes)
+        return bytes((_STORED,)) + encode_reference(self.root)
 
     @classmethod
     def parse(cls, data: bytes, what: str, sizes: Sizes = SIZES) -> Tree:
@@ -50,9 +48,7 @@ class Tree:
             if not root.keys:
                 reader.fail("has a root without entries")
         elif how == _STORED:
-            session = from_bytes(reader.take(SESSION_BYTES), what)
-            number = reader.varint(MOST_NUMBER - 1)
-            root = Reference(session, number, reader.varint(MOST_NBYTES - 1))
+            root = reader.reference()
         elif how != _EMPTY:
             reader.fail(f"has a tree of kind {how}, which there is not")
         reader.end()
@@ -66,7 +62,7 @@ class Tree:
         """
         edits: Edits = []
         for key, value in changes.items():
-            data = key.encode()
+            data = key_of(key)
             if len(data) > MOST_KEY:
                 raise Invalid(
                     f"{short(key)} has {len(data)} bytes, a key has {MOST_KEY} at most; use "
@@ -85,17 +81,19 @@ class Tree:
 
     def get(self, keys: Iterable[str], load: Load) -> dict[str, bytes]:
         """The values of those of ``keys`` that are there."""
-        wanted = {key.encode(): key for key in keys}
+        wanted = {key_of(key): key for key in keys}
         found: dict[str, Item] = {}
         nodes = [(node, sorted(wanted)) for node in top(self, load)]
         while nodes:
-            below = []
+            below: list[tuple[Node, int, list[bytes]]] = []
             for node, inside in nodes:
                 if not node.level:
                     found.update(_found(node, inside, wanted))
                     continue
-                for at, group in groupby(inside, lambda key, node=node: _child(node, key)):
-                    below.append((node, at, list(group)))
+                parts: dict[int, list[bytes]] = {}
+                for key in inside:
+                    parts.setdefault(node.child(key), []).append(key)
+                below += ((node, at, some) for at, some in parts.items())
             read = children([(node, node.keys[at], node.items[at]) for node, at, _ in below], load)
             nodes = [(child, inside) for child, (_, _, inside) in zip(read, below, strict=True)]
         return values_of(found, load)
@@ -103,7 +101,7 @@ class Tree:
     def below(self, prefix: str, load: Load, *, values: bool = True) -> Iterator[tuple[str, bytes]]:
         """The entries whose keys begin with ``prefix``, sorted. Without ``values``, each is
         ``b""`` and large ones are not read."""
-        start = prefix.encode()
+        start = key_of(prefix)
         for node in self._walk(start, load, folders=False):
             first, last = _within(node, start)
             keys = [key.decode() for key in node.keys[first:last]]
@@ -117,7 +115,7 @@ class Tree:
         """What follows ``prefix`` in keys, up to the next slash, and whether there is a slash
         behind it: each pair once, in the order of keys. Pages that lie within one folder are not
         read; one key can be ``u`` and another one ``u/v``, which gives ``u`` twice."""
-        start = prefix.encode()
+        start = key_of(prefix)
         before = None
         for node in self._walk(start, load, folders=True):
             first, last = _within(node, start)
@@ -158,6 +156,18 @@ class Changed:
     dead: list[Reference]
 
 
+def key_of(text: str) -> bytes:
+    """The bytes of a key.
+
+    Raises:
+        Invalid: it has characters that are none.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(f"{short(text)} is no text in UTF-8; use another name") from error
+
+
 def top(tree: Tree, load: Load) -> Sequence[Node]:
     """The root, wherever it is; nothing of an empty tree."""
     if isinstance(tree.root, Reference):
@@ -175,11 +185,6 @@ def values_of(items: Mapping[str, Item], load: Load) -> dict[str, bytes]:
     }
 
 
-def _child(node: Node, key: bytes) -> int:
-    """The child that holds ``key``, if any does."""
-    return max(bisect_right(node.keys, key) - 1, 0)
-
-
 def _found(node: Node, inside: list[bytes], wanted: Mapping[bytes, str]) -> dict[str, Item]:
     found = {}
     for key in inside:
@@ -191,7 +196,7 @@ def _found(node: Node, inside: list[bytes], wanted: Mapping[bytes, str]) -> dict
 
 def _within(node: Node, start: bytes) -> tuple[int, int]:
     """Which of a leaf's keys begin with ``start``; which of a node's children may hold such."""
-    first = _child(node, start) if node.level else bisect_left(node.keys, start)
+    first = node.child(start) if node.level else bisect_left(node.keys, start)
     if not start:
         return first, len(node.keys)
     # No byte of UTF-8 is 255.

@@ -6,17 +6,16 @@ the one above, which stores them once small ones are joined with their neighbour
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypeAlias
 
-from ..driver import REPAIR
-from ..errors import Corrupt
-from .ids import Reference, page_key
-from .pages import Load, NewPages
-from .tree_pages import TREE_PAGES, VALUES, Item, Node, Sizes, cut
+from ...driver import REPAIR
+from ...errors import Corrupt
+from ..ids import Reference, page_key
+from ..pages import Load, NewPages
+from .nodes import TREE_PAGES, VALUES, Item, Node, Sizes, cut
 
 Edits: TypeAlias = list[tuple[bytes, bytes | None]]
 """Keys, sorted, and their values; ``None``: there is none afterwards."""
@@ -97,15 +96,15 @@ class _Edit:
         """The nodes that edits touch, from the top to the leaves; one call of ``load`` a level."""
         levels = [[top]]
         while levels[-1][0].node.level:
-            wanted = []
-            places = []
+            wanted: list[tuple[Node, bytes, Item]] = []
+            places: list[tuple[_Draft, int, Edits]] = []
             for draft in levels[-1]:
-                keys = draft.node.keys
-                for at, group in groupby(
-                    draft.edits, lambda e, k=keys: max(bisect_right(k, e[0]) - 1, 0)
-                ):
-                    places.append((draft, at, list(group)))
-                    wanted.append((draft.node, keys[at], draft.node.items[at]))
+                node = draft.node
+                parts: dict[int, Edits] = {}
+                for edit in draft.edits:
+                    parts.setdefault(node.child(edit[0]), []).append(edit)
+                places += ((draft, at, edits) for at, edits in parts.items())
+                wanted += ((node, node.keys[at], node.items[at]) for at in parts)
             level = []
             for (draft, at, edits), node in zip(places, children(wanted, self.load), strict=True):
                 draft.below[at] = _Draft(node, edits)
