@@ -44,6 +44,7 @@ from .view import View
 
 if TYPE_CHECKING:
     from .records import Ragged, Records, create_records, json, open_records, ragged, save_records
+    from .versions import Repo, Transaction, Version, create_repo, open_repo
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,8 @@ __version__ = "0.1.0"
 _RECORDS = frozenset(
     ("Ragged", "Records", "create_records", "json", "open_records", "ragged", "save_records")
 )
+
+_VERSIONS = frozenset(("Repo", "Transaction", "Version", "create_repo", "open_repo"))
 
 __all__ = [
     "AlreadyExists",
@@ -72,17 +75,21 @@ __all__ = [
     "Ragged",
     "ReadOnly",
     "Records",
+    "Repo",
     "StashError",
     "StashPerformanceWarning",
     "Stats",
     "TimedOut",
+    "Transaction",
     "Unavailable",
     "Unsupported",
+    "Version",
     "View",
     "copy",
     "create",
     "create_group",
     "create_records",
+    "create_repo",
     "json",
     "load",
     "log_requests",
@@ -91,6 +98,7 @@ __all__ = [
     "open",
     "open_group",
     "open_records",
+    "open_repo",
     "ragged",
     "save",
     "save_records",
@@ -102,14 +110,15 @@ if os.environ.get("TENSORSTASH_LOG"):
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _RECORDS:
+    if name not in _RECORDS | _VERSIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module("tensorstash.records"), name)
+    module = "tensorstash.records" if name in _RECORDS else "tensorstash.versions"
+    found = globals()[name] = getattr(importlib.import_module(module), name)
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_RECORDS})
+    return sorted({*globals(), *_RECORDS, *_VERSIONS})
 
 
 def zarr_store(

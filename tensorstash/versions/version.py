@@ -1,0 +1,126 @@
+"""One version of a repository, for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Unpack
+
+from ..array import Array
+from ..create import open_place
+from ..group import Group
+from ..options import OpenArrayOptions, OpenOptions
+from ..records import Records
+from .commit import Commit
+from .driver import VersionDriver
+from .objects import Objects
+from .transaction import checked, records_at
+
+
+class Version:
+    """What a commit of a repository holds; it never changes, whatever others commit.
+
+    Made by ``repo.at(...)``. ``driver`` is the version as a driver, which every function that
+    reads takes for a location: ``stash.zarr_store(version.driver)`` for zarr-python, xarray and
+    dask. Pickles small, without what it holds.
+
+    >>> repo = stash.create_repo({})
+    >>> with repo.change() as t:
+    ...     t.create("u", 4, "int8")[:] = 1
+    >>> first = repo.at("main")
+    >>> with repo.change() as t:
+    ...     t["u"][:] = 2
+    >>> first.open("u")[0].item(), repo.at("main").open("u")[0].item()
+    (1, 2)
+    """
+
+    def __init__(self, objects: Objects, commit: Commit) -> None:
+        """Made by ``repo.at()``."""
+        self.driver = VersionDriver(objects, commit)
+
+    @property
+    def commit(self) -> str:
+        """The commit's id."""
+        return self.driver.snapshot.id
+
+    @property
+    def number(self) -> int:
+        """How many commits there were before it."""
+        return self.driver.snapshot.commit.summary.number
+
+    @property
+    def time(self) -> datetime:
+        """When it was committed, by the clock of who did."""
+        return self.driver.snapshot.commit.summary.time
+
+    @property
+    def author(self) -> str:
+        """Who committed it, as they said."""
+        return self.driver.snapshot.commit.summary.author
+
+    @property
+    def message(self) -> str:
+        """What they said about it."""
+        return self.driver.snapshot.commit.summary.message
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What was given with it."""
+        return self.driver.snapshot.commit.summary.metadata
+
+    def open(self, path: str = "", **how: Unpack[OpenArrayOptions]) -> Array:
+        """Open an array of this version.
+
+        Args:
+            path: where it is, from the root.
+            how: as ``tensorstash.open`` explains.
+
+        Returns:
+            A handle that reads.
+
+        Raises:
+            NotFound: nothing is there in this version. Invalid: a group is.
+        """
+        driver, settings = open_place(self.driver, "r", **{"immutable": True, **how})  # type: ignore[arg-type]
+        return Array(driver, checked(path), settings).refresh()
+
+    def open_group(self, path: str = "", **how: Unpack[OpenOptions]) -> Group:
+        """Open a group of this version.
+
+        Args:
+            path: where it is, from the root.
+            how: as ``tensorstash.open_group`` explains.
+
+        Returns:
+            A handle that reads.
+
+        Raises:
+            NotFound: nothing is there in this version. Invalid: an array is.
+        """
+        driver, settings = open_place(self.driver, "r", **{"immutable": True, **how})  # type: ignore[arg-type]
+        return Group(driver, checked(path), settings).refresh()
+
+    def open_records(self, path: str = "", **how: Unpack[OpenOptions]) -> Records:
+        """Open records of this version.
+
+        Args:
+            path: where they are, from the root.
+            how: as ``tensorstash.open_records`` explains.
+
+        Returns:
+            A handle that reads all rows and fields.
+
+        Raises:
+            NotFound: nothing is there in this version. Invalid: there are no records.
+        """
+        return records_at(self.driver, path, "r", **{"immutable": True, **how})
+
+    def __repr__(self) -> str:
+        return f"<Version {self.commit} of {self.driver.backing.url}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.driver.objects, self.commit)
+
+
+def _again(objects: Objects, commit: str) -> Version:
+    return Version(objects, objects.commit(commit))
