@@ -122,7 +122,11 @@ def __dir__() -> list[str]:
 
 
 def zarr_store(
-    location: Location, *, options: Mapping[str, Any] | None = None, read_only: bool = False
+    location: Location,
+    *,
+    path: str = "",
+    options: Mapping[str, Any] | None = None,
+    read_only: bool = False,
 ) -> Any:
     """Return a store of zarr-python for a location, for use with zarr, xarray and dask.
 
@@ -132,6 +136,7 @@ def zarr_store(
     Args:
         location: a path, a URL such as ``"s3://bucket/x"``, a ``pathlib.Path``, a ``dict`` or a
             driver.
+        path: where below the location, such as ``"raw"``, the root of the store is.
         options: keyword arguments of the driver.
         read_only: refuse to write through the store.
 
@@ -148,5 +153,5 @@ def zarr_store(
     [0, 1, 2]
     """
     return importlib.import_module("tensorstash.zarr_adapter").zarr_store(
-        location, options=options, read_only=read_only
+        location, path=path, options=options, read_only=read_only
     )

@@ -20,8 +20,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class PlaceOptions(TypedDict, total=False):
-    """What every way in takes: the driver's options, and how much memory may be taken."""
+    """What every way in takes: where below the location, the driver's options, and how much memory
+    may be taken."""
 
+    path: str
     options: Mapping[str, Any] | None
     limits: LimitsLike
     memory_limit: int | str | None

@@ -31,6 +31,7 @@ from .metadata import node, trailer
 from .metadata.belongings import PROBE, Belongings
 from .metadata.spec import ArraySpec
 from .metadata.trailer import new_identity
+from .metadata.unfinished import Spare
 from .options import CopyOptions, shown
 from .sharding import Sharding
 from .threads import spread
@@ -46,6 +47,7 @@ def copy(
     source: Location | Array,
     target: Location,
     *,
+    path: str = "",
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -61,6 +63,7 @@ def copy(
     Args:
         source: an array, or where one is stored.
         target: where to store the copy, as for :func:`create`.
+        path: where below the location ``source`` the array is stored.
         progress: show a bar, which needs tqdm.
         options: keyword arguments of the target's driver.
         overwrite: replace the array or group that is at ``target``.
@@ -85,21 +88,36 @@ def copy(
     """
     if progress:
         _need_tqdm()
-    origin = _origin(source).settle()
+    origin = _origin(source, path).settle()
     if changes.get("shape", origin.shape) != origin.shape:
         raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
+    driver = limited(resolve(target, options), origin.settings.limits)
+    return copy_to(origin, driver, "", changes, overwrite=overwrite, progress=progress)
+
+
+def copy_to(
+    origin: Array,
+    driver: Driver,
+    path: str,
+    changes: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+    spare: Spare = None,
+) -> Array:
+    """As :func:`copy`, below a driver's root; ``path`` is empty or ends in ``/``. ``spare``: as of
+    ``node.making``."""
     spec = replace(_changed(origin.spec, changes), identity=new_identity(), of_records=False)
     limits, memory = origin.settings.limits, origin.settings.memory
-    driver = limited(resolve(target, options), limits)
     if "in_place" in changes:
         check_in_place(driver, spec)
     elif spec.in_place and not driver.capabilities.in_place:
         spec = replace(spec, in_place=False)
     if overwrite:
-        _refuse_inside(origin, driver)
+        _refuse_inside(origin, driver, path)
     # Nothing of it is stored yet, its document neither.
     settings = Settings(mode="r+", limits=limits, memory=memory)
-    made = Array(driver, "", settings, spec, created=True)
+    made = Array(driver, path, settings, spec, created=True)
     made.watch(False)
     blocks = _blocks(origin, spec)
     if progress:
@@ -107,10 +125,14 @@ def copy(
     before, least = (largest(each, each.grid) for each in (origin.spec, spec))
     each = least + max(2 * before, COPIES * least)  # of what is read or written, what takes more
     apart = _apart_from(origin.driver, node.lock_key(origin.path, origin.spec))
-    with node.making(driver, "", spec, "copy", overwrite=overwrite, spare=apart) as check:
+
+    def stays(found: Belongings) -> bool:
+        return apart(found) or (spare is not None and spare(found))
+
+    with node.making(driver, path, spec, "copy", overwrite=overwrite, spare=stays) as check:
 
         def move(where: tuple[slice, ...]) -> None:
-            with memory.share("in_flight", each, 1, least, partial(located, driver)):
+            with memory.share("in_flight", each, 1, least, partial(located, driver, path)):
                 values = origin.read(where)
                 check()
                 # Nothing is stored there: fill needs no delete.
@@ -126,13 +148,15 @@ def copy(
     return made
 
 
-def _origin(source: Any) -> Array:
+def _origin(source: Any, path: str) -> Array:
     if isinstance(source, Array):
+        if path:
+            raise Invalid("path= is for a location; a handle is what is copied itself")
         return source
     is_group = hasattr(source, "walk") and hasattr(source, "tree")
     if not is_group:
         try:
-            return open(source)
+            return open(source, path=path)
         except Invalid as error:
             is_group = re.search(r"is a group; open it with open_\w+\(\)$", str(error)) is not None
             if not is_group:
@@ -171,13 +195,13 @@ def _at_once(origin: Array, made: Array) -> int:
     return max(1, min(max(end.concurrency for end in ends), _BYTES // max(1, chunk)))
 
 
-def _refuse_inside(origin: Array, target: Driver) -> None:
+def _refuse_inside(origin: Array, target: Driver, path: str) -> None:
     """Replacing deletes all there is at ``target``: that must not be, or hold, the source."""
-    above = located(target).rstrip("/") + "/"
+    above = located(target, path).rstrip("/") + "/"
     below = located(origin.driver, origin.path).rstrip("/") + "/"
     if below.startswith(above):
         # Drivers on different dicts have one URL; a stored version is only in one place.
-        tag = target.tag(node.lock_key(below[len(above) :].lstrip("/"), origin.spec))
+        tag = target.tag(node.lock_key(path + below[len(above) :].lstrip("/"), origin.spec))
         if tag is not None and tag == origin.driver.tag(node.lock_key(origin.path, origin.spec)):
             raise Invalid(f"{below[:-1]} cannot be copied over itself; copy it elsewhere first")
 

@@ -56,7 +56,7 @@ def load(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> Nod
 
 
 def load_each(
-    driver: Driver, paths: Sequence[str], *, allow_pickle: bool = False
+    driver: Driver, paths: Sequence[str], *, allow_pickle: bool | None = False
 ) -> Iterator[tuple[str, Node | StashError]]:
     """``(path, node)`` for those of ``paths`` that hold one, in their order; the error instead of
     the node where it cannot be read, which hides none of the others. All are asked for at once,

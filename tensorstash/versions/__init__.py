@@ -1,6 +1,6 @@
 """Versions of a tree of arrays: commits, branches and tags over objects that never change."""
 
-from .diff import ArrayDifference, Difference
+from .publish.diff import ArrayDifference, Difference
 from .repo import Repo, RepoInfo, create_repo, open_repo
 from .transaction import Transaction
 from .version import Version

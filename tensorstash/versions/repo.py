@@ -14,17 +14,17 @@ from ..location import Location, resolve
 from ..metadata import zarr3
 from ..metadata.document import GroupDocument
 from .changes import Changes, Dead
-from .check import Damage, check
+from .publish.check import Damage, check
 from .commit import Commit
-from .diff import Difference, diff
+from .publish.diff import Difference, diff
 from .ids import commit_key, new_repo, new_session
 from .log import Log, Summary
-from .names import MAIN, check_name, decode_name, wanted
-from .objects import Objects
+from .access.names import MAIN, check_name, decode_name, wanted
+from .access.objects import Objects
 from .pages import NewPages
-from .pointers import MOST, REPO_KEY, Pointer, encode_repo, parse_repo, pointer_key
-from .publish import read_branch
-from .snapshot import Snapshot
+from .access.pointers import MOST, REPO_KEY, Pointer, encode_repo, parse_repo, pointer_key
+from .publish.race import read_branch
+from .access.snapshot import Snapshot
 from .transaction import Transaction
 from .tree import Tree
 from .version import Version

@@ -13,20 +13,17 @@ from typing import Any, Unpack
 
 from ..array import Array
 from ..attributes import Attributes
-from ..create import open_place
-from ..driver import Driver, Tag
-from ..errors import Closed, Invalid, StashError, short
-from ..group import Group
+from ..driver import Tag
+from ..errors import Closed, StashError
+from ..group import Group, open_group
 from ..options import NewRecordsOptions
-from ..records import Records, create_records
-from ..records import commit as rows
-from ..records.table import FixedPlace, Table
+from ..records import Records, create_records, open_records
 from .ids import session_key
 from .log import Summary
-from .objects import Objects
-from .publish import Publisher, read_branch
-from .snapshot import Snapshot
-from .writing import TransactionDriver
+from .access.objects import Objects
+from .publish.race import Publisher, read_branch
+from .access.snapshot import Snapshot
+from .access.writing import TransactionDriver
 
 
 class Transaction:
@@ -124,8 +121,7 @@ class Transaction:
     def group(self) -> Group:
         """The group at the root, opened for reading and writing."""
         if self._group is None:
-            driver, settings = open_place(self.driver, "r+")
-            self._group = Group(driver, "", settings).refresh()
+            self._group = open_group(self.driver, "r+")
         return self._group
 
     @property
@@ -187,7 +183,7 @@ class Transaction:
         Raises:
             NotFound: nothing is there. Invalid: what is there are no records.
         """
-        return records_at(self.driver, path, "r+")
+        return open_records(self.driver, "r+", path=path)
 
     def create_records(
         self, path: str, schema: Any = None, length: int = 0, **how: Unpack[NewRecordsOptions]
@@ -204,25 +200,10 @@ class Transaction:
         Raises:
             AlreadyExists: something is stored there. Invalid: the schema is wrong.
         """
-        return create_records(self.driver, schema, length, path=checked(path), **how)
+        return create_records(self.driver, schema, length, path=path, **how)
 
     def abort(self) -> None:
         """Discard what was changed; nothing is committed when the block ends."""
         self._aborted = True
         self.driver.ended = "was aborted"
-
-
-def checked(path: str) -> str:
-    """A path from the root as keys begin with it."""
-    if not isinstance(path, str):
-        raise Invalid(f"a path is a text, not {short(path)}")
-    path = path.strip("/")
-    return path + "/" if path else ""
-
-
-def records_at(driver: Driver, path: str, mode: str, **how: Any) -> Records:
-    """Records below the root of a driver."""
-    driver, settings = open_place(driver, mode, **how)
-    at = checked(path)
-    return Records(Table(FixedPlace(driver, at), settings, rows.load(driver, at)))
 

@@ -7,14 +7,13 @@ from datetime import datetime
 from typing import Any, Unpack
 
 from ..array import Array
-from ..create import open_place
-from ..group import Group
+from ..create import open as open_array
+from ..group import Group, open_group
 from ..options import OpenArrayOptions, OpenOptions
-from ..records import Records
+from ..records import Records, open_records
 from .commit import Commit
-from .driver import VersionDriver
-from .objects import Objects
-from .transaction import checked, records_at
+from .access.driver import VersionDriver
+from .access.objects import Objects
 
 
 class Version:
@@ -81,8 +80,8 @@ class Version:
         Raises:
             NotFound: nothing is there in this version. Invalid: a group is.
         """
-        driver, settings = open_place(self.driver, "r", **{"immutable": True, **how})  # type: ignore[arg-type]
-        return Array(driver, checked(path), settings).refresh()
+        how.setdefault("immutable", True)
+        return open_array(self.driver, path=path, **how)
 
     def open_group(self, path: str = "", **how: Unpack[OpenOptions]) -> Group:
         """Open a group of this version.
@@ -97,8 +96,8 @@ class Version:
         Raises:
             NotFound: nothing is there in this version. Invalid: an array is.
         """
-        driver, settings = open_place(self.driver, "r", **{"immutable": True, **how})  # type: ignore[arg-type]
-        return Group(driver, checked(path), settings).refresh()
+        how.setdefault("immutable", True)
+        return open_group(self.driver, path=path, **how)
 
     def open_records(self, path: str = "", **how: Unpack[OpenOptions]) -> Records:
         """Open records of this version.
@@ -113,7 +112,8 @@ class Version:
         Raises:
             NotFound: nothing is there in this version. Invalid: there are no records.
         """
-        return records_at(self.driver, path, "r", **{"immutable": True, **how})
+        how.setdefault("immutable", True)
+        return open_records(self.driver, path=path, **how)
 
     def __repr__(self) -> str:
         return f"<Version {self.commit} of {self.driver.backing.url}>"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..driver import Tag
-from ..metadata.mark import Layout
+from ...driver import Tag
+from ...metadata.mark import Layout
 from .driver import Value, digest
-from .ids import Reference
+from ..ids import Reference
 from .places import Chunk, Places
 from .snapshot import Snapshot
 

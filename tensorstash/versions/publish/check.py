@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..driver import Request, Span
-from ..errors import Conflict, Corrupt, NotFound, Unsupported, counted
-from .commit import Commit
-from .ids import chunk_key, commit_key
-from .objects import Objects
-from .refs import Refs
-from .snapshot import Snapshot
+from ...driver import Request, Span
+from ...errors import Conflict, Corrupt, NotFound, Unsupported, counted
+from ..commit import Commit
+from ..ids import chunk_key, commit_key
+from ..access.objects import Objects
+from ..refs import Refs
+from ..access.snapshot import Snapshot
 
 _AT_ONCE = 256
 _WRONG = (Corrupt, Conflict, NotFound, Unsupported)

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ..driver import Driver, Tag, get_at_most, pause
-from ..errors import Conflict, DriverError, NotFound
+from ...driver import Driver, Tag, get_at_most, pause
+from ...errors import Conflict, DriverError, NotFound
 from .building import Built, Ready, build
-from .changes import Changes
-from .commit import Commit
+from ..changes import Changes
+from ..commit import Commit
 from .conflicts import Clash, Documents, clash
-from .draft import Draft
-from .ids import commit_id
-from .log import Summary
-from .objects import Objects
-from .pages import NewPages
-from .pointers import MOST, Pointer, pointer_key
-from .snapshot import TABLE, Snapshot
-from .tree import differences
+from ..access.draft import Draft
+from ..ids import commit_id
+from ..log import Summary
+from ..access.objects import Objects
+from ..pages import NewPages
+from ..access.pointers import MOST, Pointer, pointer_key
+from ..access.snapshot import TABLE, Snapshot
+from ..tree import differences
 
 _FREE = 3  # races lost before a lock is taken
 _TRIES = 1000

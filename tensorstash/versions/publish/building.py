@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import StashError
-from ..metadata import zarr2, zarr3
-from ..metadata.mark import Layout
-from ..metadata.spec import ArraySpec
-from .changes import ArrayChange, Changes, Dead
-from .commit import Commit
-from .draft import Draft, Index, Stored
-from .ids import Reference
-from .log import Summary
-from .pages import NewPages
-from .refs import PageChange, Refs
-from .snapshot import TABLE, Snapshot
-from .table import ChunkTable, ReadyPage, apply
+from ...errors import StashError
+from ...metadata import zarr2, zarr3
+from ...metadata.mark import Layout
+from ...metadata.spec import ArraySpec
+from ..changes import ArrayChange, Changes, Dead
+from ..commit import Commit
+from ..access.draft import Draft, Index, Stored
+from ..ids import Reference
+from ..log import Summary
+from ..pages import NewPages
+from ..refs import PageChange, Refs
+from ..access.snapshot import TABLE, Snapshot
+from ..table import ChunkTable, ReadyPage, apply
 
 
 @dataclass

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .commit import Commit
-from .ids import Reference
+from ..commit import Commit
+from ..ids import Reference
 from .objects import Objects
 from .places import Chunk, Places
-from .refs import Refs
-from .table import ChunkTable
-from .tree import Tree
+from ..refs import Refs
+from ..table import ChunkTable
+from ..tree import Tree
 
 TABLE = "/refs"
 """Behind an array's path, the key of its table in the tree of entries: no document has such."""

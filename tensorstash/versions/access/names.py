@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from ..errors import Invalid, short
-from .ids import is_commit
+from ...errors import Invalid, short
+from ..ids import is_commit
 
 MAIN = "main"
 """The branch that every repository has at first."""

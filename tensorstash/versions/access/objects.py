@@ -7,15 +7,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ..cached import PerProcess
-from ..driver import REPAIR, Driver, Request
-from ..errors import Corrupt, NotFound, counted
-from ..memory import PROCESS
-from ..turn import turn
-from .commit import Commit
-from .ids import Reference, commit_key, page_key
-from .pages import Form
-from .refs import RefPage
+from ...cached import PerProcess
+from ...driver import REPAIR, Driver, Request
+from ...errors import Corrupt, NotFound, counted
+from ...memory import PROCESS
+from ...turn import turn
+from ..commit import Commit
+from ..ids import Reference, commit_key, page_key
+from ..pages import Form
+from ..refs import RefPage
 
 T = TypeVar("T")
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import StashError
-from ..metadata import zarr2, zarr3
-from ..metadata.spec import ArraySpec
-from .pages import Load
-from .publish import documents_between
-from .refs import RefPage
-from .snapshot import TABLE, Snapshot
-from .table import ChunkTable
-from .tree import differences
+from ...errors import StashError
+from ...metadata import zarr2, zarr3
+from ...metadata.spec import ArraySpec
+from ..pages import Load
+from .race import documents_between
+from ..refs import RefPage
+from ..access.snapshot import TABLE, Snapshot
+from ..table import ChunkTable
+from ..tree import differences
 
 Box = tuple[slice, ...]
 

@@ -13,18 +13,18 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..driver import Buffer, Put, Tag, check_key
-from ..drivers.thread_lock import ThreadLocks, ThreadTurn
-from ..errors import Closed, Conflict, Invalid, Unsupported, short
-from ..metadata.belongings import PROBE
-from ..metadata.mark import Layout
-from ..turn import turn
+from ...driver import Buffer, Put, Tag, check_key
+from ...drivers.thread_lock import ThreadLocks, ThreadTurn
+from ...errors import Closed, Conflict, Invalid, Unsupported, short
+from ...metadata.belongings import PROBE
+from ...metadata.mark import Layout
+from ...turn import turn
 from .draft import Draft, Stored
 from .driver import RepoDriver, Value
-from .ids import Reference, chunk_key
+from ..ids import Reference, chunk_key
 from .objects import Objects
 from .places import Chunk, is_document
-from .refs import Refs
+from ..refs import Refs
 from .snapshot import Snapshot
 
 _locks = ThreadLocks()

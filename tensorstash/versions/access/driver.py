@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..driver import (
+from ...driver import (
     REPAIR,
     Buffer,
     Changed,
@@ -26,13 +26,13 @@ from ..driver import (
     check_size,
     pick,
 )
-from ..errors import Corrupt, ReadOnly, Unsupported, counted
-from ..metadata.mark import Layout
-from .commit import Commit
-from .ids import Reference, chunk_key
+from ...errors import Corrupt, ReadOnly, Unsupported, counted
+from ...metadata.mark import Layout
+from ..commit import Commit
+from ..ids import Reference, chunk_key
 from .objects import Objects, lost
 from .places import Chunk, Places, is_document
-from .refs import Refs
+from ..refs import Refs
 from .snapshot import Snapshot
 
 _AT_ONCE = 4  # times as many keys are looked up at once as requests are under way

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..metadata import mark, zarr2, zarr3
-from ..metadata.belongings import DOCUMENTS
-from ..metadata.mark import Layout
+from ...metadata import mark, zarr2, zarr3
+from ...metadata.belongings import DOCUMENTS
+from ...metadata.mark import Layout
 
 Index = tuple[int, ...]
 

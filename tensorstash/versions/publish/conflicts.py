@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..metadata import mark, trailer, zarr2, zarr3
-from .changes import ArrayChange, Changes
-from .table import Blocks, Index
+from ...metadata import mark, trailer, zarr2, zarr3
+from ..changes import ArrayChange, Changes
+from ..table import Blocks, Index
 
 _FREE = ("attributes", "consolidated_metadata", "shape")
 _SHOWN = 4

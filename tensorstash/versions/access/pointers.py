@@ -6,10 +6,10 @@ import json
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ..driver import REPAIR, Buffer
-from ..errors import Corrupt, Unsupported, short
-from ..metadata.document import decode
-from .ids import is_commit
+from ...driver import REPAIR, Buffer
+from ...errors import Corrupt, Unsupported, short
+from ...metadata.document import decode
+from ..ids import is_commit
 from .names import encode_name
 
 REPO_KEY = "tensorstash-repo.json"
