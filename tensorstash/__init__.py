@@ -125,6 +125,7 @@ def zarr_store(
     location: Location,
     *,
     path: str = "",
+    version: Any = None,
     options: Mapping[str, Any] | None = None,
     read_only: bool = False,
 ) -> Any:
@@ -137,6 +138,7 @@ def zarr_store(
         location: a path, a URL such as ``"s3://bucket/x"``, a ``pathlib.Path``, a ``dict`` or a
             driver.
         path: where below the location, such as ``"raw"``, the root of the store is.
+        version: of a repository, which version: see ``Repo``.
         options: keyword arguments of the driver.
         read_only: refuse to write through the store.
 
@@ -153,5 +155,5 @@ def zarr_store(
     [0, 1, 2]
     """
     return importlib.import_module("tensorstash.zarr_adapter").zarr_store(
-        location, path=path, options=options, read_only=read_only
+        location, path=path, version=version, options=options, read_only=read_only
     )

@@ -13,18 +13,19 @@ from ..errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound, Unsupp
 from ..location import Location, resolve
 from ..metadata import zarr3
 from ..metadata.document import GroupDocument
-from .changes import Changes, Dead
-from .publish.check import Damage, check
-from .commit import Commit
-from .publish.diff import Difference, diff
-from .ids import commit_key, new_repo, new_session
-from .log import Log, Summary
+from .access.driver import VersionDriver
 from .access.names import MAIN, check_name, decode_name, wanted
 from .access.objects import Objects
-from .pages import NewPages
 from .access.pointers import MOST, REPO_KEY, Pointer, encode_repo, parse_repo, pointer_key
-from .publish.race import read_branch
 from .access.snapshot import Snapshot
+from .changes import Changes, Dead
+from .commit import Commit
+from .ids import commit_key, new_repo, new_session
+from .log import Log, Summary
+from .pages import NewPages
+from .publish.check import Damage, check
+from .publish.diff import Difference, diff
+from .publish.race import read_branch
 from .transaction import Transaction
 from .tree import Tree
 from .version import Version
@@ -110,9 +111,7 @@ class Repo:
         check_name(branch, "branch")
         if not self.driver.capabilities.writable:
             raise Unsupported(f"{self.driver.url} cannot be written to; copy the repository")
-        summary = Summary(
-            new_session(), 0, (), datetime.now(UTC), author, message, metadata or {}
-        )
+        summary = Summary(new_session(), 0, (), datetime.now(UTC), author, message, metadata or {})
         summary.check()
         return Transaction(self._objects, branch, summary)
 
@@ -387,7 +386,9 @@ class Repo:
     def _unknown(self, kinds: tuple[str, ...], name: str) -> NotFound:
         known = [each for kind in kinds for each in self._names(kind)]
         near = difflib.get_close_matches(name, known, _NEAR)
-        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "branches() and tags() list"
+        hint = (
+            f"did you mean {', '.join(map(repr, near))}?" if near else "branches() and tags() list"
+        )
         return NotFound(f"no {' or '.join(kinds)} {name!r} in {self.driver.url}; {hint}")
 
     def _names(self, kind: str) -> list[str]:
@@ -517,3 +518,21 @@ def open_repo(location: Location, *, options: Mapping[str, Any] | None = None) -
             f"no repository at {driver.url}: no {REPO_KEY}; check the place, or create_repo() one"
         )
     return Repo(driver, parse_repo(found))
+
+
+def version_driver(driver: Driver, version: str | datetime) -> VersionDriver:
+    """The version of the repository in ``driver``, for whoever opens what is in it: of a tag or a
+    branch that is named as such in two requests, and what it takes to find a text's other kind."""
+    kinds, name, _ = wanted(version)
+    if kinds[0] in ("tag", "branch"):
+        keys = [pointer_key(kind, name) for kind in kinds]
+        requests = [Request(key, most=MOST) for key in keys]
+        there = [
+            Pointer.parse(pair[0], keys[i])
+            for i, pair in driver.get_many_tagged(requests)
+            if pair is not None
+        ]
+        if len(there) == 1:
+            objects = Objects(driver, there[0].repo)
+            return VersionDriver(objects, objects.commit(there[0].commit))
+    return open_repo(driver).at(version).driver

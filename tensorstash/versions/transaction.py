@@ -18,12 +18,12 @@ from ..errors import Closed, StashError
 from ..group import Group, open_group
 from ..options import NewRecordsOptions
 from ..records import Records, create_records, open_records
-from .ids import session_key
-from .log import Summary
 from .access.objects import Objects
-from .publish.race import Publisher, read_branch
 from .access.snapshot import Snapshot
 from .access.writing import TransactionDriver
+from .ids import session_key
+from .log import Summary
+from .publish.race import Publisher, read_branch
 
 
 class Transaction:
@@ -186,7 +186,7 @@ class Transaction:
         return open_records(self.driver, "r+", path=path)
 
     def create_records(
-        self, path: str, schema: Any = None, length: int = 0, **how: Unpack[NewRecordsOptions]
+        self, path: str, schema: Any = None, length: int = 0, /, **how: Unpack[NewRecordsOptions]
     ) -> Records:
         """Create records.
 
@@ -200,10 +200,10 @@ class Transaction:
         Raises:
             AlreadyExists: something is stored there. Invalid: the schema is wrong.
         """
-        return create_records(self.driver, schema, length, path=path, **how)
+        how["path"] = path
+        return create_records(self.driver, schema, length, **how)
 
     def abort(self) -> None:
         """Discard what was changed; nothing is committed when the block ends."""
         self._aborted = True
         self.driver.ended = "was aborted"
-

@@ -11,9 +11,9 @@ from ..create import open as open_array
 from ..group import Group, open_group
 from ..options import OpenArrayOptions, OpenOptions
 from ..records import Records, open_records
-from .commit import Commit
 from .access.driver import VersionDriver
 from .access.objects import Objects
+from .commit import Commit
 
 
 class Version:
@@ -67,7 +67,7 @@ class Version:
         """What was given with it."""
         return self.driver.snapshot.commit.summary.metadata
 
-    def open(self, path: str = "", **how: Unpack[OpenArrayOptions]) -> Array:
+    def open(self, path: str = "", /, **how: Unpack[OpenArrayOptions]) -> Array:
         """Open an array of this version.
 
         Args:
@@ -81,9 +81,10 @@ class Version:
             NotFound: nothing is there in this version. Invalid: a group is.
         """
         how.setdefault("immutable", True)
-        return open_array(self.driver, path=path, **how)
+        how.setdefault("path", path)
+        return open_array(self.driver, **how)
 
-    def open_group(self, path: str = "", **how: Unpack[OpenOptions]) -> Group:
+    def open_group(self, path: str = "", /, **how: Unpack[OpenOptions]) -> Group:
         """Open a group of this version.
 
         Args:
@@ -97,9 +98,10 @@ class Version:
             NotFound: nothing is there in this version. Invalid: an array is.
         """
         how.setdefault("immutable", True)
-        return open_group(self.driver, path=path, **how)
+        how.setdefault("path", path)
+        return open_group(self.driver, **how)
 
-    def open_records(self, path: str = "", **how: Unpack[OpenOptions]) -> Records:
+    def open_records(self, path: str = "", /, **how: Unpack[OpenOptions]) -> Records:
         """Open records of this version.
 
         Args:
@@ -113,7 +115,8 @@ class Version:
             NotFound: nothing is there in this version. Invalid: there are no records.
         """
         how.setdefault("immutable", True)
-        return open_records(self.driver, path=path, **how)
+        how.setdefault("path", path)
+        return open_records(self.driver, **how)
 
     def __repr__(self) -> str:
         return f"<Version {self.commit} of {self.driver.backing.url}>"

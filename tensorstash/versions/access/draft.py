@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...driver import Tag
 from ...metadata.mark import Layout
-from .driver import Value, digest
 from ..ids import Reference
+from .driver import Value, digest
 from .places import Chunk, Places
 from .snapshot import Snapshot
 
@@ -68,9 +68,9 @@ class Draft:
         asked: list[int] = []
         for i, chunk in enumerate(chunks):
             own = self.chunks.get((chunk.path, chunk.layout))
-            if own is None or chunk.index not in own:
+            if own is None or chunk.at not in own:
                 asked.append(i)
-            elif (stored := own[chunk.index]) is not None:
+            elif (stored := own[chunk.at]) is not None:
                 found[i] = Reference(self.session, *stored)
         if asked:
             references = self.base.references([chunks[i] for i in asked])
@@ -88,21 +88,21 @@ class Draft:
     def put_chunk(self, chunk: Chunk, stored: Stored) -> None:
         """A chunk is stored as another object."""
         own = self.chunks.setdefault((chunk.path, chunk.layout), {})
-        before = own.get(chunk.index)
-        own[chunk.index] = stored
+        before = own.get(chunk.at)
+        own[chunk.at] = stored
         if before is not None:
             self.garbage.append(before)
 
     def delete_chunk(self, chunk: Chunk) -> None:
         """A chunk is no more."""
         own = self.chunks.setdefault((chunk.path, chunk.layout), {})
-        before = own.get(chunk.index)
+        before = own.get(chunk.at)
         if before is not None:
             self.garbage.append(before)
         if self.base.reference(chunk) is not None:
-            own[chunk.index] = None
+            own[chunk.at] = None
         else:
-            own.pop(chunk.index, None)
+            own.pop(chunk.at, None)
 
     def changed_documents(self) -> dict[str, tuple[bytes | None, bytes | None]]:
         """What documents were and are, of those that are not as they were."""

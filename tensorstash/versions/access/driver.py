@@ -30,9 +30,9 @@ from ...errors import Corrupt, ReadOnly, Unsupported, counted
 from ...metadata.mark import Layout
 from ..commit import Commit
 from ..ids import Reference, chunk_key
+from ..refs import Refs
 from .objects import Objects, lost
 from .places import Chunk, Places, is_document
-from ..refs import Refs
 from .snapshot import Snapshot
 
 _AT_ONCE = 4  # times as many keys are looked up at once as requests are under way
@@ -253,9 +253,7 @@ class RepoDriver(Driver):
                     if key.startswith(prefix):
                         yield key, reference
 
-    def _inside(
-        self, path: str, prefix: str
-    ) -> Iterator[tuple[Layout, NDArray[np.int64], Refs]]:
+    def _inside(self, path: str, prefix: str) -> Iterator[tuple[Layout, NDArray[np.int64], Refs]]:
         """The chunks of an array that may lie below a prefix."""
         rest = prefix[len(path) :] if prefix.startswith(path) else ""
         layouts = self.places.layouts(path)
@@ -394,6 +392,3 @@ def digest(data: bytes) -> Tag:
 def _again(backing: Driver, repo: bytes, commit: str) -> VersionDriver:
     objects = Objects(backing, repo)
     return VersionDriver(objects, objects.commit(commit))
-
-
-

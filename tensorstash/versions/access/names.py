@@ -103,9 +103,7 @@ def wanted(version: object) -> Wanted:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise Invalid(
-            f"{short(text)} is no time; write it as in 'time:2026-11-01T12:00'"
-        ) from None
+        raise Invalid(f"{short(text)} is no time; write it as in 'time:2026-11-01T12:00'") from None
     return Wanted(("time",), check_name(branch or MAIN, "branch"), _aware(time))
 
 

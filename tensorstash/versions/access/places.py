@@ -18,7 +18,7 @@ class Chunk(NamedTuple):
 
     path: str
     layout: Layout
-    index: Index
+    at: Index
 
 
 class _Node(NamedTuple):

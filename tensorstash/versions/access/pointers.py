@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from ...driver import REPAIR, Buffer
 from ...errors import Corrupt, Unsupported, short
+from ...metadata.absent import REPOSITORY
 from ...metadata.document import decode
 from ..ids import is_commit
 from .names import encode_name
 
-REPO_KEY = "tensorstash-repo.json"
+REPO_KEY = REPOSITORY
 FORMAT = 1
 MOST = 64 << 10
 """Bytes of such a document."""

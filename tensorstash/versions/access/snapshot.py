@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from ..commit import Commit
 from ..ids import Reference
-from .objects import Objects
-from .places import Chunk, Places
 from ..refs import Refs
 from ..table import ChunkTable
 from ..tree import Tree
+from .objects import Objects
+from .places import Chunk, Places
 
 TABLE = "/refs"
 """Behind an array's path, the key of its table in the tree of entries: no document has such."""
@@ -76,7 +76,7 @@ class Snapshot:
     def reference(self, chunk: Chunk) -> Reference | None:
         """Where a chunk is stored."""
         table = self.table_of(chunk)
-        return None if table is None else table.find(chunk.index, self.load)
+        return None if table is None else table.find(chunk.at, self.load)
 
     def references(self, chunks: Sequence[Chunk]) -> list[Reference | None]:
         """Where chunks are stored; pages that are not known yet are read at once."""
@@ -90,7 +90,7 @@ class Snapshot:
             table = self.table_of(chunks[rows[0]])
             if table is None:
                 continue
-            indices = np.array([chunks[i].index for i in rows], np.int64)
+            indices = np.array([chunks[i].at for i in rows], np.int64)
             there, refs = table.get(indices.reshape(len(rows), -1), self.load)
             for i, reference in zip(np.array(rows)[there].tolist(), refs, strict=True):
                 found[i] = reference

@@ -19,12 +19,12 @@ from ...errors import Closed, Conflict, Invalid, Unsupported, short
 from ...metadata.belongings import PROBE
 from ...metadata.mark import Layout
 from ...turn import turn
+from ..ids import Reference, chunk_key
+from ..refs import Refs
 from .draft import Draft, Stored
 from .driver import RepoDriver, Value
-from ..ids import Reference, chunk_key
 from .objects import Objects
 from .places import Chunk, is_document
-from ..refs import Refs
 from .snapshot import Snapshot
 
 _locks = ThreadLocks()
@@ -69,7 +69,7 @@ class TransactionDriver(RepoDriver):
 
     def document_names(self, prefix: str) -> Iterator[tuple[str, bool]]:
         with turn(self._guard):
-            own = {key: each for key, each in self.draft.documents.items()}
+            own = dict(self.draft.documents)
         for name, folder in self.draft.base.names(prefix):
             path = f"{prefix}{name}/"
             hidden = own and any(
@@ -158,8 +158,7 @@ class TransactionDriver(RepoDriver):
             else:
                 chunks.append((i, put, chunk, self._new(len(put.value))))
         objects = [
-            (chunk_key(Reference(self.session, *stored)), put.value)
-            for _, put, _, stored in chunks
+            (chunk_key(Reference(self.session, *stored)), put.value) for _, put, _, stored in chunks
         ]
         if len(objects) == 1:
             self.backing.put(*objects[0])
@@ -296,6 +295,3 @@ class TransactionDriver(RepoDriver):
 
 def _is_probe(key: str) -> bool:
     return key.rpartition("/")[2].startswith(PROBE)
-
-
-

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +14,14 @@ from ...errors import StashError
 from ...metadata import zarr2, zarr3
 from ...metadata.mark import Layout
 from ...metadata.spec import ArraySpec
+from ..access.draft import Draft, Index, Stored
+from ..access.snapshot import TABLE, Snapshot
 from ..changes import ArrayChange, Changes, Dead
 from ..commit import Commit
-from ..access.draft import Draft, Index, Stored
 from ..ids import Reference
 from ..log import Summary
 from ..pages import NewPages
 from ..refs import PageChange, Refs
-from ..access.snapshot import TABLE, Snapshot
 from ..table import ChunkTable, ReadyPage, apply
 
 
@@ -165,15 +167,15 @@ def _grouped(
     present = np.array([stored is not None for stored in chunks.values()], np.bool_)
     columns = np.array([stored or (0, 0) for stored in chunks.values()], np.uint64)
     pages, positions = table.place(indices)
-    order = np.lexsort((positions, *(pages[:, axis] for axis in reversed(range(ndim)))))
-    pages, positions, present, columns = (
-        each[order] for each in (pages, positions, present, columns)
-    )
+    by: list[NDArray[Any]] = [positions, *(pages[:, axis] for axis in reversed(range(ndim)))]
+    order = np.lexsort(by)
+    pages, positions = pages[order], positions[order]
+    present, columns = present[order], columns[order]
     moved: NDArray[np.bool_] = np.any(pages[1:] != pages[:-1], axis=1)
     cuts = [0, *(np.flatnonzero(moved) + 1).tolist(), len(order)]
     changed: dict[Index, PageChange] = {}
     touched: dict[Index, NDArray[np.uint16]] = {}
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in pairwise(cuts):
         page = tuple(pages[first].tolist())
         there = present[first:last]
         kept = columns[first:last][there]

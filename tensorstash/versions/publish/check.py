@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from ...driver import Request, Span
 from ...errors import Conflict, Corrupt, NotFound, Unsupported, counted
+from ..access.objects import Objects
+from ..access.snapshot import Snapshot
 from ..commit import Commit
 from ..ids import chunk_key, commit_key
-from ..access.objects import Objects
 from ..refs import Refs
-from ..access.snapshot import Snapshot
 
 _AT_ONCE = 256
 _WRONG = (Corrupt, Conflict, NotFound, Unsupported)
@@ -74,7 +74,8 @@ def _check_chunks(
     for at in range(0, len(new), _AT_ONCE):
         some = new[at : at + _AT_ONCE]
         asked = [
-            Request(chunk_key(each), Span(max(each.nbytes - 1, 0), each.nbytes + 1)) for each in some
+            Request(chunk_key(each), Span(max(each.nbytes - 1, 0), each.nbytes + 1))
+            for each in some
         ]
         for i, data in objects.driver.get_many(asked):
             key, nbytes = asked[i].key, some[i].nbytes
@@ -87,5 +88,3 @@ def _check_chunks(
 def _note(found: dict[str, Damage], key: str, error: Exception) -> None:
     key = getattr(error, "key", "") or key
     found[key] = Damage(key, str(error))
-
-

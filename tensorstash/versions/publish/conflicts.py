@@ -93,8 +93,7 @@ def _compared(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     if len(one) != len(other):
         return "replaced"
     shorter = any(
-        isinstance(a, int) and isinstance(b, int) and b < a
-        for a, b in zip(one, other, strict=True)
+        isinstance(a, int) and isinstance(b, int) and b < a for a, b in zip(one, other, strict=True)
     )
     return _SHORT if shorter else None
 

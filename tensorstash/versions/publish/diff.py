@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from ...errors import StashError
 from ...metadata import zarr2, zarr3
 from ...metadata.spec import ArraySpec
-from ..pages import Load
-from .race import documents_between
-from ..refs import RefPage
 from ..access.snapshot import TABLE, Snapshot
+from ..pages import Load
+from ..refs import RefPage
 from ..table import ChunkTable
 from ..tree import differences
+from .race import documents_between
 
 Box = tuple[slice, ...]
 
@@ -65,16 +65,19 @@ def diff(old: Snapshot, new: Snapshot) -> Difference:
         found = _chunks(old.table(path), new.table(path), old.load)
         if len(found):
             arrays[path] = ArrayDifference(found, _boxes(found, _spec(new, path)))
-    named = (
-        tuple(sorted(path.strip("/") for path in each))
-        for each in (created - both, deleted - both, (changed | both) - (created ^ deleted))
+
+    def names(paths: set[str]) -> tuple[str, ...]:
+        return tuple(sorted(path.strip("/") for path in paths))
+
+    return Difference(
+        names(created - both),
+        names(deleted - both),
+        names((changed | both) - (created ^ deleted)),
+        {path.strip("/"): each for path, each in sorted(arrays.items())},
     )
-    return Difference(*named, {path.strip("/"): each for path, each in sorted(arrays.items())})
 
 
-def _chunks(
-    old: ChunkTable | None, new: ChunkTable | None, load: Load
-) -> NDArray[np.int64]:
+def _chunks(old: ChunkTable | None, new: ChunkTable | None, load: Load) -> NDArray[np.int64]:
     """Indices of chunks that are elsewhere, or nowhere, in the other table."""
     tables = [table for table in (old, new) if table is not None]
     ndim = tables[0].blocks.ndim
@@ -156,8 +159,11 @@ def _boxes(chunks: NDArray[np.int64], spec: ArraySpec | None) -> tuple[Box, ...]
     return tuple(box for box in out if all(each.start < each.stop for each in box))
 
 
-def _merged(boxes: list[tuple[tuple[int, int], ...]], axis: int) -> list[tuple[tuple[int, int], ...]]:
+def _merged(
+    boxes: list[tuple[tuple[int, int], ...]], axis: int
+) -> list[tuple[tuple[int, int], ...]]:
     """Boxes that touch along an axis and are alike along the others, as one."""
+
     def rest(box: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         return box[:axis] + box[axis + 1 :]
 
@@ -169,5 +175,3 @@ def _merged(boxes: list[tuple[tuple[int, int], ...]], axis: int) -> list[tuple[t
         else:
             out.append(box)
     return sorted(out)
-
-

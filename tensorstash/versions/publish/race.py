@@ -8,18 +8,18 @@ from dataclasses import replace
 
 from ...driver import Driver, Tag, get_at_most, pause
 from ...errors import Conflict, DriverError, NotFound
-from .building import Built, Ready, build
-from ..changes import Changes
-from ..commit import Commit
-from .conflicts import Clash, Documents, clash
 from ..access.draft import Draft
-from ..ids import commit_id
-from ..log import Summary
 from ..access.objects import Objects
-from ..pages import NewPages
 from ..access.pointers import MOST, Pointer, pointer_key
 from ..access.snapshot import TABLE, Snapshot
+from ..changes import Changes
+from ..commit import Commit
+from ..ids import commit_id
+from ..log import Summary
+from ..pages import NewPages
 from ..tree import differences
+from .building import Built, Ready, build
+from .conflicts import Clash, Documents, clash
 
 _FREE = 3  # races lost before a lock is taken
 _TRIES = 1000
@@ -62,6 +62,8 @@ class Publisher:
         self.head = draft.base
         self.new = NewPages(objects.repo, draft.session)
         self.ready = Ready()
+        self.now = draft.base.commit
+        self.mine = Changes()
 
     def run(self) -> Commit:
         """Return the commit once it is there.
