@@ -30,6 +30,8 @@ _PIECE = 1 << 20  # raw bytes of a piece, roughly
 _INLINE_RAW = 64 << 10
 _MOST = 4 << 20
 _REFS = 1 << 16  # references of a piece
+_FEW = 4096
+_FEW_TABLES = 16
 _MOST_PIECES = 1 << 12
 _MOST_TABLE = 16 << 10
 _KINDS = ("created", "changed", "deleted")
@@ -101,6 +103,12 @@ class Dead:
 
     def pieces(self) -> Iterator[bytes]:
         """Its raw bytes, in pieces that can be read alone."""
+        together = len(self.chunks) + len(self.pages)
+        if together <= min(_FEW, _REFS) and len(self.tables) <= _FEW_TABLES:
+            # Of most commits, one piece that lies in the commit itself.
+            if together or self.tables:
+                yield b"".join((*map(_counted, (self.chunks, self.pages)), self._few_tables()))
+            return
         for kind, refs in enumerate((self.chunks, self.pages)):
             ordered = _ordered(refs)
             for at in range(0, len(ordered), _REFS):
@@ -116,6 +124,9 @@ class Dead:
                 tables = []
         if tables:
             yield varint(0) + varint(0) + varint(len(tables)) + b"".join(tables)
+
+    def _few_tables(self) -> bytes:
+        return varint(len(self.tables)) + b"".join(sized(each.encode()) for each in self.tables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +207,11 @@ class _ChangesPiece:
             sides = bytes(side.bit_length() - 1 for side in block)
             parts += (sized(path.encode()), varint(len(block)), sides, varint(len(pages)), *pages)
         return b"".join(parts)
+
+
+def _counted(refs: Refs) -> bytes:
+    """References behind their number; of none, the number alone."""
+    return varint(len(refs)) + (_ordered(refs).encode() if len(refs) else b"")
 
 
 def _ordered(refs: Refs) -> Refs:

@@ -41,7 +41,7 @@ class Faulty(MemoryDriver):
         if self.fault == "before":
             self.dead = True
             raise Killed
-        found = do()
+        do()
         if self.fault == "after":
             self.dead = True
             raise Killed

@@ -206,7 +206,7 @@ def test_what_is_no_repository_and_what_is() -> None:
         stash.open(repo_place, "r+", path="u", version="main")
     with pytest.raises(ReadOnly):
         stash.create_group(repo.at().driver, path="x")
-    with pytest.raises(Invalid, match="no array explains|neither a metadata"), repo.change() as t:
+    with pytest.raises(Invalid, match="neither a metadata"), repo.change() as t:
         t.driver.put("notes.txt", b"x")
 
 
@@ -275,7 +275,7 @@ def test_a_version_whose_chunk_is_gone_says_so_rather_than_fill() -> None:
     stored, repo = made()
     for key in [key for key in stored if key.startswith("chunk/")]:
         del stored[key]
-    with pytest.raises(Corrupt, match="chunk/.* is missing"):
+    with pytest.raises(Corrupt, match=r"chunk/.* is missing"):
         repo.at().open("u")[...]
-    with pytest.raises(Corrupt, match="chunk/.* is missing"):
+    with pytest.raises(Corrupt, match=r"chunk/.* is missing"):
         repo.at().open("u")[3]

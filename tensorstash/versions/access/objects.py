@@ -13,9 +13,11 @@ from ...errors import Corrupt, NotFound, counted
 from ...memory import PROCESS
 from ...turn import turn
 from ..commit import Commit
+from ..container import Kind, kind_of
 from ..ids import Reference, commit_key, page_key
 from ..pages import Form
-from ..refs import RefPage
+from ..refs import REF_PAGES, RefPage
+from ..tree import TREE_PAGES
 
 T = TypeVar("T")
 
@@ -94,6 +96,21 @@ class Objects:
             size = page.held if isinstance(page, RefPage) else 1000 + _DECODED * reference.nbytes
             kept.put((self.repo, reference), page, size)
         return [found[each] for each in references]
+
+    def keep(self, commit: Commit, nbytes: int) -> None:
+        """Remember a commit that was stored just now."""
+        id = commit.summary.id
+        _kept.here().put((self.repo, id), commit, 1000 + _DECODED * nbytes)
+
+    def keep_page(self, reference: Reference, data: bytes) -> None:
+        """Remember a page of references that was stored just now: the next change asks for it."""
+        key = page_key(reference)
+        if kind_of(data) == Kind.REFS:
+            page = REF_PAGES.decode(data, self.repo, key)
+            _kept.here().put((self.repo, reference), page, page.held)
+        elif kind_of(data) == Kind.TREE:
+            node = TREE_PAGES.decode(data, self.repo, key)
+            _kept.here().put((self.repo, reference), node, 1000 + _DECODED * reference.nbytes)
 
     def commit(self, id: str) -> Commit:
         """One commit; NotFound where there is none of that id."""

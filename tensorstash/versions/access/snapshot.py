@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ...metadata.mark import Layout
 from ..commit import Commit
 from ..ids import Reference
 from ..refs import Refs
@@ -30,6 +31,7 @@ class Snapshot:
         self.load = objects.load
         self.places = Places(self.documents)
         self._tables: dict[str, ChunkTable | None] = {}
+        self._layouts: dict[str, Layout | None] = {}
 
     @property
     def tree(self) -> Tree:
@@ -65,10 +67,15 @@ class Snapshot:
             self._tables[path] = None if value is None else ChunkTable.parse(value, key)
         return self._tables[path]
 
+    def layout(self, path: str) -> Layout | None:
+        """How the keys of the array at ``path`` are made."""
+        if path not in self._layouts:
+            self._layouts[path] = next(iter(self.places.layouts(path)), None)
+        return self._layouts[path]
+
     def table_of(self, chunk: Chunk) -> ChunkTable | None:
         """The table in which ``chunk`` is, if it is stored."""
-        layouts = self.places.layouts(chunk.path)
-        if not layouts or layouts[0] != chunk.layout:
+        if self.layout(chunk.path) != chunk.layout:
             return None
         table = self.table(chunk.path)
         return table if table is not None and table.blocks.ndim == chunk.layout.ndim else None

@@ -22,7 +22,7 @@ from ...turn import turn
 from ..ids import Reference, chunk_key
 from ..refs import Refs
 from .draft import Draft, Stored
-from .driver import RepoDriver, Value
+from .driver import RepoDriver, Value, tag_of
 from .objects import Objects
 from .places import Chunk, is_document
 from .snapshot import Snapshot
@@ -132,10 +132,25 @@ class TransactionDriver(RepoDriver):
     def put(
         self, key: str, value: Buffer, *, if_absent: bool = False, if_tag: Tag | None = None
     ) -> Tag:
+        if not if_absent and if_tag is None and not is_document(check_key(key)):
+            return self._put_chunk(key, value)
         ((_, tag),) = self.put_each([Put(key, value, if_absent, if_tag)])
         if tag is None:
             raise Conflict(f"{key!r} was written by someone else first; read it again", key=key)
         return tag
+
+    def _put_chunk(self, key: str, value: Buffer) -> Tag:
+        """Of most puts: nobody asked for a condition."""
+        self._open(write=True)
+        if _is_probe(key):
+            found = self._put_document(Put(key, value))
+            assert found is not None
+            return found
+        chunk, stored = self._chunk(key), self._new(len(value))
+        self.backing.put(chunk_key(Reference(self.session, *stored)), value)
+        with turn(self._guard):
+            self.draft.put_chunk(chunk, stored)
+        return self.session, stored[0]
 
     def put_each(self, puts: Iterable[Put]) -> Iterator[tuple[int, Tag | None]]:
         size = 1 if self.backing.capabilities.local else self.backing.capabilities.concurrency
@@ -153,7 +168,7 @@ class TransactionDriver(RepoDriver):
                 yield i, self._put_document(put)
                 continue
             chunk = self._chunk(put.key)
-            if not self._holds(put, self.tag(put.key)):
+            if not self._holds(put, chunk):
                 yield i, None
             else:
                 chunks.append((i, put, chunk, self._new(len(put.value))))
@@ -166,7 +181,7 @@ class TransactionDriver(RepoDriver):
             self.backing.put_many(objects)
         for i, put, chunk, stored in chunks:
             with turn(self._guard):
-                if self._holds(put, self.tag(put.key)):
+                if self._holds(put, chunk):
                     self.draft.put_chunk(chunk, stored)
                     tag: Tag | None = (self.session, stored[0])
                 else:
@@ -213,16 +228,19 @@ class TransactionDriver(RepoDriver):
                 self._probes[put.key] = Value(bytes(put.value), self.draft.step())
                 return self._probes[put.key].tag
             found = self.draft.document(put.key)
-            if not self._holds(put, None if found is None else found.tag):
+            if put.if_absent and found is not None:
+                return None
+            if put.if_tag is not None and (found is None or put.if_tag != found.tag):
                 return None
             value = Value(bytes(put.value), self.draft.step())
             self.draft.put_document(put.key, value)
             return value.tag
 
-    def _holds(self, put: Put, tag: Tag | None) -> bool:
-        if put.if_absent:
-            return tag is None
-        return put.if_tag is None or put.if_tag == tag
+    def _holds(self, put: Put, chunk: Chunk) -> bool:
+        if not put.if_absent and put.if_tag is None:
+            return True
+        (found,) = self.draft.references([chunk])
+        return found is None if put.if_absent else found is not None and put.if_tag == tag_of(found)
 
     def _new(self, nbytes: int) -> Stored:
         with turn(self._guard):

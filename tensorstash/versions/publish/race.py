@@ -21,6 +21,7 @@ from ..tree import differences
 from .building import Built, Ready, build
 from .conflicts import Clash, Documents, clash
 
+_REMEMBERED = 64  # pages
 _FREE = 3  # races lost before a lock is taken
 _TRIES = 1000
 _REPEATS = 4  # of a put of which nobody knows whether it was done
@@ -95,8 +96,12 @@ class Publisher:
         items = self.new.items()
         if items:
             self.driver.put_many(items)
+        for reference, data in self.new.stored[:_REMEMBERED]:
+            self.objects.keep_page(reference, data)
         self.new.stored.clear()
-        self.driver.put(made.commit.key, made.commit.pack(self.objects.repo))
+        data = made.commit.pack(self.objects.repo)
+        self.driver.put(made.commit.key, data)
+        self.objects.keep(made.commit, len(data))
         return made
 
     def put(self, made: Built) -> bool:
