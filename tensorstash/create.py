@@ -559,6 +559,7 @@ def load(location: Location, **how: Unpack[OpenArrayOptions]) -> NDArray[Any]:
     Args:
         location: where it is stored, as for :func:`open`.
         path: where below the location, as for :func:`open`.
+        version: of a repository, which version, as for :func:`open`.
         options, cache, immutable, threads, missing, write_fill, allow_pickle, lock_timeout,
             limits, memory_limit, cache_dir, cache_dir_bytes: how it is read, as :func:`open`
             explains.

@@ -25,8 +25,7 @@ from ..errors import (
     short,
 )
 from . import trailer, zarr2, zarr3
-from .absent import nothing_there
-from .belongings import look
+from .belongings import look, nothing_there
 from .copies import drop, dropped
 from .document import GroupDocument
 from .mark import Layout, Marked, is_records

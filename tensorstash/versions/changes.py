@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Invalid, short
+from ..errors import Invalid, counted, short
 from ..metadata.document import MAX_NDIM
 from .binary import Reader, encode_reference, sized, varint
 from .container import Kind, packed_nbytes
@@ -114,8 +114,8 @@ class Dead:
             for at in range(0, len(ordered), _REFS):
                 part = ordered.take(np.arange(at, min(at + _REFS, len(ordered))))
                 none = varint(0)
-                counted = varint(len(part)) + part.encode()
-                yield (none + counted if kind else counted + none) + varint(0)
+                some = varint(len(part)) + part.encode()
+                yield (none + some if kind else some + none) + varint(0)
         tables: list[bytes] = []
         for table in self.tables:
             tables.append(sized(table.encode()))
@@ -153,8 +153,8 @@ class Pieces(Generic[Piece]):
         pages.append(new.add(form, held))
         if len(pages) > _MOST_PIECES:
             raise Invalid(
-                f"a commit of {len(pages)} pages of changes cannot be stored, the most is "
-                f"{_MOST_PIECES}; commit less at once"
+                f"a commit of {counted(len(pages), 'page')} of changes cannot be stored, the most "
+                f"is {_MOST_PIECES}; commit less at once"
             )
         return cls(form, None, pages)
 
@@ -256,7 +256,7 @@ def _text(reader: Reader) -> str:
     try:
         return reader.sized(MOST_KEY).decode()
     except UnicodeDecodeError:
-        reader.fail("has a key that is no text")
+        reader.fail("has a key that cannot be spelled")
 
 
 CHANGES: Form[Changes] = Form(Kind.CHANGES, _MOST, _read_changes)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ..driver import Driver, Request, Tag
-from ..errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound, Unsupported
+from ..driver import Driver, Request
+from ..errors import AlreadyExists, Conflict, Invalid, NotFound, Unsupported
 from ..location import Location, resolve
 from ..metadata import zarr3
 from ..metadata.document import GroupDocument
+from .access.branches import Branches, read_branch
 from .access.driver import VersionDriver
-from .access.names import MAIN, check_name, decode_name, wanted
+from .access.names import MAIN, check_name, wanted
 from .access.objects import Objects
 from .access.pointers import MOST, REPO_KEY, Pointer, encode_repo, parse_repo, pointer_key
 from .access.snapshot import Snapshot
 from .changes import Changes, Dead
 from .commit import Commit
-from .ids import commit_key, new_repo, new_session
+from .ids import new_repo, new_session
 from .log import Log, Summary
 from .pages import NewPages
 from .publish.check import Damage, check
 from .publish.diff import Difference, diff
-from .publish.race import read_branch
 from .transaction import Transaction
 from .tree import Tree
 from .version import Version
@@ -67,13 +66,12 @@ class Repo:
         """Made by ``create_repo()`` and ``open_repo()``."""
         self.driver = driver
         self._objects = Objects(driver, id)
+        self._named = Branches(self._objects)
 
     @property
     def id(self) -> str:
         """What tells this repository from others, also from a later one at the same place."""
         return self._objects.repo.hex()
-
-    # -- changing ----------------------------------------------------------------------
 
     def change(
         self,
@@ -115,8 +113,6 @@ class Repo:
         summary.check()
         return Transaction(self._objects, branch, summary)
 
-    # -- reading -----------------------------------------------------------------------
-
     def at(self, version: str | datetime = MAIN) -> Version:
         """Look at a version.
 
@@ -134,7 +130,7 @@ class Repo:
         >>> repo.at("main").number
         0
         """
-        return Version(self._objects, self._commit(version))
+        return Version(self._objects, self._named.commit(version))
 
     def log(self, version: str | datetime = MAIN) -> Iterator[Summary]:
         """Iterate over a version and the commits before it, newest first.
@@ -153,7 +149,7 @@ class Repo:
         >>> [each.number for each in repo.log()]
         [0]
         """
-        commit = self._commit(version)
+        commit = self._named.commit(version)
 
         def each() -> Iterator[Summary]:
             yield commit.summary
@@ -183,10 +179,8 @@ class Repo:
         >>> repo.diff("empty", "main").arrays["u"].boxes
         ((slice(0, 2, None), slice(0, 4, None)),)
         """
-        one, other = self._commit(old), self._commit(new)
+        one, other = self._named.commit(old), self._named.commit(new)
         return diff(Snapshot(self._objects, one), Snapshot(self._objects, other))
-
-    # -- names -------------------------------------------------------------------------
 
     def branches(self) -> dict[str, str]:
         """List the branches.
@@ -197,7 +191,7 @@ class Repo:
         >>> list(stash.create_repo({}).branches())
         ['main']
         """
-        return self._pointers("branch")
+        return self._named.pointers("branch")
 
     def tags(self) -> dict[str, str]:
         """List the tags.
@@ -208,7 +202,7 @@ class Repo:
         >>> stash.create_repo({}).tags()
         {}
         """
-        return self._pointers("tag")
+        return self._named.pointers("tag")
 
     def tag(self, name: str, at: str | datetime = MAIN) -> None:
         """Name a version for good.
@@ -226,7 +220,7 @@ class Repo:
         >>> list(repo.tags())
         ['v1']
         """
-        self._name("tag", name, at)
+        self._named.name("tag", name, at)
 
     def branch(self, name: str, at: str | datetime = MAIN) -> None:
         """Begin a branch at a version, to which can be committed apart from others.
@@ -244,7 +238,7 @@ class Repo:
         >>> list(repo.branches())
         ['main', 'try']
         """
-        self._name("branch", name, at)
+        self._named.name("branch", name, at)
 
     def delete_tag(self, name: str) -> None:
         """Delete a tag; the commit stays.
@@ -254,8 +248,12 @@ class Repo:
 
         Raises:
             NotFound: there is none.
+
+        >>> repo = stash.create_repo({})
+        >>> repo.tag("v1")
+        >>> repo.delete_tag("v1")
         """
-        self._delete("tag", name)
+        self._named.delete("tag", name)
 
     def delete_branch(self, name: str) -> None:
         """Delete a branch; its commits stay, and can be reached by their ids.
@@ -265,10 +263,14 @@ class Repo:
 
         Raises:
             NotFound: there is none. Invalid: it is ``main``.
+
+        >>> repo = stash.create_repo({})
+        >>> repo.branch("try")
+        >>> repo.delete_branch("try")
         """
         if name == MAIN:
             raise Invalid(f"{MAIN!r} is the branch that every repository has; reset() moves it")
-        self._delete("branch", name)
+        self._named.delete("branch", name)
 
     def reset(self, branch: str, to: str | datetime, *, expect: str | None = None) -> None:
         """Have a branch name another version. What was committed since can be reached by its id.
@@ -291,15 +293,13 @@ class Repo:
         >>> repo.at("main").number
         0
         """
-        commit = self._commit(to)
+        commit = self._named.commit(to)
         pointer, tag = read_branch(self._objects, check_name(branch, "branch"))
         if expect is not None and pointer.commit != expect:
             raise Conflict(
                 f"branch {branch!r} names {pointer.commit}, not {expect}: somebody committed to it"
             )
-        self._put(pointer_key("branch", branch), commit, tag, branch)
-
-    # -- looking after -----------------------------------------------------------------
+        self._named.put(pointer_key("branch", branch), commit, tag, branch)
 
     def info(self) -> RepoInfo:
         """Tell what this repository is.
@@ -336,104 +336,9 @@ class Repo:
         []
         """
         if version is not None:
-            return check(self._objects, [self._commit(version).summary.id], history=False)
+            return check(self._objects, [self._named.commit(version).summary.id], history=False)
         heads = dict.fromkeys([*self.branches().values(), *self.tags().values()])
         return check(self._objects, list(heads), history=True)
-
-    # -- within ------------------------------------------------------------------------
-
-    def _commit(self, version: str | datetime) -> Commit:
-        kinds, name, time = wanted(version)
-        if kinds == ("commit",):
-            return self._objects.commit(name)
-        if kinds == ("time",):
-            assert time is not None
-            newest = self._objects.commit(read_branch(self._objects, name)[0].commit)
-            if newest.summary.time <= time:
-                return newest
-            found = newest.log.at(time, self._objects.load)
-            if found is None:
-                raise NotFound(f"{self.driver.url} has no version of {time} on branch {name!r}")
-            return self._objects.commit(found.id)
-        keys = [pointer_key(kind, name) for kind in kinds]
-        there: dict[str, Pointer] = {}
-        for i, pair in self.driver.get_many_tagged([Request(key, most=MOST) for key in keys]):
-            if pair is not None:
-                there[kinds[i]] = self._checked(Pointer.parse(pair[0], keys[i]), keys[i])
-        if len(there) > 1:
-            raise Invalid(
-                f"{name!r} is both a tag and a branch; say 'tag:{name}' or 'branch:{name}'"
-            )
-        for kind, pointer in there.items():
-            try:
-                return self._objects.commit(pointer.commit)
-            except NotFound as error:
-                raise Corrupt(
-                    f"{kind} {name!r} names commit {pointer.commit}, which is missing: {error}",
-                    key=commit_key(pointer.commit),
-                ) from error
-        raise self._unknown(kinds, name)
-
-    def _checked(self, pointer: Pointer, key: str) -> Pointer:
-        if pointer.repo != self._objects.repo:
-            raise Conflict(
-                f"{key} in {self.driver.url} is of repository {pointer.repo.hex()}, not of "
-                f"{self.id}: it was made anew, or copied there; open it again",
-                key=key,
-            )
-        return pointer
-
-    def _unknown(self, kinds: tuple[str, ...], name: str) -> NotFound:
-        known = [each for kind in kinds for each in self._names(kind)]
-        near = difflib.get_close_matches(name, known, _NEAR)
-        hint = (
-            f"did you mean {', '.join(map(repr, near))}?" if near else "branches() and tags() list"
-        )
-        return NotFound(f"no {' or '.join(kinds)} {name!r} in {self.driver.url}; {hint}")
-
-    def _names(self, kind: str) -> list[str]:
-        keys, _ = self.driver.list_dir(f"{kind}/")
-        return sorted(name for key in keys if (name := decode_name(key)) is not None)
-
-    def _pointers(self, kind: str) -> dict[str, str]:
-        names = self._names(kind)
-        keys = [pointer_key(kind, name) for name in names]
-        found = dict[str, str]()
-        for i, pair in self.driver.get_many_tagged([Request(key, most=MOST) for key in keys]):
-            if pair is not None:
-                found[names[i]] = Pointer.parse(pair[0], keys[i]).commit
-        return {name: found[name] for name in names if name in found}
-
-    def _name(self, kind: str, name: str, at: str | datetime) -> None:
-        key, other = pointer_key(kind, check_name(name, kind)), "branch" if kind == "tag" else "tag"
-        kept = self.driver.kept(key)
-        if kept is not None:
-            raise Invalid(f"{self.driver.url} keeps names such as {kept!r} for itself")
-        commit = self._commit(at)
-        if self.driver.tag(pointer_key(other, name)) is not None:
-            raise AlreadyExists(f"{self.driver.url} has a {other} {name!r}; choose another name")
-        self._put(key, commit, None, name)
-        # Whoever named the other kind so at the same moment sees this one, or is seen.
-        if self.driver.tag(pointer_key(other, name)) is not None:
-            self.driver.delete(key)
-            raise AlreadyExists(f"{self.driver.url} has a {other} {name!r}; choose another name")
-
-    def _put(self, key: str, commit: Commit, tag: Tag | None, name: str) -> None:
-        value = Pointer(self._objects.repo, commit.summary.id, commit.summary.number).encode()
-        try:
-            self.driver.replace(key, value, tag)
-        except Conflict as error:
-            if tag is None:
-                raise AlreadyExists(f"{self.driver.url} has {name!r} already") from error
-            raise Conflict(
-                f"branch {name!r} was changed by somebody else meanwhile; repeat the call", key=key
-            ) from error
-
-    def _delete(self, kind: str, name: str) -> None:
-        key = pointer_key(kind, check_name(name, kind))
-        if self.driver.tag(key) is None:
-            raise self._unknown((kind,), name)
-        self.driver.delete(key)
 
     def __repr__(self) -> str:
         return f"<Repo {self.driver.url}>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -13,17 +13,19 @@ from typing import Any, Unpack
 
 from ..array import Array
 from ..attributes import Attributes
+from ..create import make_spec
 from ..driver import Tag
 from ..errors import Closed, StashError
 from ..group import Group, open_group
-from ..options import NewRecordsOptions
-from ..records import Records, create_records, open_records
+from ..options import LayoutOptions, RowLayoutOptions, shown
+from ..records import Records, create_records, layout, open_records
+from .access.branches import read_branch
 from .access.objects import Objects
 from .access.snapshot import Snapshot
 from .access.writing import TransactionDriver
 from .ids import session_key
 from .log import Summary
-from .publish.race import Publisher, read_branch
+from .publish.race import Publisher
 
 
 class Transaction:
@@ -141,20 +143,35 @@ class Transaction:
     def __iter__(self) -> Iterator[str]:
         return iter(self.group)
 
-    def create(self, name: str, shape: Any = None, dtype: Any = None, **how: Any) -> Array:
+    @shown(LayoutOptions, make_spec, zarr_format="that of the group")
+    def create(
+        self,
+        name: str,
+        shape: int | Sequence[int] | None = None,
+        dtype: Any = None,
+        *,
+        data: Any = None,
+        overwrite: bool = False,
+        **how: Unpack[LayoutOptions],
+    ) -> Array:
         """Create an array.
 
         Args:
             name: its path from the root.
-            shape, dtype, how: as ``Group.create`` explains.
+            shape, dtype, data, overwrite, chunks, shards, codecs, fill_value, dimension_names,
+                attributes, zarr_format, key_encoding, separator, order, filters, in_place: as
+                ``Group.create`` explains.
 
         Returns:
             A handle that reads and writes it.
 
         Raises:
             AlreadyExists: something is stored there. Invalid: an argument is wrong.
+
+        >>> with stash.create_repo({}).change() as t:
+        ...     t.create("raw/u", 3, "int8")[:] = 1
         """
-        return self.group.create(name, shape, dtype, **how)
+        return self.group.create(name, shape, dtype, data=data, overwrite=overwrite, **how)
 
     def create_group(self, name: str, *, attributes: Mapping[str, Any] | None = None) -> Group:
         """Create a group.
@@ -168,6 +185,9 @@ class Transaction:
 
         Raises:
             AlreadyExists: something is stored there.
+
+        >>> with stash.create_repo({}).change() as t:
+        ...     made = t.create_group("raw")
         """
         return self.group.create_group(name, attributes=attributes)
 
@@ -182,28 +202,48 @@ class Transaction:
 
         Raises:
             NotFound: nothing is there. Invalid: what is there are no records.
+
+        >>> with stash.create_repo({}).change() as t:
+        ...     made = t.create_records("runs", {"x": "int32"})
+        ...     first = t.records("runs").append({"x": 1})
         """
         return open_records(self.driver, "r+", path=path)
 
+    @shown(RowLayoutOptions, layout.specs, make_spec)
     def create_records(
-        self, path: str, schema: Any = None, length: int = 0, /, **how: Unpack[NewRecordsOptions]
+        self,
+        path: str,
+        schema: Any = None,
+        length: int = 0,
+        *,
+        overwrite: bool = False,
+        **how: Unpack[RowLayoutOptions],
     ) -> Records:
         """Create records.
 
         Args:
             path: where, from the root.
-            schema, length, how: as ``tensorstash.create_records`` explains.
+            schema, length, overwrite, rows_per_chunk, rows_per_shard, codecs, fill_value,
+                in_place: as ``tensorstash.create_records`` explains.
 
         Returns:
             A handle that reads and writes them.
 
         Raises:
             AlreadyExists: something is stored there. Invalid: the schema is wrong.
+
+        >>> with stash.create_repo({}).change() as t:
+        ...     made = t.create_records("runs", {"x": "int32"}, 10)
         """
-        how["path"] = path
-        return create_records(self.driver, schema, length, **how)
+        return create_records(self.driver, schema, length, path=path, overwrite=overwrite, **how)
 
     def abort(self) -> None:
-        """Discard what was changed; nothing is committed when the block ends."""
+        """Discard what was changed; nothing is committed when the block ends.
+
+        >>> with stash.create_repo({}).change() as t:
+        ...     t.abort()
+        >>> t.commit is None
+        True
+        """
         self._aborted = True
         self.driver.ended = "was aborted"

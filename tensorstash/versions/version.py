@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from ..array import Array
 from ..create import open as open_array
+from ..create import open_place
 from ..group import Group, open_group
-from ..options import OpenArrayOptions, OpenOptions
+from ..options import LimitsLike, shown
 from ..records import Records, open_records
 from .access.driver import VersionDriver
 from .access.objects import Objects
 from .commit import Commit
+
+
+class ReadOptions(TypedDict, total=False):
+    """How a handle on what a version holds reads."""
+
+    cache: int | str
+    threads: int | None
+    missing: Literal["fill", "raise"]
+    allow_pickle: bool
+    limits: LimitsLike
+    memory_limit: int | str | None
+    cache_dir: str | os.PathLike[str] | None
+    cache_dir_bytes: int | str
 
 
 class Version:
@@ -67,56 +82,72 @@ class Version:
         """What was given with it."""
         return self.driver.snapshot.commit.summary.metadata
 
-    def open(self, path: str = "", /, **how: Unpack[OpenArrayOptions]) -> Array:
+    @shown(ReadOptions, open_place)
+    def open(self, path: str = "", **how: Unpack[ReadOptions]) -> Array:
         """Open an array of this version.
 
         Args:
             path: where it is, from the root.
-            how: as ``tensorstash.open`` explains.
+            cache, threads, missing, allow_pickle, limits, memory_limit, cache_dir,
+                cache_dir_bytes: as ``tensorstash.open`` explains.
 
         Returns:
             A handle that reads.
 
         Raises:
             NotFound: nothing is there in this version. Invalid: a group is.
-        """
-        how.setdefault("immutable", True)
-        how.setdefault("path", path)
-        return open_array(self.driver, **how)
 
-    def open_group(self, path: str = "", /, **how: Unpack[OpenOptions]) -> Group:
+        >>> repo = stash.create_repo({})
+        >>> with repo.change() as t:
+        ...     t.create("u", 2, "int8")[:] = 1
+        >>> repo.at("main").open("u")[:].tolist()
+        [1, 1]
+        """
+        return open_array(self.driver, path=path, immutable=True, **how)
+
+    @shown(ReadOptions, open_place)
+    def open_group(self, path: str = "", **how: Unpack[ReadOptions]) -> Group:
         """Open a group of this version.
 
         Args:
             path: where it is, from the root.
-            how: as ``tensorstash.open_group`` explains.
+            cache, threads, missing, allow_pickle, limits, memory_limit, cache_dir,
+                cache_dir_bytes: as ``tensorstash.open_group`` explains.
 
         Returns:
             A handle that reads.
 
         Raises:
             NotFound: nothing is there in this version. Invalid: an array is.
-        """
-        how.setdefault("immutable", True)
-        how.setdefault("path", path)
-        return open_group(self.driver, **how)
 
-    def open_records(self, path: str = "", /, **how: Unpack[OpenOptions]) -> Records:
+        >>> repo = stash.create_repo({})
+        >>> repo.at("main").open_group().keys()
+        []
+        """
+        return open_group(self.driver, path=path, immutable=True, **how)
+
+    @shown(ReadOptions, open_place)
+    def open_records(self, path: str = "", **how: Unpack[ReadOptions]) -> Records:
         """Open records of this version.
 
         Args:
             path: where they are, from the root.
-            how: as ``tensorstash.open_records`` explains.
+            cache, threads, missing, allow_pickle, limits, memory_limit, cache_dir,
+                cache_dir_bytes: as ``tensorstash.open_records`` explains.
 
         Returns:
             A handle that reads all rows and fields.
 
         Raises:
             NotFound: nothing is there in this version. Invalid: there are no records.
+
+        >>> repo = stash.create_repo({})
+        >>> with repo.change() as t:
+        ...     r = t.create_records("runs", {"x": "int32"}, 4)
+        >>> len(repo.at("main").open_records("runs"))
+        4
         """
-        how.setdefault("immutable", True)
-        how.setdefault("path", path)
-        return open_records(self.driver, **how)
+        return open_records(self.driver, path=path, immutable=True, **how)
 
     def __repr__(self) -> str:
         return f"<Version {self.commit} of {self.driver.backing.url}>"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from ...errors import Invalid, short
+from ...errors import Invalid, counted, short
 from ..ids import is_commit
 
 MAIN = "main"
@@ -51,11 +51,14 @@ def check_name(name: object, what: str) -> str:
     try:
         stored = encode_name(name)
     except UnicodeEncodeError:
-        raise Invalid(f"a {what} cannot be named {short(name)}: it is no text in UTF-8") from None
+        raise Invalid(
+            f"a {what} cannot be named {short(name)}: it cannot be spelled in UTF-8; "
+            "choose another name"
+        ) from None
     if len(stored) > _MOST_STORED:
         raise Invalid(
-            f"a {what} cannot be named {short(name)}: spelled as {len(stored)} bytes it is longer "
-            f"than {_MOST_STORED}; choose a shorter name"
+            f"a {what} cannot be named {short(name)}: spelled as "
+            f"{counted(len(stored), 'byte')} it is longer than {_MOST_STORED}; choose a shorter name"
         )
     return name
 
@@ -103,7 +106,9 @@ def wanted(version: object) -> Wanted:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise Invalid(f"{short(text)} is no time; write it as in 'time:2026-11-01T12:00'") from None
+        raise Invalid(
+            f"{short(text)} does not say a time; write it as in 'time:2026-11-01T12:00'"
+        ) from None
     return Wanted(("time",), check_name(branch or MAIN, "branch"), _aware(time))
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...driver import REPAIR, Buffer
 from ...errors import Corrupt, Unsupported, short
-from ...metadata.absent import REPOSITORY
+from ...metadata.belongings import REPOSITORY
 from ...metadata.document import decode
 from ..ids import is_commit
 from .names import encode_name
@@ -39,7 +39,9 @@ class Pointer(NamedTuple):
         commit, number = document.get("commit"), document.get("number")
         repo = _repo(document.get("repo"), key)
         if not isinstance(commit, str) or not is_commit(commit):
-            raise Corrupt(f"{key} names {short(commit)}, which is no commit{REPAIR}", key=key)
+            raise Corrupt(
+                f"{key} names {short(commit)} where a commit must be named{REPAIR}", key=key
+            )
         if type(number) is not int or number < 0:
             raise Corrupt(f"{key} has the number {short(number)}{REPAIR}", key=key)
         return cls(repo, commit, number)
@@ -80,5 +82,7 @@ def _repo(text: object, key: str) -> bytes:
     except ValueError:
         repo = b""
     if len(repo) != 16:
-        raise Corrupt(f"{key} names {short(text)}, which is no repository{REPAIR}", key=key)
+        raise Corrupt(
+            f"{key} names {short(text)} where a repository must be named{REPAIR}", key=key
+        )
     return repo

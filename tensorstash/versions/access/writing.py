@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, NoReturn
@@ -13,11 +14,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ...driver import Buffer, Put, Tag, check_key
-from ...drivers.thread_lock import ThreadLocks, ThreadTurn
+from ...driver import Buffer, Check, Put, Tag, check_key
 from ...errors import Closed, Conflict, Invalid, Unsupported, short
 from ...metadata.belongings import PROBE
 from ...metadata.mark import Layout
+from ...registry import connect
 from ...turn import turn
 from ..ids import Reference, chunk_key
 from ..refs import Refs
@@ -26,8 +27,6 @@ from .driver import RepoDriver, Value, tag_of
 from .objects import Objects
 from .places import Chunk, is_document
 from .snapshot import Snapshot
-
-_locks = ThreadLocks()
 
 
 class TransactionDriver(RepoDriver):
@@ -44,6 +43,7 @@ class TransactionDriver(RepoDriver):
         self.next = 0
         self._pid = os.getpid()
         self._guard = threading.RLock()
+        self._locks = connect("memory://", {})  # of which nothing is used but its locks
         self._probes: dict[str, Value] = {}
         self.capabilities = replace(
             self.backing.capabilities,
@@ -281,10 +281,9 @@ class TransactionDriver(RepoDriver):
             return found.data, found.tag
         return super().get_tagged(key, span)
 
-    def lock(self, key: str, timeout: float | None = None) -> ThreadTurn:
+    def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
         self._open()
-        name = self.session, check_key(key)
-        return _locks.hold(key, self.url, timeout, name=name)
+        return self._locks.lock(key, timeout)
 
     # -- its end -----------------------------------------------------------------
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ...driver import Driver, Tag, get_at_most, pause
-from ...errors import Conflict, DriverError, NotFound
+from ...driver import Driver, Tag, pause
+from ...errors import Conflict, DriverError
+from ..access.branches import read_branch
 from ..access.draft import Draft
 from ..access.objects import Objects
-from ..access.pointers import MOST, Pointer, pointer_key
+from ..access.pointers import Pointer, pointer_key
 from ..access.snapshot import TABLE, Snapshot
 from ..changes import Changes
 from ..commit import Commit
@@ -25,26 +26,6 @@ _REMEMBERED = 64  # pages
 _FREE = 3  # races lost before a lock is taken
 _TRIES = 1000
 _REPEATS = 4  # of a put of which nobody knows whether it was done
-
-
-def read_branch(objects: Objects, name: str) -> tuple[Pointer, Tag]:
-    """The commit that a branch names, and the version of the branch's document.
-
-    Raises:
-        NotFound: there is no such branch. Conflict: the repository was made anew.
-    """
-    key = pointer_key("branch", name)
-    found = get_at_most(objects.driver, key, MOST)
-    if found is None:
-        raise NotFound(f"no branch {name!r} in {objects.driver.url}; branches() lists them")
-    pointer = Pointer.parse(found[0], key)
-    if pointer.repo != objects.repo:
-        raise Conflict(
-            f"the repository at {objects.driver.url} was made anew since it was opened: open it "
-            "again, and repeat the change",
-            key=key,
-        )
-    return pointer, found[1]
 
 
 class Publisher:
