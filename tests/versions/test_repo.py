@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 import tensorstash as stash
+from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import (
     AlreadyExists,
     Conflict,
@@ -258,6 +259,14 @@ def test_documents_of_other_repositories_and_of_newer_formats() -> None:
     stored["tag/v2"] = json.dumps({"repo": repo.id, "commit": "0" * 20, "number": 3}).encode()
     with pytest.raises(Corrupt, match="tag 'v2' names commit 0000"):
         repo.at("v2")
+
+
+def test_arrays_that_are_written_in_place_are_refused() -> None:
+    with (
+        pytest.raises(Unsupported),
+        stash.create_repo(MemoryDriver({})).change() as t,
+    ):
+        t.create("u", 8, "int32", in_place=True)
 
 
 def test_what_pickles(tmp_path: Path) -> None:

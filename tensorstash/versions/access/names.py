@@ -56,9 +56,10 @@ def check_name(name: object, what: str) -> str:
             "choose another name"
         ) from None
     if len(stored) > _MOST_STORED:
+        size = counted(len(stored), "byte")
         raise Invalid(
-            f"a {what} cannot be named {short(name)}: spelled as "
-            f"{counted(len(stored), 'byte')} it is longer than {_MOST_STORED}; choose a shorter name"
+            f"a {what} cannot be named {short(name)}: it is stored as {size}, the most is "
+            f"{_MOST_STORED}; choose a shorter name"
         )
     return name
 
