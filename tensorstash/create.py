@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, Unpack
 
@@ -61,6 +62,7 @@ def open_place(
     mode: str,
     *,
     path: str = "",
+    version: str | datetime | None = None,
     options: Mapping[str, Any] | None = None,
     cache: int | str = 0,
     immutable: bool = False,
@@ -97,7 +99,7 @@ def open_place(
         limits=parse_limits(limits, parse_bytes),
         memory=budget_of(memory_limit),
     )
-    driver = resolve(location, options)
+    driver = resolve(location, options, version, mode)
     if cache_dir is not None and not driver.capabilities.local:
         driver = _behind_cache(driver, cache_dir, cache_dir_bytes, immutable)
     return limited(driver, settings.limits), below, settings
@@ -358,6 +360,7 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
         mode: ``"r"`` reads, ``"r+"`` also writes, ``"a"`` creates the array when nothing is there,
             ``"w"`` replaces what is there, ``"x"`` creates and never replaces.
         path: where below the location it is stored, such as ``"raw/image"``.
+        version: of a repository, which version: see ``Repo``.
         options: keyword arguments of the driver: keys, endpoints, time limits.
         cache: keep up to this many bytes of decoded chunks, such as ``"1GiB"``, and read ahead when
             chunks are read in order; what is kept is compared with the stored version at each use.
@@ -556,6 +559,7 @@ def load(location: Location, **how: Unpack[OpenArrayOptions]) -> NDArray[Any]:
     Args:
         location: where it is stored, as for :func:`open`.
         path: where below the location, as for :func:`open`.
+        version: of a repository, which version, as for :func:`open`.
         options, cache, immutable, threads, missing, write_fill, allow_pickle, lock_timeout,
             limits, memory_limit, cache_dir, cache_dir_bytes: how it is read, as :func:`open`
             explains.

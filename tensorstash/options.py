@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
@@ -40,6 +41,7 @@ class HandleOptions(PlaceOptions, total=False):
 class OpenOptions(HandleOptions, total=False):
     """How a handle on what is stored already behaves: an array, a group or records."""
 
+    version: str | datetime | None
     immutable: bool
     missing: Literal["fill", "raise"]
     allow_pickle: bool

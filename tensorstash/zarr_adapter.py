@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 from zarr.abc.store import (
@@ -32,6 +33,7 @@ def zarr_store(
     location: Location,
     *,
     path: str = "",
+    version: str | datetime | None = None,
     options: Mapping[str, Any] | None = None,
     read_only: bool = False,
 ) -> DriverStore:
@@ -41,7 +43,7 @@ def zarr_store(
     ``options`` go to the driver. zarr-python's own rules hold for what is written through the
     store: partial writes of a chunk by several writers are not merged safely.
     """
-    return DriverStore(resolve(location, options), place_path(path), read_only=read_only)
+    return DriverStore(resolve(location, options, version), place_path(path), read_only=read_only)
 
 
 class DriverStore(Store):

@@ -85,6 +85,7 @@ def open_group(
             ``"w"`` replaces what is there, ``"x"`` creates and never replaces.
         zarr_format: what a new group is stored as, 3 or 2, as for :func:`create_group`.
         path: where below the location it is stored, as for :func:`create_group`.
+        version: of a repository, which version: see ``Repo``.
         cache: as for ``tensorstash.open``, for each array that is reached from here.
         options, limits, memory_limit, threads, lock_timeout, immutable, missing, allow_pickle,
             cache_dir, cache_dir_bytes: how the driver and all handles below, together, behave, as

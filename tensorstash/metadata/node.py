@@ -24,9 +24,8 @@ from ..errors import (
     counted,
     short,
 )
-from ..urls import told
 from . import trailer, zarr2, zarr3
-from .belongings import look
+from .belongings import look, nothing_there
 from .copies import drop, dropped
 from .document import GroupDocument
 from .mark import Layout, Marked, is_records
@@ -150,14 +149,7 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
     """:func:`load`, or :class:`~tensorstash.errors.NotFound`."""
     node = load(driver, path, allow_pickle=allow_pickle)
     if node is None:
-        where = located(driver, path)
-        file = told(where)
-        raise NotFound(
-            f"no Zarr array or group there: {file}"
-            if file
-            else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
-            "check the path, or create it (create(), create_group(), create_records())"
-        )
+        raise nothing_there(driver, path)
     return node
 
 

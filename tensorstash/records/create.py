@@ -139,6 +139,7 @@ def open_records(
         location: where they are stored, as for :func:`create_records`.
         mode: ``"r"`` reads, ``"r+"`` also writes.
         path: where below the location they are stored, such as ``"runs/first"``.
+        version: of a repository, which version: see ``Repo``.
         cache: as for ``tensorstash.open``, for each field.
         allow_pickle: read and write fields of pickled objects, which runs code found in the data.
         options, limits, memory_limit, threads, lock_timeout, immutable, missing, cache_dir,

@@ -1,0 +1,17 @@
+"""Entries by key, sorted: documents, and tables of chunks."""
+
+from .diff import differences
+from .nodes import MOST_KEY, SIZES, TREE_PAGES, VALUES, Node, Sizes
+from .tree import Changed, Tree
+
+__all__ = [
+    "MOST_KEY",
+    "SIZES",
+    "TREE_PAGES",
+    "VALUES",
+    "Changed",
+    "Node",
+    "Sizes",
+    "Tree",
+    "differences",
+]
