@@ -93,7 +93,7 @@ class Transaction:
             self._end()
 
     def _begin(self) -> None:
-        """Tell others that the session lives: by a document, and a lock where there are locks."""
+        """Tell others that the session is under way."""
         backing, key = self._objects.driver, session_key(self.session)
         document = {
             "repo": self._objects.repo.hex(),
