@@ -435,7 +435,7 @@ def _as_asked(array: Array, layout: Mapping[str, Any]) -> Array:
     if "dtype" in asked and (dtype := dtypes.parse(asked["dtype"])) != spec.dtype:
         differ.append(f"dtype {spec.dtype}, not {dtype}")
     if "shape" in asked:
-        shape = parse_lengths(asked["shape"], "shape")
+        shape = lengths(list(parse_lengths(asked["shape"], "shape")), "shape", 0)
         fixed = zip(spec.shape[1:], shape[1:], strict=False)
         if len(shape) != len(spec.shape) or any(given not in (0, n) for n, given in fixed):
             differ.append(f"shape {spec.shape}, not {shape}")

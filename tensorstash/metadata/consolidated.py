@@ -52,7 +52,7 @@ def member_path(name: Any) -> str:
     if not is_member_path(path):
         raise Invalid(
             f"{short(name)} cannot name a member: names are not empty, not only dots, without "
-            "a leading '__', and not 'zarr.json'"
+            "a leading '__' or a backslash, and not 'zarr.json'"
         )
     return path
 

@@ -146,6 +146,7 @@ def test_what_is_no_array_is_told_where_it_belongs() -> None:
         (None, "object"),
         (np.array([1, "a"], object), "object"),
         (np.ma.masked_array([1, 2], [True, False]), "masked"),
+        (["a", "\ud800"], "cannot make list into an array"),
         (object(), "object"),
     ):
         with pytest.raises((Invalid, Unsupported), match=said) as caught:
@@ -367,6 +368,19 @@ def test_killed_at_any_step_it_is_the_old_the_new_or_refused(
         if done:
             break
     assert seen == {"refused", "new", "old" if there else "nothing"}
+
+
+def test_what_a_codec_refuses_is_told_and_no_reader_takes_it_for_an_array() -> None:
+    driver = MemoryDriver({})
+    group = stash.create_group(driver)
+    group["x"] = DATA
+    narrow = {"name": "cast_value", "configuration": {"data_type": "int8"}}
+    with pytest.raises(Invalid, match=r"1000 is not within int8.*x is now what was being replaced"):
+        group.create("x", data=[1, 1000], codecs=[narrow, "bytes"], overwrite=True)
+    with pytest.raises(Corrupt, match="unfinished"):
+        stash.load(driver, path="x")
+    group["x"] = DATA
+    same(group["x"][...], DATA)
 
 
 def test_a_handle_on_what_was_replaced_says_so() -> None:

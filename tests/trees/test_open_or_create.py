@@ -128,6 +128,9 @@ def test_what_is_wrong_is_told_though_an_array_is_there() -> None:
         stash.open(place, "a", shape=(4, 6), dtype="int9")
     with pytest.raises(Invalid, match="shape cannot be"):
         stash.open(place, "a", shape="4, 6", dtype="int8")  # type: ignore[arg-type]
+    for shape in ((-1, 6), (4, -6), (1 << 70, 6)):
+        with pytest.raises(Invalid, match=r"shape has -?[0-9.]+.*at least 0"):
+            stash.open(place, "a", shape=shape, dtype="int8")
     with pytest.raises(Invalid, match="is a group"):
         stash.create_group(place, overwrite=True)
         stash.open(place, "a", shape=(4, 6), dtype="int8")
