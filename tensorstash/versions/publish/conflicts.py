@@ -1,7 +1,8 @@
 """Whether what two commits changed can stand together. No I/O.
 
 Who changed a chunk or a document that somebody else changed too has decided on what is no more.
-So has who changed anything in a node that was deleted, replaced or cut short meanwhile.
+So has who changed anything in a node that was deleted, replaced or cut short meanwhile, and who
+copied metadata (consolidated them) that are others by now.
 """
 
 from __future__ import annotations
@@ -42,10 +43,15 @@ def clash(
         return Clash(f"the metadata of {_named(path)}", path)
     for path, how in _drastic(my):
         if any(_touched(each, path, alike, whole=how != _SHORT) for each in theirs):
-            return Clash(f"{_named(path)}, which this transaction has {how},", path)
+            return Clash(f"{_named(path)}, which this transaction has {how}", path)
     for path, how in _drastic(their):
         if _touched(mine, path, alike, whole=how != _SHORT):
-            return Clash(f"{_named(path)}, which was {how},", path)
+            return Clash(f"{_named(path)}, which was {how}", path)
+    for one, other in ((my, their), (their, my)):
+        for path, copy in _copies(one):
+            below = (key for key in other if key.startswith(path) and key not in {copy, *alike})
+            if next(below, None) is not None:
+                return Clash(f"metadata in {_named(path)}, which one of them consolidated", path)
     for each in theirs:
         for path in sorted(mine.arrays.keys() & each.arrays.keys()):
             both = _shared(mine.arrays[path], each.arrays[path])
@@ -78,6 +84,17 @@ def _drastic(documents: Documents) -> list[tuple[str, str]]:
             how = "deleted" if other_member is None else _compared(member, other_member)
             if how is not None:
                 found.append((f"{path}{at}/", how))
+    return found
+
+
+def _copies(documents: Documents) -> list[tuple[str, str]]:
+    """Groups whose consolidated metadata were stored, and the documents that hold them."""
+    found = []
+    for key, (_, after) in sorted(documents.items()):
+        path, name = key[: key.rfind("/") + 1], key.rpartition("/")[2]
+        holds = name == zarr3.KEY and mark.loaded(after).get("consolidated_metadata") is not None
+        if holds or (name == zarr2.CONSOLIDATED and after is not None):
+            found.append((path, key))
     return found
 
 

@@ -160,9 +160,9 @@ class Publisher:
                 break
         theirs, mine = first.summary, self.summary
         return Conflict(
-            f"commit {theirs.id}{_by(theirs)} on branch {self.name!r} changed {found.what}, as did "
-            f"this transaction {self.draft.session}{_by(mine)}: nothing was committed; look at "
-            f"what is there now, and repeat the change",
+            f"commit {theirs.id}{_by(theirs)} on branch {self.name!r} and this transaction "
+            f"{self.draft.session}{_by(mine)} both changed {found.what}: nothing was committed; "
+            "look at what is there now, and repeat the change",
             key=self.key,
         )
 
