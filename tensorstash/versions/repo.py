@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ..driver import Driver, Request
+from ..driver import Driver, Request, get_at_most
 from ..errors import AlreadyExists, Conflict, Invalid, NotFound, Unsupported
 from ..location import Location, resolve
 from ..metadata import zarr3
@@ -16,11 +16,11 @@ from .access.branches import Branches, read_branch
 from .access.driver import VersionDriver
 from .access.names import MAIN, check_name, wanted
 from .access.objects import Objects
-from .access.pointers import MOST, REPO_KEY, Pointer, encode_repo, parse_repo, pointer_key
+from .access.pointers import MOST, REPO_KEY, Founding, Pointer, parse_repo, pointer_key
 from .access.snapshot import Snapshot
 from .changes import Changes, Dead
 from .commit import Commit
-from .ids import new_repo, new_session
+from .ids import commit_key, new_repo, new_session
 from .log import Log, Summary
 from .pages import NewPages
 from .publish.check import Damage, check
@@ -347,7 +347,8 @@ class Repo:
 def create_repo(location: Location, *, options: Mapping[str, Any] | None = None) -> Repo:
     """Create a repository: a place that keeps every version of a tree of arrays and groups.
 
-    It has a branch ``main``, with one commit that holds an empty group.
+    It has a branch ``main``, with one commit that holds an empty group. Where this was
+    interrupted, create it again.
 
     Args:
         location: an empty place: a path, a URL such as ``"s3://bucket/x"``, a ``pathlib.Path``, a
@@ -370,31 +371,54 @@ def create_repo(location: Location, *, options: Mapping[str, Any] | None = None)
     driver = resolve(location, options)
     if not driver.capabilities.writable:
         raise Unsupported(f"{driver.url} cannot be written to; create the repository elsewhere")
-    if driver.tag(REPO_KEY) is not None:
-        raise AlreadyExists(f"{driver.url} is a repository already; open it with open_repo()")
-    first = next(iter(driver.taken()), None) if driver.capabilities.lists else None
-    if first is not None:
-        raise AlreadyExists(
-            f"{driver.url} holds {first!r}; create the repository in an empty place"
-        )
-    repo, session = new_repo(), new_session()
-    new = NewPages(repo, session)
+    there = get_at_most(driver, REPO_KEY, MOST)
+    if there is None:
+        first = next(iter(driver.taken()), None) if driver.capabilities.lists else None
+        if first is not None:
+            raise AlreadyExists(
+                f"{driver.url} holds {first!r}; create the repository in an empty place"
+            )
+        founding = Founding(new_repo(), new_session(), datetime.now(UTC))
+        try:
+            driver.replace(REPO_KEY, founding.encode(), None)
+        except Conflict as error:
+            raise _exists(driver) from error
+    else:
+        founding = parse_repo(there[0])
+        if not _interrupted(driver, founding):
+            raise _exists(driver)
+    commit, data = _first(driver, founding)
+    driver.put(commit.key, data)
+    pointer = Pointer(founding.repo, commit.summary.id, 0).encode()
+    try:
+        # Of several that create, or finish what was interrupted, this tells who did.
+        driver.replace(pointer_key("branch", MAIN), pointer, None)
+    except Conflict as error:
+        raise _exists(driver) from error
+    return Repo(driver, founding.repo)
+
+
+def _exists(driver: Driver) -> AlreadyExists:
+    return AlreadyExists(f"{driver.url} is a repository already; open it with open_repo()")
+
+
+def _first(driver: Driver, founding: Founding) -> tuple[Commit, bytes]:
+    """The first commit, and what to store of it: the same whoever makes it."""
+    new = NewPages(founding.repo, founding.first)
     document = zarr3.encode(zarr3.group_document(_ROOT))
-    tree = Tree().apply({zarr3.KEY: document}, Objects(driver, repo).load, new).tree
-    summary = Summary(session, 0, (), datetime.now(UTC), "", "created", {})
+    tree = Tree().apply({zarr3.KEY: document}, Objects(driver, founding.repo).load, new).tree
+    summary = Summary(founding.first, 0, (), founding.created, "", "created", {})
     changes = Changes({zarr3.KEY: "created"}, {})
     commit = Commit.make(summary, tree, Log(), changes, Dead(), new)
-    driver.put_many([*new.items(), (commit.key, commit.pack(repo))])
-    try:
-        driver.replace(REPO_KEY, encode_repo(repo), None)
-    except Conflict as error:
-        driver.delete(commit.key)
-        raise AlreadyExists(
-            f"somebody else has created a repository at {driver.url} meanwhile; open_repo() it"
-        ) from error
-    pointer = Pointer(repo, summary.id, 0).encode()
-    driver.replace(pointer_key("branch", MAIN), pointer, None)
-    return Repo(driver, repo)
+    return commit, commit.pack(founding.repo)
+
+
+def _interrupted(driver: Driver, founding: Founding) -> bool:
+    """Whether who created the repository did not come to its end. A branch that went later leaves
+    other commits; where the driver cannot list, nobody knows."""
+    if driver.tag(pointer_key("branch", MAIN)) is not None or not driver.capabilities.lists:
+        return False
+    return all(key == commit_key(founding.first) for key in driver.list("commit/"))
 
 
 def open_repo(location: Location, *, options: Mapping[str, Any] | None = None) -> Repo:
@@ -422,7 +446,7 @@ def open_repo(location: Location, *, options: Mapping[str, Any] | None = None) -
         raise NotFound(
             f"no repository at {driver.url}: no {REPO_KEY}; check the place, or create_repo() one"
         )
-    return Repo(driver, parse_repo(found))
+    return Repo(driver, parse_repo(found).repo)
 
 
 def version_driver(driver: Driver, version: str | datetime) -> VersionDriver:

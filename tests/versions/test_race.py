@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import tensorstash as stash
 from tensorstash.driver import Buffer, Driver, Tag
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
-from tensorstash.errors import Closed, Conflict, NotFound, Unavailable, Unsupported
+from tensorstash.errors import AlreadyExists, Closed, Conflict, NotFound, Unavailable, Unsupported
 from tests.support.every_place import stored
 
 
@@ -287,6 +288,9 @@ def cases() -> Iterator[tuple[str, Callable[[Any], None], Callable[[Any], None],
     def other(t: Any) -> None:
         t.create("new/b", 3, "int8")[:] = 2
 
+    def consolidate(t: Any) -> None:
+        t.group.consolidate()
+
     yield "written and deleted", write, delete, False
     yield "deleted and written", delete, write, False
     yield "written and replaced", beyond, replace, False
@@ -302,6 +306,12 @@ def cases() -> Iterator[tuple[str, Callable[[Any], None], Callable[[Any], None],
     yield "created in one new group", new, other, True
     yield "created twice", new, new, False
     yield "different chunks", write, beyond, True
+    yield "written and consolidated", write, consolidate, True
+    yield "consolidated and written", consolidate, write, True
+    for what, do in {"described": unit, "grown": grow, "created": new, "deleted": delete}.items():
+        # Consolidated metadata is a copy: it would repeat what is no more.
+        yield f"{what} and consolidated", do, consolidate, False
+        yield f"consolidated and {what}", consolidate, do, False
 
 
 @pytest.mark.parametrize(
@@ -342,6 +352,71 @@ def test_what_can_stand_together(
         with pytest.raises(Conflict, match="nothing was committed"):
             run()
     assert repo.check() == []
+
+
+def test_consolidated_metadata_of_a_group_of_zarr_v2_is_a_copy_too() -> None:
+    repo = stash.create_repo({})
+    with repo.change() as t:
+        stash.create_group(t.driver, zarr_format=2, overwrite=True)
+        t.create("g/a", 4, "int8")
+    for swapped in (False, True):
+        early = repo.change().__enter__()
+        late = repo.change().__enter__()
+        one, other = (late, early) if swapped else (early, late)
+        stash.open_group(one.driver, "r+", path="g").consolidate()
+        other["g/a"].attrs["unit"] = "K"
+        early.__exit__(None, None, None)
+        with pytest.raises(Conflict, match="consolidated"):
+            late.__exit__(None, None, None)
+        repo.reset("main", to=repo.at(early.commit).driver.snapshot.commit.summary.parents[0])
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+def test_a_creation_that_was_killed_is_finished_by_creating_again(fault: str) -> None:
+    for at in range(1, 4):
+        place: dict[str, bytes] = {}
+        with pytest.raises(Killed):
+            stash.create_repo(Faulty(place, at, fault))
+        if "branch/main" in place:
+            with pytest.raises(AlreadyExists, match="open_repo"):
+                stash.create_repo(place)
+        else:
+            stash.create_repo(place)
+        repo = stash.open_repo(place)
+        with repo.change() as t:
+            t.create("u", 3, "int8")[:] = 1
+        assert [each.number for each in repo.log()] == [1, 0]
+        assert repo.check() == []
+
+
+def test_a_branch_that_was_deleted_by_hand_is_not_begun_anew() -> None:
+    place = make()
+    del place["branch/main"]
+    with pytest.raises(AlreadyExists, match="open_repo"):
+        stash.create_repo(place)
+    with pytest.raises(NotFound, match="restore branch/main"):
+        stash.open_repo(place).at()
+    assert "branch/main" not in place
+
+
+def test_of_many_who_create_one_creates() -> None:
+    for _ in range(10):
+        place: dict[str, bytes] = {}
+        made: list[stash.Repo] = []
+        started = threading.Barrier(4)
+
+        def create(place: dict[str, bytes], made: list[stash.Repo], started: Any) -> None:
+            started.wait()
+            with suppress(AlreadyExists):
+                made.append(stash.create_repo(place))
+
+        threads = [threading.Thread(target=create, args=(place, made, started)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 1
+        assert [each.message for each in made[0].log()] == ["created"]
 
 
 def test_a_branch_that_was_reset_or_deleted_takes_no_commit_begun_before() -> None:

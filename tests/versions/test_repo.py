@@ -203,6 +203,8 @@ def test_what_is_no_repository_and_what_is() -> None:
     for opened in (stash.open, stash.open_group, stash.open_records):
         with pytest.raises(NotFound, match=r"path=.*version="):
             opened(repo_place)
+        with pytest.raises(NotFound, match=r"path='a/b' and version="):
+            opened(repo_place, path="a/b")
     with pytest.raises(ReadOnly, match="never changes"):
         stash.open(repo_place, "r+", path="u", version="main")
     with pytest.raises(ReadOnly):

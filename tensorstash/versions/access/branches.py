@@ -9,11 +9,15 @@ from ...driver import Request, Tag, get_at_most
 from ...errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFound
 from ..commit import Commit
 from ..ids import commit_key
-from .names import check_name, decode_name, wanted
+from .names import MAIN, check_name, decode_name, wanted
 from .objects import Objects
 from .pointers import MOST, Pointer, pointer_key
 
 _NEAR = 3
+_NO_MAIN = (
+    "if create_repo() was interrupted, call it again; else the branch was deleted: restore "
+    f"{pointer_key('branch', MAIN)}"
+)
 
 
 def read_branch(objects: Objects, name: str) -> tuple[Pointer, Tag]:
@@ -25,7 +29,8 @@ def read_branch(objects: Objects, name: str) -> tuple[Pointer, Tag]:
     key = pointer_key("branch", name)
     found = get_at_most(objects.driver, key, MOST)
     if found is None:
-        raise NotFound(f"no branch {name!r} in {objects.driver.url}; branches() lists them")
+        hint = _NO_MAIN if name == MAIN else "branches() lists them"
+        raise NotFound(f"no branch {name!r} in {objects.driver.url}; {hint}")
     pointer = Pointer.parse(found[0], key)
     if pointer.repo != objects.repo:
         raise Conflict(
@@ -91,6 +96,8 @@ class Branches:
         hint = (
             f"did you mean {', '.join(map(repr, near))}?" if near else "branches() and tags() list"
         )
+        if name == MAIN and "branch" in kinds:
+            hint = _NO_MAIN
         return NotFound(f"no {' or '.join(kinds)} {name!r} in {self.driver.url}; {hint}")
 
     def names(self, kind: str) -> list[str]:

@@ -52,14 +52,23 @@ def pointer_key(kind: str, name: str) -> str:
     return f"{kind}/{encode_name(name)}"
 
 
-def encode_repo(repo: bytes) -> bytes:
-    """The repository's own document."""
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return json.dumps({"format": FORMAT, "repo": repo.hex(), "created": created}).encode()
+class Founding(NamedTuple):
+    """What a repository says of itself: its bytes, and id and time of its first commit, so that
+    whoever finds it without a branch can finish what created it."""
+
+    repo: bytes
+    first: str
+    created: datetime
+
+    def encode(self) -> bytes:
+        """As it is stored."""
+        created = self.created.astimezone(UTC).isoformat(timespec="microseconds")
+        document = {"format": FORMAT, "repo": self.repo.hex(), "created": created}
+        return json.dumps(document | {"first": self.first}).encode()
 
 
-def parse_repo(data: Buffer) -> bytes:
-    """The repository's 16 bytes.
+def parse_repo(data: Buffer) -> Founding:
+    """The repository's own document.
 
     Raises:
         Corrupt: the document is damaged. Unsupported: its format is a newer one.
@@ -73,7 +82,18 @@ def parse_repo(data: Buffer) -> bytes:
         )
     if found != FORMAT:
         raise Corrupt(f"{REPO_KEY} has format {short(found)}{REPAIR}", key=REPO_KEY)
-    return _repo(document.get("repo"), REPO_KEY)
+    first, created = document.get("first"), document.get("created")
+    try:
+        time = datetime.fromisoformat(created) if isinstance(created, str) else None
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise Corrupt(f"{REPO_KEY} has the time {short(created)}{REPAIR}", key=REPO_KEY)
+    if not isinstance(first, str) or not is_commit(first):
+        raise Corrupt(
+            f"{REPO_KEY} names {short(first)} where a commit must be named{REPAIR}", key=REPO_KEY
+        )
+    return Founding(_repo(document.get("repo"), REPO_KEY), first, time)
 
 
 def _repo(text: object, key: str) -> bytes:
