@@ -292,6 +292,13 @@ def nothing_there(driver: Driver, path: str) -> NotFound:
             f"{where} is a repository of versions, not an array or group: name what is in it, as "
             "path='...' with version='main', or open_repo() it"
         )
+    parts = path.split("/")[:-1]
+    for above in ("".join(f"{part}/" for part in parts[:k]) for k in range(len(parts))):
+        if driver.tag(above + REPOSITORY) is not None:
+            return NotFound(
+                f"{located(driver, above)} is a repository of versions; open what is in it with "
+                f"path={path[len(above) : -1]!r} and version='main'"
+            )
     file = told(where)
     return NotFound(
         f"no Zarr array or group there: {file}"
