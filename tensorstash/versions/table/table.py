@@ -62,7 +62,10 @@ class ChunkTable:
         root: RefPage | Reference
         if how == _INLINE:
             root = RefPage.read(reader)
-            _check(root, blocks, blocks.levels - 1, what)
+            if root.size != blocks.size(blocks.levels - 1) or (root.chunks is None) != (
+                blocks.levels == 1
+            ):
+                raise _wrong(root, blocks, blocks.levels - 1, what)
         elif how == _STORED:
             root = reader.reference()
         else:
@@ -81,7 +84,7 @@ class ChunkTable:
         found: Reference | None = None
         for level in reversed(range(self.blocks.levels)):
             (page,) = self.top(load) if found is None else self.load_pages([found], level, load)
-            found = page.find(self.blocks.place(index, level)[1])
+            found = page.find(self.blocks.position(index, level))
             if found is None:
                 return None
         return found
@@ -179,7 +182,8 @@ class ChunkTable:
             return []
         pages = list(load(references, REF_PAGES))
         for reference, page in zip(references, pages, strict=True):
-            _check(page, self.blocks, level, page_key(reference))
+            if page.size != self.blocks.size(level) or (page.chunks is None) != (level == 0):
+                raise _wrong(page, self.blocks, level, page_key(reference))
         return pages
 
 
