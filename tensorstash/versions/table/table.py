@@ -62,9 +62,7 @@ class ChunkTable:
         root: RefPage | Reference
         if how == _INLINE:
             root = RefPage.read(reader)
-            if root.size != blocks.size(blocks.levels - 1) or (root.chunks is None) != (
-                blocks.levels == 1
-            ):
+            if not _is_page_of(root, blocks, blocks.levels - 1):
                 raise _wrong(root, blocks, blocks.levels - 1, what)
         elif how == _STORED:
             root = reader.reference()
@@ -182,20 +180,21 @@ class ChunkTable:
             return []
         pages = list(load(references, REF_PAGES))
         for reference, page in zip(references, pages, strict=True):
-            if page.size != self.blocks.size(level) or (page.chunks is None) != (level == 0):
+            if not _is_page_of(page, self.blocks, level):
                 raise _wrong(page, self.blocks, level, page_key(reference))
         return pages
 
 
-def _check(page: RefPage, blocks: Blocks, level: int, what: str) -> None:
-    wanted = blocks.size(level), level > 0
-    found = page.size, page.chunks is not None
-    if found != wanted:
-        raise Corrupt(
-            f"{what} has {found[0]} references to {_WHAT[found[1]]}, where {wanted[0]} to "
-            f"{_WHAT[wanted[1]]} must be{REPAIR}",
-            key=what,
-        )
+def _is_page_of(page: RefPage, blocks: Blocks, level: int) -> bool:
+    return page.size == blocks.size(level) and (page.chunks is not None) == (level > 0)
+
+
+def _wrong(page: RefPage, blocks: Blocks, level: int, what: str) -> Corrupt:
+    return Corrupt(
+        f"{what} has {page.size} references to {_WHAT[page.chunks is not None]}, where "
+        f"{blocks.size(level)} to {_WHAT[level > 0]} must be{REPAIR}",
+        key=what,
+    )
 
 
 _WHAT = ("chunks", "pages")
