@@ -104,7 +104,7 @@ def unpack(data: Buffer, kind: Kind, repo: bytes, what: str, most: int) -> bytes
         # The frame says how much is allocated, so it is asked before.
         claimed = zstandard.frame_content_size(frame)
         if claimed != nbytes:
-            raise _corrupt(what, f"claims {nbytes} bytes, its frame {claimed}")
+            raise _corrupt(what, f"claims {counted(nbytes, 'byte')}, its frame {claimed}")
         return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _corrupt(what, f"cannot be decompressed ({error})") from error
