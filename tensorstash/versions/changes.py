@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Invalid, short
+from ..errors import Invalid, counted, short
 from ..metadata.document import MAX_NDIM
 from .binary import Reader, encode_reference, sized, varint
 from .container import Kind, packed_nbytes
@@ -30,6 +30,8 @@ _PIECE = 1 << 20  # raw bytes of a piece, roughly
 _INLINE_RAW = 64 << 10
 _MOST = 4 << 20
 _REFS = 1 << 16  # references of a piece
+_FEW = 4096
+_FEW_TABLES = 16
 _MOST_PIECES = 1 << 12
 _MOST_TABLE = 16 << 10
 _KINDS = ("created", "changed", "deleted")
@@ -101,13 +103,19 @@ class Dead:
 
     def pieces(self) -> Iterator[bytes]:
         """Its raw bytes, in pieces that can be read alone."""
+        together = len(self.chunks) + len(self.pages)
+        if together <= min(_FEW, _REFS) and len(self.tables) <= _FEW_TABLES:
+            # Of most commits, one piece that lies in the commit itself.
+            if together or self.tables:
+                yield b"".join((*map(_counted, (self.chunks, self.pages)), self._few_tables()))
+            return
         for kind, refs in enumerate((self.chunks, self.pages)):
             ordered = _ordered(refs)
             for at in range(0, len(ordered), _REFS):
                 part = ordered.take(np.arange(at, min(at + _REFS, len(ordered))))
                 none = varint(0)
-                counted = varint(len(part)) + part.encode()
-                yield (none + counted if kind else counted + none) + varint(0)
+                some = varint(len(part)) + part.encode()
+                yield (none + some if kind else some + none) + varint(0)
         tables: list[bytes] = []
         for table in self.tables:
             tables.append(sized(table.encode()))
@@ -116,6 +124,9 @@ class Dead:
                 tables = []
         if tables:
             yield varint(0) + varint(0) + varint(len(tables)) + b"".join(tables)
+
+    def _few_tables(self) -> bytes:
+        return varint(len(self.tables)) + b"".join(sized(each.encode()) for each in self.tables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +153,8 @@ class Pieces(Generic[Piece]):
         pages.append(new.add(form, held))
         if len(pages) > _MOST_PIECES:
             raise Invalid(
-                f"a commit of {len(pages)} pages of changes cannot be stored, the most is "
-                f"{_MOST_PIECES}; commit less at once"
+                f"a commit of {counted(len(pages), 'page')} of changes cannot be stored, the most "
+                f"is {_MOST_PIECES}; commit less at once"
             )
         return cls(form, None, pages)
 
@@ -198,6 +209,11 @@ class _ChangesPiece:
         return b"".join(parts)
 
 
+def _counted(refs: Refs) -> bytes:
+    """References behind their number; of none, the number alone."""
+    return varint(len(refs)) + (_ordered(refs).encode() if len(refs) else b"")
+
+
 def _ordered(refs: Refs) -> Refs:
     """Sorted, for references of one session beside each other take the fewest bytes."""
     refs = refs.compact()
@@ -240,7 +256,7 @@ def _text(reader: Reader) -> str:
     try:
         return reader.sized(MOST_KEY).decode()
     except UnicodeDecodeError:
-        reader.fail("has a key that is no text")
+        reader.fail("has a key that cannot be spelled")
 
 
 CHANGES: Form[Changes] = Form(Kind.CHANGES, _MOST, _read_changes)

@@ -297,7 +297,7 @@ def _rows(rows: list[Any]) -> bytes:
 def _parse(raw: bytes, what: str) -> list[Summary] | list[Stretch]:
     rows = decode(raw, what).get("rows")
     if not isinstance(rows, list) or not rows:
-        _fail(what, "is no page of a log")
+        _fail(what, "is not a page of a log")
     if isinstance(rows[0], dict):
         return [Summary.read(row, what) for row in rows]
     return [_stretch(row, what) for row in rows]

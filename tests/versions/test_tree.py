@@ -219,7 +219,7 @@ def test_a_key_that_is_too_long_is_refused() -> None:
     Tree().apply({"k" * 4096: b""}, Pages().load, new)
     with pytest.raises(errors.Invalid, match=r"4097 bytes.*shorter names"):
         Tree().apply({"k" * 4097: b""}, Pages().load, new)
-    with pytest.raises(errors.Invalid, match="no text in UTF-8"):
+    with pytest.raises(errors.Invalid, match="spelled in UTF-8"):
         Tree().apply({"\ud800": b""}, Pages().load, new)
 
 
