@@ -261,7 +261,7 @@ def _text(reader: Reader) -> str:
     try:
         return reader.sized(MOST_KEY).decode()
     except UnicodeDecodeError:
-        reader.fail("has a key that is not text")
+        reader.fail("has a key that cannot be spelled")
 
 
 CHANGES: Form[Changes] = Form(Kind.CHANGES, _MOST, _read_changes)

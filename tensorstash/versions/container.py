@@ -54,6 +54,11 @@ def pack(kind: Kind, repo: bytes, raw: Buffer, most: int) -> bytes:
     return b"".join((header, _CHECK.pack(_checksum(header, frame)), frame))
 
 
+def kind_of(data: Buffer) -> int:
+    """What kind of object ``data``, which :func:`pack` made, is."""
+    return int(data[_FORMAT_AT + 1])
+
+
 def packed_nbytes(raw: Buffer) -> int:
     """Bytes that :func:`pack` makes of ``raw``."""
     return _BEGIN + len(zstandard.ZstdCompressor(level=LEVEL).compress(raw))

@@ -72,7 +72,7 @@ def split_commit_id(commit: str) -> tuple[str, int]:
     found = _COMMIT.fullmatch(commit)
     if found is None:
         raise Invalid(
-            f"{short(commit)} is not the id of a commit: these are {_LETTERS} letters and digits, "
+            f"{short(commit)} cannot be a commit's id: these are {_LETTERS} letters and digits, "
             "such as '7zqk3m0v5c2h9x1r8t4w'"
         )
     return found[1], int(found[2] or 1)

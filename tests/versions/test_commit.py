@@ -193,7 +193,7 @@ def test_keys_that_are_no_text_are_refused() -> None:
         Changes({"\ud800": "created"}),
         Changes({}, {"\ud800": ArrayChange((1,), {(0,): np.zeros(1, np.uint16)})}),
     ):
-        with pytest.raises(errors.Invalid, match="not text in UTF-8"):
+        with pytest.raises(errors.Invalid, match="spelled in UTF-8"):
             list(wrong.pieces())
 
 

@@ -219,7 +219,7 @@ def test_a_key_that_is_too_long_is_refused() -> None:
     Tree().apply({"k" * 4096: b""}, Pages().load, new)
     with pytest.raises(errors.Invalid, match=r"4097 bytes.*shorter names"):
         Tree().apply({"k" * 4097: b""}, Pages().load, new)
-    with pytest.raises(errors.Invalid, match="not text in UTF-8"):
+    with pytest.raises(errors.Invalid, match="spelled in UTF-8"):
         Tree().apply({"\ud800": b""}, Pages().load, new)
 
 
@@ -304,7 +304,7 @@ def test_no_bytes_break_the_reader(raw: bytes) -> None:
 def test_keys_that_are_no_text_are_corrupt() -> None:
     for keys in ([b"\xff"], [b"a\xc3", b"b"], [b"a\xc3", b"\xa4"]):
         raw = Node(0, keys, [b""] * len(keys)).encode()
-        with pytest.raises(errors.Corrupt, match=r"page/x/0 has a key that is not text"):
+        with pytest.raises(errors.Corrupt, match=r"page/x/0 has a key that cannot be spelled"):
             TREE_PAGES.parse(raw, "page/x/0")
     parts = ["ä", "äb", "ö"]  # of which the bytes that are shared are no text
     node = TREE_PAGES.parse(Node(0, [*map(str.encode, parts)], [b""] * 3).encode(), "page/x/0")

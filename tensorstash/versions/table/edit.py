@@ -255,7 +255,7 @@ def _furthest(blocks: Blocks, pages: Iterable[Index]) -> list[int]:
     for page in pages:
         if len(page) != blocks.ndim or min(page, default=0) < 0:
             raise Invalid(
-                f"{page} is not a page of an array of {counted(blocks.ndim, 'axis', 'axes')}"
+                f"{page} cannot be a page of an array of {counted(blocks.ndim, 'axis', 'axes')}"
             )
         furthest = [max(most, i) for most, i in zip(furthest, page, strict=True)]
     chunks = [i << bits for i, bits in zip(furthest, blocks.bits[0], strict=True)]

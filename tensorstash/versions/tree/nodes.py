@@ -123,7 +123,7 @@ class Node:
         try:
             b"\n".join(keys).decode()  # all of them at once: none runs over into the next
         except UnicodeDecodeError:
-            reader.fail("has a key that is not text")
+            reader.fail("has a key that cannot be spelled")
         return cls(level, keys, items)
 
 

@@ -165,7 +165,7 @@ def key_of(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise Invalid(f"{short(text)} is not text in UTF-8; use another name") from error
+        raise Invalid(f"{short(text)} cannot be spelled in UTF-8; use another name") from error
 
 
 def top(tree: Tree, load: Load) -> Sequence[Node]:
