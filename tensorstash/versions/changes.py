@@ -21,7 +21,7 @@ from .ids import Reference
 from .pages import Form, Load, NewPages
 from .refs import MOST_POSITIONS, NONE, Refs, encode_positions, read_positions
 from .table import MOST_INDEX_BITS, ChunkTable, Index
-from .tree import MOST_KEY
+from .tree import MOST_KEY, key_of
 
 INLINE = 8 << 10
 """Stored bytes of a piece up to which it lies in the commit."""
@@ -30,8 +30,6 @@ _PIECE = 1 << 20  # raw bytes of a piece, roughly
 _INLINE_RAW = 64 << 10
 _MOST = 4 << 20
 _REFS = 1 << 16  # references of a piece
-_FEW = 4096
-_FEW_TABLES = 16
 _MOST_PIECES = 1 << 12
 _MOST_TABLE = 16 << 10
 _KINDS = ("created", "changed", "deleted")
@@ -61,13 +59,14 @@ class Changes:
     def joined(cls, pieces: Iterable[Changes]) -> Changes:
         """All of ``pieces``, of one commit."""
         documents: dict[str, str] = {}
-        arrays: dict[str, ArrayChange] = {}
+        blocks: dict[str, Index] = {}
+        pages: dict[str, dict[Index, NDArray[np.uint16]]] = {}
         for piece in pieces:
             documents |= piece.documents
             for path, change in piece.arrays.items():
-                before = arrays.get(path)
-                pages = {**before.pages, **change.pages} if before else change.pages
-                arrays[path] = ArrayChange(change.block, pages)
+                blocks[path] = change.block
+                pages.setdefault(path, {}).update(change.pages)
+        arrays = {path: ArrayChange(block, pages[path]) for path, block in blocks.items()}
         return cls(documents, arrays)
 
     def pieces(self) -> Iterator[bytes]:
@@ -76,7 +75,7 @@ class Changes:
         for key, kind in self.documents.items():
             if kind not in _KINDS:
                 raise Invalid(f"{short(key)} was {short(kind)}; it is one of {', '.join(_KINDS)}")
-            piece.documents.append(bytes((_KINDS.index(kind),)) + sized(key.encode()))
+            piece.documents.append(bytes((_KINDS.index(kind),)) + sized(key_of(key)))
             piece.nbytes += len(piece.documents[-1])
             if piece.nbytes > _PIECE:
                 yield piece.encode()
@@ -103,30 +102,26 @@ class Dead:
 
     def pieces(self) -> Iterator[bytes]:
         """Its raw bytes, in pieces that can be read alone."""
-        together = len(self.chunks) + len(self.pages)
-        if together <= min(_FEW, _REFS) and len(self.tables) <= _FEW_TABLES:
-            # Of most commits, one piece that lies in the commit itself.
-            if together or self.tables:
-                yield b"".join((*map(_counted, (self.chunks, self.pages)), self._few_tables()))
-            return
+        piece = _DeadPiece()
         for kind, refs in enumerate((self.chunks, self.pages)):
             ordered = _ordered(refs)
-            for at in range(0, len(ordered), _REFS):
-                part = ordered.take(np.arange(at, min(at + _REFS, len(ordered))))
-                none = varint(0)
-                some = varint(len(part)) + part.encode()
-                yield (none + some if kind else some + none) + varint(0)
-        tables: list[bytes] = []
+            at = 0
+            while at < len(ordered):
+                stop = min(at + _REFS - piece.count, len(ordered))
+                piece.refs[kind] = ordered.take(np.arange(at, stop))
+                piece.count += stop - at
+                at = stop
+                if piece.count == _REFS:
+                    yield piece.encode()
+                    piece = _DeadPiece()
         for table in self.tables:
-            tables.append(sized(table.encode()))
-            if len(tables) * _MOST_TABLE > _PIECE:
-                yield varint(0) + varint(0) + varint(len(tables)) + b"".join(tables)
-                tables = []
-        if tables:
-            yield varint(0) + varint(0) + varint(len(tables)) + b"".join(tables)
-
-    def _few_tables(self) -> bytes:
-        return varint(len(self.tables)) + b"".join(sized(each.encode()) for each in self.tables)
+            piece.tables.append(sized(table.encode()))
+            piece.nbytes += len(piece.tables[-1])
+            if piece.nbytes > _PIECE:
+                yield piece.encode()
+                piece = _DeadPiece()
+        if piece.count or piece.tables:
+            yield piece.encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +191,7 @@ class _ChangesPiece:
         data = b"".join(map(varint, page)) + encode_positions(positions, size)
         if path not in self.arrays:
             self.arrays[path] = block, []
-            self.nbytes += len(path) + 10
+            self.nbytes += len(key_of(path)) + len(block) + 10
         self.arrays[path][1].append(data)
         self.nbytes += len(data)
 
@@ -205,13 +200,23 @@ class _ChangesPiece:
         parts = [varint(len(self.documents)), *self.documents, varint(len(self.arrays))]
         for path, (block, pages) in self.arrays.items():
             sides = bytes(side.bit_length() - 1 for side in block)
-            parts += (sized(path.encode()), varint(len(block)), sides, varint(len(pages)), *pages)
+            parts += (sized(key_of(path)), varint(len(block)), sides, varint(len(pages)), *pages)
         return b"".join(parts)
 
 
-def _counted(refs: Refs) -> bytes:
-    """References behind their number; of none, the number alone."""
-    return varint(len(refs)) + (_ordered(refs).encode() if len(refs) else b"")
+class _DeadPiece:
+    """A piece of what is dead that is being made: all that is small fits into one."""
+
+    def __init__(self) -> None:
+        self.refs = [NONE, NONE]
+        self.count = 0
+        self.tables: list[bytes] = []
+        self.nbytes = 0
+
+    def encode(self) -> bytes:
+        """Its raw bytes."""
+        refs = [varint(len(each)) + (each.encode() if len(each) else b"") for each in self.refs]
+        return b"".join((*refs, varint(len(self.tables)), *self.tables))
 
 
 def _ordered(refs: Refs) -> Refs:

@@ -27,7 +27,10 @@ MOST_NUMBER = 1 << 62
 """Numbers of objects of a session are below this."""
 
 MOST_NBYTES = 1 << 50
-"""Bytes of one object, and of all chunks below one page, are below this."""
+"""Bytes of one object are below this."""
+
+MOST_TOTAL = 1 << 62
+"""Chunks of an array, and their bytes, are below this."""
 
 
 class Reference(NamedTuple):
