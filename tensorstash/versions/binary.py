@@ -88,11 +88,16 @@ class Reader:
 
     def byte(self) -> int:
         """The next byte."""
-        return self.take(1)[0]
+        if self.at == len(self.data):
+            self.take(1)
+        self.at += 1
+        return self.data[self.at - 1]
 
     def varint(self, most: int) -> int:
         """The next varint, at most ``most``."""
         byte = self.byte()
+        if byte < 128:
+            return byte if byte <= most else self.most(byte, most)
         value, shift = byte & 127, 0
         while byte > 127:
             shift += 7

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ..driver import Buffer
+from ..driver import REPAIR, Buffer
+from ..errors import Corrupt, counted
 from .container import Kind, pack, unpack
 from .ids import Reference, page_key
 
@@ -29,6 +30,20 @@ class Form(Generic[T]):
     def decode(self, data: Buffer, repo: bytes, what: str) -> T:
         """What the stored bytes ``data`` of the object ``what`` hold."""
         return self.parse(unpack(data, self.kind, repo, what, self.most), what)
+
+    def read(self, reference: Reference, data: Buffer | None, repo: bytes) -> T:
+        """What the page at ``reference`` holds, of which ``data`` is stored (``None``: nothing).
+
+        Raises:
+            Corrupt: it is missing, of another size, or damaged.
+        """
+        what = page_key(reference)
+        if data is None:
+            raise Corrupt(f"{what} is missing{REPAIR}", key=what)
+        if len(data) != reference.nbytes:
+            nbytes = counted(len(data), "byte")
+            raise Corrupt(f"{what} has {nbytes}, not {reference.nbytes}{REPAIR}", key=what)
+        return self.decode(data, repo, what)
 
 
 class Load(Protocol):

@@ -7,8 +7,10 @@ once, numbers as differences in the order of sessions, and each column by planes
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -203,11 +205,17 @@ class RefPage:
 
     def find(self, position: int) -> Reference | None:
         """What is at one position."""
-        # Of the same dtype: else the whole array is converted.
-        at = int(self.positions.searchsorted(np.uint16(position)))
-        if at == len(self.positions) or self.positions[at] != position:
+        positions, which, numbers, nbytes = self._views
+        at = position if len(positions) == self.size else bisect_left(positions, position)
+        if at == len(positions) or positions[at] != position:
             return None
-        return self.refs[at]
+        return Reference(self.refs.sessions[which[at]], numbers[at], nbytes[at])
+
+    @cached_property
+    def _views(self) -> tuple[memoryview, memoryview, memoryview, memoryview]:
+        """The columns as Python reads single numbers fastest."""
+        refs = self.refs
+        return self.positions.data, refs.which.data, refs.numbers.data, refs.nbytes.data
 
     def ranks(self, positions: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
         """At which of ``positions`` something is, and where these stand in the columns."""

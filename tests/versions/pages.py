@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from tensorstash.errors import Corrupt
 from tensorstash.versions.ids import Reference, new_session, page_key
 from tensorstash.versions.pages import Form, NewPages
 
@@ -41,11 +40,7 @@ class Pages:
 
     def one(self, reference: Reference, form: Form[T]) -> T:
         """One page."""
-        key = page_key(reference)
-        data = self.objects.get(key)
-        if data is None or len(data) != reference.nbytes:
-            raise Corrupt(f"{key} is missing", key=key)
-        return form.decode(data, REPO, key)
+        return form.read(reference, self.objects.get(page_key(reference)), REPO)
 
     def forget(self) -> None:
         """Count anew."""

@@ -143,5 +143,10 @@ def test_new_pages_are_numbered_within_their_session() -> None:
     assert len(stored[ids.page_key(first)]) == first.nbytes
     read = form.decode(stored[ids.page_key(second)], REPO, ids.page_key(second))
     assert read == (b"two", ids.page_key(second))
+    assert form.read(second, stored[ids.page_key(second)], REPO) == read
+    for wrong, why in ((None, "is missing"), (b"", f"has 0 bytes, not {second.nbytes}")):
+        with pytest.raises(errors.Corrupt, match=f"{ids.page_key(second)} {why}") as caught:
+            form.read(second, wrong, REPO)
+        assert caught.value.key == ids.page_key(second)
     with pytest.raises(errors.Invalid, match="commit less"):
         new.add(form, bytes(101))

@@ -257,6 +257,7 @@ def test_places_and_indices_are_each_others_reverse(
         page, position = blocks.above(below, level)
         assert blocks.place(index, level) == (page, position)
         assert blocks.positions(np.array([index]), level).tolist() == [position]
+        assert blocks.position(index, level) == position
         assert blocks.inside(page, np.array([position]), level).tolist() == [list(below)]
         below = page
     assert below == (0, 0)
@@ -285,7 +286,9 @@ def whole(
     out: dict[Index, PageChange | ReadyPage] = {}
     for start, stop in itertools.pairwise([*cuts.tolist(), len(where)]):
         numbers = np.arange(start, stop) + first
-        refs = Refs.of(session, numbers, 50_000 + numbers % 50_000)
+        refs = Refs.of(
+            session, numbers, np.random.default_rng(start).integers(50_000, 100_000, len(numbers))
+        )
         out[tuple(where[start].tolist())] = PageChange.of(positions[start:stop], refs)
     return out
 

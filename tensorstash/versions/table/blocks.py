@@ -114,6 +114,13 @@ class Blocks:
         shifts = self.shifts[level]
         return self.above([i >> shift for i, shift in zip(index, shifts, strict=True)], level)
 
+    def position(self, index: Sequence[int], level: int) -> int:
+        """At which position of its page of ``level`` a chunk is, or what it lies below."""
+        position = 0
+        for i, shift, bits in zip(index, self.shifts[level], self.bits[level], strict=True):
+            position = position << bits | i >> shift & (1 << bits) - 1
+        return position
+
     def above(self, below: Sequence[int], level: int) -> tuple[Index, int]:
         """The page of ``level`` that refers to the page ``below`` of the level below (of level 0,
         to a chunk), and at which position."""

@@ -81,7 +81,7 @@ class ChunkTable:
         found: Reference | None = None
         for level in reversed(range(self.blocks.levels)):
             (page,) = self.top(load) if found is None else self.load_pages([found], level, load)
-            found = page.find(self.blocks.place(index, level)[1])
+            found = page.find(self.blocks.position(index, level))
             if found is None:
                 return None
         return found
@@ -179,19 +179,21 @@ class ChunkTable:
             return []
         pages = list(load(references, REF_PAGES))
         for reference, page in zip(references, pages, strict=True):
-            _check(page, self.blocks, level, page_key(reference))
+            _check(page, self.blocks, level, reference)
         return pages
 
 
-def _check(page: RefPage, blocks: Blocks, level: int, what: str) -> None:
-    wanted = blocks.size(level), level > 0
-    found = page.size, page.chunks is not None
-    if found != wanted:
-        raise Corrupt(
-            f"{what} has {found[0]} references to {_WHAT[found[1]]}, where {wanted[0]} to "
-            f"{_WHAT[wanted[1]]} must be{REPAIR}",
-            key=what,
-        )
+def _check(page: RefPage, blocks: Blocks, level: int, where: Reference | str) -> None:
+    """It is the page of such a table; ``where`` it is, for messages."""
+    if page.size == blocks.size(level) and (page.chunks is not None) == (level > 0):
+        return
+    what = where if isinstance(where, str) else page_key(where)
+    raise Corrupt(
+        f"{what} has {page.size} references to {_below(page.chunks is not None)}, where "
+        f"{blocks.size(level)} to {_below(level > 0)} must be{REPAIR}",
+        key=what,
+    )
 
 
-_WHAT = ("chunks", "pages")
+def _below(pages: bool) -> str:
+    return "pages" if pages else "chunks"
