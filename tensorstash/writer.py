@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
+from operator import gt
 from types import FrameType
 from typing import Any
 
@@ -132,24 +133,18 @@ class BufferedWriter:
     def __setitem__(self, selection: Any, value: Any) -> None:
         self._check()
         array = self._array
+        row = self._row_of(selection)
+        if row is not None:
+            self._set_row(*row, array.as_value(value, array.shape[1:]))
+            return
         transform = select(selection, array.shape)
         source = array.as_value(value, transform.shape)
         if 0 in transform.shape:
             return
         todo = plan(transform, array.spec.grid, array.shape)
         source = core(todo, source, -1)
-        array.check_stored()
-        writer = array.make_writer(array.spec)
-        check_chunk(writer.budget, writer.chunks)
         for index, inside, outside, _ in todo.parts():
-            held = self._held.get(index)
-            if held is None:
-                writer.chunks.pipeline_of(index).check()
-                spec = array.spec.chunk_spec(array.spec.grid.chunk_shape(index))
-                held = self._held[index] = _Held(blank(spec))
-                self._held_bytes += held.nbytes
-            else:
-                self._held.move_to_end(index)
+            held = self._hold(index)
             mask = joint_first(todo, held.mask)
             joint = len(todo.joint)
             before = gather(mask, inside, joint)
@@ -160,12 +155,65 @@ class BufferedWriter:
             scatter(joint_first(todo, held.values), inside, piece, joint)
             scatter(mask, inside, np.ones((), bool), joint)
             held.filled = int(np.count_nonzero(held.mask)) if recount else held.filled + new
-            if held.filled == held.values.size:
-                self._store(writer, index)
-            most = self._note()
-            while self._held_bytes > most:
-                self._store(writer, next(iter(self._held)))
+            self._store_full(index, held)
         self._note()
+
+    def _row_of(self, selection: Any) -> tuple[tuple[int, ...], int] | None:
+        """The chunk of a whole row that lies in one, and where in it; ``None`` for all else."""
+        spec = self._array.spec
+        if type(selection) is not int or not spec.shape or spec.grid.chunks is None:
+            return None
+        (length, *rest), (edge, *others) = spec.shape, spec.grid.chunks
+        if not -length <= selection < length or 0 in rest or any(map(gt, rest, others)):
+            return None
+        chunk, inside = divmod(selection % length, edge)
+        return (chunk, *(0 for _ in rest)), inside
+
+    def _set_row(self, index: tuple[int, ...], inside: int, row: NDArray[Any]) -> None:
+        """Hold one row: what :meth:`__setitem__` does, without a plan."""
+        held = self._held.get(index)
+        begun = held is None
+        if held is None:
+            held = self._hold(index)
+        else:
+            self._held.move_to_end(index)
+        part: tuple[int | slice, ...] = (inside, *map(slice, row.shape))
+        mask = held.mask[part]
+        held.values[part] = row
+        held.filled += mask.size - int(np.count_nonzero(mask))
+        held.mask[part] = True
+        if begun or held.filled == held.values.size:
+            self._store_full(index, held)
+            self._note()
+
+    def _hold(self, index: tuple[int, ...]) -> _Held:
+        """What is held of a chunk, from now on at least."""
+        held = self._held.get(index)
+        if held is not None:
+            self._held.move_to_end(index)
+            return held
+        array = self._array
+        array.check_stored()  # told now rather than when all is to be stored
+        writer = array.make_writer(array.spec)
+        check_chunk(writer.budget, writer.chunks)
+        writer.chunks.pipeline_of(index).check()
+        spec = array.spec.chunk_spec(array.spec.grid.chunk_shape(index))
+        held = self._held[index] = _Held(blank(spec))
+        self._held_bytes += held.nbytes
+        return held
+
+    def _store_full(self, index: tuple[int, ...], held: _Held) -> None:
+        """Store a chunk that is whole, and what there is no room for."""
+        most = self._note()
+        if held.filled < held.values.size and self._held_bytes <= most:
+            return
+        self._array.check_stored()
+        writer = self._array.make_writer(self._array.spec)
+        if held.filled == held.values.size:
+            self._store(writer, index)
+            most = self._note()
+        while self._held_bytes > most:
+            self._store(writer, next(iter(self._held)))
 
     def append(self, rows: Any, axis: int = 0) -> None:
         """Add rows at the end of an axis, once enough are there to fill whole chunks.

@@ -29,6 +29,7 @@ from tests.servers.fixtures import (  # noqa: F401
     valkey_server,
 )
 from tests.support.long import LONG
+from tests.torch.worker_ends import collect_left_workers, quick_end  # noqa: F401
 
 # Deadlines measure the machine, not the code; slow generation is bounded by max_examples.
 _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -56,6 +57,11 @@ def pytest_collection_finish() -> None:
     """Thousands of tests are a million objects, which each ``gc.collect()`` would visit: 0.4 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    collect_left_workers()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

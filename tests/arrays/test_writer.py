@@ -11,8 +11,10 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 
 import tensorstash as stash
 from tensorstash import writer as writer_module
@@ -20,6 +22,7 @@ from tensorstash.cached import PerProcess
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import (
     Closed,
+    Conflict,
     DriverError,
     Invalid,
     InvalidSelection,
@@ -112,6 +115,46 @@ def test_repeated_and_overlapping_assignments() -> None:
         writer[2] = 6
         writer[::-2] = 8
     assert array[...].tolist() == [5, 8, 6, 8, 0, 8, 0, 8]
+
+
+@given(st.data())
+def test_rows_by_number_are_what_other_selections_are(data: Any) -> None:
+    """A row that lies in one chunk goes a way of its own, beside those that do not."""
+    rows, width, edge = (data.draw(st.integers(1, n)) for n in (12, 4, 7))
+    columns = data.draw(st.integers(1, width + 1))
+    dtype = data.draw(st.sampled_from(["f4", "str", [("a", "i2"), ("b", "f4")]]))
+    array, _ = counted((rows, width), (edge, columns), dtype)
+    model = array[...]
+    with array.writer(data.draw(st.sampled_from(["1MiB", 1, 40]))) as writer:
+        for k in range(data.draw(st.integers(0, 20))):
+            row = data.draw(st.integers(-rows, rows - 1))
+            many = data.draw(st.sampled_from([0, 1, width]))
+            value = np.arange(k, k + (many or 1)).astype(str if dtype == "str" else "i2")
+            given = value[0] if not many else value
+            if isinstance(dtype, list):
+                given = np.array([(x, x) for x in np.atleast_1d(value)], dtype)
+            where = data.draw(st.sampled_from([row, np.int64(row), slice(row, None), [row, row]]))
+            writer[where] = given
+            model[where] = given
+    same(array[...], model)
+
+
+def test_a_row_of_an_array_that_was_replaced_is_refused() -> None:
+    place: dict[str, Any] = {}
+    array = stash.create(place, (8, 3), "f4", chunks=(4, 3))
+    writer = array.writer()
+    writer[0] = 1
+    stash.create(place, (8, 3), "f4", chunks=(4, 3), overwrite=True)
+    writer[1] = 1  # is held with the other
+    for row in (4, 2, 3):  # another chunk; two that complete the first
+        if row == 2:
+            writer[row] = 1
+            continue
+        with pytest.raises(Conflict):
+            writer[row] = 1
+    with pytest.raises(Conflict):
+        writer.flush()
+    assert not stash.load(place).any()
 
 
 def test_appends_along_any_axis() -> None:

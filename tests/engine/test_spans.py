@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from tensorstash.codec import BytesCodec
 from tensorstash.codecs.blosc import Blosc
 from tensorstash.codecs.gzip import Gzip
 from tensorstash.codecs.zstd import Zstd
+from tensorstash.engine.native import library as native
+from tensorstash.errors import Corrupt
 from tensorstash.testing import CountingDriver
 
 pytestmark = pytest.mark.usefixtures("both_paths")
@@ -139,3 +142,63 @@ def test_a_raw_chunk_too_short_for_the_span_is_noticed(tmp_path: Any) -> None:
     chunk.write_bytes(chunk.read_bytes()[:1000])
     with pytest.raises(stash.Corrupt, match="1000 bytes"):
         stash.open(tmp_path / "a")[50, 0, 0]
+
+
+RAW: list[Any] = [
+    None,
+    [{"name": "bytes", "configuration": {"endian": "big"}}],
+    [{"name": "transpose", "configuration": {"order": [1, 0]}}, "bytes"],
+]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("chain", RAW, ids=["raw", "big-endian", "transposed"])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_rows_far_apart_in_raw_files_equal_numpy(
+    chain: Any, sharded: bool, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Few rows of a large chunk are read one by one: sorted or not, repeated, by steps."""
+    numbers = np.arange(700 * 300, dtype="u4").reshape(700, 300)
+    layout: dict[str, Any] = {"chunks": (320, 300), "codecs": chain}
+    if sharded:
+        layout["shards"] = (640, 300)
+    place = tmp_path_factory.mktemp("far-apart") / "a"
+    a = stash.save(place, numbers, **layout)
+    row = st.integers(-700, 699)
+    step = data.draw(st.integers(20, 400)) * data.draw(st.sampled_from([1, -1]))
+    rows = data.draw(st.one_of(st.lists(row, max_size=9), st.just(slice(None, None, step))))
+    columns = data.draw(st.sampled_from([slice(None), slice(5, 9), slice(280, 2, -3), [7, 7, 0]]))
+    if isinstance(rows, list) and isinstance(columns, list):
+        columns = 4
+    selection = rows if data.draw(st.booleans()) else (rows, columns)
+    if isinstance(selection, list) and not selection:
+        selection = np.array([], int)
+    np.testing.assert_array_equal(a[selection], numbers[selection])
+
+
+def test_rows_far_apart_in_a_raw_file_cost_their_bytes(tmp_path: Any) -> None:
+    numbers = np.arange(4096 * 512, dtype="u4").reshape(4096, 512)
+    a = stash.save(tmp_path / "a", numbers, chunks=(2048, 512), codecs=None)
+    before = read_so_far()
+    np.testing.assert_array_equal(a[[2040, 3, 3000]], numbers[[2040, 3, 3000]])
+    moved = read_so_far() - before
+    assert moved >= 3 * 2048
+    if native.enabled:
+        assert moved < 100_000
+
+
+def read_so_far() -> int:
+    """Bytes that this process has read by system calls."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_raw_chunk_of_another_size_is_noticed(change: int, tmp_path: Path) -> None:
+    numbers = np.arange(700 * 300, dtype="u4").reshape(700, 300)
+    a = stash.save(tmp_path / "a", numbers, chunks=(700, 300), codecs=None)
+    file = tmp_path / "a" / "c" / "0" / "0"
+    data = file.read_bytes()
+    file.write_bytes(data[:change] if change < 0 else data + b"0")
+    with pytest.raises(Corrupt):
+        a[[0, 690, 3]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 import tensorstash as stash
 from tensorstash.errors import Invalid
 from tensorstash.torch import Loader, ShuffleBatchSampler
+from tests.torch.worker_ends import collect_left_workers
 
 ROWS = 120
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_end"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
 ]
@@ -85,3 +89,16 @@ def test_workers_as_ranks(records: Any, world: int, workers: int) -> None:
         with pytest.raises(Invalid, match=f"of rank {rank} of {world}"):
             stream = Stream(records, "made in the worker", rank, world)
             ids(DataLoader(stream, batch_size=None, num_workers=workers))
+
+
+def test_workers_that_an_error_leaves_are_collected_in_the_main_thread(records: Any) -> None:
+    before = multiprocessing.active_children()
+    gc.disable()
+    try:
+        with pytest.raises(Invalid):
+            ids(DataLoader(Stream(records, "sampler"), batch_size=None, num_workers=2))
+        assert len(multiprocessing.active_children()) == len(before) + 2
+        collect_left_workers()
+        assert len(multiprocessing.active_children()) == len(before)
+    finally:
+        gc.enable()

@@ -7,7 +7,6 @@ arrives exactly once, and what goes wrong in a worker arrives as what it is.
 from __future__ import annotations
 
 import collections
-import gc
 import hashlib
 import multiprocessing
 import os
@@ -32,7 +31,7 @@ ROWS = 400
 METHODS = multiprocessing.get_all_start_methods()
 
 # A worker that hangs fails the test: DataLoader's timeout (below) and this one.
-pytestmark = pytest.mark.timeout(60 + 60 * TRIALS)
+pytestmark = [pytest.mark.usefixtures("quick_end"), pytest.mark.timeout(60 + 60 * TRIALS)]
 
 
 def make(folder: Path, sharded: bool = False) -> None:
@@ -112,14 +111,6 @@ def chunked(every: Any) -> Any:
 @pytest.fixture
 def sharded_set(every: Any) -> Any:
     return every[1]
-
-
-@pytest.fixture(autouse=True)
-def quick_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # After an error torch waits so long, in vain, for each of its workers to end.
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
-    yield
-    gc.collect()  # the error's traceback holds the loader, whose workers would wait for the end
 
 
 def test_without_workers(stored: Any) -> None:

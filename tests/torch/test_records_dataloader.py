@@ -4,11 +4,9 @@ read before or not, each row once and whole; what goes wrong in a worker arrives
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import multiprocessing
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ SCHEMA: dict[str, Any] = {
 }
 FIXED = ("image", "label", "half", "name", "when", "done", "next")
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.usefixtures("quick_end"), pytest.mark.timeout(150)]
 
 
 def make(place: Any, rows: int = ROWS, **how: Any) -> stash.Records:
@@ -66,14 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("loader") / "r"
     make(place)
     return place
-
-
-@pytest.fixture(autouse=True)
-def quick_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # After an error torch waits so long, in vain, for each of its workers to end.
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
-    yield
-    gc.collect()  # the error's traceback holds the loader, whose workers would wait for the end
 
 
 def loader(records: Any, method: str | None, workers: int = 2, **options: Any) -> DataLoader[Any]:

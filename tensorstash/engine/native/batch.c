@@ -10,6 +10,7 @@
 
 #define PARTLY 49152     /* bytes of a stored chunk from which reading a part of it pays */
 #define HEAD 4096        /* of them, that are read first */
+#define APART 8192       /* bytes that are read in the time that one read more takes */
 #define OPEN (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW)
 
 /* -- one task -------------------------------------------------------------------------- */
@@ -126,6 +127,16 @@ static int read_parts(const Chain *chain, int fd, uint8_t *to, int64_t size, int
     return code;
 }
 
+/* Of a plain chunk the runs that are wanted, one by one. */
+static int read_runs(int fd, uint8_t *to, int64_t from, const Wanted *wanted) {
+    int code = DONE;
+    for (int64_t k = 0; k < wanted->runs && code == DONE; k++) {
+        int64_t at = wanted->base + (wanted->starts ? wanted->starts[k] : k * wanted->step);
+        code = read_file(fd, to + at, wanted->length, from + at);
+    }
+    return code;
+}
+
 static uint64_t load64(const uint8_t *at) {
     uint64_t value = 0;
     for (int k = 7; k >= 0; k--) value = value << 8 | at[k];
@@ -175,11 +186,11 @@ static int raw(const Chain *chain) {
     return !chain->count || (chain->count == 1 && chain->steps[0].kind == SWAP);
 }
 
-/* The stored bytes of the call's `nth` task; of a plain chunk only `span` of them, where that is given,
-   of others what `some` needs. */
+/* The stored bytes of the call's `nth` task; of a plain chunk only `span` of them, or the `few` runs,
+   where these are given, of others what `some` needs. */
 static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t nth, File *file,
-                 Scratch *scratch, const Wanted *some, const Wanted *span, uint8_t *straight,
-                 const uint8_t **data, int64_t *size) {
+                 Scratch *scratch, const Wanted *some, const Wanted *span, const Wanted *few,
+                 uint8_t *straight, const uint8_t **data, int64_t *size) {
     const Chain *chain = &call->chain;
     int plain = raw(chain);
     scratch->some = 0;
@@ -227,11 +238,11 @@ static int fetch(const Call *call, const Job *job, const int64_t *chunk, int64_t
         uint8_t *to = plain && straight ? straight : room(&scratch->stored, *size);
         if (!to) {
             code = NO_MEMORY;
-        } else if (plain && span) {
+        } else if (plain && (span || few)) {
             to = room(&scratch->stored, chain->nbytes);
-            code = !to ? NO_MEMORY
-                       : read_file(fd, to + span->first, span->stop - span->first,
-                                   from + span->first);
+            if (!to) code = NO_MEMORY;
+            else if (few) code = read_runs(fd, to, from, few);
+            else code = read_file(fd, to + span->first, span->stop - span->first, from + span->first);
             *size = chain->nbytes;
         } else if (some && *size >= PARTLY && partial(chain)) {
             code = read_parts(chain, fd, to, *size, from, some, &scratch->some);
@@ -307,14 +318,15 @@ static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Work
         count == 0 && (int64_t)item == chain->nbytes && in == 0 ? call->out + out : NULL;
     uint8_t *keep = call->keeps ? call->keeps[nth].buf : NULL;
     if (keep) straight = keep;
-    const Wanted *some = !keep && wanted.stop - wanted.first < chain->nbytes ? &wanted : NULL;
-    const Wanted *span = call->spans && some && (wanted.stop - wanted.first) * 4 <= chain->nbytes
-                             ? some
-                             : NULL;
+    int64_t hull = wanted.stop - wanted.first;
+    const Wanted *some = !keep && hull < chain->nbytes ? &wanted : NULL;
+    const Wanted *span = call->spans && some && hull * 4 <= chain->nbytes ? some : NULL;
+    const Wanted *few =
+        some && !job->values && some->runs <= hull / (some->length + APART) ? some : NULL;
     const uint8_t *data = NULL, *made = NULL;
     int64_t size = 0, began;
-    int code = fetch(call, job, chunk, nth, &worker->file, worker->scratch, some, span, straight,
-                     &data, &size);
+    int code = fetch(call, job, chunk, nth, &worker->file, worker->scratch, some, span, few,
+                     straight, &data, &size);
     if (code == ABSENT && call->fill) {
         for (int k = 0; k < count; k++) {
             dims[k].in_step = 0;
@@ -329,7 +341,7 @@ static int carry_out(Call *call, const Job *job, int64_t task, int64_t nth, Work
     }
     if (code != DONE) return code;
     int plain = raw(chain);
-    int64_t stored = plain && span ? span->stop - span->first : size;
+    int64_t stored = !plain ? size : few ? few->runs * few->length : span ? hull : size;
     began = plain ? 0 : now();
     code = decode(chain, worker->scratch, data, size, !job->values, straight, some, &made);
     if (code != DONE) return code;

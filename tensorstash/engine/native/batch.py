@@ -33,6 +33,7 @@ _FEW_INDICES = 1 << 20
 _INDICES = 256  # shards whose indices are read together, and the bytes that these may have
 _INDEX_BYTES = 4 << 20
 THREAD_BYTES = 512 << 10  # of chunks, for which one more thread pays
+_PACE = 4  # bytes that are decoded in a nanosecond, about
 _THREAD_COPIED = 4 << 20  # the same of what is only copied
 _MOST_DIMS = 64  # as in kernel.h
 
@@ -79,6 +80,8 @@ class Batches:
         fills = chunks.missing == "fill"
         self._fill = chunks.spec.fill.tobytes() if fills else None
         self._raw = np.dtype(("V", steps.itemsize))
+        self.pace = 0
+        """Nanoseconds that it took to decode the part of a chunk that was wanted, of late."""
 
     def arrivals(
         self, transform: Transform, out: NDArray[Any], cache: Cache | None
@@ -320,13 +323,18 @@ class Call:
         self._spans = spans
         # Where there is a limit on memory, few indices are held at a time.
         self.indices = _CALL_INDICES if most is None else _FEW_INDICES
-        # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more.
+        # Bytes of a chunk that are read or decoded, about: of little that is wanted not much more,
+        # unless it has large blocks, which is known once some were decoded.
         self._work = batches._steps.nbytes
+        self._partly = False
         hulls = [group.hull() for group in table]
         if None not in hulls:
             hull = sum(filter(None, hulls))
             if hull * 4 <= self._work:
-                self._work = hull + batches._steps.itemsize
+                self._partly = True
+                self._work = min(
+                    self._work, max(hull + batches._steps.itemsize, batches.pace * _PACE)
+                )
         self._each = THREAD_BYTES
         if batches._views:  # copied from memory: a second thread pays later
             self._work = out.nbytes // max(1, self.count)
@@ -353,6 +361,8 @@ class Call:
         if done:
             batches._meter.decoded(nbytes, nanoseconds / 1e9, done)
             library.count(steps.kinds, done)
+            if self._partly:
+                batches.pace = nanoseconds // done
         return None if done == count else status
 
     def threads(self, count: int, work: int, each: int = THREAD_BYTES) -> int:

@@ -111,15 +111,33 @@ static int is_absent(const Direct *self, const Box *box, int64_t task) {
     return sure;
 }
 
-/* Whether more than one thread would be had for it. */
-static int is_much(const Direct *self, const Box *box) {
+/* The bytes of a chunk that a part of it spans; 0 where that is not much less than all, as in batch.py. */
+static int64_t part_of(const Direct *self, const Box *box) {
     int64_t hull = self->chain.itemsize;
     for (int k = 0; k < self->axes; k++) {
         int64_t n = box->n[k] < self->edges[k] ? box->n[k] : self->edges[k];
         hull += (n - 1) * self->strides[k];
     }
-    int64_t work = hull * 4 <= self->chain.nbytes ? hull : self->chain.nbytes; /* as in batch.py */
-    return box->tasks > 1 && work > self->each / box->tasks;
+    return hull * 4 <= self->chain.nbytes ? hull : 0;
+}
+
+/* Whether more than one thread would be had for it: `part` is of each chunk. What is decoded for that,
+   in large blocks, is known by the time that it took; one that took long is tried again, much later. */
+static int is_much(Direct *self, const Box *box, int64_t part) {
+    int64_t most = self->each / box->tasks;
+    if (box->tasks < 2) return 0;
+    if (!part) return self->chain.nbytes > most;
+    if (part <= most && self->pace > most) {
+        self->pace -= self->pace / 256 + 1;
+        return 1;
+    }
+    return part > most;
+}
+
+static void note_pace(Direct *self, int64_t nanoseconds, int64_t chunks) {
+    int64_t now = chunks ? nanoseconds / chunks * PACE : 0, pace = self->pace;
+    if (now > self->chain.nbytes) now = self->chain.nbytes;
+    self->pace = now < pace ? now : pace + (now - pace) / 4;
 }
 
 static void *_Atomic spare[MOST_SPARE];
@@ -141,7 +159,8 @@ static PyObject *from_files(Direct *self, const Box *box, PyObject *tag) {
     PyObject *entries[MOST_JOBS] = {NULL}, *result = NULL;
     Py_buffer to = {0};
     int64_t document[3];
-    if (is_much(self, box) || (tag != Py_None && !tag_version(tag, document))) return NULL;
+    int64_t part = part_of(self, box);
+    if (is_much(self, box, part) || (tag != Py_None && !tag_version(tag, document))) return NULL;
     Room *room = take_room();
     if (!room) return NULL;
     Call *call = &room->call;
@@ -190,6 +209,7 @@ static PyObject *from_files(Direct *self, const Box *box, PyObject *tag) {
         good = code == DONE || (code == ABSENT && call->fill && (self->sharded || is_absent(self, box, k)));
     }
     if (good) note_done(self, call->done, call->bytes, call->nanoseconds, 0);
+    if (good && part) note_pace(self, call->nanoseconds, call->done);
     for (int k = 0; k < MOST_JOBS; k++) {
         if (!entries[k]) continue;
         if (room->indices[k].obj) PyBuffer_Release(&room->indices[k]);

@@ -8,6 +8,7 @@
 #define MOST_JOBS 8        /* shards of one call */
 #define MOST_AXES 16
 #define ALONE 65536        /* bytes from which they are copied without the interpreter's lock */
+#define PACE 4             /* bytes that are decoded in a nanosecond, about; as in batch.py */
 #define COUNTS 5           /* which process, chunks, bytes, nanoseconds, hits */
 
 typedef struct {
@@ -26,6 +27,7 @@ typedef struct {
     Chain chain;
     int axes, immutable, scalars, spans, sharded;
     int64_t shape[MOST_AXES], edges[MOST_AXES], strides[MOST_AXES], ratios[MOST_AXES], places[MOST_AXES];
+    _Atomic int64_t pace; /* bytes that are decoded in the time of a part of a chunk, of late */
     int64_t each; /* bytes of work from which the read has threads, and is not done here */
     long long process;
 } Direct;

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given
 
 import tensorstash as stash
+from tensorstash.codecs.blosc import Blosc
 from tensorstash.engine import native
-from tensorstash.engine.native import library
+from tensorstash.engine.native import batch, library
 from tensorstash.engine.native.direct import Small, direct
 from tensorstash.errors import Conflict, Corrupt, InvalidSelection, NotFound
 from tests.engine.native.test_kernel import CHAINS, random_of
@@ -391,3 +392,28 @@ def test_the_collector_sees_through_it(tmp_path: Path) -> None:
     del a
     gc.collect()
     assert gone() is None
+
+
+@needs_kernel
+def test_what_takes_long_to_decode_is_shared_among_threads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a chunk that is one large block all is decoded for a small part; that is seen by and by."""
+    threads: list[int] = []
+    asked = batch.Call.threads
+
+    def noted(self: batch.Call, *how: int) -> int:
+        threads.append(asked(self, *how))
+        return threads[-1]
+
+    monkeypatch.setattr(batch, "cores", lambda: 2)
+    monkeypatch.setattr(batch.Call, "threads", noted)
+    data = np.arange(8 * 1 << 20, dtype="u4").reshape(8, 1024, 1024)
+    block = 4 << 20
+    codecs = [Blosc("lz4", 5, "shuffle", 4, block)]
+    stash.save(tmp_path / "a", data, chunks=(1, 1024, 1024), codecs=codecs)
+    array = stash.open(tmp_path / "a")
+    for _ in range(40):
+        same(array[:, 5, 7:900], data[:, 5, 7:900])
+    assert threads
+    assert threads[-1] == 2

@@ -224,7 +224,10 @@ def test_parts_of_large_chunks(tmp_path: Path) -> None:
                     found.append(array.stats.encoded_bytes)
             same(found[0], found[2])
             same(found[0], data[index])
-            assert found[1] == found[3], (chain, index)
+            if chain in ("raw", "big endian") and len(found[0]) == 9:  # Python reads all of it
+                assert found[1] == found[0].nbytes
+            else:
+                assert found[1] == found[3], (chain, index)
 
 
 @needs_kernel
