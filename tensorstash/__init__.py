@@ -39,11 +39,13 @@ from .group import Group, create_group, open_group
 from .location import Location
 from .log import log_requests
 from .memory import memory_limit, memory_use
-from .transfer import copy
+from .transfer import copy, move
+from .trees import Entry, delete, exists, ls, walk
 from .view import View
 
 if TYPE_CHECKING:
     from .records import Ragged, Records, create_records, json, open_records, ragged, save_records
+    from .versions import Repo, Transaction, Version, create_repo, open_repo
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,8 @@ __version__ = "0.1.0"
 _RECORDS = frozenset(
     ("Ragged", "Records", "create_records", "json", "open_records", "ragged", "save_records")
 )
+
+_VERSIONS = frozenset(("Repo", "Transaction", "Version", "create_repo", "open_repo"))
 
 __all__ = [
     "AlreadyExists",
@@ -61,6 +65,7 @@ __all__ = [
     "Denied",
     "Driver",
     "DriverError",
+    "Entry",
     "Explanation",
     "Group",
     "Info",
@@ -72,28 +77,38 @@ __all__ = [
     "Ragged",
     "ReadOnly",
     "Records",
+    "Repo",
     "StashError",
     "StashPerformanceWarning",
     "Stats",
     "TimedOut",
+    "Transaction",
     "Unavailable",
     "Unsupported",
+    "Version",
     "View",
     "copy",
     "create",
     "create_group",
     "create_records",
+    "create_repo",
+    "delete",
+    "exists",
     "json",
     "load",
     "log_requests",
+    "ls",
     "memory_limit",
     "memory_use",
+    "move",
     "open",
     "open_group",
     "open_records",
+    "open_repo",
     "ragged",
     "save",
     "save_records",
+    "walk",
     "zarr_store",
 ]
 
@@ -102,18 +117,24 @@ if os.environ.get("TENSORSTASH_LOG"):
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _RECORDS:
+    if name not in _RECORDS | _VERSIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module("tensorstash.records"), name)
+    module = "tensorstash.records" if name in _RECORDS else "tensorstash.versions"
+    found = globals()[name] = getattr(importlib.import_module(module), name)
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_RECORDS})
+    return sorted({*globals(), *_RECORDS, *_VERSIONS})
 
 
 def zarr_store(
-    location: Location, *, options: Mapping[str, Any] | None = None, read_only: bool = False
+    location: Location,
+    *,
+    path: str = "",
+    version: Any = None,
+    options: Mapping[str, Any] | None = None,
+    read_only: bool = False,
 ) -> Any:
     """Return a store of zarr-python for a location, for use with zarr, xarray and dask.
 
@@ -123,6 +144,8 @@ def zarr_store(
     Args:
         location: a path, a URL such as ``"s3://bucket/x"``, a ``pathlib.Path``, a ``dict`` or a
             driver.
+        path: where below the location, such as ``"raw"``, the root of the store is.
+        version: of a repository, which version: see ``Repo``.
         options: keyword arguments of the driver.
         read_only: refuse to write through the store.
 
@@ -139,5 +162,5 @@ def zarr_store(
     [0, 1, 2]
     """
     return importlib.import_module("tensorstash.zarr_adapter").zarr_store(
-        location, options=options, read_only=read_only
+        location, path=path, version=version, options=options, read_only=read_only
     )

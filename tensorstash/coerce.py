@@ -121,9 +121,9 @@ def natural(value: Any) -> NDArray[Any]:
     _check_listed(value)
     try:
         array = np.asarray(value)
-    except ValueError as error:
+        return array.astype(STRING) if array.dtype.kind == "U" else array
+    except (TypeError, ValueError) as error:  # TypeError: of text that has no UTF-8 form
         raise Invalid(f"cannot make {type(value).__name__} into an array: {error}") from error
-    return array.astype(STRING) if array.dtype.kind == "U" else array
 
 
 def broadcast(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

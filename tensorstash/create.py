@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from difflib import get_close_matches
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +17,25 @@ from . import fill as fills
 from .array import Array
 from .attributes import reserved
 from .codec import Pipeline
-from .coerce import as_array, natural, parse_bytes, parse_lengths
-from .driver import Driver
+from .coerce import as_array, broadcast, natural, parse_bytes, parse_lengths
+from .columns import Ragged
+from .driver import Driver, located
 from .engine.in_place.writing import check_in_place
-from .errors import AlreadyExists, Invalid, NotFound, counted, short
+from .errors import AlreadyExists, Invalid, NotFound, StashError, counted, short
 from .handle import Settings
 from .indexing.grid import Grid
 from .limits import parse as parse_limits
 from .location import Location, resolve
 from .memory import budget_of
-from .metadata import defaults, node, zarr2
+from .metadata import defaults, node
 from .metadata.belongings import DOCUMENTS
+from .metadata.consolidated import place_path
 from .metadata.defaults import CodecsLike
 from .metadata.document import as_plain, lengths
+from .metadata.mark import fields_of, is_records
 from .metadata.spec import ArraySpec, KeyEncoding
 from .metadata.trailer import new_identity
+from .metadata.unfinished import Spare
 from .metadata.zarr3 import IN_PLACE
 from .options import (
     LimitsLike,
@@ -44,13 +49,20 @@ from .options import (
 from .registry import disk_cache, make
 from .wrapper import limited
 
+_BYTES = 128 << 20  # of a new array between two looks whether it is still ours
+
 Mode = Literal["r", "r+", "a", "w", "x"]
+
+Place: TypeAlias = tuple[Driver, str, Settings]
+"""A driver, a path below its root (empty, or ending in ``/``), and the settings of handles."""
 
 
 def open_place(
     location: Location,
     mode: str,
     *,
+    path: str = "",
+    version: str | datetime | None = None,
     options: Mapping[str, Any] | None = None,
     cache: int | str = 0,
     immutable: bool = False,
@@ -63,9 +75,11 @@ def open_place(
     memory_limit: int | str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_bytes: int | str = "10GiB",
-) -> tuple[Driver, Settings]:
-    """The driver of ``location``, and the settings of handles on what is there, from what a user
-    gave; :class:`~tensorstash.errors.Invalid` names what is wrong. Nothing is read yet."""
+) -> Place:
+    """The driver of ``location``, the path below it (empty, or ending in ``/``), and the settings
+    of handles on what is there, from what a user gave; :class:`~tensorstash.errors.Invalid` names
+    what is wrong. Nothing is read yet."""
+    below = place_path(path)
     if missing not in ("fill", "raise"):
         raise Invalid(f"missing={missing!r} is neither 'fill' nor 'raise'")
     if threads is not None and (type(threads) is not int or threads < 1):
@@ -85,10 +99,10 @@ def open_place(
         limits=parse_limits(limits, parse_bytes),
         memory=budget_of(memory_limit),
     )
-    driver = resolve(location, options)
+    driver = resolve(location, options, version, mode)
     if cache_dir is not None and not driver.capabilities.local:
         driver = _behind_cache(driver, cache_dir, cache_dir_bytes, immutable)
-    return limited(driver, settings.limits), settings
+    return limited(driver, settings.limits), below, settings
 
 
 def _behind_cache(
@@ -162,7 +176,7 @@ def make_spec(
     if zarr_format == 2:
         if shards is not None:
             raise Invalid("Zarr v2 has no shards; leave shards out, or use zarr_format=3")
-        steps = _v2_chain(kind, len(extent), codecs, order, filters)
+        steps = defaults.chain_v2(kind, len(extent), codecs, order, filters)
     else:
         if filters is not None:
             raise Invalid("filters are Zarr v2's; name them in codecs, as 'numcodecs.delta' say")
@@ -205,41 +219,6 @@ def _dimension_names(names: Sequence[str | None], ndim: int) -> tuple[str | None
     return tuple(names)
 
 
-def _v2_chain(
-    dtype: np.dtype[Any], ndim: int, codecs: CodecsLike, order: str, filters: Any
-) -> tuple[Any, ...]:
-    """A v2 chain: ``codecs`` is a compressor (a name, or a numcodecs configuration)."""
-    listed = isinstance(filters or [], Sequence) and not isinstance(filters, str)
-    for config in (*(filters or ()),) if listed else (None,):
-        if not isinstance(config, Mapping) or not isinstance(config.get("id"), str):
-            raise Invalid(f"filters are a list of dicts with an 'id', not {short(filters)}")
-    wrong = {"T": "vlen-bytes", "O": "vlen-utf8"}.get(dtype.kind)
-    if any(config["id"] == wrong for config in filters or ()):
-        kind = "text" if dtype.kind == "T" else "bytes"
-        raise Invalid(f"filter {wrong!r} cannot hold {kind}; leave filters out for the right one")
-    if dtype.kind in "TO" and filters is None:
-        filters = [{"id": "vlen-utf8" if dtype.kind == "T" else "vlen-bytes"}]
-    compressor: Mapping[str, Any] | None
-    if codecs is None or codecs == "raw":
-        compressor = None
-    elif codecs in ("auto", "blosc", *defaults.BLOSC):
-        cname = codecs if codecs in defaults.BLOSC else "lz4"
-        shuffle = 2 if dtype.itemsize == 1 else 1
-        compressor = {"id": "blosc", "cname": cname, "clevel": 5, "shuffle": shuffle}
-    elif isinstance(codecs, str):
-        compressor = {"id": codecs}
-    elif isinstance(codecs, Mapping) and isinstance(codecs.get("id"), str):
-        compressor = codecs
-    else:
-        if filters is not None or order != "C":
-            raise Invalid(
-                "with a whole chain in codecs, order and filters belong into it; or give a "
-                "compressor, as {'id': 'zlib', 'level': 5}"
-            )
-        return defaults.chain(codecs, dtype)
-    return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)
-
-
 # -- the public functions --------------------------------------------------------------
 
 
@@ -263,6 +242,8 @@ def create(
         shape: the length of each axis; one integer for an array of one axis.
         dtype: the type of the elements, as NumPy takes it, or a name such as ``"bfloat16"``.
         overwrite: replace the array or group that is there. Other files there are never deleted.
+        path: where below the location to store it, such as ``"raw/image"``; the groups above that
+            are missing are created too.
         chunks: the shape of a chunk, one integer for all axes alike; by default chosen so that a
             chunk has about 512 KiB.
         shards: the shape of a stored object that holds several chunks, in multiples of
@@ -272,7 +253,8 @@ def create(
         fill_value: what chunks that are not stored read as; by default zero or empty.
         dimension_names: a name, or ``None``, for each axis.
         attributes: the first user attributes, a dict of what JSON can hold.
-        zarr_format: 3, or 2 for readers that do not know version 3.
+        zarr_format: 3, or 2 for readers that do not know version 3; below a group, that of the
+            group.
         key_encoding, separator: how the keys of chunks are written; by default ``c/0/1``.
         order: ``"F"`` stores each chunk in column-major order.
         filters: numcodecs' filters, with ``zarr_format=2`` only.
@@ -288,7 +270,8 @@ def create(
 
     Raises:
         AlreadyExists: an array or group is stored there, and ``overwrite`` is false.
-        Invalid: an argument is wrong or unknown, or the codecs do not fit the dtype.
+        Invalid: an argument is wrong or unknown, the codecs do not fit the dtype, or ``path`` lies
+            in an array.
         Unsupported: this format or driver cannot store what was asked for.
 
     >>> a = stash.create("memory://numbers", (4, 6), "int32", chunks=(2, 3))
@@ -297,9 +280,64 @@ def create(
     [[0, 0, 0, 0, 0, 0], [7, 0, 7, 0, 7, 0]]
     """
     handle, layout = parted(how, NewHandleOptions)
-    driver, settings = open_place(location, "r+", **handle)
-    spec = make_spec(shape, dtype, **layout)
-    return create_at(driver, "", spec, settings, overwrite=overwrite)
+    place = open_place(location, "r+", **handle)
+    return _create(place, {"shape": shape, "dtype": dtype, **layout}, overwrite)
+
+
+def _create(place: Place, layout: Mapping[str, Any], overwrite: bool) -> Array:
+    driver, path, settings = place
+    spec = new_spec(driver, path, layout, overwrite)
+    return create_at(driver, path, spec, settings, overwrite=overwrite)
+
+
+def new_spec(driver: Driver, path: str, layout: Mapping[str, Any], overwrite: bool) -> ArraySpec:
+    """The spec of a new array at ``path``, where one may be (see :func:`check_above`)."""
+    found = check_above(driver, path, layout.get("zarr_format"), overwrite)
+    return make_spec(**({"zarr_format": found} if found else {}) | dict(layout))
+
+
+def check_above(
+    driver: Driver,
+    path: str,
+    zarr_format: int | None = None,
+    overwrite: bool = False,
+    known: str | None = None,
+    in_records: bool = True,
+) -> Literal[2, 3] | None:
+    """The format of the groups above ``path``, where there are any.
+    :class:`~tensorstash.errors.Invalid` where no node may be stored there: below an array, where
+    no reader looks; in a group of another than ``zarr_format``; with ``overwrite``, where rows of a
+    field of records are, whose document would go on naming it; where not ``in_records``, beside
+    fields. ``known``: a group above, above which nothing is looked at."""
+    parts = path.split("/")[:-1]
+    above = ["".join(f"{part}/" for part in parts[:k]) for k in range(len(parts))]
+    if known is not None:
+        above = [group for group in above if len(group) >= len(known) + (not overwrite)]
+    format_: Literal[2, 3] | None = None
+    for group, found in node.load_each(driver, above, allow_pickle=None) if above else ():
+        if isinstance(found, StashError):
+            raise found
+        content, rest = found.content, path[len(group) :]
+        if isinstance(content, ArraySpec):
+            raise Invalid(f"{located(driver, group)} is an array and cannot hold {rest[:-1]!r}")
+        format_ = content.zarr_format
+        if zarr_format not in (None, format_):
+            raise Invalid(
+                f"{located(driver, group)} is a group of Zarr v{format_} and holds members of "
+                f"that format only, so {rest[:-1]!r} cannot be stored there as v{zarr_format}"
+            )
+        if not in_records and is_records(content.attributes):
+            raise Invalid(
+                f"{located(driver, group)} holds records, whose rows have all fields: "
+                f"open_records() and add_field({rest[:-1]!r}, ..., values) it"
+            )
+        for field in fields_of(content.attributes) if overwrite else ():
+            if rest.startswith(f"{field}/") or f"{field}/".startswith(rest):
+                raise Invalid(
+                    f"{rest[:-1]!r} holds rows of {field!r}, a field of the records at "
+                    f"{located(driver, group)}; open_records() and drop_field() it"
+                )
+    return format_
 
 
 def create_at(
@@ -321,6 +359,8 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
             ``pathlib.Path``, a ``dict`` or a driver.
         mode: ``"r"`` reads, ``"r+"`` also writes, ``"a"`` creates the array when nothing is there,
             ``"w"`` replaces what is there, ``"x"`` creates and never replaces.
+        path: where below the location it is stored, such as ``"raw/image"``.
+        version: of a repository, which version: see ``Repo``.
         options: keyword arguments of the driver: keys, endpoints, time limits.
         cache: keep up to this many bytes of decoded chunks, such as ``"1GiB"``, and read ahead when
             chunks are read in order; what is kept is compared with the stored version at each use.
@@ -342,7 +382,9 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
         cache_dir_bytes: the most that this folder holds.
         shape, dtype, chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
             key_encoding, separator, order, filters, in_place: for a mode that creates, as
-            :func:`create` explains.
+            :func:`create` explains. An array that mode ``"a"`` finds stays stored as it is; it
+            must have the dtype, number of axes, fill value and dimension names that are given,
+            and the length of each axis but the first, and but those that are given as 0.
 
     Returns:
         A handle on the array.
@@ -350,7 +392,8 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
     Raises:
         NotFound: nothing is stored there, and ``mode`` does not create.
         AlreadyExists: ``mode`` is ``"x"``, and an array or group is stored there.
-        Invalid: an argument is wrong, or a group is stored there.
+        Invalid: an argument is wrong, a group is stored there, or mode ``"a"`` finds an array of
+            another dtype or shape.
         Corrupt: the stored metadata is damaged.
         Unsupported: the array is stored in a way that is not known here.
 
@@ -362,22 +405,59 @@ def open(location: Location, mode: Mode = "r", **how: Unpack[OpenOrCreateOptions
     if mode not in ("r", "r+", "a", "w", "x"):
         raise Invalid(f"mode {mode!r} is not one of 'r', 'r+', 'a', 'w', 'x'")
     handle, layout = parted(how, OpenArrayOptions)
-    driver, settings = open_place(location, "r" if mode == "r" else "r+", **handle)
+    place = open_place(location, "r" if mode == "r" else "r+", **handle)
     if mode in ("r", "r+"):
         for name in sorted(layout):
             if name not in OpenOrCreateOptions.__annotations__:
                 raise _unknown(name, OpenOrCreateOptions, "open")
             raise Invalid(f"mode {mode!r} creates nothing, so it takes no {name!r}")
-        return Array(driver, "", settings).refresh()
-    if mode == "a":
+        return Array(*place).refresh()
+    if mode != "a":
+        return _create(place, layout, overwrite=mode == "w")
+    try:
+        return _as_asked(Array(*place).refresh(), layout)
+    except NotFound:
         try:
-            return Array(driver, "", settings).refresh()
-        except NotFound:
-            try:
-                return create_at(driver, "", make_spec(**layout), settings)
-            except AlreadyExists:  # another process created it meanwhile
-                return Array(driver, "", settings).refresh()
-    return create_at(driver, "", make_spec(**layout), settings, overwrite=mode == "w")
+            return _create(place, layout, overwrite=False)
+        except AlreadyExists:  # another process created it meanwhile
+            return _as_asked(Array(*place).refresh(), layout)
+
+
+def _as_asked(array: Array, layout: Mapping[str, Any]) -> Array:
+    """``array``, which was there already, where it holds what ``layout`` asks for: how it is stored
+    may be another. The first axis is what is appended to, and so is one that is asked for
+    without an element."""
+    spec, asked = array.spec, {name: v for name, v in layout.items() if v is not None}
+    for name in asked:
+        if name not in NewArrayOptions.__annotations__ and name not in ("shape", "dtype"):
+            raise _unknown(name, OpenOrCreateOptions, "open")
+    differ = []
+    if "dtype" in asked and (dtype := dtypes.parse(asked["dtype"])) != spec.dtype:
+        differ.append(f"dtype {spec.dtype}, not {dtype}")
+    if "shape" in asked:
+        shape = lengths(list(parse_lengths(asked["shape"], "shape")), "shape", 0)
+        fixed = zip(spec.shape[1:], shape[1:], strict=False)
+        if len(shape) != len(spec.shape) or any(given not in (0, n) for n, given in fixed):
+            differ.append(f"shape {spec.shape}, not {shape}")
+    if "fill_value" in asked and not differ:
+        fill = fills.parse(asked["fill_value"], spec.dtype)
+        if not fills.is_same(spec.fill, fill):
+            differ.append(f"fill value {_told(spec.fill)}, not {_told(fill)}")
+    if "dimension_names" in asked and not differ:
+        names = _dimension_names(asked["dimension_names"], array.ndim)
+        if names != spec.dimension_names:
+            differ.append(f"dimension names {spec.dimension_names}, not {names}")
+    if differ:
+        raise Invalid(
+            f"{located(array.driver, array.path)} is stored with {', and '.join(differ)}; leave "
+            'out what is another, or replace it with mode="w"'
+        )
+    return array
+
+
+def _told(fill: NDArray[Any]) -> str:
+    value = fill[()]
+    return short(value) if isinstance(value, str | bytes) else str(value)
 
 
 @shown(NewArrayOptions, make_spec, open_place)
@@ -391,11 +471,14 @@ def save(
 ) -> Array:
     """Store a whole array at a place, replacing the array or group that is there.
 
+    Until all values are stored, readers refuse the new array: no kill leaves one that is half fill.
+
     Args:
         location: where to store it, as for :func:`create`.
         value: the values: a NumPy array, a torch tensor, or nested lists.
         dtype: the type to store them as; by default their own.
         overwrite: ``False`` refuses to replace an array or group.
+        path: where below the location, as for :func:`create`.
         chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
             key_encoding, separator, order, filters, in_place, write_fill: how it is stored, as
             :func:`create` explains.
@@ -412,11 +495,61 @@ def save(
     >>> stash.save("memory://saved", np.arange(6).reshape(2, 3), chunks=(1, 3))[1].tolist()
     [3, 4, 5]
     """
-    array = natural(value) if dtype is None else as_array(value, dtypes.parse(dtype))
-    kind = array.dtype if dtype is None else dtypes.parse(dtype)
-    made = create(location, array.shape, kind, overwrite=overwrite, **how)
-    made[...] = array
+    handle, layout = parted(how, NewHandleOptions)
+    values, kind = as_values(value, None, dtype)
+    driver, path, settings = open_place(location, "r+", **handle)
+    layout = {"shape": values.shape, "dtype": kind, **layout}
+    spec = new_spec(driver, path, layout, overwrite)
+    return save_at(driver, path, spec, settings, values, overwrite=overwrite)
+
+
+def as_values(value: Any, shape: Any, dtype: Any) -> tuple[NDArray[Any], np.dtype[Any]]:
+    """``value`` as the whole of an array of this ``shape`` and ``dtype``, by default its own, and
+    the dtype that the array is to have."""
+    if isinstance(value, Ragged | Mapping):
+        raise Invalid(
+            f"values are an array, a tensor or nested lists, not {type(value).__name__}; store rows"
+            " of fields, or of different lengths, as save_records(location, {name: rows}) does"
+        )
+    kind = None if dtype is None else dtypes.parse(dtype)
+    values = natural(value) if kind is None else as_array(value, kind)
+    if shape is not None:
+        values = broadcast(values, parse_lengths(shape, "shape"))
+    return values, values.dtype if kind is None else kind
+
+
+def save_at(
+    driver: Driver,
+    path: str,
+    spec: ArraySpec,
+    settings: Settings,
+    values: NDArray[Any],
+    *,
+    overwrite: bool = False,
+    spare: Spare = None,
+) -> Array:
+    """As :func:`create_at`, of all values. ``spare``: as of ``node.making``."""
+    check_in_place(driver, spec)
+    spec = replace(spec, identity=new_identity())
+    made = Array(driver, path, settings, spec, created=True)
+    made.watch(False)  # its document comes last
+    with node.making(driver, path, spec, "replace", overwrite=overwrite, spare=spare) as check:
+        for rows in _pieces(spec):
+            check()
+            made[rows] = values[rows]
+    made.watch(True)
     return made
+
+
+def _pieces(spec: ArraySpec) -> Iterator[Any]:
+    """Selections of whole chunks that are the whole array together, each of few bytes."""
+    if not spec.shape:
+        yield ...
+        return
+    (edge, *_), (length, *_) = spec.grid.chunks or spec.shape, spec.shape
+    nbytes = edge * (spec.size // max(1, length)) * spec.dtype.itemsize
+    step = edge * max(1, _BYTES // max(1, nbytes))
+    yield from (slice(start, start + step) for start in range(0, length, step))
 
 
 @shown(OpenArrayOptions, open_place)
@@ -425,6 +558,8 @@ def load(location: Location, **how: Unpack[OpenArrayOptions]) -> NDArray[Any]:
 
     Args:
         location: where it is stored, as for :func:`open`.
+        path: where below the location, as for :func:`open`.
+        version: of a repository, which version, as for :func:`open`.
         options, cache, immutable, threads, missing, write_fill, allow_pickle, lock_timeout,
             limits, memory_limit, cache_dir, cache_dir_bytes: how it is read, as :func:`open`
             explains.

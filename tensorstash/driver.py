@@ -28,7 +28,6 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 Tag: TypeAlias = Hashable
 """Names one version of one value (an ETag, an inode and time, ...). Compare with ``==`` only."""
 
-
 _HUGE = 1 << 50  # bytes; no value is as large
 
 
@@ -111,6 +110,8 @@ class Capabilities:
     """Tags follow from the bytes: the same bytes stored again may carry the same tag."""
     lists: bool = True
     """``list`` names every key that is stored: what it does not name need not be asked for."""
+    folders: bool = True
+    """``list_dir`` costs what it names; elsewhere as much as to list all that lies below."""
     one_thread: bool = False
     """Serves only the thread that opened it: reading and writing is not spread over others."""
     in_place: bool = False
@@ -363,14 +364,13 @@ class Driver(InPlace, ABC):
         return parts, tag
 
     def map(self, key: str) -> memoryview | None:
-        """The memory that a value lies in, read-only, without copying; ``None`` when absent. It
-        stays what it is, and readable, when the value is replaced or deleted."""
+        """The memory that a value lies in, read-only; ``None`` when absent. It stays as it is when
+        the value is replaced or deleted."""
         raise Unsupported(f"driver {self.scheme!r} has no memory to map; read {key!r} instead")
 
     def local_path(self, prefix: str) -> str | None:
-        """What paths of values begin with whose keys begin with ``prefix``, where each is a file: a
-        regular one that is no link is read without asking the driver, and its tag is ``(inode,
-        modification time in ns, size)``. ``None`` elsewhere."""
+        """How paths of values begin below ``prefix``, where each is a file: one that is no link is
+        read directly, and its tag is ``(inode, mtime in ns, size)``. Else ``None``."""
         return None
 
     def local_puts(self) -> tuple[str, str, Callable[[int], int]] | None:
@@ -382,8 +382,7 @@ class Driver(InPlace, ABC):
         return None
 
     def plain_folder(self, folder: str) -> bool:
-        """Where values are files: whether no link leads to ``folder`` (without a slash at its end),
-        so that a file which is not there is an absent value."""
+        """Where values are files: whether no link leads to ``folder`` (no slash at its end)."""
         return False
 
     def tag(self, key: str) -> Tag | None:
@@ -391,12 +390,11 @@ class Driver(InPlace, ABC):
         return None if (found := self.get_tagged(key)) is None else found[1]
 
     def is_lasting(self, tag: Tag) -> bool:
-        """Whether no later version can have a ``tag`` that a put returned; ``False``: it may."""
+        """Whether no later version can have a ``tag`` that a put returned."""
         return False
 
     def modified(self, key: str) -> float | None:
-        """When ``key`` was last stored, in seconds since 1970 by the store's clock; ``None`` where
-        nothing is, or the store does not say."""
+        """When ``key`` was stored, in seconds since 1970 by the clock there; ``None``: unknown."""
         return None
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -422,8 +420,7 @@ class Driver(InPlace, ABC):
                 yield i, None
 
     def taken(self, prefix: str = "") -> Iterator[str]:
-        """Every key below ``prefix`` at which there is anything, also what is not a value and
-        therefore not listed, such as a folder in the place of a file."""
+        """Every key below ``prefix`` at which is anything, also what is no value, as a folder."""
         return self.list(prefix)
 
     def tags(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tag]]:
@@ -434,8 +431,7 @@ class Driver(InPlace, ABC):
                 yield names[i], found[1]
 
     def replacing(self, key: str, value: Buffer, tag: Tag | None) -> Put:
-        """Return a put that replaces version ``tag`` (``None``: nothing is stored) by ``value``;
-        an unconditional one, if the driver has no conditions."""
+        """Return a put that replaces version ``tag`` (``None``: nothing), as far as can be."""
         if not self.capabilities.conditional_put:
             return Put(key, value)
         return Put(key, value, if_absent=tag is None, if_tag=tag)
@@ -446,8 +442,7 @@ class Driver(InPlace, ABC):
         return self.put(key, value, if_absent=if_absent, if_tag=if_tag)
 
     def put_anew(self, key: str, value: Buffer, tag: Tag) -> Tag:
-        """Put the value that is stored already again, on the condition ``tag``, to get another tag;
-        also where tags are digests of the bytes, if the server allows that."""
+        """Put the stored value again, if it is of ``tag``, to get another tag, also of digests."""
         return self.put(key, value, if_tag=tag)
 
     def delete_each(self, pairs: Iterable[tuple[str, Tag]]) -> Iterator[tuple[str, Tag]]:
@@ -466,8 +461,8 @@ class Driver(InPlace, ABC):
         self.delete_many(list(self.list(prefix)))
 
     def remove_link(self, prefix: str) -> bool:
-        """Remove the symbolic link that stands for the folder ``prefix``, and nothing in what it
-        leads to; ``False`` where there is none, as in most places."""
+        """Remove the symbolic link that stands for the folder ``prefix`` (empty: the root), and
+        nothing in what it leads to; ``False`` where there is none, as in most places."""
         return False
 
     def linked(self, prefix: str) -> str | None:
@@ -475,16 +470,22 @@ class Driver(InPlace, ABC):
         return None
 
     def prune(self, prefix: str) -> None:
-        """Remove empty folders and unused locks below ``prefix`` (empty or ending in ``/``).
-        Links are not followed; no value is deleted."""
+        """Remove empty folders and unused locks below ``prefix``; no link is followed."""
+
+    def rename(self, prefix: str, target: Driver, target_prefix: str) -> bool:
+        """Move all below ``prefix`` in one step to where nothing is. ``False``: not here."""
+        return False
+
+    def remove_root(self) -> None:
+        """Remove the folder that is the root, where there is one, and it is empty."""
 
     def kept(self, key: str) -> str | None:
         """The name in ``key``, or in the driver's path, that it keeps and never lists."""
         return None
 
     def lock(self, key: str, timeout: float | None = None) -> AbstractContextManager[Check]:
-        """Hold the name ``key`` alone, among all processes that can reach the data. Released
-        when its holder dies, or is interrupted, at whatever instant. Not reentrant. After
+        """Hold the name ``key`` alone, among all processes that can reach the data. Released when
+        its holder dies, or is interrupted. Not reentrant. After
         ``timeout`` seconds of waiting :class:`~tensorstash.errors.TimedOut` is raised, which
         says who holds it, as far as that is known. Yields a :data:`Check`: a lock that is a
         lease can be lost by a holder that was stopped for longer than it lasts."""
@@ -517,8 +518,8 @@ class Driver(InPlace, ABC):
 
 
 def check_key(key: str) -> str:
-    """Return ``key`` if it stays below its root; :class:`~tensorstash.errors.Invalid` when
-    it is empty, absolute, or has an empty, ``.`` or ``..`` segment, a backslash or a NUL."""
+    """Return ``key`` if it stays below its root, or raise ``Invalid``: it is empty, absolute, or
+    has an empty, ``.`` or ``..`` segment, a backslash or a NUL."""
     if not key or "\\" in key or "\0" in key or key[0] == "/":
         raise Invalid(f"key {key!r} is not a relative path of plain names")
     if "." in key or "//" in key or key[-1] == "/":
@@ -549,8 +550,7 @@ def check_size(key: str, nbytes: int, most: int | None) -> None:
 
 
 def get_at_most(driver: Driver, key: str, most: int) -> tuple[Buffer, Tag] | None:
-    """A value and its tag, or ``None``; :class:`~tensorstash.errors.Corrupt` where it has more
-    than ``most`` bytes, which are not read then."""
+    """A value and its tag, or ``None``; ``Corrupt`` where it is larger, and unread."""
     [(_, found)] = driver.get_many_tagged([Request(key, None, None, most)])
     return found
 
@@ -577,8 +577,7 @@ def flat(value: Buffer) -> bytes | memoryview:
 
 
 def as_bytes(value: Any, key: str) -> bytes:
-    """Return the value of ``key`` as ``bytes``; :class:`~tensorstash.errors.Corrupt` if it is not
-    a buffer."""
+    """Return the value of ``key`` as ``bytes``, or raise ``Corrupt`` where it is no buffer."""
     try:
         return bytes(memoryview(value))
     except TypeError:

@@ -405,6 +405,14 @@ def is_fill(chunk: NDArray[Any], fill: NDArray[Any]) -> bool:
     return _is_all(chunk, wanted, wanted[0] if (wanted == wanted[0]).all() else None)
 
 
+def is_same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two fill values of one dtype are equal as numbers or text, or both NaN or NaT."""
+    if is_fill(one.reshape(1), other) or bool(one == other):
+        return True
+    undefined = bool(one != one) and bool(other != other)  # NaN, NaT
+    return undefined and one.dtype.names is None
+
+
 def _is_all(chunk: NDArray[Any], wanted: NDArray[Any], same: Any) -> bool:
     if not chunk.flags.forc and not _any_order_contiguous(chunk):
         if chunk.nbytes > _COPY_LIMIT:

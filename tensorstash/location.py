@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
+from datetime import datetime
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .driver import Driver
-from .errors import Invalid, short
-from .registry import connect, serves
+from .errors import Invalid, ReadOnly, short
+from .registry import connect, serves, versions
 from .urls import file_url, half, split
 
 
@@ -42,8 +43,27 @@ several steps may be read in between. An fsspec mapper is taken for the place it
 _MAPPING = ("keys", "get", "__getitem__", "__setitem__", "__delitem__")  # dbm.gnu's are no class
 
 
-def resolve(location: Location, options: Mapping[str, Any] | None = None) -> Driver:
-    """The driver rooted at ``location``. ``options`` go to the driver; nothing is read yet."""
+def resolve(
+    location: Location,
+    options: Mapping[str, Any] | None = None,
+    version: str | datetime | None = None,
+    mode: str = "r",
+) -> Driver:
+    """The driver rooted at ``location``. ``options`` go to the driver; nothing is read yet, but to
+    find a ``version`` of the repository there, which can only be read."""
+    driver = _resolved(location, options)
+    if version is None:
+        return driver
+    if mode != "r":
+        raise ReadOnly(
+            f"version {short(version)} of {driver.url} never changes: open it with mode='r', or "
+            "write with open_repo(...).change()"
+        )
+    found: Driver = versions().version_driver(driver, version)
+    return found
+
+
+def _resolved(location: Location, options: Mapping[str, Any] | None) -> Driver:
     if not isinstance(options or {}, Mapping) or not all(isinstance(n, str) for n in options or ()):
         raise Invalid(f"options are a dict of the driver's options by name, not {short(options)}")
     if isinstance(location, Driver):

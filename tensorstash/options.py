@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
@@ -20,8 +21,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class PlaceOptions(TypedDict, total=False):
-    """What every way in takes: the driver's options, and how much memory may be taken."""
+    """What every way in takes: where below the location, the driver's options, and how much memory
+    may be taken."""
 
+    path: str
     options: Mapping[str, Any] | None
     limits: LimitsLike
     memory_limit: int | str | None
@@ -38,6 +41,7 @@ class HandleOptions(PlaceOptions, total=False):
 class OpenOptions(HandleOptions, total=False):
     """How a handle on what is stored already behaves: an array, a group or records."""
 
+    version: str | datetime | None
     immutable: bool
     missing: Literal["fill", "raise"]
     allow_pickle: bool

@@ -97,6 +97,11 @@ def disk_cache() -> Any:
     return importlib.import_module("tensorstash.drivers.diskcache.driver").DiskCache
 
 
+def versions() -> Any:
+    """The module of repositories, imported when one is named."""
+    return importlib.import_module("tensorstash.versions.repo")
+
+
 @cache
 def _codec_factory(name: str) -> Callable[[str, Mapping[str, Any]], Codec]:
     if name in _CORE_CODECS:

@@ -1,318 +1,220 @@
-"""Copying arrays between any two places."""
+"""Copying and moving arrays, groups and records between any two places."""
 
 from __future__ import annotations
 
-import importlib
-import math
-import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
+from contextlib import contextmanager
 from typing import Any, Unpack
 
-import numpy as np
-
-from . import dtype as dtypes
-from . import fill as fills
 from .array import Array
-from .create import create, make_spec, open
-from .driver import Buffer, Driver, Request, Span, located, pause
-from .engine.chunks import largest
-from .engine.in_place.writing import check_in_place
-from .engine.stored import count, stored_blocks, whole
-from .errors import Conflict, Invalid
-from .fill import is_fill
+from .create import create, make_spec
+from .driver import Driver
+from .errors import Invalid
+from .group import Group
 from .handle import Settings
-from .indexing.grid import cuts
+from .limits import Limits
 from .location import Location, resolve
-from .memory.steps import COPIES
-from .metadata import node, trailer
-from .metadata.belongings import PROBE, Belongings
-from .metadata.spec import ArraySpec
-from .metadata.trailer import new_identity
+from .memory import Budget, budget_of
+from .metadata import node
+from .metadata.consolidated import place_path
+from .metadata.document import GroupDocument
+from .metadata.mark import is_records
 from .options import CopyOptions, shown
-from .sharding import Sharding
-from .threads import spread
+from .trees.copying import Bar, Place, copy_tree
+from .trees.moving import move_tree
+from .trees.patterns import Choice, Wanted
+from .trees.rewriting import copy_to, need_tqdm
 from .wrapper import limited
-
-_BYTES = 128 << 20  # of target chunks under way at once
-_TRIES = 200
-_FEW = 1024  # chunks of a source that are asked for rather than listed
 
 
 @shown(CopyOptions, make_spec, create, left_out="as in the source")
 def copy(
-    source: Location | Array,
+    source: Any,
     target: Location,
     *,
+    path: str = "",
+    include: Wanted = None,
+    exclude: Wanted = None,
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     **changes: Unpack[CopyOptions],
-) -> Array:
-    """Copy an array between any two places, changing how it is stored if you like.
+) -> Any:
+    """Copy an array, a group or records between any two places.
 
-    It costs what is stored: chunks that are not stored are not asked for, where the source's driver
-    can list and the fill value stays. Between local places one chunk of the target is in memory at
-    a time, else as many as fit in 128 MiB, so that their round trips overlap. Until the copy is
-    whole, every reader refuses it; after a failure, copy again with ``overwrite=True``.
+    Of a group or records everything below is copied byte for byte, with attributes, dimension
+    names, chunks and consolidated metadata; files of other programs are not. An array may be
+    stored in another way. It costs what is stored, and as many chunks are in memory at a time as
+    fit in 128 MiB. Until the copy is whole, every reader refuses it; after a failure, copy again
+    with ``overwrite=True``. What others write meanwhile may be in the copy or not; no array in it
+    is of two shapes.
 
     Args:
-        source: an array, or where one is stored.
+        source: an array, a group or records, or where they are stored.
         target: where to store the copy, as for :func:`create`.
+        path: where below the location ``source`` it is stored.
+        include: of a group, only members whose path matches this pattern, or one of these, as
+            for :func:`walk`, and the groups above them.
+        exclude: of a group, no members that match, and nothing below them.
         progress: show a bar, which needs tqdm.
         options: keyword arguments of the target's driver.
-        overwrite: replace the array or group that is at ``target``.
+        overwrite: replace the array, group or records at ``target``.
         chunks, shards, codecs, fill_value, dimension_names, attributes, zarr_format,
-            key_encoding, separator, order, filters, in_place, dtype: how the copy is stored, as
-            :func:`create` explains. What is left out stays as it is in the source.
+            key_encoding, separator, order, filters, in_place, dtype: how the copy of an array is
+            stored, as :func:`create` explains. What is left out stays as it is in the source.
 
     Returns:
-        A handle that reads and writes the copy.
+        A handle that reads and writes the copy: an array, a group or records.
 
     Raises:
         NotFound: nothing is stored at ``source``.
-        AlreadyExists: an array or group is stored at ``target``, and ``overwrite`` is false.
-        Invalid: the source is a group, the target is the source or holds it, by whatever name,
-            an option does not fit, or tqdm is missing; nothing is changed then.
-        Conflict: another array took the source's place meanwhile.
+        AlreadyExists: something is stored at ``target``, and ``overwrite`` is false.
+        Invalid: the target is the source, holds it or lies in it, by whatever name, an option
+            does not fit, or tqdm is missing; nothing is changed then.
+        Corrupt: a member of the source is damaged, or not whole; ``exclude=`` leaves it out.
+        Conflict: something else took the source's place meanwhile.
 
     >>> a = stash.save("memory://from", np.arange(8.0), chunks=2)
     >>> b = stash.copy(a, "memory://to", chunks=4, dtype="float32")
     >>> b.chunks, b[-2:].tolist()
     ((4,), [6.0, 7.0])
+    >>> g = stash.create_group({})
+    >>> x = g.create("raw/x", 3, "int8")
+    >>> stash.copy(g, {}, include="raw/**")["raw/x"].shape
+    (3,)
     """
     if progress:
-        _need_tqdm()
-    origin = _origin(source).settle()
-    if changes.get("shape", origin.shape) != origin.shape:
-        raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
-    spec = replace(_changed(origin.spec, changes), identity=new_identity(), of_records=False)
-    limits, memory = origin.settings.limits, origin.settings.memory
+        need_tqdm()
+    how = dict(changes)
+    place, origin, limits, budget = _origin(source, path)
     driver = limited(resolve(target, options), limits)
-    if "in_place" in changes:
-        check_in_place(driver, spec)
-    elif spec.in_place and not driver.capabilities.in_place:
-        spec = replace(spec, in_place=False)
-    if overwrite:
-        _refuse_inside(origin, driver)
-    # Nothing of it is stored yet, its document neither.
-    settings = Settings(mode="r+", limits=limits, memory=memory)
-    made = Array(driver, "", settings, spec, created=True)
-    made.watch(False)
-    blocks = _blocks(origin, spec)
-    if progress:
-        blocks = _with_bar(blocks, spec.size * spec.dtype.itemsize, spec.dtype.itemsize)
-    before, least = (largest(each, each.grid) for each in (origin.spec, spec))
-    each = least + max(2 * before, COPIES * least)  # of what is read or written, what takes more
-    apart = _apart_from(origin.driver, node.lock_key(origin.path, origin.spec))
-    with node.making(driver, "", spec, "copy", overwrite=overwrite, spare=apart) as check:
-
-        def move(where: tuple[slice, ...]) -> None:
-            with memory.share("in_flight", each, 1, least, partial(located, driver)):
-                values = origin.read(where)
-                check()
-                # Nothing is stored there: fill needs no delete.
-                if values.dtype != spec.dtype or not is_fill(values, spec.fill):
-                    made[where] = values
-
-        at_once = _at_once(origin, made)
-        if memory.least is not None:  # threads that would only wait are none
-            at_once = max(1, min(at_once, memory.least // max(1, each)))
-        spread(blocks, lambda: move, at_once, waits=True)
-        origin.check_same()  # what was not listed was none of another's either
-    made.watch(True)
-    return made
-
-
-def _origin(source: Any) -> Array:
-    if isinstance(source, Array):
-        return source
-    is_group = hasattr(source, "walk") and hasattr(source, "tree")
-    if not is_group:
-        try:
-            return open(source)
-        except Invalid as error:
-            is_group = re.search(r"is a group; open it with open_\w+\(\)$", str(error)) is not None
-            if not is_group:
-                raise
-    raise Invalid(
-        "copy takes one array and this is a group; copy its arrays: for path, member in g.walk(): "
-        'if isinstance(member, stash.Array): stash.copy(member, f"{target}/{path}")'
-    )
-
-
-def _blocks(origin: Array, spec: ArraySpec) -> Iterator[Any]:
-    """The chunks of the target that something is stored of; all, where that is not known."""
-    box = whole(spec)
-    known = origin.driver.capabilities.lists and origin.settings.missing == "fill"
-    if known and count(origin.spec.grid, box) > _FEW and _same_fill(origin.spec, spec):
-        return stored_blocks(origin.driver, origin.path, origin.spec, box, spec.grid)
-    return cuts(spec.grid.axes, box)
-
-
-def _same_fill(before: ArraySpec, after: ArraySpec) -> bool:
-    """Whether fill that is copied is fill."""
-    if before.dtype == after.dtype:
-        return is_fill(before.fill.reshape(1), after.fill)
-    if before.dtype.kind in "biufc" and after.dtype.kind in "biufc":
-        with np.errstate(all="ignore"):
-            return is_fill(before.fill.reshape(1).astype(after.dtype), after.fill)
-    return False
-
-
-def _at_once(origin: Array, made: Array) -> int:
-    """Target chunks worth having under way together."""
-    ends = [array.driver.capabilities for array in (origin, made)]
-    if all(end.local for end in ends):
-        return 1
-    chunk = math.prod(made.spec.grid.chunk_shape((0,) * made.ndim)) * made.dtype.itemsize
-    return max(1, min(max(end.concurrency for end in ends), _BYTES // max(1, chunk)))
-
-
-def _refuse_inside(origin: Array, target: Driver) -> None:
-    """Replacing deletes all there is at ``target``: that must not be, or hold, the source."""
-    above = located(target).rstrip("/") + "/"
-    below = located(origin.driver, origin.path).rstrip("/") + "/"
-    if below.startswith(above):
-        # Drivers on different dicts have one URL; a stored version is only in one place.
-        tag = target.tag(node.lock_key(below[len(above) :].lstrip("/"), origin.spec))
-        if tag is not None and tag == origin.driver.tag(node.lock_key(origin.path, origin.spec)):
-            raise Invalid(f"{below[:-1]} cannot be copied over itself; copy it elsewhere first")
-
-
-def _apart_from(source: Driver, key: str) -> Callable[[Belongings], bool]:
-    """What :func:`~tensorstash.metadata.unfinished.claim` is to ask before it marks anything, for
-    who reads the array whose document is at ``key`` of ``source`` meanwhile. It raises
-    :class:`~tensorstash.errors.Invalid` where that is among what would be deleted.
-
-    Names do not tell: links, several names of one server, a driver around another's folder. So
-    the place is asked. Where a document below it may be the source's own, a key that no cache can
-    know is put beside that and beside a chunk, and looked for at the source."""
-    path, slash, name = key.rpartition("/")
-    here = path + slash
-
-    def spare(found: Belongings) -> bool:
-        for document in _alike(source, key, found):
-            root = document.removesuffix(name)
-            if any(_is_seen(source, here, found.driver, root, at) for at in _at(found, root)):
-                raise Invalid(
-                    f"{located(source, path)} cannot be copied over itself: what is stored at "
-                    f"{located(found.driver, root)} is the same by another name, or by a link; "
-                    "copy it elsewhere first"
-                )
-        return False
-
-    return spare
-
-
-def _alike(source: Driver, key: str, found: Belongings) -> list[str]:
-    """The documents that may be the source's: those that differ from it are another's, unless it
-    was changed while they were read."""
-    name = key.rpartition("/")[2]
-    keys = [each for each in found.documents if each.rpartition("/")[2] == name]
-    if not keys:
-        return []
-    for attempt in range(_TRIES):
-        before = _document(source, key)
-        most = Span(0, found.driver.metadata_limit)
-        pairs = found.driver.get_many_tagged(Request(each, most) for each in keys)
-        alike = [keys[i] for i, pair in pairs if pair is not None and _may_be(before, pair[0])]
-        if alike or _document(source, key) == before:
-            return alike
-        pause(attempt)
-    raise Conflict(
-        f"{located(source, key.rpartition('/')[0])} is changed by others without a break; "
-        "repeat the call",
-        key=key,
-    )
-
-
-def _at(found: Belongings, root: str) -> list[str]:
-    """Folders of the array at ``root``, from there: its own, and one of chunks, which may be
-    another array's too, by a link; but none that goes without what it leads to."""
-    chunk = next((each for each in found.chunks if each.startswith(root)), root)
-    folder = chunk[: chunk.rfind("/") + 1]
-    shared = folder != root and found.driver.linked(folder) is None
-    return ["", folder[len(root) :]] if shared else [""]
-
-
-def _is_seen(source: Driver, here: str, target: Driver, root: str, folder: str) -> bool:
-    """Whether what is put in a folder of the target is in that folder of the source."""
-    token = secrets.token_hex(8)
-    probe = f"{folder}{PROBE}{token}"
-    try:
-        target.put(root + probe, token.encode())
-        seen = source.get_tagged(here + probe)
-        return seen is not None and bytes(seen[0]) == token.encode()
-    finally:
-        target.delete(root + probe)
-
-
-def _document(source: Driver, key: str) -> bytes:
-    found = source.get_tagged(key)
-    if found is None:
-        raise Conflict(
-            f"the array at {located(source, key.rpartition('/')[0])} was replaced or deleted "
-            "meanwhile; nothing was copied",
-            key=key,
+    if origin is not None:
+        if include is not None or exclude is not None:
+            raise Invalid("include= and exclude= choose members of a group, and this is an array")
+        if how.get("shape", origin.shape) != origin.shape:
+            raise Invalid("copy keeps the shape; resize the copy, or save() a selection")
+        return copy_to(origin, driver, "", how, overwrite=overwrite, progress=progress)
+    if how:
+        raise Invalid(
+            f"{', '.join(sorted(how))}: how a copy is stored can be said of one array, and "
+            f"{place} is a group or records, copied as it is; copy its arrays one by one"
         )
-    return bytes(found[0])
+    choice = Choice.of(include, exclude)
+    made = Place(driver)
+    with _bar(place, progress) as bar:
+        copy_tree(place, made, budget=budget, choice=choice, overwrite=overwrite, bar=bar)
+    return _handle(driver, Settings(mode="r+", limits=limits, memory=budget))
 
 
-def _may_be(one: bytes, other: Buffer) -> bool:
-    """Whether two documents can be one: of one identity, or where there is none, the same."""
-    identity = trailer.decode(one).identity
-    return identity == trailer.decode(other).identity if identity else one == bytes(other)
+def move(
+    source: Any,
+    target: Location,
+    *,
+    path: str = "",
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Any:
+    """Move an array, a group or records to another place, with everything that belongs to it.
+
+    Where both places are in one file system or in memory, it is renamed, whatever its size. Else
+    it is copied, the copy is read back and compared, and then the source is deleted. At every
+    instant one of the two is whole, and no reader takes the other for it; a move that was killed
+    ends well when it is repeated, with ``overwrite=True`` where the target is whole by then. Let
+    nobody write to the source meanwhile: what is written last may be lost.
+
+    Args:
+        source: an array, a group or records, or where they are stored.
+        target: where to move it, as for :func:`create`.
+        path: where below the location ``source`` it is stored.
+        options: keyword arguments of the target's driver.
+        overwrite: replace the array, group or records at ``target``, which go first.
+        progress: show a bar where it is copied, which needs tqdm.
+
+    Returns:
+        A handle that reads and writes it at its new place. Handles on the old one raise
+        ``NotFound`` or ``Conflict``.
+
+    Raises:
+        NotFound: nothing is stored at ``source``.
+        AlreadyExists: something is stored at ``target``, and ``overwrite`` is false; or files of
+            other programs are in the source, and it cannot be renamed.
+        Invalid: the target is the source, holds it or lies in it, or either is a field of
+            records; nothing is changed then.
+        ReadOnly: one of the places cannot be written to.
+        Conflict: others changed the source meanwhile; it is there still.
+
+    >>> a = stash.save("memory://old", np.arange(3))
+    >>> b = stash.move("memory://old", "memory://new")
+    >>> b[...].tolist(), stash.exists("memory://old")
+    ([0, 1, 2], False)
+    """
+    if progress:
+        need_tqdm()
+    place, limits, budget = _place(source, path)
+    driver = limited(resolve(target, options), limits)
+    with _bar(place, progress) as bar:
+        move_tree(place, Place(driver), budget=budget, overwrite=overwrite, bar=bar)
+    return _handle(driver, Settings(mode="r+", limits=limits, memory=budget))
 
 
-_NOT_IN_PLACE = ("codecs", "shards", "filters", "zarr_format", "order", "dtype")
+def _place(source: Any, path: str) -> tuple[Place, Limits, Budget]:
+    """Where a source is, and its handle's limits."""
+    whole = getattr(getattr(source, "source", None), "whole_table", None)
+    if whole is not None:  # records
+        source = whole("copy")
+    if hasattr(source, "settings") and isinstance(getattr(source, "driver", None), Driver):
+        if path:
+            raise Invalid("path= is for a location; a handle is what is copied itself")
+        settings: Settings = source.settings
+        return Place(source.driver, source.path), settings.limits, settings.memory
+    place = Place(resolve(source), place_path(path))
+    return place, Settings("r").limits, budget_of(None)
 
 
-def _changed(spec: ArraySpec, changes: Mapping[str, Any]) -> ArraySpec:
-    """``spec`` with a user's changes; kept chain and grid where they still fit."""
-    if not changes and spec.grid.chunks is not None:
-        return spec
-    sharding = spec.codecs[0] if isinstance(spec.codecs[0], Sharding) else None
-    known: dict[str, Any] = {
-        "shape": spec.shape,
-        "dtype": "bytes" if spec.dtype.kind == "O" else spec.dtype,
-        "codecs": list(sharding.codecs if sharding else spec.codecs),
-        "fill_value": spec.fill[()],
-        "dimension_names": spec.dimension_names,
-        "attributes": spec.attributes,
-        "zarr_format": spec.zarr_format,
-    }
-    same_format = changes.get("zarr_format", spec.zarr_format) == spec.zarr_format
-    if same_format:
-        known |= {"key_encoding": spec.keys.name, "separator": spec.keys.separator}
-    if "dtype" in changes or not same_format:
-        known["codecs"] = "auto"
-    if spec.grid.chunks is not None and "chunks" not in changes and "shards" not in changes:
-        known["chunks"] = sharding.chunk_shape if sharding else spec.grid.chunks
-        known["shards"] = spec.grid.chunks if sharding and same_format else None
-    known["in_place"] = spec.in_place and changes.keys().isdisjoint(_NOT_IN_PLACE)
-    if "dtype" in changes:
-        try:
-            fills.parse(spec.fill[()], dtypes.parse(changes["dtype"]))
-        except Invalid:
-            known["fill_value"] = None
-    return make_spec(**{**known, **changes})
-
-
-def _need_tqdm() -> None:
+def _origin(source: Any, path: str) -> tuple[Place, Array | None, Limits, Budget]:
+    """As :func:`_place`, and the array, where it is one."""
+    place, limits, budget = _place(source, path)
+    if isinstance(source, Array):
+        return place, source.settle(), limits, budget
+    if isinstance(source, Group) or not node.load_any(place.driver, place.path):
+        if not isinstance(source, Group):
+            node.require(place.driver, place.path)  # raises
+        return place, None, limits, budget
     try:
-        importlib.import_module("tqdm.auto")
-    except ModuleNotFoundError as error:
-        raise Invalid("progress=True needs tqdm: pip install tqdm") from error
+        found = node.require(place.driver, place.path)
+    except Invalid:
+        return place, None, limits, budget
+    if isinstance(found.content, GroupDocument):
+        return place, None, limits, budget
+    array = Array(place.driver, place.path, Settings("r"), found.content, tag=found.tag)
+    return place, array.settle(), limits, budget
 
 
-def _with_bar(blocks: Iterator[Any], nbytes: int, itemsize: int) -> Iterator[Any]:
+def _handle(driver: Driver, settings: Settings) -> Any:
+    """A handle on what is at the root of ``driver`` now."""
+    found = node.require(driver, "", allow_pickle=None)
+    if not isinstance(found.content, GroupDocument):
+        return Array(driver, "", settings, found.content, tag=found.tag)
+    if is_records(found.content.attributes):
+        from .records import open_records
+
+        return open_records(driver, "r+")
+    return Group(driver, "", settings, found.content)
+
+
+@contextmanager
+def _bar(place: Place, shown: bool) -> Iterator[Bar | None]:
+    if not shown:
+        yield None
+        return
     from tqdm.auto import tqdm
 
-    with tqdm(total=nbytes, unit="B", unit_scale=True, desc="copy") as bar:
-        for where in blocks:
-            yield where
-            bar.update(math.prod(part.stop - part.start for part in where) * itemsize)
-        bar.update(nbytes - bar.n)  # what is not stored
+    driver = place.driver
+    known = driver.capabilities.lists and type(driver).sizes is not Driver.sizes
+    total = sum(size for _, size in driver.sizes(place.path)) if known else None
+    with tqdm(total=total, unit="B", unit_scale=True, desc="copy") as bar:
+        done: Callable[[int], object] = bar.update
+        yield done
+        if total is not None:
+            bar.update(max(0, total - bar.n))  # documents

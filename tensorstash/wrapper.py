@@ -45,6 +45,12 @@ class WrapperDriver(Driver):
     def prune(self, prefix: str) -> None:
         self.driver.prune(prefix)
 
+    def rename(self, prefix: str, target: Driver, target_prefix: str) -> bool:
+        return self.driver.rename(prefix, unwrapped(target), target_prefix)
+
+    def remove_root(self) -> None:
+        self.driver.remove_root()
+
     def is_lasting(self, tag: Tag) -> bool:
         return self.driver.is_lasting(tag)
 
@@ -96,6 +102,13 @@ class WrapperDriver(Driver):
     @property
     def identity(self) -> str:
         return self.driver.identity
+
+
+def unwrapped(driver: Driver) -> Driver:
+    """The driver that stores what is put to ``driver``."""
+    while isinstance(driver, WrapperDriver):
+        driver = driver.driver
+    return driver
 
 
 class LimitedDriver(WrapperDriver):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 from zarr.abc.store import (
@@ -21,6 +22,7 @@ from .cached import PerProcess
 from .driver import Driver, Request, Span, check_key, check_prefix, located
 from .errors import Conflict, Invalid
 from .location import Location, resolve
+from .metadata.consolidated import place_path
 
 _T = TypeVar("_T")
 _THREADS = 16
@@ -30,21 +32,23 @@ _pools = PerProcess(lambda: ThreadPoolExecutor(_THREADS, "tensorstash-zarr"))
 def zarr_store(
     location: Location,
     *,
+    path: str = "",
+    version: str | datetime | None = None,
     options: Mapping[str, Any] | None = None,
     read_only: bool = False,
 ) -> DriverStore:
-    """What is at ``location`` as a ``zarr.abc.store.Store``, to be given to ``zarr.open``,
-    ``xarray.open_zarr`` or ``dask.array.from_zarr``. Nothing is read yet.
+    """What is at ``path`` below ``location`` as a ``zarr.abc.store.Store``, to be given to
+    ``zarr.open``, ``xarray.open_zarr`` or ``dask.array.from_zarr``. Nothing is read yet.
 
     ``options`` go to the driver. zarr-python's own rules hold for what is written through the
     store: partial writes of a chunk by several writers are not merged safely.
     """
-    return DriverStore(resolve(location, options), read_only=read_only)
+    return DriverStore(resolve(location, options, version), place_path(path), read_only=read_only)
 
 
 class DriverStore(Store):
-    """A driver as a store. Its methods run in up to 16 threads, so no request holds up
-    zarr's event loop; a forked child has threads of its own. Pickles as the driver does.
+    """What is below a driver's path as a store. Its methods run in up to 16 threads, so no request
+    holds up zarr's event loop; a forked child has threads of its own. Pickles as the driver does.
 
     Keys that no driver holds (``""``, ``"/a"``, ``"a//b"``, ``"../a"``) are absent, and nothing
     lies below such a prefix, as in zarr's own stores; only storing under one is refused. A prefix
@@ -54,21 +58,22 @@ class DriverStore(Store):
     supports_deletes = True
     supports_listing = True
 
-    def __init__(self, driver: Driver, *, read_only: bool = False) -> None:
-        """Read and write through ``driver``."""
+    def __init__(self, driver: Driver, path: str = "", *, read_only: bool = False) -> None:
+        """Read and write through ``driver``; ``path`` is empty or ends in ``/``."""
         super().__init__(read_only=read_only or not driver.capabilities.writable)
         self.driver = driver
+        self.path = path
 
     def with_read_only(self, read_only: bool = False) -> DriverStore:
         """The same place, read only or not."""
-        return DriverStore(self.driver, read_only=read_only)
+        return DriverStore(self.driver, self.path, read_only=read_only)
 
     def __eq__(self, other: object) -> bool:
         """Whether both lead to the same place, by drivers alike, with the same rights."""
         return (
             isinstance(other, DriverStore)
             and type(self.driver) is type(other.driver)
-            and self.driver.url == other.driver.url
+            and located(self.driver, self.path) == located(other.driver, other.path)
             and self._own(self.driver) == self._own(other.driver)
             and self.read_only == other.read_only
         )
@@ -81,7 +86,7 @@ class DriverStore(Store):
         return id(getattr(driver, "_mapping", None)) if driver.url.endswith("://") else None
 
     def __repr__(self) -> str:
-        return f"<DriverStore {located(self.driver)}>"
+        return f"<DriverStore {located(self.driver, self.path)}>"
 
     @property
     def _supports_sync_io(self) -> bool:
@@ -108,7 +113,7 @@ class DriverStore(Store):
     ) -> Buffer | None:
         """As ``get``, in the calling thread."""
         span = _span(byte_range)
-        value = _kept(self.driver.get(key, span)) if _possible(key) else None
+        value = _kept(self.driver.get(self.path + key, span)) if _possible(key) else None
         if value is None:
             return None
         return (prototype or default_buffer_prototype()).buffer.from_bytes(value)
@@ -119,7 +124,7 @@ class DriverStore(Store):
         """All parts in one batch of the driver."""
         pairs = [(key, _span(byte_range)) for key, byte_range in key_ranges]
         places = [i for i, (key, _) in enumerate(pairs) if _possible(key)]
-        requests = [Request(*pairs[i]) for i in places]
+        requests = [Request(self.path + pairs[i][0], pairs[i][1]) for i in places]
 
         def get_all() -> dict[int, bytes | None]:
             return {places[i]: _kept(value) for i, value in self.driver.get_many(requests)}
@@ -141,7 +146,9 @@ class DriverStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Whether a value is stored."""
-        return _possible(key) and await self._run(lambda: self.driver.tag(key) is not None)
+        return _possible(key) and await self._run(
+            lambda: self.driver.tag(self.path + key) is not None
+        )
 
     async def getsize(self, key: str) -> int:
         """Bytes of the value; ``FileNotFoundError`` when absent."""
@@ -152,7 +159,7 @@ class DriverStore(Store):
 
     async def getsize_prefix(self, prefix: str) -> int:
         """Bytes of all values below the folder ``prefix``."""
-        below = _folder(prefix)
+        below = self._folder(prefix)
         if below is None:
             return 0
         return await self._run(lambda: sum(size for _, size in self.driver.sizes(below)))
@@ -166,25 +173,25 @@ class DriverStore(Store):
     def set_sync(self, key: str, value: Buffer) -> None:
         """As ``set``, in the calling thread."""
         self._check_writable()
-        self.driver.put(key, _bytes(value))
+        self.driver.put(self._key(key), _bytes(value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Store the value unless there is one: in one step where the driver can."""
         self._check_writable()
-        data = _bytes(value)
+        data, place = _bytes(value), self._key(key)
 
         def put_new() -> None:
             if self.driver.capabilities.conditional_put:
                 with suppress(Conflict):
-                    self.driver.put(key, data, if_absent=True)
-            elif self.driver.tag(key) is None:
-                self.driver.put(key, data)
+                    self.driver.put(place, data, if_absent=True)
+            elif self.driver.tag(place) is None:
+                self.driver.put(place, data)
 
         await self._run(put_new)
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         self._check_writable()
-        items = [(key, _bytes(value)) for key, value in values]
+        items = [(self._key(key), _bytes(value)) for key, value in values]
         await self._run(lambda: self.driver.put_many(items))
 
     async def delete(self, key: str) -> None:
@@ -195,12 +202,12 @@ class DriverStore(Store):
         """As ``delete``, in the calling thread."""
         self._check_writable()
         if _possible(key):
-            self.driver.delete(key)
+            self.driver.delete(self.path + key)
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove every value below the folder ``prefix``."""
         self._check_writable()
-        below = _folder(prefix)
+        below = self._folder(prefix)
         if below is not None:
             await self._run(lambda: self.driver.delete_prefix(below))
 
@@ -216,16 +223,17 @@ class DriverStore(Store):
         if prefix.endswith("/"):
             prefix = prefix.rstrip("/")
             prefix = prefix and prefix + "/"
-        below = _folder(prefix[: prefix.rfind("/") + 1])
+        below = self._folder(prefix[: prefix.rfind("/") + 1])
         if below is None:
             return
+        wanted = self.path + prefix
         for key in await self._run(lambda: [*self.driver.list(below)]):
-            if key.startswith(prefix):
-                yield key
+            if key.startswith(wanted):
+                yield key[len(self.path) :]
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names of values and folders directly below the folder ``prefix``."""
-        below = _folder(prefix)
+        below = self._folder(prefix)
         if below is None:
             return
         keys, folders = await self._run(lambda: self.driver.list_dir(below))
@@ -234,7 +242,7 @@ class DriverStore(Store):
 
     async def is_empty(self, prefix: str) -> bool:
         """Whether no value lies below the folder ``prefix``."""
-        below = _folder(prefix)
+        below = self._folder(prefix)
         if below is None:
             return True
         return await self._run(lambda: next(iter(self.driver.list(below)), None) is None)
@@ -244,14 +252,17 @@ class DriverStore(Store):
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(_pools.here(), work)
 
+    def _key(self, key: str) -> str:
+        """The driver's key to store something at."""
+        return self.path + check_key(key)
 
-def _folder(prefix: str) -> str | None:
-    """The driver's prefix of a folder; ``None`` where it can be none."""
-    prefix = prefix.rstrip("/")
-    try:
-        return check_prefix(prefix and prefix + "/")
-    except Invalid:
-        return None
+    def _folder(self, prefix: str) -> str | None:
+        """The driver's prefix of a folder; ``None`` where it can be none."""
+        prefix = prefix.rstrip("/")
+        try:
+            return self.path + check_prefix(prefix and prefix + "/")
+        except Invalid:
+            return None
 
 
 def _possible(key: str) -> bool:

@@ -6,7 +6,7 @@ Each ``assert_type`` fails the check when a public annotation changes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,17 @@ def groups(place: Path) -> None:
     assert_type(g.create("x", shape=(2,), dtype="f4"), stash.Array)
     g.create("y", 3, "f4", chunks=2, zarr_format=3)
     g.create("y", 3, "f4", chunk=2)  # type: ignore[call-arg]
+
+
+def trees(place: Path) -> None:
+    assert_type(stash.exists(place, path="raw"), bool)
+    assert_type(stash.ls(place), list[stash.Entry])
+    for entry in stash.walk(place, include="raw/**", exclude=["*.tmp"], fields=True):
+        assert_type(entry.path, str)
+        assert_type(entry.kind, Literal["array", "group", "records", "unreadable"])
+        assert_type(entry.shape, tuple[int, ...] | None)
+    stash.delete(place, path="raw", missing_ok=True)
+    stash.walk(place, include=3)  # type: ignore[arg-type]
 
 
 def options(place: Path) -> None:

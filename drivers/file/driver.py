@@ -266,7 +266,7 @@ class FileDriver(InPlaceFiles, FilesBelow):
         """Remove the directory ``prefix`` and all below it; of the root, only what is in it. A
         link is removed, and nothing in its target. What others write meanwhile stays, in its
         directories."""
-        if not self.remove_link(prefix):
+        if not (prefix and self.remove_link(prefix)):
             self._clear(prefix, everything=True)
 
     def prune(self, prefix: str) -> None:
@@ -278,7 +278,7 @@ class FileDriver(InPlaceFiles, FilesBelow):
         """Remove the symbolic link that stands for the directory ``prefix``."""
         folder, _, name = check_prefix(prefix)[:-1].rpartition("/")
         if not name:
-            return False
+            return super().remove_link(prefix)
         try:
             return removal.unlink_link(self.root, folder, name, self.fsync)
         except DriverError:

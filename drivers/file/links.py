@@ -12,10 +12,12 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from stat import S_ISLNK
 from typing import Any, NamedTuple, cast
 
 from tensorstash.driver import Driver, Tag, check_prefix
+from tensorstash.drivers.file.errors import failure
 from tensorstash.drivers.posix import partial
 from tensorstash.drivers.posix.descriptor import Descriptor
 from tensorstash.errors import Invalid
@@ -23,6 +25,11 @@ from tensorstash.errors import Invalid
 _KEPT_SECONDS = 1.0
 _KEPT = 4096
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+_NOT_HERE = {errno.EXDEV, errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR}
+_NOT_HERE |= {errno.EINVAL, errno.EBUSY, errno.EPERM, errno.ENOSYS}
+"""What is said of directories of two file systems, or where something is at the new name."""
 
 
 class Verdict(NamedTuple):
@@ -52,6 +59,8 @@ class FilesBelow(Driver):
     at once."""
 
     _base: str
+    _may_go: bool = True
+    """Whether the root is a directory like those below it, and no part of what serves them."""
     _links: Links
     _writes: bool
     fsync: bool
@@ -85,6 +94,50 @@ class FilesBelow(Driver):
             return self._links.judge(folder).link is None
         except (OSError, UnicodeError):
             return False
+
+    def remove_link(self, prefix: str) -> bool:
+        """Of the root: remove it, where it is a symbolic link."""
+        root = self._links.root
+        if prefix or not self._may_go or not os.path.islink(root):
+            return False
+        try:
+            os.unlink(root)
+        except OSError as error:
+            raise failure("delete", root, "", error, self.scheme) from error
+        return True
+
+    def rename(self, prefix: str, target: Driver, target_prefix: str) -> bool:
+        """Rename the directory, where both are on one file system and no link leads to either."""
+        other = target if isinstance(target, FilesBelow) and type(target) is type(self) else None
+        if other is None or not (self._may_go and other._may_go):
+            return False
+        pairs = (self, check_prefix(prefix)[:-1]), (other, check_prefix(target_prefix)[:-1])
+        if any(driver._links.inside or not driver.plain_folder(folder) for driver, folder in pairs):
+            return False
+        old, new = ((driver._base + folder).rstrip("/") for driver, folder in pairs)
+        if os.path.islink(old) or os.path.islink(new):
+            return False
+        try:
+            os.makedirs(os.path.dirname(new), exist_ok=True)
+            os.rename(old, new)  # over an empty directory, and no other
+        except OSError as error:
+            if error.errno in _NOT_HERE:
+                return False
+            raise failure("rename", old, prefix, error, self.scheme) from error
+        finally:
+            self._links.forget()
+            other._links.forget()
+        if self.fsync or other.fsync:
+            for folder in {os.path.dirname(old), os.path.dirname(new)}:
+                with Descriptor(folder, _FOLDER) as file:
+                    os.fsync(file.fileno())
+        return True
+
+    def remove_root(self) -> None:
+        """Remove the root, where it is an empty directory that may be removed."""
+        if self._may_go:
+            with suppress(OSError):
+                os.rmdir(self._links.root)
 
     def _stamps(self, count: int) -> int:
         self._writes = True

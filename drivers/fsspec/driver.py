@@ -99,6 +99,11 @@ class FsspecDriver(FsspecReader):
                 pass
             self._remove(prefix, folders)
 
+    def remove_root(self) -> None:
+        """Of a filesystem of this machine, remove the root where it is an empty folder."""
+        if self._local is not None:
+            self._local.remove_root()
+
     def remove_link(self, prefix: str) -> bool:
         """Of a filesystem of this machine, remove the symbolic link that ``prefix`` is."""
         return self._local is not None and self._local.remove_link(prefix)

@@ -96,7 +96,7 @@ class MemoryDriver(Driver):
     """
 
     scheme = "memory"
-    capabilities = Capabilities(shared=False, local=True, gap_bytes=0, maps=True)
+    capabilities = Capabilities(shared=False, local=True, gap_bytes=0, maps=True, folders=False)
 
     def __init__(
         self,
@@ -216,6 +216,25 @@ class MemoryDriver(Driver):
             for place in self._places(prefix):
                 self._drop(place, prefix)
 
+    def rename(self, prefix: str, target: Driver, target_prefix: str) -> bool:
+        """Of a ``dict`` to a ``dict``: all keys are there before the first one goes, documents
+        before what they show, so that no reader takes what is gone for fill."""
+        if not isinstance(target, MemoryDriver) or not (self._plain and target._plain):
+            return False
+        skip = len(self._prefix) + len(check_prefix(prefix))
+        with turn(self._guard()):
+            places = self._places(prefix)
+            if not places or target._places(target_prefix):
+                return False
+            above = target._prefix + target_prefix
+            if target._mapping is self._mapping and above.startswith(self._prefix + prefix):
+                return False
+            moved = {above + place[skip:]: self._mapping[place] for place in places}
+            target._mapping.update(moved)
+            for place in sorted(places, key=_shows_nothing):
+                self._mapping.pop(place, None)
+        return True
+
     # -- listing ------------------------------------------------------------------
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -326,6 +345,11 @@ def _buffer(value: object, key: str) -> Buffer:
     if isinstance(value, bytes | bytearray):
         return value
     return as_bytes(value, key)
+
+
+def _shows_nothing(place: str) -> bool:
+    """Whether ``place`` is no document of metadata."""
+    return not place.rpartition("/")[2].startswith((".z", "zarr.json"))
 
 
 def _texts(keys: Iterable[Any]) -> list[str]:

@@ -38,7 +38,9 @@ class RedisDriver(Driver):
     """
 
     # A further range of a value costs the server and us 2 us, as 1 KiB over a wire does.
-    capabilities = Capabilities(gap_bytes=1024, concurrency=16, leases=True, in_place=True)
+    capabilities = Capabilities(
+        gap_bytes=1024, concurrency=16, leases=True, in_place=True, folders=False
+    )
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class ShmDriver(FileDriver):
         self._prefix = f"tensorstash-{os.geteuid()}-"
         self._folder = os.path.join(self._memory, self._prefix + store)
         super().__init__(os.path.join(self._folder, hold.CONTENT, inner))
+        self._may_go = bool(inner)  # the store itself is there for as long as it is held
         self._hold: hold.Hold | None = self._take()
         self._inode = self._hold.inode
 

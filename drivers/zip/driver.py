@@ -45,7 +45,7 @@ class ZipDriver(Driver):
     """
 
     scheme = "zip"
-    capabilities = Capabilities(local=True)
+    capabilities = Capabilities(local=True, folders=False)
 
     def __init__(self, path: str | os.PathLike[str], inner: str = "") -> None:
         """The file at ``path`` need not exist: the first put makes it."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack
 
 from ..array import Array
 from ..attributes import Attributes
-from ..create import create_at, make_spec
+from ..create import as_values, check_above, create_at, make_spec, save_at
 from ..driver import Driver, Tag, located
 from ..errors import (
     AlreadyExists,
@@ -24,22 +24,23 @@ from ..errors import (
     TimedOut,
     Unavailable,
     Unsupported,
-    short,
 )
 from ..handle import Settings
 from ..metadata import copies, node, zarr2, zarr3
-from ..metadata.consolidated import Members, is_member_path
+from ..metadata.consolidated import Members, member_path
 from ..metadata.document import GroupDocument, as_plain
-from ..metadata.mark import fields_of, is_records
+from ..metadata.mark import is_records
 from ..metadata.spec import ArraySpec
 from ..options import LayoutOptions, shown
+from .assign import assign
 from .consolidate import documents, put_copy
 from .tree import Branch, draw
+from .whole import WholeMembers
 
 _TRIES = 10
 
 
-class Group:
+class Group(WholeMembers):
     """A handle on a stored group: ``g["raw/image"]`` opens a member, an array or a group.
 
     ``"raw" in g``, ``len(g)`` and iteration are about the direct members, and ``del g[name]``
@@ -255,6 +256,7 @@ class Group:
         shape: int | Sequence[int] | None = None,
         dtype: Any = None,
         *,
+        data: Any = None,
         overwrite: bool = False,
         **how: Unpack[LayoutOptions],
     ) -> Array:
@@ -264,6 +266,8 @@ class Group:
             name: its path from here, such as ``"raw/image"``.
             shape: the length of each axis; one integer for an array of one axis.
             dtype: the type of the elements, as NumPy takes it, or a name such as ``"bfloat16"``.
+            data: all values, as for ``tensorstash.save``; of their shape and dtype unless these are
+                given. Readers refuse the array until it is whole.
             overwrite: replace the array or group that is there.
             zarr_format: that of the group; no other is possible.
             chunks, shards, codecs, fill_value, dimension_names, attributes, key_encoding,
@@ -274,7 +278,8 @@ class Group:
 
         Raises:
             AlreadyExists: something is stored there, and ``overwrite`` is false.
-            Invalid: an argument is wrong, the place lies in an array, or holds a field of records.
+            Invalid: an argument is wrong, the values do not fit, the place lies in an array, or
+                holds a field of records.
             ReadOnly: the group was opened for reading.
 
         >>> g = stash.create_group({})
@@ -290,11 +295,15 @@ class Group:
                 f"{located(self.driver, self.path)} is a group of Zarr v{self.zarr_format} and "
                 "holds members of that format only; leave zarr_format out"
             )
+        values = None
+        if data is not None:
+            values, dtype = as_values(data, shape, dtype)
+            shape = values.shape
         spec = make_spec(shape, dtype, **how)
-        self._refuse_inside_array(name)
-        if overwrite:
-            self._refuse_field(name)
-        return create_at(self.driver, path, spec, self.settings, overwrite=overwrite)
+        check_above(self.driver, path, self.zarr_format, overwrite, known=self.path)
+        if values is None:
+            return create_at(self.driver, path, spec, self.settings, overwrite=overwrite)
+        return save_at(self.driver, path, spec, self.settings, values, overwrite=overwrite)
 
     def create_group(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, overwrite: bool = False
@@ -320,9 +329,7 @@ class Group:
         self._open(write=True)
         path = self._below(name)
         node.check_place(self.driver, path)
-        self._refuse_inside_array(name)
-        if overwrite:
-            self._refuse_field(name)
+        check_above(self.driver, path, self.zarr_format, overwrite, known=self.path)
         document = GroupDocument(as_plain(dict(attributes or {})), zarr_format=self.zarr_format)
         node.create(self.driver, path, document, overwrite=overwrite)
         return Group(self.driver, path, self.settings, document)
@@ -354,19 +361,19 @@ class Group:
             raise Invalid(f"{name!r} is an array, not a group")
         return found
 
-    def __setitem__(self, name: str, value: object) -> None:
-        raise TypeError(
-            f"a group's members are not assigned: g.create({name!r}, shape, dtype)[...] = values, "
-            "or save() values at a location of their own"
-        )
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Store a whole array, new or in place of an array; of a handle with its layout."""
+        self._open(write=True)
+        assign(self, self._below(name), value)
 
     def __delitem__(self, name: str) -> None:
         """Delete a member and everything below it."""
         self._open(write=True)
         if name not in self:
             raise NotFound(f"no {name!r} in {located(self.driver, self.path)}")
-        self._refuse_field(name)
-        node.delete(self.driver, self._below(name))
+        path = self._below(name)
+        check_above(self.driver, path, None, overwrite=True, known=self.path)
+        node.delete(self.driver, path)
 
     def consolidate(self) -> None:
         """Copy the metadata of every member into this group's own: opening all costs one read.
@@ -459,41 +466,7 @@ class Group:
         return self._document
 
     def _below(self, name: str) -> str:
-        if not isinstance(name, str):
-            raise Invalid(f"a member is named by text such as 'raw/image', not {short(name)}")
-        path = name.strip("/")
-        if not is_member_path(path):
-            raise Invalid(
-                f"{short(name)} cannot name a member: names are not empty, not only dots, without "
-                "a leading '__', and not 'zarr.json'"
-            )
-        return f"{self.path}{path}/"
-
-    def _refuse_inside_array(self, name: str) -> None:
-        """No node may lie below an array: readers would never look there."""
-        parts = name.strip("/").split("/")
-        for k in range(1, len(parts)):
-            path = self._below("/".join(parts[:k]))
-            above = node.load(self.driver, path, allow_pickle=None)
-            if above is not None and isinstance(above.content, ArraySpec):
-                raise Invalid(f"{'/'.join(parts[:k])!r} is an array and cannot hold {name!r}")
-
-    def _refuse_field(self, name: str) -> None:
-        """A field of records goes by their own hands: their document would go on naming it, and
-        its rows would read as fill."""
-        parts = name.strip("/").split("/")
-        for k in range(len(parts)):
-            path = self._below("/".join(parts[:k])) if k else self.path
-            above = node.load(self.driver, path, allow_pickle=None)
-            if above is None or not isinstance(above.content, GroupDocument):
-                continue
-            member = "/".join(parts[k:]) + "/"
-            for known in fields_of(above.content.attributes):
-                if member.startswith(f"{known}/") or f"{known}/".startswith(member):
-                    raise Invalid(
-                        f"{name!r} holds rows of {known!r}, a field of the records at "
-                        f"{located(self.driver, path)}; open_records() and drop_field() it"
-                    )
+        return f"{self.path}{member_path(name)}/"
 
     def _each(self) -> Iterator[tuple[str, Array | Group | StashError]]:
         """Names and handles of the direct members, sorted; an error where one cannot be read."""

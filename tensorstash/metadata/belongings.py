@@ -16,7 +16,8 @@ from operator import ge
 
 from ..codec import Pipeline
 from ..driver import Buffer, Driver, Request, Span, Tag, get_at_most, located
-from ..errors import AlreadyExists, Corrupt, StashError, short
+from ..errors import AlreadyExists, Corrupt, NotFound, StashError, short
+from ..urls import told
 from . import mark, trailer, zarr2, zarr3
 from .mark import Layout, Layouts
 from .spec import ArraySpec
@@ -31,6 +32,9 @@ _NODES = (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP)
 _AT_ONCE = 1000
 _KEPT = 20_000  # keys remembered, which saves listing them again
 _NAMED = 3
+
+REPOSITORY = "tensorstash-repo.json"
+"""The document that a place has which holds versions of a tree, rather than the tree."""
 
 
 @dataclass
@@ -278,3 +282,20 @@ def _is_document(key: str) -> bool:
 def _is_probe(key: str) -> bool:
     name = key.rpartition("/")[2]
     return name.startswith(PROBE) and len(name) == len(PROBE) + 16
+
+
+def nothing_there(driver: Driver, path: str) -> NotFound:
+    """There is no array or group at ``path``."""
+    where = located(driver, path)
+    if driver.tag(path + REPOSITORY) is not None:
+        return NotFound(
+            f"{where} is a repository of versions, not an array or group: name what is in it, as "
+            "path='...' with version='main', or open_repo() it"
+        )
+    file = told(where)
+    return NotFound(
+        f"no Zarr array or group there: {file}"
+        if file
+        else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
+        "check the path, or create it (create(), create_group(), create_records())"
+    )

@@ -43,6 +43,26 @@ def is_member_path(path: str) -> bool:
     return _FORBIDDEN.search(path) is None
 
 
+def member_path(name: Any) -> str:
+    """``name``, such as ``"raw/image"``, without slashes at its ends.
+    :class:`~tensorstash.errors.Invalid` where no member can have it."""
+    if not isinstance(name, str):
+        raise Invalid(f"a member is named by text such as 'raw/image', not {short(name)}")
+    path = name.strip("/")
+    if not is_member_path(path):
+        raise Invalid(
+            f"{short(name)} cannot name a member: names are not empty, not only dots, without "
+            "a leading '__' or a backslash, and not 'zarr.json'"
+        )
+    return path
+
+
+def place_path(path: Any) -> str:
+    """A place below a location, as a user gave it, as a prefix of keys: empty, or ending in ``/``;
+    ``""`` is the location itself."""
+    return "" if path == "" else f"{member_path(path)}/"
+
+
 class Members(Mapping[str, Mapping[str, Any]]):
     """The members below a group, by their paths from it, in the order of a walk: depth first, by
     name. A mapping to their documents (of v2: to their documents by file name); looking one up

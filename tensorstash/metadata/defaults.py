@@ -16,6 +16,7 @@ from ..coerce import parse_lengths
 from ..errors import Invalid, Unsupported, counted, short
 from ..registry import extension, make
 from ..sharding import Sharding
+from . import zarr2
 from .document import MAX_LENGTH
 
 CodecLike: TypeAlias = Codec | str | Mapping[str, Any]
@@ -200,3 +201,38 @@ def _blosc(cname: str, dtype: np.dtype[Any]) -> Codec:
             "blocksize": _BLOCK_BYTES,
         },
     )
+
+
+def chain_v2(
+    dtype: np.dtype[Any], ndim: int, codecs: CodecsLike, order: str, filters: Any
+) -> tuple[Any, ...]:
+    """A v2 chain: ``codecs`` is a compressor (a name, or a numcodecs configuration)."""
+    listed = isinstance(filters or [], Sequence) and not isinstance(filters, str)
+    for config in (*(filters or ()),) if listed else (None,):
+        if not isinstance(config, Mapping) or not isinstance(config.get("id"), str):
+            raise Invalid(f"filters are a list of dicts with an 'id', not {short(filters)}")
+    wrong = {"T": "vlen-bytes", "O": "vlen-utf8"}.get(dtype.kind)
+    if any(config["id"] == wrong for config in filters or ()):
+        kind = "text" if dtype.kind == "T" else "bytes"
+        raise Invalid(f"filter {wrong!r} cannot hold {kind}; leave filters out for the right one")
+    if dtype.kind in "TO" and filters is None:
+        filters = [{"id": "vlen-utf8" if dtype.kind == "T" else "vlen-bytes"}]
+    compressor: Mapping[str, Any] | None
+    if codecs is None or codecs == "raw":
+        compressor = None
+    elif codecs in ("auto", "blosc", *BLOSC):
+        cname = codecs if codecs in BLOSC else "lz4"
+        shuffle = 2 if dtype.itemsize == 1 else 1
+        compressor = {"id": "blosc", "cname": cname, "clevel": 5, "shuffle": shuffle}
+    elif isinstance(codecs, str):
+        compressor = {"id": codecs}
+    elif isinstance(codecs, Mapping) and isinstance(codecs.get("id"), str):
+        compressor = codecs
+    else:
+        if filters is not None or order != "C":
+            raise Invalid(
+                "with a whole chain in codecs, order and filters belong into it; or give a "
+                "compressor, as {'id': 'zlib', 'level': 5}"
+            )
+        return chain(codecs, dtype)
+    return zarr2.chain(dtype, ndim, order=order, filters=filters, compressor=compressor)

@@ -26,6 +26,7 @@ FIELD: Final = "tensorstash_unfinished"
 _ADVICE: Final = {
     "copy": "a copy that is not whole; if nobody is at it any more, copy again with overwrite=True",
     "delete": "what a delete left; delete it again, or replace it with overwrite=True",
+    "move": "what is left of what was moved elsewhere; move it again, or delete it",
     "replace": "what was being replaced; replace it again with overwrite=True, or delete it",
     "field": "a field of records that is not whole; add the field again",
 }
@@ -55,16 +56,18 @@ group has none."""
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is under way, and what is explained meanwhile. ``token`` tells it from every other."""
+    """What is under way, and what is explained meanwhile. ``token`` tells it from every other.
+    ``target``: of what is moved, the place that it was moved to."""
 
     what: str
     layouts: Layouts
     token: str
+    target: str = ""
 
     @staticmethod
-    def new(what: str, layouts: Layouts) -> Mark:
+    def new(what: str, layouts: Layouts, target: str = "") -> Mark:
         """A mark that is no other."""
-        return Mark(what, layouts, secrets.token_hex(8))
+        return Mark(what, layouts, secrets.token_hex(8), target)
 
     @property
     def advice(self) -> str:
@@ -84,6 +87,8 @@ class Mark:
             "token": self.token,
             "nodes": nodes,
         }
+        if self.target:
+            field["target"] = self.target
         return {**document, FIELD: field}
 
 
@@ -117,7 +122,7 @@ def mark_in(document: Mapping[str, Any]) -> Mark | None:
         layouts[path] = _layouts(listed if isinstance(listed, list) else ())
     what = field.get("what")
     known = what if isinstance(what, str) and what in _ADVICE else "replace"
-    return Mark(known, layouts, str(field.get("token")))
+    return Mark(known, layouts, str(field.get("token")), str(field.get("target", "")))
 
 
 def is_marked(document: Mapping[str, Any]) -> bool:

@@ -24,9 +24,8 @@ from ..errors import (
     counted,
     short,
 )
-from ..urls import told
 from . import trailer, zarr2, zarr3
-from .belongings import look
+from .belongings import look, nothing_there
 from .copies import drop, dropped
 from .document import GroupDocument
 from .mark import Layout, Marked, is_records
@@ -56,7 +55,7 @@ def load(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> Nod
 
 
 def load_each(
-    driver: Driver, paths: Sequence[str], *, allow_pickle: bool = False
+    driver: Driver, paths: Sequence[str], *, allow_pickle: bool | None = False
 ) -> Iterator[tuple[str, Node | StashError]]:
     """``(path, node)`` for those of ``paths`` that hold one, in their order; the error instead of
     the node where it cannot be read, which hides none of the others. All are asked for at once,
@@ -150,23 +149,15 @@ def require(driver: Driver, path: str, *, allow_pickle: bool | None = False) -> 
     """:func:`load`, or :class:`~tensorstash.errors.NotFound`."""
     node = load(driver, path, allow_pickle=allow_pickle)
     if node is None:
-        where = located(driver, path)
-        file = told(where)
-        raise NotFound(
-            f"no Zarr array or group there: {file}"
-            if file
-            else f"no Zarr array or group at {where}: no zarr.json, .zarray or .zgroup; "
-            "check the path, or create it (create(), create_group(), create_records())"
-        )
+        raise nothing_there(driver, path)
     return node
 
 
 def require_array(
     driver: Driver, path: str, allow_pickle: bool, identity: bytes | None = None
 ) -> Node:
-    """As :func:`require`; :class:`~tensorstash.errors.Invalid` where a group is there, or an array
-    whose codec and dtype the registry does not allow together;
-    :class:`~tensorstash.errors.Conflict` where it is another than that of a known ``identity``."""
+    """As :func:`require`; ``Invalid`` where a group is there, or an array whose codec and dtype the
+    registry does not allow together; ``Conflict`` where it is another than ``identity`` says."""
     node = require(driver, path, allow_pickle=allow_pickle)
     if isinstance(node.content, ArraySpec):
         if is_another(identity, node.content.identity):
@@ -250,22 +241,22 @@ def create(driver: Driver, path: str, content: Content, *, overwrite: bool = Fal
     data = zarr3.encode(document) + _behind(content)
     check_place(driver, path)
     if overwrite:
-        _remove_link(driver, path)  # what it leads to is not replaced, and not looked at
+        remove_link(driver, path)  # what it leads to is not replaced, and not looked at
     exists = load_any(driver, path)
     if exists and not overwrite:
-        raise _exists(driver, path)
+        raise exists_already(driver, path)
     if not exists:
         if overwrite:
             look(driver, path)
         try:
             with dropped(driver, path, content.zarr_format, own=_may_have_copy(content)):
-                _make_ancestors(driver, path, content)
+                make_ancestors(driver, path, content)
                 tag = driver.replace(path + _key(content), data, None)
                 if attributes is not None:  # by the one who won
                     driver.put(path + zarr2.ATTRS, zarr3.encode(attributes))
         except Conflict:
             if not overwrite:
-                raise _exists(driver, path) from None
+                raise exists_already(driver, path) from None
         else:
             return tag
     with (
@@ -290,9 +281,9 @@ def making(
     called before each step; it raises where another took its place. ``spare``: as of ``claim``."""
     check_place(driver, path)
     if overwrite:
-        _remove_link(driver, path)
+        remove_link(driver, path)
     elif load_any(driver, path):
-        raise _exists(driver, path)
+        raise exists_already(driver, path)
     try:
         with _making(driver, path, content, what, fresh=not overwrite, spare=spare) as made:
             try:
@@ -308,7 +299,7 @@ def making(
                 _tell(error, made)
                 raise
     except _Taken:
-        raise _exists(driver, path) from None
+        raise exists_already(driver, path) from None
 
 
 def delete(
@@ -319,12 +310,12 @@ def delete(
     does all the rest. ``known``: arrays there by their path from ``path``, whose documents may be
     missing. ``spare``: whether what is there shall stay. What a kill leaves is marked: no array
     that reads as fill, and deleted by the next that is asked to."""
-    if _remove_link(driver, path):
+    if remove_link(driver, path) or (not path and driver.remove_link("")):
         return
     below = layouts(known or {})
-    if not _present(driver, path) and not look(driver, path, below).chunks:
+    if not present(driver, path) and not look(driver, path, below).chunks:
         return
-    with Alone(driver, _locked(driver, path)) as check:
+    with Alone(driver, locked(driver, path)) as check:
         made = claim(driver, path, "delete", check, known=below, spare=spare)
         if made is None:
             return
@@ -345,7 +336,7 @@ def mark(driver: Driver, path: str, what: str, coming: Mapping[str, ArraySpec]) 
     """Mark the place of a node whose arrays ``coming`` are stored before their documents, with
     groups above it. Nothing is stored there."""
     check_place(driver, path)
-    _make_ancestors(driver, path, GroupDocument(), drops=True)
+    make_ancestors(driver, path, GroupDocument(), drops=True)
     claim(driver, path, what, held, coming=layouts(coming), fresh=True)
 
 
@@ -444,7 +435,7 @@ def update_attributes(
 
 def load_any(driver: Driver, path: str) -> bool:
     """Whether a node's document is stored at ``path``, readable or not."""
-    return bool(_present(driver, path))
+    return bool(present(driver, path))
 
 
 def is_current(driver: Driver, path: str, node: Node) -> bool:
@@ -506,7 +497,7 @@ def _ancestors(path: str) -> list[str]:
     return ["", *("/".join(parts[: k + 1]) + "/" for k in range(len(parts)))]
 
 
-def _make_ancestors(driver: Driver, path: str, content: Content, drops: bool = False) -> None:
+def make_ancestors(driver: Driver, path: str, content: Content, drops: bool = False) -> None:
     """``drops``: copies of what is stored above go before, where something is to be made."""
     for ancestor in _ancestors(path):
         group = GroupDocument(zarr_format=content.zarr_format)
@@ -519,11 +510,11 @@ def _make_ancestors(driver: Driver, path: str, content: Content, drops: bool = F
 
 
 def _may_have_copy(content: Content) -> bool:
-    """Whether there may be a ``.zmetadata`` beside a node's documents, which repeats them."""
+    """Whether a ``.zmetadata`` may repeat a node's documents."""
     return content.zarr_format == 2 and isinstance(content, GroupDocument)
 
 
-def _present(driver: Driver, path: str) -> list[str]:
+def present(driver: Driver, path: str) -> list[str]:
     """Which documents of a node are stored at ``path``."""
     keys = [path + name for name in (zarr3.KEY, zarr2.ARRAY, zarr2.GROUP)]
     found = driver.get_many_tagged([Request(key, Span(0, 1)) for key in keys])
@@ -531,17 +522,17 @@ def _present(driver: Driver, path: str) -> list[str]:
     return [key for i, key in enumerate(keys) if answers[i] is not None]
 
 
-def _remove_link(driver: Driver, path: str) -> bool:
+def remove_link(driver: Driver, path: str) -> bool:
     """Remove the link that stands for the node, if it is one."""
     if driver.linked(path) is not None:
         drop(driver, path)
-    return driver.remove_link(path)
+    return bool(path) and driver.remove_link(path)  # the root is where its user wants it
 
 
-def _locked(driver: Driver, path: str) -> list[str]:
+def locked(driver: Driver, path: str) -> list[str]:
     """The keys to lock for replacing what is at ``path``: of everyone who does, the first; the
     others are those of who appends to it."""
-    return list(dict.fromkeys([path + zarr3.KEY, *_present(driver, path)]))
+    return list(dict.fromkeys([path + zarr3.KEY, *present(driver, path)]))
 
 
 class _Taken(Exception):
@@ -554,8 +545,8 @@ def _making(
 ) -> Iterator[Claim]:
     v3 = _documents(content)[0] if content.zarr_format == 3 else None
     coming = layouts({"": content} if isinstance(content, ArraySpec) else {})
-    with Alone(driver, _locked(driver, path)) as check:
-        _make_ancestors(driver, path, content, drops=True)
+    with Alone(driver, locked(driver, path)) as check:
+        make_ancestors(driver, path, content, drops=True)
         if fresh and load_any(driver, path):
             raise _Taken
         try:
@@ -593,7 +584,8 @@ def _finish(made: Claim, content: Content) -> Tag:
     return tag
 
 
-def _exists(driver: Driver, path: str) -> AlreadyExists:
+def exists_already(driver: Driver, path: str) -> AlreadyExists:
+    """The error for who would create there."""
     return AlreadyExists(
         f"a Zarr array or group is at {located(driver, path)} already; open it, or replace it "
         'with overwrite=True (mode="w")'

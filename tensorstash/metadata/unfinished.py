@@ -91,13 +91,15 @@ def claim(
     known: Layouts | None = None,
     fresh: bool = False,
     spare: Spare = None,
+    target: str = "",
 ) -> Claim | None:
     """Mark the node at ``path``, with ``document`` for what it will be (``None``: nothing, or
     nothing of Zarr v3) and the layouts ``coming`` with it, and delete whatever is there: ``known``
     are nodes there that have no document. :class:`~tensorstash.errors.AlreadyExists` where it is
     not all a node's. ``fresh``: there is no node, and nothing to delete;
     :class:`~tensorstash.errors.Conflict` where there is one. ``spare``: asked of what is there
-    before it is marked: whether it shall stay; then ``None`` is returned."""
+    before it is marked: whether it shall stay; then ``None`` is returned. ``target``: where what
+    is moved is by now."""
     for attempt in range(_TRIES):
         found = Belongings(driver, path, dict(known or {}))
         if not fresh:
@@ -109,7 +111,7 @@ def claim(
                 f"{located(driver, path)} is a field of records, which would read what replaces it "
                 "as their own: drop_field() and add_field() change fields, save_records() all"
             )
-        marker = Mark.new(what, _both(found.layouts, coming or {}))
+        marker = Mark.new(what, _both(found.layouts, coming or {}), target)
         body = mark.stub(found.is_group) if document is None else document
         data = zarr3.encode(marker.on(body))
         try:
@@ -184,11 +186,16 @@ def still_ours(made: Claim) -> tuple[Mapping[str, Any], Tag]:
 
 
 def what_is_unfinished(driver: Driver, path: str) -> str | None:
-    """What was under way at ``path`` (``"copy"``, ``"delete"``, ``"replace"``, ``"field"``), where
-    the node is marked."""
-    stored = _stored(driver, path + zarr3.KEY)
-    found = mark.mark_in(mark.loaded(stored and stored[0]))
+    """What was under way at ``path`` (``"copy"``, ``"delete"``, ``"replace"``, ``"field"``,
+    ``"move"``), where the node is marked."""
+    found = mark_at(driver, path)
     return None if found is None else found.what
+
+
+def mark_at(driver: Driver, path: str) -> Mark | None:
+    """The mark of the node at ``path``, if it bears one."""
+    stored = _stored(driver, path + zarr3.KEY)
+    return mark.mark_in(mark.loaded(stored and stored[0]))
 
 
 def _stored(driver: Driver, key: str) -> tuple[Buffer, Tag] | None:

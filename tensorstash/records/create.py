@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 
 from ..coerce import parse_lengths
-from ..create import make_spec, open_place
+from ..create import check_above, make_spec, open_place
 from ..driver import Driver
 from ..engine.in_place.writing import check_in_place
 from ..errors import Invalid, short
@@ -87,6 +87,8 @@ def create_records(
         length: how many rows there are at first.
         like: an example row, which gives the fields that ``schema`` does not name.
         overwrite: replace the array or group that is there.
+        path: where below the location, such as ``"runs/first"``; the groups above that are missing
+            are created too.
         rows_per_chunk: rows of a chunk, for all fields or a dict by field; by default chosen so
             that a chunk of the widest field has about 512 KiB.
         rows_per_shard: rows of a stored object that holds several chunks; by default each chunk is
@@ -107,7 +109,7 @@ def create_records(
 
     Raises:
         AlreadyExists: something is stored there, and ``overwrite`` is false.
-        Invalid: the schema or an option is wrong.
+        Invalid: the schema or an option is wrong, or ``path`` lies in an array.
         Unsupported: a dtype cannot be stored.
 
     >>> r = stash.create_records({}, {"obs": ((2,), "float32"), "label": str})
@@ -122,8 +124,9 @@ def create_records(
     (rows,) = parse_lengths(length, "length") if isinstance(length, (int, np.integer)) else (-1,)
     if not 0 <= rows < 1 << 62:
         raise Invalid(f"length is a number of rows, not {short(length)}")
-    driver, settings = open_place(location, "r+", allow_pickle=allow_pickle, **handle)
-    return create_at(driver, "", fields, rows, settings, attributes, overwrite, more)
+    driver, path, settings = open_place(location, "r+", allow_pickle=allow_pickle, **handle)
+    check_above(driver, path, 3, overwrite)
+    return create_at(driver, path, fields, rows, settings, attributes, overwrite, more)
 
 
 @shown(OpenOptions, open_place)
@@ -135,6 +138,8 @@ def open_records(
     Args:
         location: where they are stored, as for :func:`create_records`.
         mode: ``"r"`` reads, ``"r+"`` also writes.
+        path: where below the location they are stored, such as ``"runs/first"``.
+        version: of a repository, which version: see ``Repo``.
         cache: as for ``tensorstash.open``, for each field.
         allow_pickle: read and write fields of pickled objects, which runs code found in the data.
         options, limits, memory_limit, threads, lock_timeout, immutable, missing, cache_dir,
@@ -155,8 +160,9 @@ def open_records(
     """
     if mode not in ("r", "r+"):
         raise Invalid(f"mode {mode!r} is neither 'r' nor 'r+'; create_records() makes new ones")
-    driver, settings = open_place(location, mode, **only(how, OpenOptions, "open_records"))
-    return Records(Table(FixedPlace(driver), settings, commit.load(driver, "")))
+    handle = only(how, OpenOptions, "open_records")
+    driver, path, settings = open_place(location, mode, **handle)
+    return Records(Table(FixedPlace(driver, path), settings, commit.load(driver, path)))
 
 
 @shown(NewRecordsOptions, layout.specs, make_spec, open_place)
@@ -181,6 +187,7 @@ def save_records(
             :func:`create_records`. Records, and what was read from some, keep their fields; "Rows
             of Python's values" in docs/records.md says how others are found.
         overwrite: ``False`` refuses to replace an array or group.
+        path: where below the location, as for :func:`create_records`.
         rows_per_chunk, rows_per_shard, codecs, fill_value, in_place, attributes, allow_pickle,
             options, cache, threads, lock_timeout, limits, memory_limit: as for
             :func:`create_records`.

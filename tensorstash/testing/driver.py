@@ -19,11 +19,12 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ..driver import Driver
 from .driver_model import machine
+from .driver_moves import DriverMoves
 from .driver_parts import DriverParts
 from .driver_races import DriverRaces
 
 
-class DriverContract(DriverRaces, DriverParts):
+class DriverContract(DriverRaces, DriverParts, DriverMoves):
     """The tests that every driver must pass; subclass it with a fixture ``driver``.
 
     The fixture returns an empty, writable driver. What ``driver.capabilities`` does not claim is

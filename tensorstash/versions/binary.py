@@ -134,7 +134,7 @@ class Reader:
         low = self.varint(most)
         width = self.byte()
         if width > _WIDTH:
-            self.fail(f"has numbers of {width} bytes, the most is {_WIDTH}")
+            self.fail(f"has numbers of {counted(width, 'byte')}, the most is {_WIDTH}")
         planes = np.frombuffer(self.take(width * count), np.uint8).reshape(width, count)
         wide = np.zeros((count, _WIDTH), np.uint8)
         wide[:, :width] = planes.T

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Invalid, short
+from ..errors import Invalid, counted, short
 from ..metadata.document import MAX_NDIM
 from .binary import Reader, encode_reference, sized, varint
 from .container import Kind, packed_nbytes
@@ -21,7 +21,7 @@ from .ids import Reference
 from .pages import Form, Load, NewPages
 from .refs import MOST_POSITIONS, NONE, Refs, encode_positions, read_positions
 from .table import MOST_INDEX_BITS, ChunkTable, Index
-from .tree import MOST_KEY
+from .tree import MOST_KEY, key_of
 
 INLINE = 8 << 10
 """Stored bytes of a piece up to which it lies in the commit."""
@@ -59,13 +59,14 @@ class Changes:
     def joined(cls, pieces: Iterable[Changes]) -> Changes:
         """All of ``pieces``, of one commit."""
         documents: dict[str, str] = {}
-        arrays: dict[str, ArrayChange] = {}
+        blocks: dict[str, Index] = {}
+        pages: dict[str, dict[Index, NDArray[np.uint16]]] = {}
         for piece in pieces:
             documents |= piece.documents
             for path, change in piece.arrays.items():
-                before = arrays.get(path)
-                pages = {**before.pages, **change.pages} if before else change.pages
-                arrays[path] = ArrayChange(change.block, pages)
+                blocks[path] = change.block
+                pages.setdefault(path, {}).update(change.pages)
+        arrays = {path: ArrayChange(block, pages[path]) for path, block in blocks.items()}
         return cls(documents, arrays)
 
     def pieces(self) -> Iterator[bytes]:
@@ -74,7 +75,7 @@ class Changes:
         for key, kind in self.documents.items():
             if kind not in _KINDS:
                 raise Invalid(f"{short(key)} was {short(kind)}; it is one of {', '.join(_KINDS)}")
-            piece.documents.append(bytes((_KINDS.index(kind),)) + sized(key.encode()))
+            piece.documents.append(bytes((_KINDS.index(kind),)) + sized(key_of(key)))
             piece.nbytes += len(piece.documents[-1])
             if piece.nbytes > _PIECE:
                 yield piece.encode()
@@ -101,21 +102,26 @@ class Dead:
 
     def pieces(self) -> Iterator[bytes]:
         """Its raw bytes, in pieces that can be read alone."""
+        piece = _DeadPiece()
         for kind, refs in enumerate((self.chunks, self.pages)):
             ordered = _ordered(refs)
-            for at in range(0, len(ordered), _REFS):
-                part = ordered.take(np.arange(at, min(at + _REFS, len(ordered))))
-                none = varint(0)
-                counted = varint(len(part)) + part.encode()
-                yield (none + counted if kind else counted + none) + varint(0)
-        tables: list[bytes] = []
+            at = 0
+            while at < len(ordered):
+                stop = min(at + _REFS - piece.count, len(ordered))
+                piece.refs[kind] = ordered.take(np.arange(at, stop))
+                piece.count += stop - at
+                at = stop
+                if piece.count == _REFS:
+                    yield piece.encode()
+                    piece = _DeadPiece()
         for table in self.tables:
-            tables.append(sized(table.encode()))
-            if len(tables) * _MOST_TABLE > _PIECE:
-                yield varint(0) + varint(0) + varint(len(tables)) + b"".join(tables)
-                tables = []
-        if tables:
-            yield varint(0) + varint(0) + varint(len(tables)) + b"".join(tables)
+            piece.tables.append(sized(table.encode()))
+            piece.nbytes += len(piece.tables[-1])
+            if piece.nbytes > _PIECE:
+                yield piece.encode()
+                piece = _DeadPiece()
+        if piece.count or piece.tables:
+            yield piece.encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +148,8 @@ class Pieces(Generic[Piece]):
         pages.append(new.add(form, held))
         if len(pages) > _MOST_PIECES:
             raise Invalid(
-                f"a commit of {len(pages)} pages of changes cannot be stored, the most is "
-                f"{_MOST_PIECES}; commit less at once"
+                f"a commit of {counted(len(pages), 'page')} of changes cannot be stored, the most "
+                f"is {_MOST_PIECES}; commit less at once"
             )
         return cls(form, None, pages)
 
@@ -185,7 +191,7 @@ class _ChangesPiece:
         data = b"".join(map(varint, page)) + encode_positions(positions, size)
         if path not in self.arrays:
             self.arrays[path] = block, []
-            self.nbytes += len(path) + 10
+            self.nbytes += len(key_of(path)) + len(block) + 10
         self.arrays[path][1].append(data)
         self.nbytes += len(data)
 
@@ -194,8 +200,23 @@ class _ChangesPiece:
         parts = [varint(len(self.documents)), *self.documents, varint(len(self.arrays))]
         for path, (block, pages) in self.arrays.items():
             sides = bytes(side.bit_length() - 1 for side in block)
-            parts += (sized(path.encode()), varint(len(block)), sides, varint(len(pages)), *pages)
+            parts += (sized(key_of(path)), varint(len(block)), sides, varint(len(pages)), *pages)
         return b"".join(parts)
+
+
+class _DeadPiece:
+    """A piece of what is dead that is being made: all that is small fits into one."""
+
+    def __init__(self) -> None:
+        self.refs = [NONE, NONE]
+        self.count = 0
+        self.tables: list[bytes] = []
+        self.nbytes = 0
+
+    def encode(self) -> bytes:
+        """Its raw bytes."""
+        refs = [varint(len(each)) + (each.encode() if len(each) else b"") for each in self.refs]
+        return b"".join((*refs, varint(len(self.tables)), *self.tables))
 
 
 def _ordered(refs: Refs) -> Refs:
@@ -240,7 +261,7 @@ def _text(reader: Reader) -> str:
     try:
         return reader.sized(MOST_KEY).decode()
     except UnicodeDecodeError:
-        reader.fail("has a key that is no text")
+        reader.fail("has a key that cannot be spelled")
 
 
 CHANGES: Form[Changes] = Form(Kind.CHANGES, _MOST, _read_changes)

@@ -54,6 +54,11 @@ def pack(kind: Kind, repo: bytes, raw: Buffer, most: int) -> bytes:
     return b"".join((header, _CHECK.pack(_checksum(header, frame)), frame))
 
 
+def kind_of(data: Buffer) -> int:
+    """What kind of object ``data``, which :func:`pack` made, is."""
+    return int(data[_FORMAT_AT + 1])
+
+
 def packed_nbytes(raw: Buffer) -> int:
     """Bytes that :func:`pack` makes of ``raw``."""
     return _BEGIN + len(zstandard.ZstdCompressor(level=LEVEL).compress(raw))
@@ -104,7 +109,7 @@ def unpack(data: Buffer, kind: Kind, repo: bytes, what: str, most: int) -> bytes
         # The frame says how much is allocated, so it is asked before.
         claimed = zstandard.frame_content_size(frame)
         if claimed != nbytes:
-            raise _corrupt(what, f"claims {nbytes} bytes, its frame {claimed}")
+            raise _corrupt(what, f"claims {counted(nbytes, 'byte')}, its frame {claimed}")
         return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _corrupt(what, f"cannot be decompressed ({error})") from error

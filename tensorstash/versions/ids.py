@@ -27,7 +27,10 @@ MOST_NUMBER = 1 << 62
 """Numbers of objects of a session are below this."""
 
 MOST_NBYTES = 1 << 50
-"""Bytes of one object, and of all chunks below one page, are below this."""
+"""Bytes of one object are below this."""
+
+MOST_TOTAL = 1 << 62
+"""Chunks of an array, and their bytes, are below this."""
 
 
 class Reference(NamedTuple):
@@ -69,8 +72,8 @@ def split_commit_id(commit: str) -> tuple[str, int]:
     found = _COMMIT.fullmatch(commit)
     if found is None:
         raise Invalid(
-            f"{short(commit)} is no commit's id: these are {_LETTERS} letters and digits, such as "
-            "'7zqk3m0v5c2h9x1r8t4w'"
+            f"{short(commit)} cannot be a commit's id: these are {_LETTERS} letters and digits, "
+            "such as '7zqk3m0v5c2h9x1r8t4w'"
         )
     return found[1], int(found[2] or 1)
 

@@ -59,8 +59,16 @@ class Summary:
         """
         if self.time.tzinfo is None:
             raise Invalid(f"the time of a commit needs a time zone, {self.time} has none")
-        document = self.document()
-        encode(document)  # refuses what JSON has not
+        if not 0 <= self.number < _MOST_COUNT:
+            raise Invalid(f"a commit's number is from 0 to {_MOST_COUNT - 1}, not {self.number}")
+        try:
+            document = self.document()
+            encode(document)  # refuses what JSON has not
+            encode({"recent": [document]})  # as deep as in the logs of those after it
+        except Invalid:
+            raise
+        except (ValueError, OverflowError) as error:  # a time, or digits of a number
+            raise Invalid(f"a commit cannot hold this: {error}; store less") from error
         if (nbytes := len(as_text(document))) > SUMMARY_NBYTES:
             raise Invalid(
                 f"message and metadata of a commit take {counted(nbytes, 'byte')}, the most is "
@@ -297,7 +305,7 @@ def _rows(rows: list[Any]) -> bytes:
 def _parse(raw: bytes, what: str) -> list[Summary] | list[Stretch]:
     rows = decode(raw, what).get("rows")
     if not isinstance(rows, list) or not rows:
-        _fail(what, "is no page of a log")
+        _fail(what, "is not a page of a log")
     if isinstance(rows[0], dict):
         return [Summary.read(row, what) for row in rows]
     return [_stretch(row, what) for row in rows]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import Unsupported
 from .binary import Reader, column, steps, varint
 from .container import Kind
-from .ids import MOST_NBYTES, MOST_NUMBER, Reference, to_bytes
+from .ids import MOST_NBYTES, MOST_NUMBER, MOST_TOTAL, Reference, to_bytes
 from .pages import Form
 
 MOST_POSITIONS = 4096
@@ -28,6 +28,9 @@ MOST_POSITIONS = 4096
 
 _CHUNKS, _PAGES = 0, 1  # what a page refers to
 _FIRST, _LISTED, _BITS = 0, 1, 2  # how the positions are told
+
+_EVERY = np.arange(MOST_POSITIONS, dtype=np.uint16)
+_EVERY.flags.writeable = False
 
 _MOST = 256 << 10
 """Raw bytes of a page. The largest have 4096 sessions, and all columns 8 bytes wide."""
@@ -102,6 +105,16 @@ class Refs:
         return replace(
             self, which=self.which[which], numbers=self.numbers[which], nbytes=self.nbytes[which]
         )
+
+    def same(self, other: Refs) -> NDArray[np.bool_]:
+        """Where as many others are the same."""
+        names = {session: index for index, session in enumerate(self.sessions)}
+        # -1 where only the other ones have the session.
+        theirs = np.array([names.get(each, -1) for each in other.sessions], np.int64)
+        found: NDArray[np.bool_] = self.which == theirs[other.which]
+        found &= self.numbers == other.numbers
+        found &= self.nbytes == other.nbytes
+        return found
 
     def compact(self) -> Refs:
         """The same, with those sessions only that are used, sorted."""
@@ -277,8 +290,10 @@ class RefPage:
         refs = Refs.read(reader, len(positions))
         if what == _CHUNKS:
             return cls(size, positions, refs)
-        most = MOST_NBYTES - 1
-        columns = reader.column(len(refs), most), reader.column(len(refs), most)
+        columns = [reader.column(len(refs), MOST_TOTAL - 1) for _ in range(2)]
+        # Of floats, whose sum does not wrap round.
+        if any(each.sum(dtype=np.float64) >= MOST_TOTAL for each in columns):
+            reader.fail("has more chunks or bytes below it than there can be")
         return cls(size, positions, refs, *columns)
 
 
@@ -299,7 +314,8 @@ def read_positions(reader: Reader, size: int) -> NDArray[np.uint16]:
     """What :func:`encode_positions` gave."""
     how = reader.byte()
     if how == _FIRST:
-        return np.arange(reader.varint(size), dtype=np.uint16)
+        # A part of one array: few bytes can claim a page, and many pages are full.
+        return _EVERY[: reader.varint(size)]
     if how == _LISTED:
         positions = reader.steps(reader.varint(size), size - 1).astype(np.uint16)
         if np.any(positions[1:] <= positions[:-1]):

@@ -245,7 +245,7 @@ HANDLES: dict[str, Row] = {
     "member of an array": (
         lambda w: w.group.create("raw/image/x", 3, "u1"),
         Invalid,
-        "'raw/image' is an array",
+        "raw/image is an array and cannot hold 'x'",
     ),
     "member, deleted": (lambda w: w.group.__delitem__("nope"), NotFound, "'nope'"),
     "not a group": (lambda w: w.group.require_group("raw/image"), Invalid, "not a group"),

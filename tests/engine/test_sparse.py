@@ -176,11 +176,11 @@ def test_blocks_and_copies_against_the_grid(data: st.DataObject) -> None:
     stored = [index for index in found if index in whole]
     assert stored == found == sorted(found, key=lambda pair: [part.start for part in pair[0]])
     assert [pair for pair in whole if np.any(pair[1])] == [p for p in found if np.any(p[1])]
-    from tensorstash import transfer
+    from tensorstash.trees import rewriting
 
-    few, transfer._FEW = transfer._FEW, 0
+    few, rewriting._FEW = rewriting._FEW, 0
     try:
         b = stash.copy(a, {}, chunks=data.draw(edges))
     finally:
-        transfer._FEW = few
+        rewriting._FEW = few
     np.testing.assert_array_equal(a[...], b[...])

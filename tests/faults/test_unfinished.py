@@ -315,7 +315,7 @@ def test_a_copy_that_someone_replaced_meanwhile_says_so(layout: str) -> None:
         node.making(driver, "", origin(LAYOUTS[layout]).spec, "copy"),
     ):
         driver.delete_prefix("")  # one that takes no lock
-        stash.save(driver, OLD)
+        stash.create(driver, OLD.shape, OLD.dtype)[...] = OLD
     assert np.array_equal(stash.load(driver), OLD)
 
 

@@ -358,8 +358,3 @@ def test_names_cost_one_look_at_each_member() -> None:
     driver.reset()
     assert made.keys() == ["a", "b", "c"]
     assert driver.reads.keys == 3 and driver.counts["list_dir"].calls == 1
-
-
-def test_members_are_not_assigned() -> None:
-    with pytest.raises(TypeError, match=r"g\.create\('x', shape, dtype\)"):
-        stash.create_group({})["x"] = np.arange(3)

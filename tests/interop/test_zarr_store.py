@@ -52,10 +52,10 @@ class Suite(StoreTests[Any, Any]):
         return DriverStore(**store_kwargs)
 
     async def set(self, store: DriverStore, key: str, value: Buffer) -> None:
-        store.driver.put(key, value.to_bytes())
+        store.driver.put(store.path + key, value.to_bytes())
 
     async def get(self, store: DriverStore, key: str) -> Buffer:
-        return cpu.Buffer.from_bytes(bytes(store.driver.get(key) or b""))
+        return cpu.Buffer.from_bytes(bytes(store.driver.get(store.path + key) or b""))
 
     def test_store_repr(self, store: DriverStore) -> None:
         assert store.driver.url in repr(store)
@@ -82,6 +82,18 @@ class TestMemoryStore(Suite):
         assert driver.scheme == "memory"
         driver.delete_prefix("")
         return {"driver": driver}
+
+
+@synchronous
+class TestStoreBelowAPath(Suite):
+    """A store that shares its driver with what lies beside it."""
+
+    @pytest.fixture
+    def store_kwargs(self, request: Any) -> dict[str, Any]:
+        driver = resolve("memory://zarr-below-" + request.node.name.replace("/", "-"))
+        driver.delete_prefix("")
+        driver.put_many((key, b"1") for key in ("zarr.json", "raw/imag", "raw/images/c"))
+        return {"driver": driver, "path": "raw/image/"}
 
 
 @synchronous

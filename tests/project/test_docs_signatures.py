@@ -29,12 +29,16 @@ LETTERS = {
     "g": tensorstash.Group,
     "r": tensorstash.Records,
     "view": tensorstash.View,
+    "repo": tensorstash.Repo,
+    "t": tensorstash.Transaction,
+    "v": tensorstash.Version,
 }
 SECTIONS = {
     "Array": tensorstash.Array,
     "View": tensorstash.View,
     "Group": tensorstash.Group,
     "Records": tensorstash.Records,
+    "Repo": tensorstash.Repo,
     "Stats": tensorstash.Stats,
     "Explanation": tensorstash.Explanation,
     "Info": tensorstash.Info,
@@ -225,7 +229,7 @@ def test_every_member_is_listed_and_there(title: str) -> None:
     named = {
         name
         for span in spans(text)
-        for name in re.findall(r"(?<![\w.\"'/])(?:[agr]\.|view\.)?([a-z]\w*)", span)
+        for name in re.findall(r"(?<![\w.\"'/])(?:[agrtv]\.|view\.|repo\.)?([a-z]\w*)", span)
     }
     missing = own_members(cls) - INNER.get(title, set()) - named
     assert not missing, f"docs/api.md lacks of {title}: {sorted(missing)}"

@@ -84,7 +84,7 @@ LONGER_CLASSES = {
     "DriverRaces": 314,
     "DriverValues": 327,
     "FileDriver": 514,
-    "Group": 550,
+    "Group": 522,
     "Records": 545,
     "Requests": 395,
     "S3Driver": 353,

@@ -30,7 +30,10 @@ _number = itertools.count()
 
 
 class Everything(RuleBasedStateMachine):
-    """Two handles that may be stale, views of one of them, and the model."""
+    """Two handles that may be stale, views of one of them, and the model. The records may lie
+    below the location of one handle; the other is opened at their own."""
+
+    path = ""
 
     @initialize(
         kinds=st.dictionaries(st.sampled_from(NAMES), st.sampled_from([*KINDS]), min_size=1),
@@ -43,8 +46,9 @@ class Everything(RuleBasedStateMachine):
         self.url = f"memory://model-{next(_number)}"
         self.rng = np.random.default_rng(len(kinds) * 100 + length)
         how = {"rows_per_chunk": step, "cache": cache}
-        self.records = stash.create_records(self.url, schema, length, **how)
-        self.other = stash.open_records(self.url, "r+", cache=cache)
+        self.own = f"{self.url}/{self.path}".rstrip("/")
+        self.records = stash.create_records(self.url, schema, length, path=self.path, **how)
+        self.other = stash.open_records(self.own, "r+", cache=cache)
         self.model = Model(schema, length)
         self.changes = 0
         self.known = {False: 0, True: 0}
@@ -177,8 +181,10 @@ class Everything(RuleBasedStateMachine):
     def replace_a_handle(self, how: str) -> None:
         if how == "pickle":
             self.other = pickle.loads(pickle.dumps(self.records))
+            self.known[True] = self.known[False]
         else:
-            self.records = stash.open_records(self.url, "r+")
+            self.records = stash.open_records(self.url, "r+", path=self.path)
+            self.known[False] = self.changes
 
     @rule(data=st.data())
     def read(self, data: Any) -> None:
@@ -194,15 +200,25 @@ class Everything(RuleBasedStateMachine):
     @invariant()
     def it_is_the_model(self) -> None:
         if hasattr(self, "model"):
-            found = stash.open_records(self.url)
+            found = stash.open_records(self.own)
             assert found.fields == self.model.fields
             holds(found, self.model)
 
     def teardown(self) -> None:
         if hasattr(self, "model"):
-            rows = list(stash.open_records(self.url))
+            rows = list(stash.open_records(self.url, path=self.path))
             assert len(rows) == self.model.rows
-            stash.open_records(self.url).driver.delete_prefix("")
+            self.records.driver.delete_prefix("")
+
+
+class EverythingBelow(Everything):
+    """The same below a location, whose groups above may hold copies of the documents."""
+
+    path = "runs/first"
+
+    @rule()
+    def consolidate(self) -> None:
+        stash.open_group(self.url, "r+").consolidate()
 
 
 def rows_of(n: int) -> st.SearchStrategy[Any]:
@@ -218,3 +234,5 @@ def clashes(name: str, fields: Any) -> bool:
 
 TestEverything = Everything.TestCase
 TestEverything.settings = settings(max_examples=25, stateful_step_count=20)
+TestEverythingBelow = EverythingBelow.TestCase
+TestEverythingBelow.settings = settings(max_examples=25, stateful_step_count=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -157,7 +158,9 @@ def test_small_changes_lie_in_the_commit_and_large_ones_in_pages() -> None:
     one = Changes(
         {"u/zarr.json": "changed"}, {"u/": ArrayChange((64,), {(3,): np.array([5], np.uint16)})}
     )
-    Commit.make(summary(0), Tree(), Log(), one, Dead(), new)
+    gone = Refs.listed([Reference(SESSIONS[0], 1, 2), Reference(SESSIONS[1], 3, 4)])
+    dead = Dead(gone, gone, [ChunkTable.empty((3,))])
+    Commit.make(summary(0), Tree(), Log(), one, dead, new)
     assert not new.next
     rng = np.random.default_rng(0)
     many = {
@@ -168,6 +171,30 @@ def test_small_changes_lie_in_the_commit_and_large_ones_in_pages() -> None:
     )
     assert new.next == 1
     assert len(commit.pack(REPO)) < 1000
+
+
+def test_pages_that_changed_whole_take_no_memory_each() -> None:
+    """A few bytes claim 4096 positions: as many bytes as they please to."""
+    every = np.arange(4096, dtype=np.uint16)
+    change = ArrayChange((4096,), {(page,): every for page in range(5_000)})
+    (raw,) = Changes({}, {"u/": change}).pieces()
+    assert len(raw) < 50_000
+    tracemalloc.start()
+    try:
+        read = CHANGES.parse(raw, "commit/x")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert read.arrays["u/"].pages[4_999,].tolist() == every.tolist()
+
+
+def test_keys_that_are_no_text_are_refused() -> None:
+    for wrong in (
+        Changes({"\ud800": "created"}),
+        Changes({}, {"\ud800": ArrayChange((1,), {(0,): np.zeros(1, np.uint16)})}),
+    ):
+        with pytest.raises(errors.Invalid, match="spelled in UTF-8"):
+            list(wrong.pieces())
 
 
 def test_a_million_dead_chunks_take_few_bytes() -> None:
@@ -298,8 +325,35 @@ def test_what_no_commit_can_hold_is_refused() -> None:
     with pytest.raises(errors.Invalid, match=r"metadata\.n"):
         make(summary(0, metadata={"n": {1}}))
     make(summary(0, metadata={"n": np.float32(1)}))
+    with pytest.raises(errors.Invalid, match="digits"):
+        make(summary(0, metadata={"n": 10**5000}))
+    with pytest.raises(errors.Invalid, match="a commit cannot hold this"):
+        make(summary(0, time=datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))))
+    for number in (-1, 1 << 53):
+        with pytest.raises(errors.Invalid, match="number"):
+            make(replace(summary(0), number=number))
     with pytest.raises(errors.Invalid, match="64 parents"):
         make(summary(0, parents=(new_session(),) * 65))
+
+
+@pytest.mark.parametrize("depth", [100, *range(494, 502)])
+def test_what_one_commit_can_hold_those_after_it_can_show(depth: int) -> None:
+    metadata: dict[str, object] = {}
+    for _ in range(depth):
+        metadata = {"a": metadata}
+    shown, pages = summary(0, metadata=metadata), Pages()
+    new = pages.session()
+    try:
+        data = Commit.make(shown, Tree(), Log(), Changes(), Dead(), new).pack(REPO)
+    except errors.Invalid:
+        assert depth > 490
+        return
+    assert Commit.unpack(data, REPO, shown.id).summary == shown
+    log = Log.parse(Log().after(shown, new).encode(), "commit/x")
+    for _ in range(100):
+        log = Log.parse(log.after(summary(1), new).encode(), "commit/x")
+    pages.keep(new)
+    assert [*log.ancestors(pages.load)][-1] == shown
 
 
 def history(count: int, pages: Pages, **given: object) -> tuple[Log, list[Summary]]:
@@ -339,7 +393,7 @@ def test_the_history_is_read_newest_first(count: int, monkeypatch: pytest.Monkey
 
 def test_a_long_history_costs_a_page_for_64_commits_and_stays_small() -> None:
     pages = Pages()
-    log, made = history(3000, pages)
+    log, made = history(1500, pages)
     assert sum(1 for _ in log.ancestors(pages.load)) == len(made)
     assert len(pages.read) <= len(made) / 64
     assert len(log.encode()) < 20_000

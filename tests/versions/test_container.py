@@ -119,7 +119,7 @@ def test_a_commit_has_its_sessions_id_and_its_attempt() -> None:
                   f"{session}-02", f"{session}-", f"{session}\n", f"{session}-2\n", "i" * 20,
                   f"{session}-1234567890", f"{session}-\u0662"):  # fmt: skip
         assert not ids.is_commit(wrong)
-        with pytest.raises(errors.Invalid, match="no commit's id"):
+        with pytest.raises(errors.Invalid, match="a commit's id"):
             ids.split_commit_id(wrong)
     assert not ids.is_session(f"{session}-2")
     assert not ids.is_session(f"{session}\n")

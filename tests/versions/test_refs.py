@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tensorstash import errors
 from tensorstash.versions.binary import Reader, column, steps, varint
 from tensorstash.versions.container import Kind, pack
-from tensorstash.versions.ids import MOST_NBYTES, MOST_NUMBER, Reference, new_session
+from tensorstash.versions.ids import MOST_NBYTES, MOST_NUMBER, MOST_TOTAL, Reference, new_session
 from tensorstash.versions.refs import REF_PAGES, PageChange, RefPage, Refs
 
 REPO = bytes(range(16))
@@ -112,6 +112,17 @@ def test_references_are_listed_joined_and_taken(data: st.DataObject) -> None:
     reader.end()
 
 
+@given(st.lists(st.tuples(references, references, st.booleans()), max_size=20))
+def test_references_are_compared_whatever_sessions_their_columns_list(
+    pairs: list[tuple[Reference, Reference, bool]],
+) -> None:
+    one = [mine for mine, _, _ in pairs]
+    other = [mine if alike else theirs for mine, theirs, alike in pairs]
+    for left, right in ((one, other), (other, one)):
+        found = Refs.listed(left).same(Refs.listed(right)).tolist()
+        assert found == [a == b for a, b in zip(left, right, strict=True)]
+
+
 @given(st.data(), st.sampled_from((1, 3, 8, 64)), st.booleans())
 def test_every_truncation_of_a_page_is_noticed(data: st.DataObject, size: int, pages: bool) -> None:
     """Also of its raw bytes, behind a checksum that is right."""
@@ -128,7 +139,8 @@ def test_a_flipped_bit_behind_a_right_checksum_is_another_page_or_corrupt(
     data: st.DataObject, size: int, pages: bool
 ) -> None:
     raw = page_of(data.draw(models(size)), size, pages).encode()
-    for bit in range(8 * len(raw)):
+    step = 1 + len(raw) // 20  # of the bits of a long one some, others in each example
+    for bit in range(data.draw(st.integers(0, step - 1)), 8 * len(raw), step):
         damaged = bytearray(raw)
         damaged[bit // 8] ^= 1 << bit % 8
         with suppress(errors.Corrupt, errors.Unsupported):
@@ -177,10 +189,13 @@ def test_the_largest_page_can_be_stored_and_read() -> None:
             )
         ]
     )
-    most = rng.integers(0, MOST_NBYTES, 4096).astype(np.uint64)
+    most = rng.integers(0, MOST_TOTAL // 4096, 4096).astype(np.uint64)
     page = RefPage(4096, np.arange(4096, dtype=np.uint16), refs, most, most)
     assert list(read(page).refs) == list(refs)
     assert read(page).totals() == (int(most.sum()), int(most.sum()))
+    more = RefPage(4096, page.positions, refs, most, most | np.uint64(1 << 61))
+    with pytest.raises(errors.Corrupt, match="more chunks or bytes below it"):
+        read(more)
 
 
 @given(st.lists(st.integers(0, MOST_NUMBER - 1)))

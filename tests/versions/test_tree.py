@@ -219,7 +219,7 @@ def test_a_key_that_is_too_long_is_refused() -> None:
     Tree().apply({"k" * 4096: b""}, Pages().load, new)
     with pytest.raises(errors.Invalid, match=r"4097 bytes.*shorter names"):
         Tree().apply({"k" * 4097: b""}, Pages().load, new)
-    with pytest.raises(errors.Invalid, match="no text in UTF-8"):
+    with pytest.raises(errors.Invalid, match="spelled in UTF-8"):
         Tree().apply({"\ud800": b""}, Pages().load, new)
 
 
@@ -256,7 +256,8 @@ items = st.one_of(
 
 @st.composite
 def nodes(draw: st.DrawFn) -> Node:
-    entries = sorted(draw(st.dictionaries(st.binary(max_size=30), items, min_size=1)).items())
+    texts = st.text(max_size=12).map(str.encode)
+    entries = sorted(draw(st.dictionaries(texts, items, min_size=1)).items())
     level = (
         draw(st.integers(0, 3)) if all(isinstance(item, Reference) for _, item in entries) else 0
     )
@@ -277,15 +278,19 @@ def test_a_node_comes_back_and_each_truncation_is_noticed(node: Node) -> None:
         TREE_PAGES.parse(raw + b"\0", "page/x/0")
 
 
-@given(nodes())
-def test_a_flipped_bit_behind_a_right_checksum_is_another_node_or_corrupt(node: Node) -> None:
+@given(st.data(), nodes())
+def test_a_flipped_bit_behind_a_right_checksum_is_another_node_or_corrupt(
+    data: st.DataObject, node: Node
+) -> None:
     raw = node.encode()
-    for bit in range(8 * len(raw)):
+    step = 1 + len(raw) // 40
+    for bit in range(data.draw(st.integers(0, step - 1)), 8 * len(raw), step):
         damaged = bytearray(raw)
         damaged[bit // 8] ^= 1 << bit % 8
         with suppress(errors.Corrupt):
             read = TREE_PAGES.parse(bytes(damaged), "page/x/0")
             assert list(read.keys) == sorted(set(read.keys))
+            assert all(key.decode() is not None for key in read.keys)
             assert not read.level or all(isinstance(item, Reference) for item in read.items)
 
 
@@ -294,6 +299,16 @@ def test_no_bytes_break_the_reader(raw: bytes) -> None:
     for parse in (TREE_PAGES.parse, Tree.parse):
         with suppress(errors.Corrupt):
             parse(raw, "page/x/0")
+
+
+def test_keys_that_are_no_text_are_corrupt() -> None:
+    for keys in ([b"\xff"], [b"a\xc3", b"b"], [b"a\xc3", b"\xa4"]):
+        raw = Node(0, keys, [b""] * len(keys)).encode()
+        with pytest.raises(errors.Corrupt, match=r"page/x/0 has a key that cannot be spelled"):
+            TREE_PAGES.parse(raw, "page/x/0")
+    parts = ["ä", "äb", "ö"]  # of which the bytes that are shared are no text
+    node = TREE_PAGES.parse(Node(0, [*map(str.encode, parts)], [b""] * 3).encode(), "page/x/0")
+    assert [key.decode() for key in node.keys] == parts
 
 
 def test_large_values_are_pages_of_their_own() -> None:

@@ -148,6 +148,8 @@ class _Edit:
             for page in some:
                 change = changes[page]
                 if isinstance(change, ReadyPage):
+                    if change.reference and change.reference == self.where.get((0, page)):
+                        continue  # it is there already
                     self.replaced(0, page)
                     self.dead.append(change.dead)
                     self.ready[page] = change
@@ -162,8 +164,8 @@ class _Edit:
         if len(change.positions) and int(change.positions[-1]) >= size:
             raise Invalid(f"position {int(change.positions[-1])} is beyond a page of {size}")
         old = self.old.pop((0, page), None) or RefPage.empty(size)
-        _, dead = old.lookup(change.positions)
-        if not len(dead) and not change.present.any():
+        fresh, dead = _differing(old, change)
+        if not fresh and not len(dead):
             return None
         self.replaced(0, page)
         self.dead.append(dead)
@@ -253,7 +255,7 @@ def _furthest(blocks: Blocks, pages: Iterable[Index]) -> list[int]:
     for page in pages:
         if len(page) != blocks.ndim or min(page, default=0) < 0:
             raise Invalid(
-                f"{page} is no page of an array of {counted(blocks.ndim, 'axis', 'axes')}"
+                f"{page} cannot be a page of an array of {counted(blocks.ndim, 'axis', 'axes')}"
             )
         furthest = [max(most, i) for most, i in zip(furthest, page, strict=True)]
     chunks = [i << bits for i, bits in zip(furthest, blocks.bits[0], strict=True)]
@@ -262,6 +264,20 @@ def _furthest(blocks: Blocks, pages: Iterable[Index]) -> list[int]:
             f"chunk {max(chunks)} is beyond any grid: indices have {MOST_INDEX_BITS} bits"
         )
     return chunks
+
+
+def _differing(old: RefPage, change: PageChange) -> tuple[int, Refs]:
+    """How many references ``change`` puts where they were not, and what it takes away. What is put
+    back where it was is neither: it must never be told dead."""
+    there, dead = old.lookup(change.positions)
+    if set(dead.sessions).isdisjoint(change.refs.sessions):
+        return len(change.refs), dead
+    before = np.flatnonzero(change.present[there])
+    after = np.flatnonzero(there[change.present])
+    same = dead.take(before).same(change.refs.take(after))
+    gone = np.ones(len(dead), np.bool_)
+    gone[before[same]] = False
+    return len(change.refs) - int(same.sum()), dead.take(gone)
 
 
 def _page_change(children: Mapping[int, _Below]) -> PageChange:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...driver import REPAIR
 from ...errors import Corrupt
 from ..binary import Reader, encode_reference, varint
-from ..ids import MOST_NBYTES, Reference, page_key
+from ..ids import MOST_TOTAL, Reference, page_key
 from ..pages import Load
 from ..refs import REF_PAGES, RefPage, Refs
 from .blocks import MOST_INDEX_BITS, Blocks
@@ -26,7 +26,7 @@ _AT_ONCE = 64  # pages that a listing reads ahead at most
 
 @dataclass(frozen=True, eq=False)
 class ChunkTable:
-    """The chunks of one array. Never changed: ``apply`` (in ``table_edit``) returns another one.
+    """The chunks of one array. Never changed: ``edit.apply`` returns another one.
 
     ``root`` is the topmost page, or where it is; ``chunks`` and ``stored`` are how many chunks are
     stored, and their bytes.
@@ -57,12 +57,13 @@ class ChunkTable:
         """What :meth:`encode` gave; ``what`` names it in messages."""
         reader = Reader(data, what)
         blocks = Blocks.read(reader)
-        chunks, stored = reader.varint(MOST_NBYTES - 1), reader.varint(MOST_NBYTES - 1)
+        chunks, stored = reader.varint(MOST_TOTAL - 1), reader.varint(MOST_TOTAL - 1)
         how = reader.byte()
         root: RefPage | Reference
         if how == _INLINE:
             root = RefPage.read(reader)
-            _check(root, blocks, blocks.levels - 1, what)
+            if not _is_page_of(root, blocks, blocks.levels - 1):
+                raise _wrong(root, blocks, blocks.levels - 1, what)
         elif how == _STORED:
             root = reader.reference()
         else:
@@ -154,14 +155,18 @@ class ChunkTable:
         """All pages that it consists of, but for a root that lies in the tree of entries."""
         if isinstance(self.root, Reference):
             yield self.root
-        stack = [(page, self.blocks.levels - 1) for page in self.top(load)]
+        stack = [(page, self.blocks.levels - 1, 0) for page in self.top(load)]
         while stack:
-            page, level = stack.pop()
-            if level:
-                yield from page.refs
+            page, level, done = stack.pop()
+            if not level:
+                continue
+            refs = [page.refs[i] for i in range(done, min(done + _AT_ONCE, len(page)))]
+            yield from refs
+            if done + _AT_ONCE < len(page):
+                stack.append((page, level, done + _AT_ONCE))
             if level > 1:
-                below = self.load_pages(list(page.refs), level - 1, load)
-                stack += ((child, level - 1) for child in below)
+                below = self.load_pages(refs, level - 1, load)
+                stack += ((child, level - 1, 0) for child in below)
 
     def top(self, load: Load) -> list[RefPage]:
         """The root, wherever it is."""
@@ -179,21 +184,21 @@ class ChunkTable:
             return []
         pages = list(load(references, REF_PAGES))
         for reference, page in zip(references, pages, strict=True):
-            _check(page, self.blocks, level, reference)
+            if not _is_page_of(page, self.blocks, level):
+                raise _wrong(page, self.blocks, level, page_key(reference))
         return pages
 
 
-def _check(page: RefPage, blocks: Blocks, level: int, where: Reference | str) -> None:
-    """It is the page of such a table; ``where`` it is, for messages."""
-    if page.size == blocks.size(level) and (page.chunks is not None) == (level > 0):
-        return
-    what = where if isinstance(where, str) else page_key(where)
-    raise Corrupt(
-        f"{what} has {page.size} references to {_below(page.chunks is not None)}, where "
-        f"{blocks.size(level)} to {_below(level > 0)} must be{REPAIR}",
+def _is_page_of(page: RefPage, blocks: Blocks, level: int) -> bool:
+    return page.size == blocks.size(level) and (page.chunks is not None) == (level > 0)
+
+
+def _wrong(page: RefPage, blocks: Blocks, level: int, what: str) -> Corrupt:
+    return Corrupt(
+        f"{what} has {page.size} references to {_WHAT[page.chunks is not None]}, where "
+        f"{blocks.size(level)} to {_WHAT[level > 0]} must be{REPAIR}",
         key=what,
     )
 
 
-def _below(pages: bool) -> str:
-    return "pages" if pages else "chunks"
+_WHAT = ("chunks", "pages")

@@ -2,7 +2,7 @@
 
 from .diff import differences
 from .nodes import MOST_KEY, SIZES, TREE_PAGES, VALUES, Node, Sizes
-from .tree import Changed, Tree
+from .tree import Changed, Tree, key_of
 
 __all__ = [
     "MOST_KEY",
@@ -14,4 +14,5 @@ __all__ = [
     "Sizes",
     "Tree",
     "differences",
+    "key_of",
 ]

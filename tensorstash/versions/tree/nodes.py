@@ -120,6 +120,10 @@ class Node:
                 items.append(Reference(names[head // 2], number, reader.varint(MOST_NBYTES - 1)))
             keys.append(key)
             before = key
+        try:
+            b"\n".join(keys).decode()  # all of them at once: none runs over into the next
+        except UnicodeDecodeError:
+            reader.fail("has a key that cannot be spelled")
         return cls(level, keys, items)
 
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...errors import Invalid, short
+from ...errors import Invalid, counted, short
 from ..binary import Reader, encode_reference
 from ..container import packed_nbytes
 from ..ids import Reference
@@ -65,8 +65,8 @@ class Tree:
             data = key_of(key)
             if len(data) > MOST_KEY:
                 raise Invalid(
-                    f"{short(key)} has {len(data)} bytes, a key has {MOST_KEY} at most; use "
-                    "shorter names"
+                    f"{short(key)} has {counted(len(data), 'byte')}, a key has {MOST_KEY} at most; "
+                    "use shorter names"
                 )
             edits.append((data, None if value is None else bytes(value)))
         edits.sort(key=lambda edit: edit[0])
@@ -165,7 +165,7 @@ def key_of(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise Invalid(f"{short(text)} is no text in UTF-8; use another name") from error
+        raise Invalid(f"{short(text)} cannot be spelled in UTF-8; use another name") from error
 
 
 def top(tree: Tree, load: Load) -> Sequence[Node]:

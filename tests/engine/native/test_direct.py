@@ -398,7 +398,7 @@ def test_the_collector_sees_through_it(tmp_path: Path) -> None:
 def test_what_takes_long_to_decode_is_shared_among_threads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of a chunk that is one large block all is decoded for a small part; that is seen by and by."""
+    """Of a chunk that is one large block all is decoded for a small part: that is seen in time."""
     threads: list[int] = []
     asked = batch.Call.threads
 

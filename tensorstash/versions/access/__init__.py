@@ -1,0 +1,1 @@
+"""What a version, or a transaction, holds: documents and chunks by key."""

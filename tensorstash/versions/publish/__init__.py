@@ -1,0 +1,1 @@
+"""How changes become a commit, and what versions differ in."""
