@@ -175,6 +175,8 @@ def test_claims_of_size_are_not_believed() -> None:
     ):
         with pytest.raises(errors.Corrupt, match="page/x/0"):
             REF_PAGES.parse(raw, "page/x/0")
+    with pytest.raises(errors.Corrupt, match="positions beyond its 3"):
+        REF_PAGES.parse(b"\0" + varint(3) + b"\2\xff", "page/x/0")
     with pytest.raises(errors.Unsupported, match=r"references of kind 2.* newer tensorstash"):
         REF_PAGES.parse(b"\2", "page/x/0")
 

@@ -444,6 +444,31 @@ def test_no_bytes_break_the_reader(raw: bytes) -> None:
         ChunkTable.parse(raw, "u//refs")
 
 
+def test_a_page_that_became_the_root_is_not_taken_over_by_another_try() -> None:
+    """It was taken back: under its number there is another page, or none."""
+    pages = Pages()
+    blocks = Blocks(((2,),))
+    base = pages.session()
+    both = {(0,): Reference(base.session, 100, 1), (4,): Reference(base.session, 101, 1)}
+    empty = ChunkTable(blocks, RefPage.empty(4))
+    table = apply(empty, changes_of(empty, both), pages.load, base).table
+    pages.keep(base)
+    assert table.blocks.levels == 2
+    mine, theirs = pages.session(), pages.session()
+    wanted = {(1,): Reference(mine.session, 100, 1), (4,): None}
+    first = apply(table, changes_of(table, wanted), pages.load, mine)
+    assert first.table.blocks.levels == 1
+    assert not mine.next
+    assert (0,) not in first.ready
+    far = {(8,): Reference(theirs.session, 100, 1)}
+    second = apply(table, changes_of(table, far), pages.load, theirs)
+    pages.keep(theirs)
+    again = {**changes_of(table, wanted), **first.ready}
+    after = apply(second.table, again, pages.load, mine).table
+    pages.keep(mine)
+    assert stored_in(after, pages) == {(0,): both[0,], (1,): wanted[1,], **far}
+
+
 def test_many_pages_are_changed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     table, pages, _ = filled((300, 200))
     monkeypatch.setattr(table_edit, "_AT_ONCE", 3)

@@ -203,6 +203,28 @@ def test_trees_that_share_pages_are_compared_without_reading_these() -> None:
     assert list(differences(tree, tree, pages.load)) == []
 
 
+def test_a_node_with_one_child_below_the_top_keeps_it() -> None:
+    """Small pages that are joined leave such nodes; an edit may touch one node of each level."""
+    pages = Pages()
+    model = {f"many/{n:03}/zarr.json": b"%d" % n for n in range(24)}
+    tree = tree_of(model, pages)
+    for key in model:
+        after = {**model, "a": b"", key: b""}
+        new = pages.session()
+        changed = tree.apply({"a": b"", key: b"", "a/a": None}, pages.load, new).tree
+        pages.keep(new)
+        assert list(changed.below("", pages.load)) == in_order(after)
+
+
+def test_folders_whose_names_begin_alike_are_all_listed() -> None:
+    pages = Pages()
+    model = {f"a{end}/{n}": b"12345678" for end in ("", *"abcdefgh", " b") for n in range(2)}
+    for size in (60, 90, 120, 150):
+        tree = tree_of(model, pages, Sizes(size, size // 3, 20, 30))
+        for prefix in ("", "a", "a/", "aa/"):
+            assert list(tree.names(prefix, pages.load)) == listed(model, prefix)
+
+
 def test_deleting_nearly_all_leaves_a_small_tree() -> None:
     pages = Pages()
     tree, model = large(pages)
