@@ -10,13 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cached import Cached
 from ..errors import Unsupported
 from .binary import Reader, column, steps, varint
 from .container import Kind
@@ -224,7 +224,7 @@ class RefPage:
             return None
         return Reference(self.refs.sessions[which[at]], numbers[at], nbytes[at])
 
-    @cached_property
+    @Cached
     def _views(self) -> tuple[memoryview, memoryview, memoryview, memoryview]:
         """The columns as Python reads single numbers fastest."""
         refs = self.refs

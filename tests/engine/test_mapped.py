@@ -99,7 +99,7 @@ def test_views_are_numpys_or_refused(data: Any) -> None:
 def test_nothing_is_copied_or_read(place: str, how: Any, tmp_path: Path) -> None:
     driver = CountingDriver(FileDriver(tmp_path) if place == "file" else MemoryDriver())
     model = np.arange(48, dtype="i4").reshape(8, 6)
-    array = stash.save(driver, model, **{"codecs": None, **how})
+    array = stash.save(driver, model, **{"codecs": None, **how}).refresh()
     driver.reset()
     views = [array.mmap(np.s_[4:6, 5:2:-1]), array.mmap((5, 4)), array.mmap((None, 4, ..., 3))]
     assert driver.reads == Count() and driver.counts["map"].calls == 3

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...cached import Cached
 from ...metadata.document import MAX_NDIM
 from ..binary import Reader, varint
 from ..refs import MOST_POSITIONS
@@ -78,7 +78,7 @@ class Blocks:
         """Positions of a page of ``level``."""
         return 1 << sum(self.bits[level])
 
-    @cached_property
+    @Cached
     def shifts(self) -> tuple[Index, ...]:
         """Of each level, and of what would be above the root: bits of the chunks that one position
         spans along each axis."""
