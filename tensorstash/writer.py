@@ -171,12 +171,8 @@ class BufferedWriter:
 
     def _set_row(self, index: tuple[int, ...], inside: int, row: NDArray[Any]) -> None:
         """Hold one row: what :meth:`__setitem__` does, without a plan."""
-        held = self._held.get(index)
-        begun = held is None
-        if held is None:
-            held = self._hold(index)
-        else:
-            self._held.move_to_end(index)
+        begun = index not in self._held
+        held = self._hold(index)
         part: tuple[int | slice, ...] = (inside, *map(slice, row.shape))
         mask = held.mask[part]
         held.values[part] = row

@@ -29,7 +29,6 @@ from .transaction import Transaction
 from .tree import Tree
 from .version import Version
 
-_NEAR = 3
 _ROOT = GroupDocument()
 
 

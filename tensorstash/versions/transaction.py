@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Unpack
@@ -54,7 +54,6 @@ class Transaction:
         self._objects = objects
         self._branch = branch
         self._summary = summary
-        self._stack = ExitStack()
         self._driver: TransactionDriver | None = None
         self._tag: Tag = None
         self._group: Group | None = None

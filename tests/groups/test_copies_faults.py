@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorstash as stash
-from tensorstash.driver import Driver
 from tensorstash.drivers.file import FileDriver
 from tensorstash.drivers.memory import MemoryDriver
 from tensorstash.errors import Conflict, StashError
 from tensorstash.testing.counting import Call, FailingDriver, Fault
 from tests.support.copied import CHANGES, OLD, array, check, consolidate, copied, made
-from tests.support.races import TRIALS, fork, in_threads
+from tests.support.races import TRIALS, Dying, fork, in_threads
 
 # zarr-python warns that consolidated metadata is not in the v3 specification.
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
@@ -49,17 +48,6 @@ def test_a_fault_at_every_request(zarr_format: Any, change: str) -> None:
         if not ended:
             return
     raise AssertionError("the change never ends")
-
-
-class Dying(FailingDriver):
-    """Ends its process at a call."""
-
-    def __init__(self, driver: Driver, number: int) -> None:
-        def when(call: Call) -> None:
-            if call.number == number:
-                os._exit(9)
-
-        super().__init__(driver, when)
 
 
 def change_and_die(path: Path, change: str, number: int) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 import tensorstash as stash
+from tensorstash.driver import Driver
+from tensorstash.testing.counting import Call, FailingDriver
 
 TRIALS = int(os.environ.get("TENSORSTASH_TRIALS", "3"))
 
@@ -74,6 +76,17 @@ def in_threads(count: int, work: Callable[[int], Any], seconds: float = 90) -> N
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]
+
+
+class Dying(FailingDriver):
+    """Ends its process at a call."""
+
+    def __init__(self, driver: Driver, number: int) -> None:
+        def when(call: Call) -> None:
+            if call.number == number:
+                os._exit(9)
+
+        super().__init__(driver, when)
 
 
 GROWING: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ from tensorstash.errors import AlreadyExists, Conflict, Corrupt, Invalid, NotFou
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
 from tests.support.every_place import KINDS, place, stored
 from tests.support.groups import populated
-from tests.support.races import fork
+from tests.support.races import Dying, fork
 from tests.trees.test_deleting import MAKERS, rows
 
 PLACES = {"group", "group v2", "consolidated", "consolidated v2", "records"}
@@ -243,17 +243,6 @@ def test_a_failure_of_any_request_to_the_target(kind: str, dies: bool) -> None:
         if not met:
             break
     assert 8 < number < 299
-
-
-class Dying(FailingDriver):
-    """Ends its process at a call."""
-
-    def __init__(self, driver: Driver, number: int) -> None:
-        def when(call: Call) -> None:
-            if call.number == number:
-                os._exit(9)
-
-        super().__init__(driver, when)
 
 
 def copy_and_die(origin: Path, target: Path, number: int) -> None:

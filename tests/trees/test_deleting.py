@@ -33,7 +33,7 @@ from tensorstash.location import resolve
 from tensorstash.testing.counting import Call, CountingDriver, FailingDriver, Fault
 from tests.support.every_place import KINDS, place, stored
 from tests.support.groups import populated
-from tests.support.races import TRIALS, fork, in_processes, in_threads
+from tests.support.races import TRIALS, Dying, fork, in_processes, in_threads
 
 DATA = np.arange(1, 25, dtype="i4").reshape(4, 6)
 
@@ -188,17 +188,6 @@ def test_a_failure_of_any_request(
             step = 1 if inner.capabilities.local else 5  # far away some: near by all are tried
         number += step
     assert number > 4
-
-
-class Dying(FailingDriver):
-    """Ends its process at a call."""
-
-    def __init__(self, driver: Driver, number: int) -> None:
-        def when(call: Call) -> None:
-            if call.number == number:
-                os._exit(9)
-
-        super().__init__(driver, when)
 
 
 def delete_and_die(path: Path, number: int) -> None:
